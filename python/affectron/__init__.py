@@ -1,0 +1,1 @@
+"""Find, test and steer the MLP neurons of a language model."""

@@ -1,0 +1,21 @@
+"""Fixtures that every test file shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Tests never look for a model hub: everything they load is made here or lies on disk.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and sentences beside the checkout; tests that need it skip without it."""
+    folder = Path(os.environ.get("AFFECTRON_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+    if not (folder / "models").is_dir() or not (folder / "data").is_dir():
+        pytest.skip(f"shared models and data are absent ({folder})")
+    return folder
