@@ -1,1 +1,21 @@
+"""The operations as torch custom ops, one file each: schema, shape rule, autograd rule and checks. What computes them
+is chosen by device: the compiled module (native.py) or plain torch (reference.py)."""
 
+from affectron.ops.buffers import StatsBuffers
+from affectron.ops.glu import glu
+from affectron.ops.glu_stats import glu_stats
+from affectron.ops.glu_steer import glu_steer
+from affectron.ops.library import backend_for, use_backend
+from affectron.ops.neuron_stats import neuron_stats
+from affectron.ops.segments import SegmentPlan
+
+__all__ = [
+    "SegmentPlan",
+    "StatsBuffers",
+    "backend_for",
+    "glu",
+    "glu_stats",
+    "glu_steer",
+    "neuron_stats",
+    "use_backend",
+]

@@ -1,0 +1,73 @@
+// The activation functions and the intervention form, once, for every value type that has the few operations
+// used here: a SIMD vector on the CPU (cpu/simd.h), a float elsewhere.
+#pragma once
+
+#include "types.h"
+
+namespace affectron {
+
+// exp(x) to about 1 ulp: x = q ln 2 + s with |s| <= ln2 / 2, a polynomial in s, then a scaling by 2^q.
+// The reduction constants and the polynomial are those of SLEEF's expf (u10), which torch's CPU kernels call, so
+// that silu agrees with torch bit for bit wherever FMA is at hand. Results under 2^-126 become zero.
+template <class V> inline V exp(V x) {
+  x = min(V(89.5f), max(V(-87.6f), x)); // keeps q in [-126, 129]; in this order a NaN passes
+  V q = round(x * V(1.442695040888963407359924681001892137426645954152985934135449406931f));
+  V s = fma(q, V(-0.693145751953125f), x);
+  s = fma(q, V(-1.428606765330187045e-06f), s);
+  V p = fma(V(0.000198527617612853646278381f), s, V(0.00139304355252534151077271f));
+  p = fma(p, s, V(0.00833336077630519866943359f));
+  p = fma(p, s, V(0.0416664853692054748535156f));
+  p = fma(p, s, V(0.166666671633720397949219f));
+  p = fma(p, s, V(0.5f));
+  p = V(1.0f) + fma(s * s, p, s);
+  // 2^q in two factors, 2^(q-1) and 2, because q reaches 128 where exp(x) is still finite.
+  V half = p * exp2i(q - V(1.0f));
+  return half + half;
+}
+
+// erf(x) to about 1e-7 absolute: x times a polynomial in x^2 up to |x| = 1, and 1 - exp(polynomial in |x|) beyond.
+// Coefficients: minimax fits, to 1.2e-9 relative and 1.0e-9 absolute before rounding to fp32.
+template <class V> inline V erf(V x) {
+  V z = x * x;
+  V near = fma(V(7.853860734030604e-05f), z, V(-0.0008010193705558777f));
+  near = fma(near, z, V(0.005188327748328447f));
+  near = fma(near, z, V(-0.026853812858462334f));
+  near = fma(near, z, V(0.1128358542919159f));
+  near = fma(near, z, V(-0.3761262595653534f));
+  near = fma(near, z, V(1.1283791065216064f)) * x;
+  V t = min(V(4.0f), abs(x)); // erf(4) rounds to 1
+  V far = fma(V(0.00018557407020125538f), t, V(-0.002939607948064804f));
+  far = fma(far, t, V(0.02180531993508339f));
+  far = fma(far, t, V(-0.10303737223148346f));
+  far = fma(far, t, V(-0.6382256746292114f));
+  far = fma(far, t, V(-1.1270400285720825f));
+  far = V(1.0f) - exp(fma(far, t, V(-0.00035371878766454756f)));
+  return select(abs(x) < V(1.0f), near, copysign(far, x));
+}
+
+template <Act A, class V> inline V activate(V x) {
+  if constexpr (A == Act::silu) {
+    return x / (V(1.0f) + exp(-x));
+  } else if constexpr (A == Act::gelu) {
+    return x * V(0.5f) * (V(1.0f) + erf(x * V(0.70710678118654752440f)));
+  } else if constexpr (A == Act::gelu_tanh) {
+    // 0.5 x (1 + tanh y) = x / (1 + exp(-2 y)), which keeps its relative accuracy for negative x.
+    V y = V(0.79788456080286535588f) * fma(V(0.044715f) * x * x, x, x);
+    return x / (V(1.0f) + exp(V(-2.0f) * y));
+  } else if constexpr (A == Act::relu) {
+    return max(V(0.0f), x); // a NaN passes
+  } else {
+    V y = max(V(0.0f), x);
+    return y * y;
+  }
+}
+
+// METHODS section 6: h' = h max(scale - damping |h|, floor) + shift. |h| is kept finite so that a neutral
+// neuron (1, 0, -inf, -0) returns h bit for bit also where h is infinite. No FMA: every backend rounds alike.
+template <class V> inline V intervene(V h, V scale, V damping, V floor, V shift) {
+  V magnitude = min(abs(h), V(3.4028234663852886e38f));
+  V factor = max(scale - damping * magnitude, floor);
+  return h * factor + shift;
+}
+
+} // namespace affectron

@@ -1,0 +1,53 @@
+// Codes that Python, the CPU kernels and the GPU kernels agree on. The numbers are part of the binding:
+// python/affectron/ops/native.py lists them in the same order.
+#pragma once
+
+#include <cstdint>
+
+namespace affectron {
+
+enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };
+
+enum class Act : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3, relu2 = 4 };
+
+inline int64_t element_size(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+
+// Rows of neurons in memory: element (n, f) is at data + (n * stride + f) elements. A null `data` means absent.
+struct Rows {
+  const void *data;
+  int64_t stride;
+};
+
+struct MutableRows {
+  void *data;
+  int64_t stride;
+};
+
+// The accumulators of METHODS section 2 for one site, all contiguous.
+struct Stats {
+  int64_t *count;     // [S]
+  int64_t *active;    // [S, F]
+  int64_t *nonfinite; // [S, F]
+  double *mean;       // [S, F]
+  double *m2;         // [S, F], sum of squared deviations from the mean
+  float *min;         // [S, F]
+  float *max;         // [S, F]
+};
+
+// Rows in tiles of at most kTileRows rows of one segment, in an order that the segments alone decide.
+constexpr int64_t kTileRows = 32;
+
+struct Tile {
+  int64_t segment; // -1: rows that no segment counts
+  int64_t start;   // first position in `order`
+  int64_t rows;    // 0: an unused slot
+};
+
+struct Plan {
+  const int64_t *order; // [N], row numbers, grouped by segment
+  const Tile *tiles;    // [M]
+  int64_t num_tiles;
+  int64_t num_segments;
+};
+
+} // namespace affectron

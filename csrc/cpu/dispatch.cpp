@@ -1,0 +1,69 @@
+// Which build of the kernels runs: the best that this machine has, or the one that was asked for by name.
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>
+
+#include "level.h"
+
+namespace affectron {
+
+namespace {
+
+#define AFFECTRON_TABLE(level) Kernels{level::glu, level::glu_stats, level::glu_steer, level::neuron_stats}
+
+struct Level {
+  std::string name;
+  Kernels kernels;
+};
+
+std::vector<Level> find_levels() {
+  std::vector<Level> levels{{"baseline", AFFECTRON_TABLE(baseline)}};
+#ifdef AFFECTRON_X86_LEVELS
+  __builtin_cpu_init();
+  // What -march=x86-64-v3 and -v4 may use, as far as the kernels do.
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+              __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt");
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512vl");
+  if (avx2) levels.push_back({"avx2", AFFECTRON_TABLE(avx2)});
+  if (avx512) levels.push_back({"avx512", AFFECTRON_TABLE(avx512)});
+#endif
+  return levels;
+}
+
+const std::vector<Level> &levels() {
+  static const std::vector<Level> found = find_levels();
+  return found;
+}
+
+std::atomic<const Level *> chosen{nullptr};
+
+const Level &current() {
+  const Level *level = chosen.load(std::memory_order_relaxed);
+  return level ? *level : levels().back();
+}
+
+} // namespace
+
+std::vector<std::string> isa_levels() {
+  std::vector<std::string> names;
+  for (const Level &level : levels()) names.push_back(level.name);
+  return names;
+}
+
+std::string isa_level() { return current().name; }
+
+void set_isa_level(const std::string &name) {
+  for (const Level &level : levels()) {
+    if (level.name == name) {
+      chosen.store(&level, std::memory_order_relaxed);
+      return;
+    }
+  }
+  throw std::invalid_argument("instruction-set level '" + name + "' is not one that this machine can run");
+}
+
+const Kernels &kernels() { return current().kernels; }
+
+} // namespace affectron

@@ -1,0 +1,64 @@
+// out = the intervention of each row's program on act(gate) up. A row without a program is the plain kernel's row.
+#include "level.h"
+#include "slice.h"
+
+namespace affectron::AFFECTRON_ISA {
+
+namespace {
+
+// Neurons at a time: their values stay in the nearest cache between the activation and the intervention.
+constexpr int64_t kBlock = 512;
+
+template <Dtype D> void intervene_slice(const float *h, const float *table, int64_t width, void *out, int64_t neurons) {
+  using F = Format<D>;
+  using T = typename F::type;
+  const float *scale = table, *damping = table + width, *floor = table + 2 * width, *shift = table + 3 * width;
+  T *to = static_cast<T *>(out);
+  int64_t i = 0;
+  for (; i + Vec::width <= neurons; i += Vec::width) {
+    F::store(to + i, F::round(intervene(load_float(h + i), load_float(scale + i), load_float(damping + i),
+                                        load_float(floor + i), load_float(shift + i))));
+  }
+  if (int64_t rest = neurons - i; rest > 0) {
+    auto part = [rest](const float *p) { return load_part<Dtype::f32>(p, rest); };
+    store_part<D>(
+        to + i,
+        F::round(intervene(part(h + i), part(scale + i), part(damping + i), part(floor + i), part(shift + i))), rest);
+  }
+}
+
+auto intervene_slice_for(Dtype dtype) {
+  switch (dtype) {
+  case Dtype::f32: return intervene_slice<Dtype::f32>;
+  case Dtype::bf16: return intervene_slice<Dtype::bf16>;
+  case Dtype::f16: return intervene_slice<Dtype::f16>;
+  }
+  throw std::invalid_argument("unknown dtype code");
+}
+
+} // namespace
+
+void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,
+               int threads) {
+  SliceKernel plain = glu_slice_for<Emit::output>(dtype, act, up.data != nullptr);
+  SliceKernel floats = glu_slice_for<Emit::floats>(dtype, act, up.data != nullptr);
+  auto steer = intervene_slice_for(dtype);
+  const int64_t size = element_size(dtype);
+#pragma omp parallel for num_threads(useful_threads(shape, threads)) schedule(static)
+  for (int64_t n = 0; n < shape.rows; ++n) {
+    const int64_t program = programs.rows ? programs.rows[n] : 0;
+    if (program < 0) {
+      plain({at(gate, n, 0, size), at(up, n, 0, size), at(out, n, 0, size), nullptr, nullptr, shape.neurons, false});
+      continue;
+    }
+    const float *table = programs.table + program * 4 * shape.neurons;
+    alignas(64) float h[kBlock + Vec::width];
+    for (int64_t f = 0; f < shape.neurons; f += kBlock) {
+      const int64_t neurons = shape.neurons - f < kBlock ? shape.neurons - f : kBlock;
+      floats({at(gate, n, f, size), at(up, n, f, size), nullptr, h, nullptr, neurons, false});
+      steer(h, table + f, shape.neurons, at(out, n, f, size), neurons);
+    }
+  }
+}
+
+} // namespace affectron::AFFECTRON_ISA

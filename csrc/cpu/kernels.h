@@ -1,0 +1,40 @@
+// The CPU kernels as the binding sees them, and the choice among their builds. Every kernel source is compiled once
+// an instruction-set level, in a namespace of that level's name; `kernels()` is the table of the level in use.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../common/types.h"
+
+namespace affectron {
+
+struct Shape {
+  int64_t rows;
+  int64_t neurons;
+};
+
+// [P, 4, F] fp32: for each program the rows scale, damping, floor and shift of the intervention form.
+struct Programs {
+  const float *table;
+  const int32_t *rows; // [N], the program of each row, -1 for none; null: program 0 everywhere
+};
+
+struct Kernels {
+  void (*glu)(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, int threads);
+  void (*glu_stats)(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,
+                    bool product, int threads);
+  void (*glu_steer)(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,
+                    int threads);
+  void (*neuron_stats)(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype dtype, int threads);
+};
+
+std::vector<std::string> isa_levels(); // those this machine can run, best last
+std::string isa_level();               // the one in use: the best, unless `set_isa_level` chose another
+void set_isa_level(const std::string &name);
+const Kernels &kernels();
+
+// A parallel region costs a few microseconds: worth it from about 16,000 elements on.
+inline int useful_threads(Shape shape, int threads) { return shape.rows * shape.neurons < 16384 ? 1 : threads; }
+
+} // namespace affectron

@@ -1,0 +1,79 @@
+// act(gate) up over a slice of one row: the loop that every GLU kernel runs, with what it leaves behind as a template
+// parameter. Rounding follows the eager model: once after the activation, once after the product.
+#pragma once
+
+#include <stdexcept>
+
+#include "../common/activation.h"
+#include "simd.h"
+
+namespace affectron::AFFECTRON_ISA {
+
+enum class Emit {
+  output, // h in the model's dtype
+  counted, // that, h as floats for the statistics, and the number of active rows of each neuron
+  floats, // h as floats only
+};
+
+// What a slice reads and writes. `h` and `active` have room for whole vectors past the end.
+struct Slice {
+  const void *gate;
+  const void *up;
+  void *out;
+  float *h;
+  int32_t *active;
+  int64_t neurons;
+  bool product; // active where h > 0; else where gate > 0
+};
+
+template <Dtype D, Act A, bool Gated, Emit E> void glu_slice(const Slice &s) {
+  using F = Format<D>;
+  using T = typename F::type;
+  const T *gate = static_cast<const T *>(s.gate);
+  const T *up = static_cast<const T *>(s.up);
+  T *out = static_cast<T *>(s.out);
+  auto body = [&](int64_t i, auto load, auto store) {
+    Vec g = load(gate + i);
+    Vec h = F::round(activate<A>(g));
+    if constexpr (Gated) h = F::round(h * load(up + i));
+    if constexpr (E != Emit::floats) store(out + i, h);
+    if constexpr (E != Emit::output) store_float(s.h + i, h);
+    if constexpr (E == Emit::counted) add_mask(s.active + i, Vec(0.0f) < (s.product ? h : g));
+  };
+  int64_t i = 0;
+  for (; i + Vec::width <= s.neurons; i += Vec::width) {
+    body(i, [](const T *p) { return F::load(p); }, [](T *p, Vec a) { F::store(p, a); });
+  }
+  if (int64_t rest = s.neurons - i; rest > 0) {
+    body(
+        i, [=](const T *p) { return load_part<D>(p, rest); }, [=](T *p, Vec a) { store_part<D>(p, a, rest); });
+  }
+}
+
+using SliceKernel = void (*)(const Slice &);
+
+template <Dtype D, Emit E> SliceKernel glu_slice_for(Act act, bool gated) {
+  auto pick = [gated](auto a) -> SliceKernel {
+    constexpr Act A = decltype(a)::value;
+    return gated ? glu_slice<D, A, true, E> : glu_slice<D, A, false, E>;
+  };
+  switch (act) {
+  case Act::silu: return pick(std::integral_constant<Act, Act::silu>{});
+  case Act::gelu: return pick(std::integral_constant<Act, Act::gelu>{});
+  case Act::gelu_tanh: return pick(std::integral_constant<Act, Act::gelu_tanh>{});
+  case Act::relu: return pick(std::integral_constant<Act, Act::relu>{});
+  case Act::relu2: return pick(std::integral_constant<Act, Act::relu2>{});
+  }
+  throw std::invalid_argument("unknown activation code");
+}
+
+template <Emit E> SliceKernel glu_slice_for(Dtype dtype, Act act, bool gated) {
+  switch (dtype) {
+  case Dtype::f32: return glu_slice_for<Dtype::f32, E>(act, gated);
+  case Dtype::bf16: return glu_slice_for<Dtype::bf16, E>(act, gated);
+  case Dtype::f16: return glu_slice_for<Dtype::f16, E>(act, gated);
+  }
+  throw std::invalid_argument("unknown dtype code");
+}
+
+} // namespace affectron::AFFECTRON_ISA

@@ -1,0 +1,93 @@
+"""StatsBuffers: the accumulators of METHODS section 2 for one site, on the device where the model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from affectron.ops.library import as_rows
+from affectron.ops.segments import SegmentPlan
+
+ACTIVE_RULES = ("gate", "product")
+
+
+@dataclass(frozen=True)
+class FinalStats:
+    """What was accumulated: count int64 [S]; active, nonfinite int64 [S, F]; mean, m2, var fp64 [S, F]; min, max
+    fp32 [S, F]. ``var`` is m2 over the finite observations; where a neuron has none, mean and var are NaN, min is
+    +inf and max is -inf."""
+
+    count: Tensor
+    active: Tensor
+    nonfinite: Tensor
+    mean: Tensor
+    m2: Tensor
+    var: Tensor
+    min: Tensor
+    max: Tensor
+
+
+class StatsBuffers:
+    """Accumulators for ``segments`` segments of ``neurons`` neurons, filled by ``ops.glu_stats`` and ``neuron_stats``.
+
+    Args:
+        segments: S, at least 1.
+        neurons: F, at least 1.
+        active: ``gate`` counts a row as active where act(gate) > 0, ``product`` where h > 0 (METHODS section 1).
+        device: where the accumulators live: that of the activations.
+
+    Size: 8 S + 40 S F bytes.
+    """
+
+    def __init__(
+        self, segments: int, neurons: int, active: str = "gate", device: torch.device | str = "cpu"
+    ) -> None:
+        if segments < 1 or neurons < 1:
+            raise ValueError(f"segments and neurons are {segments} and {neurons}, expected at least 1 of each")
+        if active not in ACTIVE_RULES:
+            raise ValueError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
+        self.segments, self.neurons, self.active_rule = segments, neurons, active
+        shape = (2, segments, neurons)
+        self.count = torch.zeros(segments, dtype=torch.int64, device=device)
+        self.tally = torch.zeros(shape, dtype=torch.int64, device=device)  # active, nonfinite
+        self.moments = torch.zeros(shape, dtype=torch.float64, device=device)  # mean, m2
+        self.extrema = torch.full(shape, float("inf"), dtype=torch.float32, device=device)  # min, max
+        self.extrema[1] = float("-inf")
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The four accumulators in the order the ops take them."""
+        return self.count, self.tally, self.moments, self.extrema
+
+    def plan_for(self, value: Tensor, segments: Tensor | SegmentPlan) -> SegmentPlan:
+        """The plan for the rows of ``value`` [..., F], checked to fit them and these accumulators."""
+        rows = as_rows("gate", value)
+        if rows.shape[1] != self.neurons:
+            raise ValueError(f"the activation has {rows.shape[1]} neurons, expected the {self.neurons} of stats")
+        plan = segments if isinstance(segments, SegmentPlan) else SegmentPlan(segments, self.segments)
+        if plan.num_segments != self.segments:
+            raise ValueError(f"segments is planned for {plan.num_segments} segments, stats has {self.segments}")
+        if plan.rows != rows.shape[0]:
+            raise ValueError(f"segments has {plan.rows} rows, expected the {rows.shape[0]} of the activation")
+        if plan.order.device != value.device or self.count.device != value.device:
+            where = f"{value.device}, {plan.order.device} and {self.count.device}"
+            raise ValueError(f"activation, segments and stats are on {where}, expected one device")
+        return plan
+
+    def finalize(self) -> FinalStats:
+        """The statistics so far; accumulation can go on afterwards."""
+        observed = self.count[:, None] - self.tally[1]
+        seen = observed > 0
+        nan = float("nan")
+        return FinalStats(
+            count=self.count.clone(),
+            active=self.tally[0].clone(),
+            nonfinite=self.tally[1].clone(),
+            mean=self.moments[0].where(seen, nan),
+            m2=self.moments[1].clone(),
+            var=(self.moments[1] / observed).where(seen, nan),
+            min=self.extrema[0].clone(),
+            max=self.extrema[1].clone(),
+        )

@@ -1,0 +1,96 @@
+"""The ops in plain torch, for any device: the oracle that every kernel is tested against, and the backend where no
+kernel was built. Written to be read, in fp64 where that matters; arguments have been checked (see the op's file)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def activate(gate: Tensor, act: str) -> Tensor:
+    """act(gate) in the dtype of ``gate``, rounded as the eager model rounds it."""
+    if act == "silu":
+        return F.silu(gate)
+    if act == "gelu":
+        return F.gelu(gate)
+    if act == "gelu_tanh":
+        return F.gelu(gate, approximate="tanh")
+    return F.relu(gate) if act == "relu" else F.relu(gate).square()
+
+
+def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
+    h = activate(gate, act)
+    # A fresh contiguous tensor, whatever the strides of the arguments: what the other backends return too.
+    return (h if up is None else h * up).clone(memory_format=torch.contiguous_format)
+
+
+def intervene(h: Tensor, scale: Tensor, damping: Tensor, floor: Tensor, shift: Tensor) -> Tensor:
+    """METHODS section 6 in fp32: h max(scale - damping |h|, floor) + shift, with |h| kept finite."""
+    magnitude = h.abs().clamp(max=torch.finfo(torch.float32).max)
+    return h * torch.maximum(scale - damping * magnitude, floor) + shift
+
+
+def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
+    h = glu(gate, up, act)
+    if rows is None:
+        return intervene(h.float(), *program[0]).to(h.dtype)
+    table = program[rows.clamp(min=0).long()]
+    return torch.where((rows >= 0)[:, None], intervene(h.float(), *table.unbind(1)).to(h.dtype), h)
+
+
+def neuron_stats(
+    h: Tensor, gate: Tensor | None, order: Tensor, tiles: Tensor,
+    count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor,
+) -> None:  # fmt: skip
+    active = (h if gate is None else gate) > 0
+    spans: dict[int, list[Tensor]] = {}
+    for segment, start, rows in tiles.tolist():
+        if segment >= 0 and rows > 0:
+            spans.setdefault(segment, []).append(order[start : start + rows])
+    for segment, parts in spans.items():
+        rows = torch.cat(parts)
+        values, finite = h[rows].double(), h[rows].isfinite()
+        observed = finite.sum(0)
+        before = count[segment] - tally[1, segment]
+        some = observed > 0
+        mean = values.where(finite, 0.0).sum(0) / observed.clamp(min=1)
+        m2 = (values - mean).where(finite, 0.0).square().sum(0)
+        # Chan et al. 1979: the merge of two sets' means and squared deviations.
+        share = observed / (before + observed).clamp(min=1)
+        delta = (mean - moments[0, segment]).where(some, 0.0)
+        moments[0, segment] += delta * share
+        moments[1, segment] += m2 + delta.square() * before * share
+        infinity = float("inf")
+        extrema[0, segment] = torch.minimum(extrema[0, segment], values.where(finite, infinity).amin(0).float())
+        extrema[1, segment] = torch.maximum(extrema[1, segment], values.where(finite, -infinity).amax(0).float())
+        tally[0, segment] += active[rows].sum(0)
+        tally[1, segment] += len(rows) - observed
+        count[segment] += len(rows)
+
+
+def glu_stats(
+    gate: Tensor, up: Tensor | None, order: Tensor, tiles: Tensor,
+    count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor, act: str, product: bool,
+) -> Tensor:  # fmt: skip
+    h = glu(gate, up, act)
+    neuron_stats(h, None if product else gate, order, tiles, count, tally, moments, extrema)
+    return h
+
+
+def segment_plan(segments: Tensor, num_segments: int, tile_rows: int, num_tiles: int) -> tuple[Tensor, Tensor]:
+    """Rows grouped by segment, and tiles of at most ``tile_rows`` rows; see SegmentPlan. No step waits for the device."""
+    device = segments.device
+    key = segments.long() + 1  # rows of no segment come first
+    order = torch.argsort(key, stable=True)
+    rows = torch.zeros(num_segments + 1, dtype=torch.int64, device=device).scatter_add_(0, key, torch.ones_like(key))
+    tiles = (rows + tile_rows - 1) // tile_rows
+    last_tile, last_row = tiles.cumsum(0), rows.cumsum(0)
+    slot = torch.arange(num_tiles, device=device)
+    group = torch.searchsorted(last_tile, slot, right=True)
+    used = group <= num_segments
+    group = group.clamp(max=num_segments)
+    within = (slot - (last_tile - tiles)[group]) * tile_rows
+    length = torch.minimum(rows[group] - within, torch.full_like(within, tile_rows)).where(used, 0)
+    start = ((last_row - rows)[group] + within).where(used, 0)
+    return order, torch.stack([(group - 1).where(used, -1), start, length], dim=1)

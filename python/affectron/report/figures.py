@@ -1,0 +1,343 @@
+"""The figures of the report, as SVG text: apart because this is the only file that draws.
+
+Every function takes plain numbers and returns one SVG document. Text stays text (so that it can be searched and
+copied, and so that a label in any script is set by the reader's own fonts), the same input gives the same bytes, and
+no global state of matplotlib is touched. Colours are those of Okabe and Ito (2008), which stay apart for readers
+with any common form of colour blindness; marks differ in shape too.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from affectron.report.results import MASKS, Induction, LabelResult, TaskResult
+from affectron.report.words import clean, decimal, layer_names
+
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
+INK, FAINT, BAND = "#333333", "#D9D9D9", "#DDDDDD"
+
+MASK_STYLE = {"adaptive": (VERMILLION, "o"), "zero": (BLUE, "s"), "mean": (GREEN, "D")}
+
+#: Inches; 648 points, which a browser shows as 864 px: the text column of the report.
+WIDTH = 9.0
+COLUMNS = 4
+
+_RC: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "affectron",
+    "text.parse_math": False,  # a dollar sign in a label is a dollar sign
+    "axes.unicode_minus": True,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "sans-serif"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 9.0,
+    "legend.frameon": False,
+    "axes.edgecolor": "#888888",
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.7,
+}
+
+
+def _short(text: str, limit: int = 22) -> str:
+    text = " ".join(clean(text).split()) or "(empty)"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an SVG document with neither date nor version in it."""
+    FigureCanvasSVG(figure)
+    buffer = io.StringIO()
+    with warnings.catch_warnings():
+        # A label may use a script that the measuring font lacks; the reader's font sets it.
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing.*")
+        figure.savefig(
+            buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), facecolor="none"
+        )
+    return buffer.getvalue()
+
+
+def inline(svg: str, name: str, title: str) -> str:
+    """The SVG element for an HTML page: no prolog, ids made unique by ``name``, ``title`` for screen readers.
+
+    Ids are renamed in the parsed tree and not in the text, because a label could look like an id.
+    """
+    space = "{http://www.w3.org/2000/svg}"
+    link = "{http://www.w3.org/1999/xlink}href"
+    ElementTree.register_namespace("", space[1:-1])
+    ElementTree.register_namespace("xlink", link[1 : -len("}href")])
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            # The style sheet that matplotlib adds would apply to the whole page; its two rules inherit instead.
+            if child.tag in (f"{space}style", f"{space}metadata"):
+                parent.remove(child)
+    for element in root.iter():
+        if "id" in element.attrib:
+            element.set("id", f"{name}-{element.attrib['id']}")
+        if element.attrib.get(link, "").startswith("#"):
+            element.set(link, f"#{name}-{element.attrib[link][1:]}")
+        for key, value in element.attrib.items():
+            if "url(#" in value:
+                element.set(key, value.replace("url(#", f"url(#{name}-"))
+    width = float(root.attrib.pop("width").removesuffix("pt"))
+    root.attrib.pop("height")
+    root.set("style", f"max-width:{width * 4 / 3:.0f}px;stroke-linejoin:round;stroke-linecap:butt")
+    root.set("role", "img")
+    root.set("aria-label", title)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def accuracy_figure(tasks: Sequence[TaskResult]) -> str:
+    """Accuracy change in points (x) by label (y): one panel a task, a mark with its interval for each mask, and
+    the random sets' interval as a band with their mean as a line."""
+    tasks = [task for task in tasks if task.results]
+    rows = [len(task.results) for task in tasks]
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(WIDTH, 1.1 + 0.5 * sum(rows) + 0.35 * len(rows)), layout="constrained")
+        panels = figure.subplots(
+            len(tasks), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [n + 0.5 for n in rows]}
+        )[:, 0]
+        for axes, task in zip(panels, tasks, strict=True):
+            _accuracy_panel(axes, task)
+        panels[-1].set_xlabel("change of accuracy on the label's own test sentences, in points")
+        handles: list[Any] = [
+            Line2D([], [], color=color, marker=marker, markersize=6, linewidth=1.6, label=f"{name} mask")
+            for name, (color, marker) in MASK_STYLE.items()
+            if any(name in result.masks for task in tasks for result in task.results)
+        ]
+        if any(result.random for task in tasks for result in task.results):
+            handles.append(Patch(facecolor=BAND, label="random sets: 95 % interval"))
+            handles.append(
+                Line2D([], [], color="#777777", marker="|", markersize=11, linestyle="", label="random sets: mean")
+            )
+        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4)
+        return _svg(figure)
+
+
+def _accuracy_panel(axes: Axes, task: TaskResult) -> None:
+    axes.set_title(_short(task.name, 60))
+    axes.grid(axis="x")
+    axes.axvline(0, color="#777777", linewidth=1.0, zorder=1)
+    for row, result in enumerate(task.results):
+        if result.random:
+            low, high = (100 * value for value in result.random.interval)
+            axes.fill_between([low, high], row - 0.36, row + 0.36, color=BAND, linewidth=0, zorder=0.9)
+            # One random set, or equal ones, make a band of no width: the mean's line still shows it.
+            mean = 100 * result.random.mean
+            axes.plot([mean, mean], [row - 0.36, row + 0.36], color="#777777", linewidth=1.2, zorder=1.5)
+        for offset, name in zip((-0.22, 0.0, 0.22), MASKS, strict=True):
+            if name not in result.masks:
+                continue
+            mask = result.masks[name]
+            color, marker = MASK_STYLE[name]
+            if mask.interval:
+                axes.plot([100 * v for v in mask.interval], [row + offset] * 2, color=color, linewidth=1.6, zorder=2)
+            axes.plot(
+                100 * mask.delta, row + offset, marker=marker, color=color, markersize=6,
+                markeredgecolor="white", markeredgewidth=0.7, zorder=3,
+            )  # fmt: skip
+    axes.set_yticks(
+        range(len(task.results)), [f"{_short(r.label)}  (n = {r.sentences})" for r in task.results]
+    )
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(len(task.results) - 0.5, -0.5)
+
+
+def _grid(count: int, panel_height: float, extra: float, *, sharey: bool) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` small panels in reading order."""
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    width = WIDTH if columns >= 3 else 1.0 + 2.6 * columns
+    figure = Figure(figsize=(width, extra + panel_height * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    flat = list(panels.flat)
+    for axes in flat[count:]:
+        axes.set_visible(False)
+    return figure, flat[:count]
+
+
+def layers_figure(
+    selected: Mapping[str, Mapping[str, int]], masked: Mapping[str, Mapping[str, int]], sites: Sequence[str]
+) -> str:
+    """Neurons by site, one panel a label: bars of the selected ones, in front those that the adaptive mask took.
+
+    Args:
+        selected: label -> site -> number of neurons.
+        masked: the same for the masked neurons; empty where nothing was validated.
+        sites: the sites in forward order, one bar position each.
+    """
+    names = layer_names(sites)
+    position = {site: place for place, site in enumerate(sites)}
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(selected), 1.55, 0.75, sharey=True)
+        for axes, (label, counts) in zip(panels, selected.items(), strict=True):
+            axes.grid(axis="y")
+            axes.set_title(_short(label))
+            axes.bar([position[s] for s in counts], list(counts.values()), width=0.82, color=SKY, zorder=2)
+            taken = masked.get(label, {})
+            axes.bar([position[s] for s in taken], list(taken.values()), width=0.46, color=VERMILLION, zorder=3)
+            axes.set_xlim(-0.6, len(sites) - 0.4)
+            step = -(-len(sites) // 8)
+            ticks = range(0, len(sites), step)
+            axes.set_xticks(ticks, [_short(names[tick], 12) for tick in ticks])
+            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        figure.supxlabel("layer" if all(name.isdigit() for name in names) else "site", fontsize=9)
+        figure.supylabel("neurons", fontsize=9)
+        handles = [Patch(facecolor=SKY, label="selected")]
+        if masked:
+            handles.append(Patch(facecolor=VERMILLION, label="of these, in the final adaptive mask"))
+        figure.legend(handles=handles, loc="outside upper left", ncols=2)
+        return _svg(figure)
+
+
+def overlap_figure(
+    labels: Sequence[str], jaccard: NDArray[np.float64], sizes: Sequence[int], tasks: Sequence[str]
+) -> str:
+    """Jaccard overlap of the labels' neurons as a heat map with its numbers; the diagonal carries the set sizes.
+
+    Args:
+        labels, sizes, tasks: name, number of neurons and task of each row.
+        jaccard: [L, L], intersection over union.
+    """
+    count = len(labels)
+    apart = np.array(jaccard, dtype=np.float64)
+    off = ~np.eye(count, dtype=bool)
+    top = float(apart[off].max(initial=0.0))
+    cell = min(0.58, 6.6 / count)
+    colors = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", SKY, BLUE, "#003A5C"])
+    shown = np.ma.masked_array(apart, ~off)
+    with matplotlib.rc_context({**_RC, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = Figure(figsize=(2.6 + cell * count, 1.5 + cell * count), layout="constrained")
+        axes = figure.subplots()
+        scale = top or 1.0
+        image = axes.imshow(shown, cmap=colors, vmin=0.0, vmax=scale, interpolation="nearest")
+        image.set_visible(False)  # an image would be embedded as pixels: the cells are drawn as shapes below
+        axes.pcolormesh(
+            np.arange(count + 1) - 0.5, np.arange(count + 1) - 0.5, shown, cmap=colors, vmin=0.0, vmax=scale,
+            edgecolors="white", linewidth=1.0,
+        )  # fmt: skip
+        size = 8.5 if cell >= 0.45 else 8.5 * cell / 0.45
+        for row in range(count):
+            for column in range(count):
+                if row == column:
+                    text, color = f"n={sizes[row]}", "#777777"
+                else:
+                    value = float(apart[row, column])
+                    text, color = decimal(value, 2), "white" if value > 0.55 * scale else INK
+                axes.text(
+                    column, row, text, ha="center", va="center", color=color,
+                    fontsize=size if row != column else 0.88 * size,
+                )  # fmt: skip
+        for edge in (place for place in range(1, count) if tasks[place] != tasks[place - 1]):
+            axes.axhline(edge - 0.5, color=INK, linewidth=1.4)
+            axes.axvline(edge - 0.5, color=INK, linewidth=1.4)
+        names = [_short(label) for label in labels]
+        axes.set_yticks(range(count), names)
+        axes.set_xticks(range(count), names, rotation=45, ha="left", rotation_mode="anchor")
+        axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
+        axes.set_aspect("equal")
+        axes.set_xlim(-0.5, count - 0.5)
+        axes.set_ylim(count - 0.5, -0.5)
+        return _svg(figure)
+
+
+def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> str:
+    """The feedback loop on the dev split, one panel a label: drop of accuracy in points (y) against the rounds (x),
+    whose ticks name the attenuation alpha and the masked share; the wanted drop as a dashed line."""
+    results = [result for result in results if result.trace]
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(results), 1.75, 0.75, sharey=True)
+        for axes, result in zip(panels, results, strict=True):
+            axes.grid(axis="y")
+            axes.set_title(_short(result.label))
+            axes.axhline(0, color="#777777", linewidth=0.9, zorder=1)
+            if min_drop is not None:
+                axes.axhline(100 * min_drop, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 2)), zorder=1.5)
+            drops = [100 * step.dev_drop for step in result.trace]
+            axes.plot(range(len(drops)), drops, color=BLUE, linewidth=1.5, marker="o", markersize=4, zorder=2)
+            axes.plot(len(drops) - 1, drops[-1], color=VERMILLION, marker="o", markersize=7, zorder=3)
+            places = sorted({round(p) for p in np.linspace(0, len(drops) - 1, min(4, len(drops)))})
+            steps = [result.trace[place] for place in places]
+            axes.set_xticks(
+                places, [f"{decimal(step.alpha, 2)}\n{decimal(100 * step.share, 0)} %" for step in steps]
+            )
+            axes.set_xlim(-0.35, max(len(drops) - 1, 1) + 0.35)
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        figure.supxlabel("rounds of the loop; below each tick: α, and the share of the neurons masked", fontsize=9)
+        figure.supylabel("drop on dev, in points", fontsize=9)
+        handles = [
+            Line2D([], [], color=BLUE, marker="o", markersize=4, linewidth=1.5, label="round"),
+            Line2D([], [], color=VERMILLION, marker="o", markersize=7, linestyle="", label="last round"),
+        ]
+        if min_drop is not None:
+            handles.append(Line2D([], [], color=ORANGE, linewidth=1.6, linestyle=(0, (4, 2)), label="wanted drop"))
+        figure.legend(handles=handles, loc="outside upper left", ncols=3)
+        return _svg(figure)
+
+
+def induction_figure(induction: Sequence[Induction]) -> str:
+    """Share of predictions that move to the label (y, in per cent) against beta (x), one panel a label; the dotted
+    line is the share without intervention where the file has it."""
+    curves = [(part, label) for part in induction for label in part.share]
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(curves), 1.65, 0.75, sharey=True)
+        for axes, (part, label) in zip(panels, curves, strict=True):
+            axes.grid(axis="y")
+            axes.set_title(_short(label))
+            if label in part.baseline:
+                axes.axhline(100 * part.baseline[label], color="#777777", linewidth=1.2, linestyle=":")
+            order = np.argsort(part.betas, kind="stable")
+            axes.plot(
+                np.array(part.betas)[order], 100 * np.array(part.share[label])[order],
+                color=BLUE, linewidth=1.5, marker="o", markersize=4.5,
+            )  # fmt: skip
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.set_ylim(bottom=0)
+            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        figure.supxlabel("β", fontsize=9)
+        figure.supylabel("predicted as the label, %", fontsize=9)
+        handles = [Line2D([], [], color=BLUE, marker="o", markersize=4.5, linewidth=1.5, label="with induction")]
+        if any(label in part.baseline for part, label in curves):
+            handles.append(Line2D([], [], color="#777777", linewidth=1.2, linestyle=":", label="without"))
+        figure.legend(handles=handles, loc="outside upper left", ncols=2)
+        return _svg(figure)
+
+
+def text_of(svg: str) -> str:
+    """All text set in an SVG document, one piece a line."""
+    pieces = (element.text or "" for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("}text"))
+    return "\n".join(re.sub(r"\s+", " ", piece) for piece in pieces)

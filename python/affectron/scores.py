@@ -1,0 +1,324 @@
+"""What a neuron's statistics say about a label: pure functions of ActivationStats, in float64.
+
+Apart from the selection that uses them, so that every score can be read and checked beside its formula.
+
+In the formulas t is the label ("target"), r the rest of its task, P = active / count the activation frequency,
+A the mean activation, n the observed tokens, s² = m2 / (n - 1) the sample variance. A score is NaN where it
+is undefined; such a neuron has no score and is never selected. Tokens of one sentence are not independent,
+so p values taken over all tokens are far too small to be read as error rates; they rank neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import special
+from scipy.stats import false_discovery_control
+
+from affectron.errors import InputError
+from affectron.stats import ActivationStats, SiteStats
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Statistics of L sets of tokens at one site, one row each.
+
+    Attributes:
+        count: float64 [L, 1], tokens.
+        active: float64 [L, F], tokens at which the neuron is active.
+        observed: float64 [L, F], tokens with a finite activation.
+        mean: float64 [L, F], NaN where nothing is observed.
+        m2: float64 [L, F].
+    """
+
+    count: Array
+    active: Array
+    observed: Array
+    mean: Array
+    m2: Array
+
+    @staticmethod
+    def of(sets: list[SiteStats]) -> Group:
+        return Group(
+            count=np.array([[float(one.count)] for one in sets]),
+            active=np.stack([one.active for one in sets]).astype(np.float64),
+            observed=np.stack([one.observed for one in sets]).astype(np.float64),
+            mean=np.stack([one.mean for one in sets]),
+            m2=np.stack([one.m2 for one in sets]),
+        )
+
+    @property
+    def rate(self) -> Array:
+        """P [L, F]; NaN in the rows of labels without tokens."""
+        return self.active / self.count
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """One task at one site: each label (``target``), the rest of its task (``rest``), [L, F] each, and the
+    whole task (``total``), [1, F]."""
+
+    target: Group
+    rest: Group
+    total: Group
+
+
+def contrast(stats: ActivationStats, task: str, site: str) -> Contrast:
+    """The statistics that the scores of ``task`` are made of, at one site; rows in the order of its labels.
+
+    Raises:
+        InputError: no such task, or fewer than two of its labels have tokens, so there is nothing to contrast.
+    """
+    whole = stats.task_rows(task)
+    labels = stats.tasks[task]
+    with_tokens = [label for label in labels if stats.count[site][stats.rows(label)].sum() > 0]
+    if len(with_tokens) < 2:
+        found = f"only {with_tokens[0]!r} has" if with_tokens else "none has"
+        raise InputError(f"task {task!r}: of its labels {found} tokens, expected at least two to contrast")
+    return Contrast(
+        target=Group.of([stats.pool(site, stats.rows(label)) for label in labels]),
+        rest=Group.of([stats.pool(site, stats.rest_rows(label)) for label in labels]),
+        total=Group.of([stats.pool(site, whole)]),
+    )
+
+
+def _entropy(c: Contrast) -> Array:
+    rate = np.where(c.target.count > 0, c.target.rate, 0.0)
+    total = rate.sum(axis=0, keepdims=True)
+    return np.where(total > 0, special.entr(rate / total).sum(axis=0, keepdims=True), np.nan)
+
+
+def _raw_entropy(c: Contrast) -> Array:
+    rate = np.where(c.target.count > 0, c.target.rate, 0.0)
+    alive = rate.any(axis=0, keepdims=True)
+    return np.where(alive, special.entr(rate).sum(axis=0, keepdims=True), np.nan)
+
+
+def _frequency(c: Contrast) -> Array:
+    return c.target.rate
+
+
+def _differential(c: Contrast) -> Array:
+    whole = np.abs(c.total.mean)
+    return np.abs(c.target.mean - c.rest.mean) / np.where(whole > 0, whole, np.nan)
+
+
+def _mean_difference(c: Contrast) -> Array:
+    return c.target.mean - c.rest.mean
+
+
+def _cohens_d(c: Contrast) -> Array:
+    pooled = (c.target.m2 + c.rest.m2) / (c.target.observed + c.rest.observed - 2)
+    return _mean_difference(c) / np.sqrt(np.where(pooled > 0, pooled, np.nan))
+
+
+def _hedges_g(c: Contrast) -> Array:
+    freedom = c.target.observed + c.rest.observed - 2
+    return _cohens_d(c) * (1 - 3 / (4 * freedom - 1))
+
+
+def _squared_errors(c: Contrast) -> tuple[Array, Array]:
+    """s²/n of target and rest; NaN where a side has fewer than two observed tokens."""
+    sides = []
+    for side in (c.target, c.rest):
+        n = np.where(side.observed > 1, side.observed, np.nan)
+        sides.append(side.m2 / (n - 1) / n)
+    return sides[0], sides[1]
+
+
+def _welch_t(c: Contrast) -> Array:
+    target, rest = _squared_errors(c)
+    both = target + rest
+    return _mean_difference(c) / np.sqrt(np.where(both > 0, both, np.nan))
+
+
+def _welch_p(c: Contrast) -> Array:
+    target, rest = _squared_errors(c)
+    # Welch-Satterthwaite in shares of the squared error: no square of a tiny variance that underflows.
+    share = target / (target + rest)
+    freedom = 1 / (share**2 / (c.target.observed - 1) + (1 - share) ** 2 / (c.rest.observed - 1))
+    return 2 * special.stdtr(freedom, -np.abs(_welch_t(c)))
+
+
+def _frequency_difference(c: Contrast) -> Array:
+    return c.target.rate - c.rest.rate
+
+
+def _log_odds(c: Contrast) -> Array:
+    sides = []
+    for side in (c.target, c.rest):
+        count = np.where(side.count > 0, side.count, np.nan)
+        sides.append(np.log((side.active + 0.5) / (count - side.active + 0.5)))
+    return sides[0] - sides[1]
+
+
+def _mutual_information(c: Contrast) -> Array:
+    count = c.target.count + c.rest.count
+    on = (c.target.active + c.rest.active) / count
+    information = np.zeros_like(on)
+    for side in (c.target, c.rest):
+        share = np.where(side.count > 0, side.count, np.nan) / count
+        information += special.rel_entr(side.active / count, share * on)
+        information += special.rel_entr((side.count - side.active) / count, share * (1 - on))
+    # Never negative; of independent counts, rounding can leave -1e-17.
+    return np.maximum(information, 0.0)
+
+
+class Score(NamedTuple):
+    """How a score is computed and read.
+
+    Attributes:
+        function: contrast of one site -> float64 [L, F], or [1, F] for one value a neuron.
+        description: formula and origin, one line.
+        better: which end of the score a neuron of the label is at.
+        per_label: whether each label has a value of its own ([L, F]).
+        signed: whether the score is positive where the label exceeds the rest and negative where it is below.
+    """
+
+    function: Callable[[Contrast], Array]
+    description: str
+    better: Literal["low", "high"]
+    per_label: bool = True
+    signed: bool = False
+
+
+SCORES: dict[str, Score] = {
+    "entropy": Score(
+        _entropy,
+        "H = -Σ p ln p, p = P/ΣP over the task's labels that have tokens; none where all P = 0 "
+        "(LAPE, Tang et al. 2024; Lee et al. 2025)",
+        "low",
+        per_label=False,
+    ),
+    "raw_entropy": Score(
+        _raw_entropy,
+        "H = -Σ P ln P over the task's labels that have tokens, not renormalised; none where all P = 0 "
+        "(Zheng et al. 2026, as printed)",
+        "low",
+        per_label=False,
+    ),
+    "differential": Score(
+        _differential,
+        "|A_t - A_r| / |A_all|, A_all over all tokens of the task (Zheng et al. 2026)",
+        "high",
+    ),
+    "mean_difference": Score(_mean_difference, "A_t - A_r", "high", signed=True),
+    "cohens_d": Score(
+        _cohens_d,
+        "(A_t - A_r) / sqrt((m2_t + m2_r) / (n_t + n_r - 2)) (Cohen 1988)",
+        "high",
+        signed=True,
+    ),
+    "hedges_g": Score(
+        _hedges_g,
+        "d (1 - 3 / (4 (n_t + n_r - 2) - 1)), d as cohens_d (Hedges 1981)",
+        "high",
+        signed=True,
+    ),
+    "welch_t": Score(
+        _welch_t,
+        "(A_t - A_r) / sqrt(s²_t/n_t + s²_r/n_r) (Welch 1947)",
+        "high",
+        signed=True,
+    ),
+    "welch_p": Score(
+        _welch_p,
+        "two-sided p value of welch_t with the degrees of freedom of Welch and Satterthwaite",
+        "low",
+    ),
+    "frequency_difference": Score(
+        _frequency_difference, "P_t - P_r (NPTI, Deng et al. 2024)", "high", signed=True
+    ),
+    "log_odds": Score(
+        _log_odds,
+        "ln((a_t + 0.5) / (n_t - a_t + 0.5)) - ln((a_r + 0.5) / (n_r - a_r + 0.5)), a active of n tokens "
+        "(Haldane 1956; Anscombe 1956)",
+        "high",
+        signed=True,
+    ),
+    "mutual_information": Score(
+        _mutual_information,
+        "mutual information, in nats, of active or not with label or rest, exact from the counts",
+        "high",
+    ),
+}
+
+
+def only_task(stats: ActivationStats, task: str | None) -> str:
+    """``task``, or the only task there is when it is None.
+
+    Raises:
+        InputError: no such task, or None with several tasks to choose from.
+    """
+    if task is None:
+        if len(stats.tasks) != 1:
+            raise InputError(f"task is not given, expected one of {', '.join(stats.tasks)}")
+        return next(iter(stats.tasks))
+    stats.task_rows(task)
+    return task
+
+
+def score(stats: ActivationStats, name: str, task: str | None = None) -> dict[str, Array]:
+    """A score of every neuron.
+
+    Args:
+        stats: statistics of a labelled corpus.
+        name: one of ``SCORES``.
+        task: the task whose labels are contrasted; may be left out when there is only one.
+
+    Returns:
+        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; [1, F] for the entropies. NaN where
+        the score is undefined: no tokens on a side, no variance, a dead neuron.
+
+    Raises:
+        InputError: no such score or task, or fewer than two labels of the task have tokens.
+    """
+    if name not in SCORES:
+        raise InputError(f"score is {name!r}, expected one of {', '.join(SCORES)}")
+    return _each_site(stats, SCORES[name].function, only_task(stats, task))
+
+
+def frequency(stats: ActivationStats, task: str | None = None) -> dict[str, Array]:
+    """P = active / count of every neuron: site -> float64 [L, F], rows in the order of ``stats.tasks[task]``;
+    NaN in the row of a label without tokens.
+
+    Raises:
+        InputError: no such task, or fewer than two of its labels have tokens.
+    """
+    return _each_site(stats, _frequency, only_task(stats, task))
+
+
+def _each_site(stats: ActivationStats, function: Callable[[Contrast], Array], task: str) -> dict[str, Array]:
+    values = {}
+    for site in stats.sites:
+        sides = contrast(stats, task, site)
+        # 0/0 is how an undefined score becomes NaN.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+            values[site] = function(sides)
+    return values
+
+
+def fdr(p: ArrayLike) -> Array:
+    """Benjamini-Hochberg adjusted p values of one family: all entries of ``p``, whatever its shape.
+
+    A neuron is found at false discovery rate q where the result is at most q. NaN entries are no tests: they
+    stay NaN and do not count.
+
+    Raises:
+        InputError: a p value outside [0, 1].
+    """
+    values = np.asarray(p, dtype=np.float64)
+    tests = ~np.isnan(values)
+    given = values[tests]
+    if ((given < 0) | (given > 1)).any():
+        raise InputError("p has values outside [0, 1]")
+    adjusted = np.full(values.shape, np.nan)
+    if given.size:
+        adjusted[tests] = false_discovery_control(given)
+    return adjusted
