@@ -51,9 +51,11 @@ template <Act A, class V> inline V activate(V x) {
   } else if constexpr (A == Act::gelu) {
     return x * V(0.5f) * (V(1.0f) + erf(x * V(0.70710678118654752440f)));
   } else if constexpr (A == Act::gelu_tanh) {
-    // 0.5 x (1 + tanh y) = x / (1 + exp(-2 y)), which keeps its relative accuracy for negative x.
-    V y = V(0.79788456080286535588f) * fma(V(0.044715f) * x * x, x, x);
-    return x / (V(1.0f) + exp(V(-2.0f) * y));
+    // By way of 1 + tanh(y), although x / (1 + exp(-2 y)) is more exact far below zero: the eager model's value is
+    // wanted, and it loses those digits too.
+    V y = V(0.79788456080286535588f) * (x + V(0.044715f) * x * x * x);
+    V tanh = V(1.0f) - V(2.0f) / (V(1.0f) + exp(y + y));
+    return V(0.5f) * x * (V(1.0f) + tanh);
   } else if constexpr (A == Act::relu) {
     return max(V(0.0f), x); // a NaN passes
   } else {
