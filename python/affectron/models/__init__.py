@@ -1,1 +1,18 @@
+"""Models of transformers: where their MLP neurons are, how to measure and steer them, how to load them."""
 
+from affectron.models.intervene import intervene
+from affectron.models.layout import Kernel, Site
+from affectron.models.load import config_hash, fingerprint, load_model, tokenizer_hash
+from affectron.models.sites import attach, find_sites
+
+__all__ = [
+    "Kernel",
+    "Site",
+    "attach",
+    "config_hash",
+    "find_sites",
+    "fingerprint",
+    "intervene",
+    "load_model",
+    "tokenizer_hash",
+]

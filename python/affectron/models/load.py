@@ -1,0 +1,158 @@
+"""Load a model and its tokenizer from a folder, and the hashes by which results remember them.
+
+Apart because this is the one place that meets other people's files: whatever is wrong with them ends here, in
+one line.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from affectron.errors import InputError
+from affectron.files import digest
+from affectron.models.sites import find_sites
+
+_DTYPES: dict[str, str | torch.dtype] = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.*", "spiece.model")
+
+# Values of one parameter that the fingerprint reads: enough to tell apart what training, pruning or an
+# adapter changes, and so few that the 8 billion parameters of a large model cost a fraction of a second.
+_FINGERPRINT_VALUES = 1024
+
+# What a config says about the library, the place and the moment, not about what the model computes.
+_VOLATILE = frozenset(
+    {"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "auto_map"}
+)
+
+
+def load_model(
+    path: str | Path,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer from a local folder: (model in eval mode, tokenizer).
+
+    ``dtype`` is auto, float32, bfloat16 or float16; None means auto, the one that the folder's config names.
+    ``device`` is any torch device; None means the CPU. Nothing is downloaded. Python files in the folder run
+    only with ``trust_remote_code=True``.
+
+    Raises:
+        InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are
+            incomplete, the model has no known MLP, or dtype or device is not one that is there.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        reason = "is a file" if folder.is_file() else "does not exist"
+        raise InputError(f"model folder {folder} {reason}; expected one with config.json, weights, tokenizer")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a model folder: it has no config.json")
+    for what, patterns in (("weights", _WEIGHTS), ("tokenizer", _TOKENIZERS)):
+        if not any(any(folder.glob(pattern)) for pattern in patterns):
+            raise InputError(f"{folder} has no {what}: expected {' or '.join(patterns[:2])}")
+    chosen_dtype = _dtype(dtype)
+    chosen_device = _device(device)
+
+    options: Any = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(folder, **options)
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=chosen_dtype, output_loading_info=True, **options
+        )
+        model, loaded = found
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(f"cannot load the model in {folder}: {_reason(error, trust_remote_code)}") from error
+    # transformers fills what it does not find with random numbers, and only warns.
+    absent = sorted(loaded["missing_keys"])
+    if absent:
+        raise InputError(f"{folder}: the weights lack {len(absent)} parameters, among them {absent[0]}")
+    find_sites(model)
+    return model.to(chosen_device).eval(), tokenizer
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Hash of a model's weights: each parameter's name, shape, dtype and up to 1024 evenly spaced values."""
+    chunks = []
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // _FINGERPRINT_VALUES)
+        values = flat[::step][:_FINGERPRINT_VALUES].contiguous().cpu().view(torch.uint8)
+        chunks += [f"{name} {list(parameter.shape)} {parameter.dtype}".encode(), values.numpy().tobytes()]
+    return digest(*chunks)
+
+
+def config_hash(model: Any) -> str:
+    """Hash of what ``model.config`` says about the architecture; place and dtype of loading do not count."""
+    return digest(_canonical(_lasting(model.config.to_dict())))
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Hash of how a tokenizer turns text into ids; padding and truncation, set by calls, do not count."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        state = {
+            "class": type(tokenizer).__name__,
+            "vocabulary": tokenizer.get_vocab(),
+            "special": tokenizer.special_tokens_map,
+        }
+    else:
+        state = json.loads(backend.to_str())
+        state.pop("padding", None)
+        state.pop("truncation", None)
+    return digest(_canonical(state))
+
+
+def _lasting(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        str(key): _lasting(inner)
+        for key, inner in value.items()
+        if key not in _VOLATILE and not str(key).startswith("_")
+    }
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=str).encode()
+
+
+def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is not None and dtype not in _DTYPES:
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
+    return _DTYPES[dtype or "auto"]
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        chosen = torch.device(device or "cpu")
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device is {str(device)!r}, which is not there: {_first_line(error)}") from error
+    return chosen
+
+
+def _reason(error: BaseException, trust_remote_code: bool) -> str:
+    if not trust_remote_code and "trust_remote_code" in str(error):
+        return "it needs Python code from the folder; pass trust_remote_code=True if you trust it"
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,70 @@
+"""Find the MLP sites of a model, and let a kernel compute their activation for a while.
+
+Apart because screening and steering use the same mechanism with different kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+
+from affectron.errors import InputError
+from affectron.models import fused, gated, plain
+from affectron.models.layout import Kernel, Site, activation_name, is_attached
+
+_LAYOUTS = {"gated": gated, "fused": fused, "plain": plain}
+
+
+def find_sites(model: nn.Module) -> list[Site]:
+    """The MLP blocks of ``model`` in the order in which its modules are declared, which is forward order.
+
+    Raises:
+        InputError: no block of a known layout, or one whose activation function or forward is not known.
+    """
+    sites = []
+    for name, module in model.named_modules():
+        for layout, functions in _LAYOUTS.items():
+            try:
+                match = functions.match(module)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+            if match is None:
+                continue
+            act = activation_name(match.activation)
+            if act is None:
+                raise InputError(
+                    f"{name}: activation function {type(match.activation).__name__} is not known; "
+                    "expected silu, gelu, gelu_tanh, relu or relu2"
+                )
+            sites.append(Site(name, module, layout, match.neurons, act))
+            break
+    if not sites:
+        raise InputError(
+            f"{type(model).__name__} has no known MLP: expected gate_proj, up_proj and down_proj; "
+            "gate_up_proj and down_proj; c_fc and c_proj; dense_h_to_4h and dense_4h_to_h; or fc1 and fc2"
+        )
+    return sites
+
+
+@contextmanager
+def attach(sites: Sequence[Site], kernel: Kernel) -> Iterator[None]:
+    """Let ``kernel(position, gate, up, act)`` compute the activation h of ``sites[position]`` for a while.
+
+    A gated block's ``forward`` is replaced on the instance, a plain block's activation submodule by another.
+    On the way out, also after an exception, everything is put back in reverse order: the very objects that
+    were there. Parameters, buffers and the keys of the state dict never change. A forward made under gradient
+    checkpointing has to be differentiated before the context is left, since it is computed again then.
+
+    Raises:
+        RuntimeError: one of the sites is attached already.
+    """
+    with ExitStack() as undo:
+        for position, site in enumerate(sites):
+            if is_attached(site):
+                raise RuntimeError(
+                    f"{site.name} is attached already: leave the running intervene, screen or attach first"
+                )
+            _LAYOUTS[site.layout].swap(site, position, kernel, undo)
+        yield
