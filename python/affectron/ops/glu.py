@@ -72,6 +72,7 @@ def glu(gate: Tensor, up: Tensor | None = None, act: str = "silu") -> Tensor:
         ValueError: shapes or devices differ, the last stride is not 1, or ``act`` is unknown.
     """
     check_activation(act)
+    rows = as_rows("gate", gate)
     up_rows = None if up is None else as_rows("up", up, gate)
-    h: Tensor = _glu(as_rows("gate", gate), up_rows, act)
+    h: Tensor = _glu(rows, up_rows, act)
     return h if gate.dim() == 2 else h.view(gate.shape)

@@ -95,7 +95,9 @@ def as_rows(name: str, value: Tensor, like: Tensor | None = None) -> Tensor:
     if value.dim() == 0:
         raise ValueError(f"{name} is a scalar, expected shape [..., neurons]")
     if value.shape[-1] > 1 and value.stride(-1) != 1:
-        raise ValueError(f"{name} has a last stride of {value.stride(-1)}, expected 1: call .contiguous() first")
+        raise ValueError(
+            f"{name} has a last stride of {value.stride(-1)}, expected 1: call .contiguous() first"
+        )
     if like is not None:
         if value.shape != like.shape:
             raise ValueError(f"{name} has shape {list(value.shape)}, expected {list(like.shape)}")

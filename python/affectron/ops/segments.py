@@ -26,7 +26,9 @@ def _build(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
         if low < -1 or high >= num_segments:
             wrong = low if low < -1 else high
             raise IndexError(f"segments holds {wrong}, expected -1 (not counted) to {num_segments - 1}")
-    return reference.segment_plan(segments, num_segments, TILE_ROWS, _tile_slots(segments.numel(), num_segments))
+    return reference.segment_plan(
+        segments, num_segments, TILE_ROWS, _tile_slots(segments.numel(), num_segments)
+    )
 
 
 def _fake(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:

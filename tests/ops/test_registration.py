@@ -1,0 +1,152 @@
+"""The ops as torch sees them: schemas, shape rules, autograd, torch.compile and export; and which backend serves."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from affectron import ops
+from affectron.ops.library import backend_for
+from tests.ops.conftest import halves
+
+L = torch.ops.affectron
+
+
+def arguments(name: str, grad: bool) -> tuple:
+    gate, up = (t.clone().requires_grad_(grad) for t in halves(40, 24, torch.float32))
+    segments = torch.arange(40) % 4 - 1
+    stats, plan = ops.StatsBuffers(3, 24), ops.SegmentPlan(segments, 3)
+    table, rows = torch.rand(2, 4, 24), torch.arange(40, dtype=torch.int32) % 3 - 1
+    return {
+        "glu": (gate, up, "silu"),
+        "glu_steer": (gate, up, table, rows, "gelu"),
+        "glu_stats": (gate, up, plan.order, plan.tiles, *stats.tensors, "silu", False),
+        "neuron_stats": (gate, up, plan.order, plan.tiles, *stats.tensors),
+        "segment_plan": (segments, 3),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "grad"),
+    [
+        ("glu", True),
+        ("glu_steer", True),
+        ("glu_stats", False),
+        ("neuron_stats", False),
+        ("segment_plan", False),
+    ],
+)
+def test_opcheck(name, grad):
+    torch.library.opcheck(getattr(L, name).default, arguments(name, grad))
+
+
+class Block(torch.nn.Module):
+    """A gated MLP with statistics and a steered twin, as a model of somebody's own would use them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stats = ops.StatsBuffers(3, 24)
+        self.register_buffer("table", torch.rand(2, 4, 24))
+
+    def forward(self, both: torch.Tensor, segments: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        gate, up = both.chunk(2, dim=-1)
+        h = ops.glu_stats(gate, up, segments, self.stats)
+        return h + ops.glu_steer(gate, up, self.table, rows) * ops.glu(gate, None, "gelu")
+
+
+def inputs(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    both = torch.randn(n, 48, generator=torch.Generator().manual_seed(n))
+    return both, torch.arange(n) % 4 - 1, torch.arange(n, dtype=torch.int32) % 3 - 1
+
+
+def test_compile_fullgraph_with_dynamic_rows():
+    eager, compiled = Block(), Block()
+    compiled.load_state_dict(eager.state_dict())
+    run = torch.compile(compiled, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for n in (40, 41, 8):
+            torch.testing.assert_close(run(*inputs(n)), eager(*inputs(n)))
+    for a, b in zip(eager.stats.tensors, compiled.stats.tensors, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_export():
+    block = Block().requires_grad_(False)
+
+    class Steered(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("table", block.table)
+
+        def forward(self, both: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            gate, up = both.chunk(2, dim=-1)
+            return ops.glu_steer(gate, up, self.table, rows) + ops.glu(gate, up)
+
+    both, _, rows = inputs(16)
+    program = torch.export.export(Steered(), (both, rows), strict=False)
+    assert torch.equal(program.module()(both, rows), Steered()(both, rows))
+
+
+def test_export_with_statistics():
+    """A buffer that an exported program writes is one of its own: the counts go there."""
+
+    class Counted(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stats = ops.StatsBuffers(3, 24)
+            for name, tensor in zip(
+                ("count", "tally", "moments", "extrema"), self.stats.tensors, strict=True
+            ):
+                self.register_buffer(name, tensor)
+
+        def forward(self, both: torch.Tensor, order: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
+            gate, up = both.chunk(2, dim=-1)
+            accumulators = (self.count, self.tally, self.moments, self.extrema)
+            return L.glu_stats(gate, up, order, tiles, *accumulators, "silu", False)
+
+    both, segments, _ = inputs(16)
+    plan = ops.SegmentPlan(segments, 3)
+    program = torch.export.export(Counted(), (both, plan.order, plan.tiles), strict=False).module()
+    eager = Counted()
+    assert torch.equal(program(both, plan.order, plan.tiles), eager(both, plan.order, plan.tiles))
+    assert torch.equal(program.count, eager.stats.count)
+    assert torch.equal(program.moments, eager.stats.moments)
+
+
+def test_no_copy_of_a_strided_half():
+    """The two halves of a fused projection are read where they lie."""
+    both = torch.randn(8, 48)
+    gate, up = both.chunk(2, dim=-1)
+    assert ops.library.as_rows("gate", gate[None], up[None]).data_ptr() == both.data_ptr()
+
+
+def test_backend_choice():
+    assert backend_for("cpu") == ("native", "compiled for this processor")
+    assert backend_for("cuda")[0] == "reference"
+    with ops.use_backend("native"), pytest.raises(RuntimeError, match="has none for cuda tensors"):
+        backend_for("cuda")
+    with (
+        pytest.raises(ValueError, match="backend is 'fast', expected one of native, reference"),
+        ops.use_backend("fast"),
+    ):
+        pass
+
+
+def test_backend_from_the_environment():
+    code = "from affectron import ops; print(ops.backend_for('cpu')[0])"
+    for name, printed in (("reference", "reference"), ("fast", "AFFECTRON_BACKEND is 'fast'")):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"AFFECTRON_BACKEND": name, "PATH": ""},
+            capture_output=True,
+            text=True,
+        )
+        assert printed in done.stdout + done.stderr
+
+
+def test_unknown_instruction_set_level():
+    with pytest.raises(ValueError, match="'avx9000' is not one that this machine can run"):
+        ops.native.set_isa_level("avx9000")
