@@ -30,9 +30,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def halves(
-    n: int, f: int, dtype: torch.dtype, seed: int = 0, scale: float = 2.0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def halves(n: int, f: int, dtype: torch.dtype, seed: int = 0, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
     """gate and up as the two halves of one [n, 2 f] tensor: rows with a stride, as a fused projection leaves them."""
     both = (torch.randn(n, 2 * f, generator=torch.Generator().manual_seed(seed)) * scale).to(dtype)
     return both[:, :f], both[:, f:]

@@ -30,12 +30,8 @@ def oracle(
         out["mean"].append(mean)
         out["m2"].append(torch.where(finite, values - mean, 0).square().sum(0))
         pad = torch.zeros(1, h.shape[1], dtype=torch.float64)
-        out["min"].append(
-            torch.cat([torch.where(finite, values, torch.inf), pad + torch.inf]).amin(0).float()
-        )
-        out["max"].append(
-            torch.cat([torch.where(finite, values, -torch.inf), pad - torch.inf]).amax(0).float()
-        )
+        out["min"].append(torch.cat([torch.where(finite, values, torch.inf), pad + torch.inf]).amin(0).float())
+        out["max"].append(torch.cat([torch.where(finite, values, -torch.inf), pad - torch.inf]).amax(0).float())
     return {name: torch.stack(rows) for name, rows in out.items()}
 
 
@@ -109,9 +105,7 @@ def test_nonfinite_values_are_counted_and_left_out(isa, dtype, backend):
     generator = torch.Generator().manual_seed(0)
     gate, up = (t.clone() for t in halves(200, 77, dtype))
     for value in (float("nan"), float("inf"), -float("inf")):
-        up[torch.randint(200, (20,), generator=generator), torch.randint(77, (20,), generator=generator)] = (
-            value
-        )
+        up[torch.randint(200, (20,), generator=generator), torch.randint(77, (20,), generator=generator)] = value
     up[:, 3] = float("nan")
     segments = runs(200, 3)
     stats = ops.StatsBuffers(3, 77)
@@ -144,9 +138,7 @@ def test_native_and_reference_agree(data):
     n, f = data.draw(st.integers(0, 90)), data.draw(st.integers(1, 70))
     num = data.draw(st.integers(1, 5))
     dtype = data.draw(st.sampled_from(DTYPES))
-    segments = torch.tensor(
-        data.draw(st.lists(st.integers(-1, num - 1), min_size=n, max_size=n)), dtype=torch.int64
-    )
+    segments = torch.tensor(data.draw(st.lists(st.integers(-1, num - 1), min_size=n, max_size=n)), dtype=torch.int64)
     offset = data.draw(st.sampled_from([0.0, 100.0]))
     h = (torch.randn(n, f, generator=torch.Generator().manual_seed(n)) + offset).to(dtype)
     gate = torch.randn(n, f, generator=torch.Generator().manual_seed(f)).to(dtype)
@@ -172,9 +164,7 @@ def test_counts_past_2_to_the_31():
     final = stats.finalize()
     assert final.count.tolist() == [2**40 + 64]
     share = 64 / (2**40 + 64)
-    torch.testing.assert_close(
-        final.mean - 1.0, torch.full((1, 40), 2 * share, dtype=torch.float64), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(final.mean - 1.0, torch.full((1, 40), 2 * share, dtype=torch.float64), rtol=1e-5, atol=0)
     torch.testing.assert_close(
         final.m2, torch.full((1, 40), 4 * 2**40 * share, dtype=torch.float64), rtol=1e-12, atol=0
     )

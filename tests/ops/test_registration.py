@@ -97,9 +97,7 @@ def test_export_with_statistics():
         def __init__(self) -> None:
             super().__init__()
             self.stats = ops.StatsBuffers(3, 24)
-            for name, tensor in zip(
-                ("count", "tally", "moments", "extrema"), self.stats.tensors, strict=True
-            ):
+            for name, tensor in zip(("count", "tally", "moments", "extrema"), self.stats.tensors, strict=True):
                 self.register_buffer(name, tensor)
 
         def forward(self, both: torch.Tensor, order: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:

@@ -41,13 +41,9 @@ class StatsBuffers:
     Size: 8 S + 40 S F bytes.
     """
 
-    def __init__(
-        self, segments: int, neurons: int, active: str = "gate", device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, segments: int, neurons: int, active: str = "gate", device: torch.device | str = "cpu") -> None:
         if segments < 1 or neurons < 1:
-            raise ValueError(
-                f"segments and neurons are {segments} and {neurons}, expected at least 1 of each"
-            )
+            raise ValueError(f"segments and neurons are {segments} and {neurons}, expected at least 1 of each")
         if active not in ACTIVE_RULES:
             raise ValueError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
         self.segments, self.neurons, self.active_rule = segments, neurons, active
@@ -67,14 +63,10 @@ class StatsBuffers:
         """The plan for the rows of ``value`` [..., F], checked to fit them and these accumulators."""
         rows = as_rows("gate", value)
         if rows.shape[1] != self.neurons:
-            raise ValueError(
-                f"the activation has {rows.shape[1]} neurons, expected the {self.neurons} of stats"
-            )
+            raise ValueError(f"the activation has {rows.shape[1]} neurons, expected the {self.neurons} of stats")
         plan = segments if isinstance(segments, SegmentPlan) else SegmentPlan(segments, self.segments)
         if plan.num_segments != self.segments:
-            raise ValueError(
-                f"segments is planned for {plan.num_segments} segments, stats has {self.segments}"
-            )
+            raise ValueError(f"segments is planned for {plan.num_segments} segments, stats has {self.segments}")
         if plan.rows != rows.shape[0]:
             raise ValueError(f"segments has {plan.rows} rows, expected the {rows.shape[0]} of the activation")
         if plan.order.device != value.device or self.count.device != value.device:

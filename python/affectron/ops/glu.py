@@ -18,9 +18,7 @@ def _fake(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
 _glu = define("glu(Tensor gate, Tensor? up, str act) -> Tensor", native.glu, reference.glu, _fake)
 
 
-def activation_gradients(
-    gate: Tensor, up: Tensor | None, act: str, grad: Tensor
-) -> tuple[Tensor, Tensor | None]:
+def activation_gradients(gate: Tensor, up: Tensor | None, act: str, grad: Tensor) -> tuple[Tensor, Tensor | None]:
     """Gradients of act(gate) up for gate and up, given that of the product: fp32 inside, rounded once."""
     g, dh = gate.float(), grad.float()
     if act == "silu":

@@ -92,9 +92,7 @@ def _check_rows(rows: Tensor, n: int, program: Tensor) -> None:
     if rows.dtype != torch.int32:
         raise TypeError(f"rows has dtype {rows.dtype}, expected int32")
     if rows.shape != (n,) or not rows.is_contiguous() or rows.device != program.device:
-        raise ValueError(
-            f"rows has shape {list(rows.shape)} on {rows.device}, expected [{n}] on {program.device}"
-        )
+        raise ValueError(f"rows has shape {list(rows.shape)} on {rows.device}, expected [{n}] on {program.device}")
     if rows.device.type == "cpu" and n and not torch.compiler.is_compiling():
         low, high = (int(v) for v in rows.aminmax())
         if low < -1 or high >= program.shape[0]:

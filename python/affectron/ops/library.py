@@ -89,15 +89,13 @@ def check_activation(act: str) -> None:
 
 
 def as_rows(name: str, value: Tensor, like: Tensor | None = None) -> Tensor:
-    """``value`` [..., F] as rows [N, F] without a copy where its strides allow; like ``like`` in shape, dtype and device."""
+    """``value`` [..., F] as rows [N, F], without a copy where its strides allow; it must be like ``like``."""
     if value.dtype not in DTYPES:
         raise TypeError(f"{name} has dtype {value.dtype}, expected float32, bfloat16 or float16")
     if value.dim() == 0:
         raise ValueError(f"{name} is a scalar, expected shape [..., neurons]")
     if value.shape[-1] > 1 and value.stride(-1) != 1:
-        raise ValueError(
-            f"{name} has a last stride of {value.stride(-1)}, expected 1: call .contiguous() first"
-        )
+        raise ValueError(f"{name} has a last stride of {value.stride(-1)}, expected 1: call .contiguous() first")
     if like is not None:
         if value.shape != like.shape:
             raise ValueError(f"{name} has shape {list(value.shape)}, expected {list(like.shape)}")

@@ -20,10 +20,10 @@ def _rows(value: Tensor | None) -> tuple[int, int]:
     return (0, 0) if value is None else (value.data_ptr(), value.stride(0))
 
 
-def _accumulators(*tensors: Tensor) -> tuple[int, ...]:
+def _accumulators(count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor) -> tuple[int, int, int, int]:
     # Autograd cannot see what is written through a bare address.
-    torch.autograd.graph.increment_version(tensors)
-    return tuple(t.data_ptr() for t in tensors)
+    torch.autograd.graph.increment_version((count, tally, moments, extrema))
+    return count.data_ptr(), tally.data_ptr(), moments.data_ptr(), extrema.data_ptr()
 
 
 def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:

@@ -27,9 +27,7 @@ _neuron_stats = define(
 )
 
 
-def neuron_stats(
-    h: Tensor, segments: Tensor | SegmentPlan, stats: StatsBuffers, gate: Tensor | None = None
-) -> None:
+def neuron_stats(h: Tensor, segments: Tensor | SegmentPlan, stats: StatsBuffers, gate: Tensor | None = None) -> None:
     """Take the statistics of METHODS section 2 of ``h`` into ``stats``.
 
     Args:

@@ -62,12 +62,8 @@ def neuron_stats(
         moments[0, segment] += delta * share
         moments[1, segment] += m2 + delta.square() * before * share
         infinity = float("inf")
-        extrema[0, segment] = torch.minimum(
-            extrema[0, segment], values.where(finite, infinity).amin(0).float()
-        )
-        extrema[1, segment] = torch.maximum(
-            extrema[1, segment], values.where(finite, -infinity).amax(0).float()
-        )
+        extrema[0, segment] = torch.minimum(extrema[0, segment], values.where(finite, infinity).amin(0).float())
+        extrema[1, segment] = torch.maximum(extrema[1, segment], values.where(finite, -infinity).amax(0).float())
         tally[0, segment] += active[rows].sum(0)
         tally[1, segment] += len(rows) - observed
         count[segment] += len(rows)
@@ -82,16 +78,12 @@ def glu_stats(
     return h
 
 
-def segment_plan(
-    segments: Tensor, num_segments: int, tile_rows: int, num_tiles: int
-) -> tuple[Tensor, Tensor]:
-    """Rows grouped by segment, and tiles of at most ``tile_rows`` rows; see SegmentPlan. No step waits for the device."""
+def segment_plan(segments: Tensor, num_segments: int, tile_rows: int, num_tiles: int) -> tuple[Tensor, Tensor]:
+    """Rows grouped by segment, in tiles of at most ``tile_rows`` rows: see SegmentPlan. No step waits for a GPU."""
     device = segments.device
     key = segments.long() + 1  # rows of no segment come first
     order = torch.argsort(key, stable=True)
-    rows = torch.zeros(num_segments + 1, dtype=torch.int64, device=device).scatter_add_(
-        0, key, torch.ones_like(key)
-    )
+    rows = torch.zeros(num_segments + 1, dtype=torch.int64, device=device).scatter_add_(0, key, torch.ones_like(key))
     tiles = (rows + tile_rows - 1) // tile_rows
     last_tile, last_row = tiles.cumsum(0), rows.cumsum(0)
     slot = torch.arange(num_tiles, device=device)

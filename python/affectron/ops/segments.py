@@ -26,9 +26,7 @@ def _build(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
         if low < -1 or high >= num_segments:
             wrong = low if low < -1 else high
             raise IndexError(f"segments holds {wrong}, expected -1 (not counted) to {num_segments - 1}")
-    return reference.segment_plan(
-        segments, num_segments, TILE_ROWS, _tile_slots(segments.numel(), num_segments)
-    )
+    return reference.segment_plan(segments, num_segments, TILE_ROWS, _tile_slots(segments.numel(), num_segments))
 
 
 def _fake(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
@@ -36,9 +34,7 @@ def _fake(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     return order, order.new_empty((_tile_slots(segments.shape[0], num_segments), 3))
 
 
-_segment_plan = define(
-    "segment_plan(Tensor segments, int num_segments) -> (Tensor, Tensor)", _build, _build, _fake
-)
+_segment_plan = define("segment_plan(Tensor segments, int num_segments) -> (Tensor, Tensor)", _build, _build, _fake)
 
 
 class SegmentPlan:
@@ -70,4 +66,4 @@ class SegmentPlan:
     @property
     def rows(self) -> int:
         """N, the number of rows planned for."""
-        return self.order.shape[0]
+        return int(self.order.shape[0])
