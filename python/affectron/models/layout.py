@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -123,12 +124,11 @@ def is_attached(site: Site) -> bool:
 def swap_forward(module: nn.Module, forward: Callable[[Tensor], Tensor], undo: ExitStack) -> None:
     """Let this instance run ``forward`` until ``undo`` is unwound; then its attributes are what they were."""
     own: dict[str, Any] = vars(module)
-    before = {"forward": own["forward"]} if "forward" in own else {}
-
-    def restore() -> None:
-        own.pop("forward", None)
-        own.update(before)
-
+    restore: Callable[[], Any]
+    if "forward" in own:
+        restore = partial(own.__setitem__, "forward", own["forward"])
+    else:
+        restore = partial(own.pop, "forward", None)
     forward.affectron_kernel = True  # type: ignore[attr-defined]
     # First the way back, then the change: an interruption between the two leaves nothing behind.
     undo.callback(restore)

@@ -33,9 +33,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vo
 _FINGERPRINT_VALUES = 1024
 
 # What a config says about the library, the place and the moment, not about what the model computes.
-_VOLATILE = frozenset(
-    {"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "auto_map"}
-)
+_VOLATILE = frozenset({"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "auto_map"})
 
 
 def load_model(

@@ -1,0 +1,336 @@
+"""Steering against an independent way to do it: hooks on the last linear that apply each definition by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from affectron import interventions
+from affectron.errors import InputError
+from affectron.interventions import Program
+from affectron.models import attach, find_sites, intervene
+from affectron.neurons import NeuronList
+from tests.models.tiny import FAMILIES, LAYERS, NEURONS, batch, build, last_inputs, site_names, state
+from tests.raw_activations import Raw, raw
+
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+
+# For each site: the neurons changed, and what becomes of them.
+Change = Callable[[str, Tensor], Tensor]
+
+
+@dataclass
+class Bench:
+    """A model, statistics of its neurons, and for every kind of program the program and its definition."""
+
+    family: str
+    model: nn.Module
+    tokens: Raw
+    neurons: NeuronList
+    kinds: dict[str, tuple[Program, Change]]
+
+
+def definition(tokens: Raw, neurons: NeuronList, kind: str) -> Change:
+    """The kind's formula, on the tokens themselves, for the neurons of ``neurons`` only."""
+
+    def change(site: str, h: Tensor) -> Tensor:
+        index = [i for name, i, _ in neurons if name == site]
+        if not index:
+            return h
+        anger = torch.from_numpy(tokens.values[site][tokens.target("anger")][:, index]).double()
+        metaphor = torch.from_numpy(tokens.values[site][tokens.target("metaphor")][:, index]).double()
+        task = torch.from_numpy(tokens.values[site][tokens.having(tokens.tasks["emotion"])][:, index]).double()
+        peak = anger.abs().amax(0)
+        x = h[..., index].double()
+        out = {
+            "zero": lambda: torch.zeros_like(x),
+            "mean": lambda: task.mean(0).expand_as(x),
+            "static": lambda: x * (1 - 0.8 * anger.mean(0).abs() / peak),
+            "dynamic": lambda: x * (1 - 0.8 * (x.abs() / peak).clamp(max=1)),
+            "induce": lambda: x + 3 * anger.mean(0),
+            "cross": lambda: x - 2 * metaphor.mean(0),
+            "amplify": lambda: 4 * x,
+            "composed": lambda: 2 * (x * (1 - 0.8 * (x.abs() / peak).clamp(max=1))) + 3 * anger.mean(0),
+        }[kind]()
+        changed = h.clone()
+        changed[..., index] = out.to(h.dtype)
+        return changed
+
+    return change
+
+
+KINDS = ("zero", "mean", "static", "dynamic", "induce", "cross", "amplify", "composed")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def bench(request) -> Bench:
+    return make_bench(request.param)
+
+
+def make_bench(family: str, dtype: torch.dtype = torch.float32) -> Bench:
+    names = site_names(family)
+    tokens = raw(seed=7, widths=[NEURONS] * LAYERS)
+    tokens.values = dict(zip(names, tokens.values.values(), strict=True))
+    tokens.active = dict(zip(names, tokens.active.values(), strict=True))
+    stats = tokens.stats()
+    # The middle site is left alone.
+    rng = np.random.default_rng(1)
+    items = [
+        (site, int(index), 0.0)
+        for site in (names[0], names[2])
+        for index in rng.choice(NEURONS, size=15, replace=False)
+    ]
+    neurons = NeuronList("anger", "emotion", items)
+    dynamic = interventions.attenuate(neurons, stats, 0.8)
+    induce = interventions.induce(neurons, stats, 3.0)
+    programs = {
+        "zero": interventions.zero(neurons),
+        "mean": interventions.mean(neurons, stats),
+        "static": interventions.attenuate(neurons, stats, 0.8, dynamic=False),
+        "dynamic": dynamic,
+        "induce": induce,
+        "cross": interventions.cross_signal(neurons, stats, "metaphor", -2.0),
+        "amplify": interventions.amplify(neurons, 4.0),
+        "composed": interventions.compose(dynamic, interventions.amplify(neurons, 2.0), induce),
+    }
+    kinds = {kind: (programs[kind], definition(tokens, neurons, kind)) for kind in KINDS}
+    return Bench(family, build(family).to(dtype), tokens, neurons, kinds)
+
+
+def by_request(changes: list[Change | None], batch_rows: int) -> Change:
+    """Each request's own change; a flattened activation gets its batch dimension back first."""
+
+    def change(site: str, h: Tensor) -> Tensor:
+        rows = h.view(batch_rows, -1, h.shape[-1])
+        each = batch_rows // len(changes)
+        parts = [part if own is None else own(site, part) for own, part in zip(changes, rows.split(each), strict=True)]
+        return torch.cat(parts).view(h.shape)
+
+    return change
+
+
+@torch.no_grad()
+def logits(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    return model(**inputs).logits
+
+
+def generate(model: nn.Module, inputs: dict[str, Tensor], **options) -> Tensor:
+    options = {"max_new_tokens": 8, "do_sample": False, **options}
+    return model.generate(**inputs, pad_token_id=0, eos_token_id=None, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_agrees_with_its_definition(bench: Bench, kind: str) -> None:
+    program, change = bench.kinds[kind]
+    read: dict[str, Tensor] = {}
+    expected: dict[str, Tensor] = {}
+
+    def keep(site: str, h: Tensor) -> Tensor:
+        expected[site] = change(site, h)
+        return expected[site]
+
+    plain = logits(bench.model, batch())
+    with last_inputs(bench.model, bench.family, keep):
+        wanted = logits(bench.model, batch())
+    with (
+        intervene(bench.model, program),
+        last_inputs(bench.model, bench.family, lambda site, h: read.setdefault(site, h)),
+    ):
+        steered = logits(bench.model, batch())
+    for site in site_names(bench.family):
+        torch.testing.assert_close(read[site], expected[site], **TOLERANCE)
+    torch.testing.assert_close(steered, wanted, **TOLERANCE)
+    assert (steered - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("side", [None, "left", "right"])
+def test_a_mixed_batch_gives_each_request_its_program(bench: Bench, side: str | None) -> None:
+    (dynamic, dynamic_change), (induce, induce_change) = bench.kinds["dynamic"], bench.kinds["induce"]
+    inputs = batch(rows=4, side=side)
+    with last_inputs(bench.model, bench.family, by_request([dynamic_change, None, induce_change, dynamic_change], 4)):
+        wanted = logits(bench.model, inputs)
+    with intervene(bench.model, [dynamic, None, induce, dynamic]):
+        steered = logits(bench.model, inputs)
+    real = inputs["attention_mask"].bool()
+    torch.testing.assert_close(steered[real], wanted[real], **TOLERANCE)
+
+
+def test_programs_may_touch_different_sites(bench: Bench) -> None:
+    """Then a program takes another place in each site's table, and one site has fewer programs than another."""
+    names = site_names(bench.family)
+    touched = [[(names[1], 3)], [(names[0], 5), (names[1], 7)], [(names[2], 1), (names[0], 5)]]
+    inputs = batch(rows=3)
+
+    def zeroing(neurons: list[tuple[str, int]]) -> Change:
+        def change(site: str, h: Tensor) -> Tensor:
+            h = h.clone()
+            h[..., [index for name, index in neurons if name == site]] = 0
+            return h
+
+        return change
+
+    with last_inputs(bench.model, bench.family, by_request([zeroing(neurons) for neurons in touched], 3)):
+        wanted = logits(bench.model, inputs)
+    with intervene(bench.model, [interventions.zero(neurons) for neurons in touched]):
+        torch.testing.assert_close(logits(bench.model, inputs), wanted, **TOLERANCE)
+
+
+def test_a_request_without_program_is_not_touched(bench: Bench) -> None:
+    (a, _), (b, _) = bench.kinds["zero"], bench.kinds["amplify"]
+    inputs = batch(rows=3)
+    plain = logits(bench.model, inputs)
+    with intervene(bench.model, [a, None, b]):
+        steered = logits(bench.model, inputs)
+    with intervene(bench.model, [b, None, a]):
+        swapped = logits(bench.model, inputs)
+    # To the bit whatever its neighbours do; against the eager activation up to that function's last bit.
+    assert torch.equal(steered[1], swapped[1])
+    torch.testing.assert_close(steered[1], plain[1], rtol=1e-5, atol=1e-5)
+    assert (steered[0] - plain[0]).abs().max() > 1e-2
+    assert (steered[2] - plain[2]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("side", [None, "left"])
+def test_cached_decoding_is_token_for_token_the_same(bench: Bench, side: str | None) -> None:
+    programs = [bench.kinds["composed"], None, bench.kinds["cross"]]
+    inputs = batch(rows=3, side=side)
+    with last_inputs(bench.model, bench.family, by_request([p and p[1] for p in programs], 3)):
+        wanted = generate(bench.model, inputs)
+    with intervene(bench.model, [p and p[0] for p in programs]):
+        cached = generate(bench.model, inputs)
+        recomputed = generate(bench.model, inputs, use_cache=False)
+    plain = generate(bench.model, inputs)
+    assert torch.equal(cached, wanted)
+    assert torch.equal(recomputed, wanted)
+    assert torch.equal(cached[1], plain[1])
+    assert not torch.equal(cached, plain)
+
+
+def test_beams_keep_to_their_request(bench: Bench) -> None:
+    programs = [bench.kinds["induce"], None]
+    inputs = batch(rows=2, side="left")
+    options = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 6}
+    with last_inputs(bench.model, bench.family, by_request([p and p[1] for p in programs], 4)):
+        wanted = generate(bench.model, inputs, **options)
+    with intervene(bench.model, [p and p[0] for p in programs]):
+        steered = generate(bench.model, inputs, **options)
+    plain = generate(bench.model, inputs, **options)
+    assert torch.equal(steered, wanted)
+    assert torch.equal(steered[2:], plain[2:])
+    assert not torch.equal(steered[:2], plain[:2])
+
+
+def test_gradients_flow_through_a_steered_model(bench: Bench) -> None:
+    program, change = bench.kinds["dynamic"]
+    weight = next(p for p in find_sites(bench.model)[0].module.parameters() if p.dim() == 2)
+    inputs = batch(rows=2)
+
+    def gradient() -> Tensor:
+        loss = bench.model(**inputs, labels=inputs["input_ids"]).loss
+        return torch.autograd.grad(loss, weight)[0]
+
+    with last_inputs(bench.model, bench.family, change):
+        wanted = gradient()
+    with intervene(bench.model, program):
+        torch.testing.assert_close(gradient(), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_a_batch_that_programs_do_not_divide_is_refused(family: str) -> None:
+    bench = make_bench(family)
+    zero = bench.kinds["zero"][0]
+    # 4 rows of 9 tokens flatten to 36, which 3 divides: only the batch itself can tell.
+    with intervene(bench.model, [zero, None, zero]):
+        with pytest.raises(ValueError, match="a batch of 4 rows cannot be shared out to 3 programs"):
+            logits(bench.model, batch(rows=4))
+        logits(bench.model, batch(rows=6))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rounds_h_then_the_result(dtype: torch.dtype) -> None:
+    bench = make_bench("llama", dtype)
+    program, change = bench.kinds["dynamic"]
+    first = site_names("llama")[0]
+    read: dict[str, Tensor] = {}
+    plain: dict[str, Tensor] = {}
+    with last_inputs(bench.model, "llama", lambda site, h: plain.setdefault(site, h)):
+        logits(bench.model, batch())
+    with (
+        intervene(bench.model, program),
+        last_inputs(bench.model, "llama", lambda site, h: read.setdefault(site, h)),
+    ):
+        logits(bench.model, batch())
+    # One unit in the last place: the definition is evaluated in fp64, the op in fp32.
+    unit = torch.finfo(dtype).eps
+    torch.testing.assert_close(read[first], change(first, plain[first]), rtol=unit, atol=1e-7)
+
+
+def test_any_sequence_of_batch_shapes_is_served() -> None:
+    bench = make_bench("llama")
+    (zero, zero_change), (induce, induce_change) = bench.kinds["zero"], bench.kinds["induce"]
+    lengths = [*range(1, 70), 1, 2, 3]
+    with last_inputs(bench.model, "llama", by_request([zero_change, induce_change], 2)):
+        wanted = [logits(bench.model, batch(rows=2, length=length)) for length in lengths]
+    with intervene(bench.model, [zero, induce]):
+        for length, expected in zip(lengths, wanted, strict=True):
+            torch.testing.assert_close(logits(bench.model, batch(rows=2, length=length)), expected, **TOLERANCE)
+
+
+def test_only_touched_sites_are_attached_and_all_are_restored(bench: Bench) -> None:
+    before, plain = state(bench.model), logits(bench.model, batch())
+    names = site_names(bench.family)
+    with intervene(bench.model, [bench.kinds["zero"][0], None, None]):
+        during = state(bench.model)
+        changed = {name for name in before if before[name] != during[name]}
+        assert changed & set(names) == {names[0], names[2]}
+        assert not any(name.startswith(names[1] + ".") for name in changed)
+    assert state(bench.model) == before
+    with intervene(bench.model, [None, None]):
+        assert state(bench.model) == before
+        assert torch.equal(logits(bench.model, batch()), plain)
+    with pytest.raises(KeyboardInterrupt), intervene(bench.model, bench.kinds["zero"][0]):
+        raise KeyboardInterrupt
+    assert state(bench.model) == before
+    assert torch.equal(logits(bench.model, batch()), plain)
+
+
+def test_one_context_at_a_time() -> None:
+    bench = make_bench("gpt2")
+    names = site_names("gpt2")
+    first = interventions.zero([(names[0], 1)])
+    last = interventions.zero([(names[2], 1)])
+    with intervene(bench.model, first):
+        steered = logits(bench.model, batch())
+        with pytest.raises(RuntimeError, match="attached already.*compose them"), intervene(bench.model, last):
+            pytest.fail("the body must not run")
+        assert torch.equal(logits(bench.model, batch()), steered)
+    with (
+        attach(find_sites(bench.model)[1:2], lambda position, gate, up, act: gate),
+        pytest.raises(RuntimeError, match="attached already"),
+        intervene(bench.model, last),
+    ):
+        pytest.fail("the body must not run")
+
+
+@pytest.mark.parametrize(
+    ("programs", "message"),
+    [
+        (lambda site: [], "program is an empty sequence"),
+        (lambda site: interventions.zero([("model.layers.9.mlp", 1)]), r"'zero neurons' touches site 'model.layers.9"),
+        (
+            lambda site: [None, interventions.zero([(site, 1), (site, NEURONS)])],
+            f"neuron {NEURONS} of .* has {NEURONS} neurons",
+        ),
+    ],
+)
+def test_bad_programs_are_refused_before_the_model_changes(programs, message: str) -> None:
+    model = build("llama")
+    before = state(model)
+    with pytest.raises(InputError, match=message), intervene(model, programs(site_names("llama")[2])):
+        pytest.fail("the body must not run")
+    assert state(model) == before

@@ -1,0 +1,235 @@
+"""Loading a folder: what comes out, that its code stays asleep, and one clear line for whatever is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from affectron.errors import InputError
+from affectron.models import config_hash, fingerprint, load_model, tokenizer_hash
+from tests.models.tiny import VOCABULARY, batch, build
+
+
+def make_tokenizer(bos: bool = True, words: int = 60) -> transformers.PreTrainedTokenizerFast:
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(words))])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if bos:
+        backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    build("llama").to(torch.bfloat16).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def edit_config(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@torch.no_grad()
+def test_the_model_and_tokenizer_come_back(saved: Path) -> None:
+    model, tokenizer = load_model(saved)
+    assert not model.training
+    assert model.dtype == torch.bfloat16
+    original = build("llama")
+    for mine, theirs in zip(model.parameters(), original.parameters(), strict=True):
+        assert torch.equal(mine, theirs.to(torch.bfloat16))
+        theirs.copy_(mine)
+    assert torch.equal(load_model(saved, dtype="float32")[0](**batch()).logits, original(**batch()).logits)
+    assert tokenizer("w1 w2")["input_ids"] == make_tokenizer()("w1 w2")["input_ids"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.float32, "float16"])
+def test_the_dtype_can_be_chosen(saved: Path, dtype) -> None:
+    model, _ = load_model(saved, dtype=dtype)
+    wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {wanted}
+
+
+def test_the_shared_models_load(shared: Path) -> None:
+    for name in ("emorhet-3m", "stories260K"):
+        model, tokenizer = load_model(shared / "models" / name)
+        ids = tokenizer("I am so happy today", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            assert model(input_ids=ids).logits.isfinite().all()
+
+
+# --- bad input ---
+
+
+def test_folders_that_are_none(tmp_path: Path) -> None:
+    for path, message in (
+        (tmp_path / "absent", "absent does not exist"),
+        (Path("gpt2"), "model folder gpt2 does not exist"),
+        (Path(__file__), r"test_load\.py is a file"),
+        (tmp_path, "is not a model folder: it has no config.json"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_model(path)
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def drop_parameter(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), r"has no weights: expected \*.safetensors"),
+        (lambda folder: [p.unlink() for p in folder.glob("tokenizer*")], "has no tokenizer: expected tokenizer.json"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot load the model in"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "Unrecognized model"),
+        (lambda folder: edit_config(folder, model_type="no-such-type"), "no-such-type"),
+        (lambda folder: edit_config(folder, intermediate_size=44), "cannot load the model in"),
+        (truncate, "cannot load the model in"),
+        (drop_parameter, r"the weights lack 1 parameters, among them model.layers.1.mlp.up_proj.weight"),
+        (lambda folder: edit_config(folder, hidden_act="mish"), "activation function MishActivation is not known"),
+    ],
+)
+def test_a_damaged_folder_gets_one_line(folder: Path, damage, message: str) -> None:
+    damage(folder)
+    with pytest.raises(InputError, match=message) as raised:
+        load_model(folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_generates_no_text_is_refused(tmp_path: Path) -> None:
+    config = transformers.T5Config(vocab_size=VOCABULARY, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="cannot load the model in") as raised:
+        load_model(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_a_known_mlp_is_refused(tmp_path: Path) -> None:
+    config = transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=8, n_layer=1, n_head=2)
+    transformers.BloomForCausalLM(config).save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="BloomForCausalLM has no known MLP"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "bf16"}, "dtype is 'bf16', expected one of auto, float32, bfloat16, float16"),
+        ({"device": "toaster"}, "device is 'toaster', which is not there"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', which is not there"),
+    ],
+)
+def test_bad_options_are_named(saved: Path, options, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_model(saved, **options)
+
+
+def test_code_in_the_folder_runs_only_when_trusted(folder: Path) -> None:
+    marker = folder / "ran"
+    code = f"""
+import pathlib
+from transformers import LlamaConfig, LlamaForCausalLM
+pathlib.Path({str(marker)!r}).touch()
+class OwnConfig(LlamaConfig):
+    model_type = "own-llama"
+class OwnModel(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+    (folder / "modeling_own.py").write_text(code)
+    # A type that transformers knows is loaded with the code of transformers.
+    auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"}
+    edit_config(folder, auto_map=auto_map)
+    assert type(load_model(folder)[0]) is transformers.LlamaForCausalLM
+    # One that it does not know needs the folder's.
+    edit_config(folder, model_type="own-llama")
+    with pytest.raises(InputError, match="needs Python code from the folder; pass trust_remote_code=True"):
+        load_model(folder)
+    assert not marker.exists()
+    model, _ = load_model(folder, trust_remote_code=True)
+    assert type(model).__name__ == "OwnModel"
+    assert marker.exists()
+
+
+# --- hashes ---
+
+
+def test_the_fingerprint_tells_weights_apart() -> None:
+    model = build("llama")
+    first = fingerprint(model)
+    assert fingerprint(build("llama")) == first
+    assert fingerprint(build("llama", seed=1)) != first
+    assert fingerprint(build("llama").to(torch.bfloat16)) != first
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            kept = parameter.clone()
+            parameter.view(-1)[-1 if parameter.numel() <= 1024 else 0] += 1
+            assert fingerprint(model) != first, name
+            parameter.copy_(kept)
+    assert fingerprint(model) == first
+
+
+def test_the_fingerprint_sees_a_transposed_shape_and_another_name() -> None:
+    def model(name: str, shape: tuple[int, int]) -> torch.nn.Module:
+        holder = torch.nn.Module()
+        holder.register_parameter(name, torch.nn.Parameter(torch.arange(6.0).view(shape)))
+        return holder
+
+    assert len({fingerprint(model(*key)) for key in (("a", (2, 3)), ("a", (3, 2)), ("b", (2, 3)))}) == 3
+
+
+def test_the_config_hash_outlives_saving_and_loading(saved: Path, folder: Path) -> None:
+    first = config_hash(build("llama"))
+    assert config_hash(load_model(saved)[0]) == first
+    assert config_hash(load_model(folder, dtype="float32")[0]) == first
+    assert config_hash(build("llama", rms_norm_eps=1e-3)) != first
+    assert config_hash(build("llama", intermediate_size=44)) != first
+
+
+def test_the_tokenizer_hash_ignores_what_calls_leave_behind(saved: Path) -> None:
+    _, tokenizer = load_model(saved)
+    first = tokenizer_hash(tokenizer)
+    assert tokenizer_hash(make_tokenizer()) == first
+    tokenizer(["w1 w2 w3", "w1"], padding=True, truncation=True, max_length=2)
+    assert tokenizer.backend_tokenizer.padding is not None
+    assert tokenizer_hash(tokenizer) == first
+    assert tokenizer_hash(make_tokenizer(words=61)) != first
+    assert tokenizer_hash(make_tokenizer(bos=False)) != first
+
+
+def test_a_tokenizer_without_a_backend_is_hashed_by_its_vocabulary() -> None:
+    class Slow:
+        special_tokens_map = {"bos_token": "<s>"}  # noqa: RUF012
+
+        def __init__(self, vocabulary: dict[str, int]) -> None:
+            self.get_vocab = lambda: vocabulary
+
+    assert tokenizer_hash(Slow({"a": 0, "b": 1})) == tokenizer_hash(Slow({"b": 1, "a": 0}))
+    assert tokenizer_hash(Slow({"a": 0, "b": 1})) != tokenizer_hash(Slow({"a": 1, "b": 0}))

@@ -1,0 +1,252 @@
+"""Programs against the definitions of METHODS section 6, from the very tokens that the statistics hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from affectron import interventions
+from affectron.errors import InputError
+from affectron.interventions import Program, SiteProgram
+from affectron.neurons import NeuronList
+from tests.raw_activations import raw
+
+SITE = "model.layers.0.mlp"
+TOKENS = raw(seed=3)
+STATS = TOKENS.stats()
+SITES = tuple(TOKENS.values)
+ANGER = NeuronList("anger", "emotion", [(SITES[1], 4, 0.1), (SITES[0], 6, 0.2), (SITES[0], 2, 0.3)])
+H = np.random.default_rng(0).standard_normal(211) * 3
+
+
+def apply(row: np.ndarray, h: np.ndarray) -> np.ndarray:
+    scale, damping, floor, shift = (float(value) for value in row)
+    return h * np.maximum(scale - damping * np.abs(h), floor) + shift
+
+
+def under(label: str, site: str, index: int) -> np.ndarray:
+    return TOKENS.values[site][TOKENS.target(label), index].astype(np.float64)
+
+
+def zero(site, index, h):
+    return np.zeros_like(h)
+
+
+def mean(site, index, h):
+    tokens = TOKENS.values[site][TOKENS.having(TOKENS.tasks["emotion"]), index]
+    return np.full_like(h, tokens.astype(np.float64).mean())
+
+
+def attenuate_static(site, index, h):
+    a = under("anger", site, index)
+    return h * (1 - 0.7 * abs(a.mean()) / abs(a).max())
+
+
+def attenuate_dynamic(site, index, h):
+    return np.array([x * (1 - 0.7 * min(abs(x) / abs(under("anger", site, index)).max(), 1.0)) for x in h])
+
+
+def induce(site, index, h):
+    return h + 2.5 * under("anger", site, index).mean()
+
+
+def cross_signal(site, index, h):
+    return h + 0.3 * under("metaphor", site, index).mean()
+
+
+def amplify(site, index, h):
+    return 1.5 * h
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        (interventions.zero(ANGER), zero),
+        (interventions.mean(ANGER, STATS), mean),
+        (interventions.attenuate(ANGER, STATS, 0.7, dynamic=False), attenuate_static),
+        (interventions.attenuate(ANGER, STATS, 0.7), attenuate_dynamic),
+        (interventions.induce(ANGER, STATS, 2.5), induce),
+        (interventions.cross_signal(ANGER, STATS, "metaphor", 0.3), cross_signal),
+        (interventions.amplify(ANGER, 1.5), amplify),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_each_kind_does_what_its_definition_says(program: Program, expected) -> None:
+    touched = {(site, index) for site, index, _ in ANGER}
+    assert len(program) == len(touched)
+    for site in SITES:
+        table = program.table(site, STATS.widths[site])
+        assert table.dtype == np.float32
+        for index in range(STATS.widths[site]):
+            wanted = expected(site, index, H) if (site, index) in touched else H
+            np.testing.assert_allclose(apply(table[:, index], H), wanted, rtol=3e-6, atol=3e-6)
+
+
+def test_the_neutral_row_keeps_every_bit() -> None:
+    table = interventions.zero([(SITE, 1)]).table(SITE, 3)
+    h = np.array([0.0, -0.0, 1.5, -3e38, 1e-45, np.inf, -np.inf], dtype=np.float32)
+    for index in (0, 2):
+        scale, damping, floor, shift = table[:, index]
+        # |h| is kept finite, as every backend does, so that 0 · inf does not arise.
+        kept = h * np.maximum(scale - damping * np.minimum(np.abs(h), np.finfo(np.float32).max), floor) + shift
+        assert kept.tobytes() == h.tobytes()
+
+
+def test_a_label_can_be_named_for_other_neurons() -> None:
+    plain = [(site, index) for site, index, _ in ANGER]
+    named = interventions.induce(plain, STATS, 1.0, label="anger").table(SITES[0], 7)
+    own = interventions.induce(ANGER, STATS, 1.0).table(SITES[0], 7)
+    other = interventions.induce(ANGER, STATS, 1.0, label="joy").table(SITES[0], 7)
+    assert np.array_equal(named, own)
+    assert own[3, 6] == np.float32(under("anger", SITES[0], 6).mean())
+    assert other[3, 6] == np.float32(under("joy", SITES[0], 6).mean())
+
+
+def test_mean_takes_the_task_from_wherever_it_is_known() -> None:
+    unlabelled = [(site, index) for site, index, _ in ANGER]
+    for neurons, task in ((ANGER, None), (unlabelled, "emotion")):
+        table = interventions.mean(neurons, STATS, task=task).table(SITES[0], 7)
+        np.testing.assert_allclose(table[3, 2], mean(SITES[0], 2, np.zeros(1))[0], rtol=1e-6)
+    with pytest.raises(InputError, match="task is not given, expected one of emotion, rhetoric"):
+        interventions.mean(unlabelled, STATS)
+
+
+def test_a_neuron_that_is_always_zero_is_not_attenuated() -> None:
+    silent = raw(seed=5)
+    silent.values[SITES[0]][:, 2] = 0.0
+    for dynamic in (True, False):
+        program = interventions.attenuate(ANGER, silent.stats(), 0.5, dynamic=dynamic)
+        assert program.sites[SITES[0]].index.tolist() == [6]
+        assert program.table(SITES[0], 7)[:, 2].tolist() == [1.0, 0.0, -np.inf, 0.0]
+
+
+def test_a_subnormal_peak_attenuates_without_nan() -> None:
+    faint = raw(seed=5)
+    faint.values[SITES[0]][:, 2] = np.float32(1e-44)
+    table = interventions.attenuate(ANGER, faint.stats(), 0.5).table(SITES[0], 7)
+    out = apply(table[:, 2], np.array([0.0, 1.0, -2.0]))
+    assert out.tolist() == [0.0, 0.5, -1.0]
+
+
+# --- composition ---
+
+
+def site_program(row: tuple[float, float, float, float], index: int = 0) -> SiteProgram:
+    return SiteProgram(np.array([index]), *(np.array([value]) for value in row))
+
+
+def program(*row: float, index: int = 0, name: str = "p") -> Program:
+    return Program({SITE: site_program(row, index)}, name)
+
+
+INF = float("inf")
+strengths = st.floats(-2, 2, width=32).map(lambda x: float(np.round(x, 2)))
+positive = st.floats(0, 2, width=32).map(lambda x: float(np.round(x, 2)))
+rows = st.one_of(
+    st.tuples(strengths, st.just(0.0), st.just(-INF), strengths),
+    st.tuples(st.just(1.0), positive, strengths, st.one_of(st.just(-0.0), strengths)),
+    st.sampled_from([(0.0, 0.0, -INF, 0.0), (1.0, 0.0, -INF, -0.0), (0.0, 0.0, -INF, 0.75)]),
+)
+
+
+@given(first=rows, second=rows)
+def test_a_composition_does_both_or_refuses(first, second) -> None:
+    a, b = program(*first), program(*second)
+    try:
+        both = interventions.compose(a, b)
+    except InputError:
+        # Only a second factor that depends on h, or a negative one after such, may be refused.
+        assert first[1] > 0 or second[1] > 0
+        return
+    one_by_one = apply(b.table(SITE, 1)[:, 0], apply(a.table(SITE, 1)[:, 0], H))
+    np.testing.assert_allclose(apply(both.table(SITE, 1)[:, 0], H), one_by_one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((1.0, 0.5, 0.25, -0.0), (1.0, 0.0, -INF, 0.5)),  # attenuate, then induce
+        ((1.0, 0.5, 0.25, 2.0), (1.5, 0.0, -INF, -0.0)),  # damped and shifted, then amplified
+        ((1.5, 0.0, -INF, -0.0), (1.0, 0.5, 0.25, -0.0)),  # amplified, then damped
+        ((0.0, 0.0, -INF, 0.75), (1.0, 0.5, 0.25, 0.1)),  # mean, then damped
+        ((1.0, 0.5, 0.25, 0.3), (0.0, 0.0, -INF, 0.0)),  # anything, then zero
+        ((-1.0, 0.0, -INF, 0.3), (-0.5, 0.0, -INF, 0.1)),
+    ],
+)
+def test_these_compose(first, second) -> None:
+    both = interventions.compose(program(*first), program(*second)).table(SITE, 1)[:, 0]
+    one_by_one = apply(np.array(second), apply(np.array(first), H))
+    np.testing.assert_allclose(apply(both, H), one_by_one, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((1.0, 0.5, 0.25, -0.0), (1.0, 0.5, 0.25, -0.0)),  # two dampings
+        ((1.0, 0.0, -INF, 0.5), (1.0, 0.5, 0.25, -0.0)),  # a shift, then a damping
+        ((1.0, 0.5, 0.25, -0.0), (-1.0, 0.0, -INF, -0.0)),  # max becomes min
+    ],
+)
+def test_these_do_not_and_say_where(first, second) -> None:
+    with pytest.raises(InputError, match=rf"neuron 4 of {SITE} is touched by 'late'"):
+        interventions.compose(program(*first, index=4), program(*second, index=4, name="late"))
+
+
+def test_composition_unites_what_does_not_meet() -> None:
+    a = interventions.induce(ANGER, STATS, 1.0)
+    b = interventions.zero([(SITES[0], 0), (SITES[2], 1)])
+    both = interventions.compose(a, b)
+    assert len(both) == 5
+    assert both.name == "induce 1 anger + zero neurons"
+    for site, owner in ((SITES[0], a), (SITES[1], a), (SITES[2], b)):
+        for index in range(STATS.widths[site]):
+            other = b if (site, index) == (SITES[0], 0) else owner
+            assert np.array_equal(
+                both.table(site, STATS.widths[site])[:, index],
+                other.table(site, STATS.widths[site])[:, index],
+            )
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: interventions.attenuate(ANGER, STATS, -0.1), "alpha is -0.1"),
+        (lambda: interventions.attenuate(ANGER, STATS, float("nan")), "alpha is nan"),
+        (lambda: interventions.induce(ANGER, STATS, INF), "beta is inf"),
+        (lambda: interventions.cross_signal(ANGER, STATS, "metaphor", -INF), "omega is -inf"),
+        (lambda: interventions.amplify(ANGER, 0.5), "factor is 0.5, expected a finite number of at least 1"),
+        (lambda: interventions.induce(ANGER, STATS, label="rage"), "label 'rage' is not in the statistics"),
+        (lambda: interventions.induce([(SITES[0], 1)], STATS), "label is not given"),
+        (lambda: interventions.mean(ANGER, STATS, task="mood"), "task 'mood' is not in the statistics"),
+        (lambda: interventions.induce([("lm_head", 1)], STATS, label="joy"), "site 'lm_head' is not in"),
+        (lambda: interventions.induce([(SITES[0], 7)], STATS, label="joy"), "neuron 7 .* beyond the 7"),
+        (lambda: interventions.zero([(SITES[0], -1)]), "is -1, expected 0 or more"),
+        (lambda: interventions.zero([(3, 1)]), "expected \\(site, index, ...\\)"),
+        (lambda: interventions.zero([(SITES[0], 1.0)]), "expected \\(site, index, ...\\)"),
+        (lambda: interventions.zero(ANGER).table(SITES[0], 6), "touches neuron 6 of .* has 6 neurons"),
+        (lambda: program(1.0, -0.5, -INF, 0.0), "damping of neuron 0 is -0.5"),
+        (lambda: program(1e39, 0.0, -INF, 0.0), "scale of neuron 0 is inf"),
+        (lambda: program(1.0, 0.0, float("nan"), 0.0), "floor of neuron 0 is nan"),
+        (lambda: program(1.0, 0.0, -INF, 0.0, index=-2), "not negative"),
+    ],
+)
+def test_bad_input_is_named(call, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_a_neuron_never_finite_under_the_label_is_refused() -> None:
+    broken = raw(seed=1, bad=True).stats()
+    last = NeuronList("anger", "emotion", [(SITES[0], 6, 0.1)])
+    for make in (
+        lambda: interventions.induce(last, broken),
+        lambda: interventions.mean(last, broken),
+        lambda: interventions.attenuate(last, broken, 0.5),
+    ):
+        with pytest.raises(InputError, match=f"neuron 6 of {SITES[0]} has no finite activation under"):
+            make()
