@@ -2,10 +2,10 @@
 
 Apart from the selection that uses them, so that every score can be read and checked beside its formula.
 
-In the formulas t is the label ("target"), r the rest of its task, P = active / count the activation frequency,
-A the mean activation, n the observed tokens, s² = m2 / (n - 1) the sample variance. A score is NaN where it
-is undefined; such a neuron has no score and is never selected. Tokens of one sentence are not independent,
-so p values taken over all tokens are far too small to be read as error rates; they rank neurons.
+In the formulas t is the label ("target"), r the rest of its task, P = active / count the activation
+frequency, A the mean activation, n the observed tokens, s² = m2 / (n - 1) the sample variance. A score is NaN
+where it is undefined; such a neuron has no score and is never selected. Tokens of one sentence are not
+independent, so p values taken over all tokens are far too small to be read as error rates; they rank neurons.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def contrast(stats: ActivationStats, task: str, site: str) -> Contrast:
     """The statistics that the scores of ``task`` are made of, at one site; rows in the order of its labels.
 
     Raises:
-        InputError: no such task, or fewer than two of its labels have tokens, so there is nothing to contrast.
+        InputError: no such task, or fewer than two of its labels have tokens: nothing to contrast.
     """
     whole = stats.task_rows(task)
     labels = stats.tasks[task]
@@ -161,11 +161,12 @@ def _log_odds(c: Contrast) -> Array:
 def _mutual_information(c: Contrast) -> Array:
     count = c.target.count + c.rest.count
     on = (c.target.active + c.rest.active) / count
+    off = (c.target.count - c.target.active + c.rest.count - c.rest.active) / count
     information = np.zeros_like(on)
     for side in (c.target, c.rest):
         share = np.where(side.count > 0, side.count, np.nan) / count
         information += special.rel_entr(side.active / count, share * on)
-        information += special.rel_entr((side.count - side.active) / count, share * (1 - on))
+        information += special.rel_entr((side.count - side.active) / count, share * off)
     # Never negative; of independent counts, rounding can leave -1e-17.
     return np.maximum(information, 0.0)
 
@@ -232,9 +233,7 @@ SCORES: dict[str, Score] = {
         "two-sided p value of welch_t with the degrees of freedom of Welch and Satterthwaite",
         "low",
     ),
-    "frequency_difference": Score(
-        _frequency_difference, "P_t - P_r (NPTI, Deng et al. 2024)", "high", signed=True
-    ),
+    "frequency_difference": Score(_frequency_difference, "P_t - P_r (NPTI, Deng et al. 2024)", "high", signed=True),
     "log_odds": Score(
         _log_odds,
         "ln((a_t + 0.5) / (n_t - a_t + 0.5)) - ln((a_r + 0.5) / (n_r - a_r + 0.5)), a active of n tokens "
@@ -273,8 +272,8 @@ def score(stats: ActivationStats, name: str, task: str | None = None) -> dict[st
         task: the task whose labels are contrasted; may be left out when there is only one.
 
     Returns:
-        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; [1, F] for the entropies. NaN where
-        the score is undefined: no tokens on a side, no variance, a dead neuron.
+        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; [1, F] for the entropies. NaN
+        where the score is undefined: no tokens on a side, no variance, a dead neuron.
 
     Raises:
         InputError: no such score or task, or fewer than two labels of the task have tokens.

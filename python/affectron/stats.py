@@ -186,10 +186,7 @@ class ActivationStats:
                 self.task_of[label] = task
         self.labels: tuple[str, ...] = tuple(self.task_of)
         self.segments = self._ordered_segments(segments)
-        try:
-            self.provenance: dict[str, Any] = json.loads(json.dumps(dict(provenance or {}), allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"provenance cannot be written as JSON: {error}") from error
+        self.provenance = plain_json(provenance or {})
 
         if not arrays:
             raise InputError("statistics have no site, expected at least one")
@@ -314,29 +311,30 @@ class ActivationStats:
         return ActivationStats(tasks, segments, arrays, _merged_provenance(self.provenance, other.provenance))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file, atomically.
+        """Write a safetensors file, atomically; equal statistics give equal files.
 
-        Tensors are named ``<site>/<field>``. The metadata hold the format, its version, ``content`` (tasks,
-        segments, sites and provenance as JSON) and a BLAKE2b digest of the content and of every tensor.
+        Tensors are named ``<site>/<field>``. The metadata entry ``affectron`` is JSON: the format, its
+        version, ``content`` (tasks, segments, sites and provenance) and a BLAKE2b digest of the content and
+        of every tensor.
 
         Raises:
             InputError: the file cannot be written; what was there before is unchanged.
         """
-        content = json.dumps(
-            {
-                "tasks": self.tasks,
-                "segments": self.segments,
-                "sites": self.sites,
-                "provenance": self.provenance,
-            }
-        )
-        tensors = {f"{site}/{name}": getattr(self, name)[site] for site in self.sites for name in FIELDS}
-        metadata = {
-            "format": FORMAT,
-            "version": str(VERSION),
-            "content": content,
-            "digest": _digest(content, tensors),
+        content = {
+            "tasks": self.tasks,
+            "segments": self.segments,
+            "sites": self.sites,
+            "provenance": self.provenance,
         }
+        tensors = {f"{site}/{name}": getattr(self, name)[site] for site in self.sites for name in FIELDS}
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "digest": _digest(content, tensors),
+            "content": content,
+        }
+        # One entry only: safetensors writes several in an order that changes from call to call.
+        metadata = {"affectron": json.dumps(header)}
         data = safetensors.numpy.save(tensors, metadata)
         with atomic_write(path) as temporary:
             temporary.write_bytes(data)
@@ -362,14 +360,9 @@ class ActivationStats:
         if not Path(path).is_file():
             raise InputError(f"cannot read {path}: {'not a file' if Path(path).exists() else 'no such file'}")
         with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise InputError(f"{path}: format is {metadata.get('format')!r}, expected {FORMAT!r}")
-            if metadata.get("version") != str(VERSION):
-                raise InputError(f"{path}: version is {metadata.get('version')!r}, expected '{VERSION}'")
-            content = metadata.get("content", "")
-            tasks, segments, sites, provenance = _parsed(path, content)
-
+            header = _header(path, (file.metadata() or {}).get("affectron"))
+            content = header["content"]
+            sites = content["sites"]
             kinds = {f"{site}/{name}": kind for site in sites for name, kind in FIELDS.items()}
             names = set(file.keys())
             if names != set(kinds):
@@ -380,15 +373,26 @@ class ActivationStats:
                 if stored != _STORED[kind]:
                     raise InputError(f"{path}: tensor {name!r} is {stored}, expected {_STORED[kind]}")
             tensors = {name: file.get_tensor(name) for name in kinds}
-        if metadata.get("digest") != _digest(content, tensors):
-            raise InputError(
-                f"{path}: the content does not match its digest; the file was altered or damaged"
-            )
+        if header.get("digest") != _digest(content, tensors):
+            raise InputError(f"{path}: the content does not match its digest; the file was altered or damaged")
         arrays = {site: {name: tensors[f"{site}/{name}"] for name in FIELDS} for site in sites}
         try:
-            return cls(tasks, segments, arrays, provenance)
+            return cls(content["tasks"], content["segments"], arrays, content["provenance"])
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+
+def plain_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the provenance as it comes back from a file: tuples are lists.
+
+    Raises:
+        InputError: something in it is not JSON.
+    """
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"provenance cannot be written as JSON: {error}") from error
+    return copy
 
 
 def _checked(site: str, given: Mapping[str, ArrayLike], segments: int) -> dict[str, NDArray[Any]]:
@@ -461,28 +465,33 @@ def _merged_provenance(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> di
     return merged
 
 
-def _digest(content: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+def _digest(content: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
     # One tensor's bytes at a time: the digest of the digests needs no second copy of everything.
-    lines = [
-        f"{name} {array.dtype} {array.shape} {digest(array.tobytes())}" for name, array in tensors.items()
-    ]
-    return digest(content.encode(), *(line.encode() for line in lines))
+    lines = [f"{name} {array.dtype} {array.shape} {digest(array.tobytes())}" for name, array in tensors.items()]
+    return digest(json.dumps(content).encode(), *(line.encode() for line in lines))
 
 
-def _parsed(
-    path: str | os.PathLike[str], content: str
-) -> tuple[dict[str, list[str]], list[list[str]], list[str], dict[str, Any]]:
+def _header(path: str | os.PathLike[str], text: str | None) -> dict[str, Any]:
+    """The metadata of a file of this format and version, its names in their places and all text."""
     try:
-        value = json.loads(content)
-        tasks, segments, sites = value["tasks"], value["segments"], value["sites"]
-        provenance = value["provenance"]
+        header = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        header = None
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: the metadata are not a JSON object; the file was altered or damaged")
+    for key, expected in (("format", FORMAT), ("version", VERSION)):
+        if header.get(key) != expected:
+            raise InputError(f"{path}: {key} is {header.get(key)!r}, expected {expected!r}")
+    try:
+        content = header["content"]
+        tasks, segments, sites = content["tasks"], content["segments"], content["sites"]
         lists = [sites, *tasks.values(), *segments]
-        whole = isinstance(segments, list) and isinstance(provenance, dict)
+        whole = isinstance(segments, list) and isinstance(content["provenance"], dict)
         whole = whole and all(isinstance(names, list) for names in lists)
         whole = whole and all(isinstance(name, str) for names in lists for name in names)
         whole = whole and len(set(sites)) == len(sites)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise InputError(f"{path}: the metadata do not describe statistics; the file was altered or damaged")
-    return tasks, segments, sites, provenance
+    return header

@@ -1,0 +1,328 @@
+"""Scores, each against scipy or a direct float64 computation on the very tokens behind the statistics."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats as sps
+
+from affectron.errors import InputError
+from affectron.scores import SCORES, fdr, frequency, score
+from affectron.stats import FIELDS, ActivationStats
+from tests.raw_activations import Raw, raw
+
+NAMES = list(SCORES)
+CASES = [(seed, bad) for seed in range(3) for bad in (False, True)]
+
+
+@pytest.fixture(autouse=True)
+def _no_warning_leaks():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def per_neuron(data: Raw, task: str, function) -> dict[str, np.ndarray]:
+    """function(target, rest, total: finite activations of one neuron) for every label and neuron."""
+    expected = {}
+    for site, values in data.values.items():
+        rows = []
+        for label in sorted(data.tasks[task]):
+            sides = (data.target(label), data.rest(label), data.having(data.tasks[task]))
+            row = []
+            for f in range(values.shape[1]):
+                columns = [values[side, f].astype(np.float64) for side in sides]
+                row.append(function(*(column[np.isfinite(column)] for column in columns)))
+            rows.append(row)
+        expected[site] = np.array(rows)
+    return expected
+
+
+def per_count(data: Raw, task: str, function) -> dict[str, np.ndarray]:
+    """function(active and tokens of target, of rest) for every label and neuron, in Python's numbers."""
+    expected = {}
+    for site, active in data.active.items():
+        rows = []
+        for label in sorted(data.tasks[task]):
+            target, rest = active[data.target(label)], active[data.rest(label)]
+            rows.append(
+                [
+                    function(int(target[:, f].sum()), len(target), int(rest[:, f].sum()), len(rest))
+                    for f in range(active.shape[1])
+                ]
+            )
+        expected[site] = np.array(rows)
+    return expected
+
+
+def assert_scores(got: dict[str, np.ndarray], expected: dict[str, np.ndarray], rtol: float = 1e-10) -> None:
+    assert list(got) == list(expected)
+    for site, values in got.items():
+        assert values.dtype == np.float64
+        np.testing.assert_allclose(values, expected[site], rtol=rtol, atol=1e-13, equal_nan=True)
+
+
+def pooled_d(target, rest, _total):
+    if not target.size or not rest.size:
+        return np.nan
+    squares = ((target - target.mean()) ** 2).sum() + ((rest - rest.mean()) ** 2).sum()
+    return (target.mean() - rest.mean()) / math.sqrt(squares / (target.size + rest.size - 2))
+
+
+def hedges(target, rest, total):
+    freedom = target.size + rest.size - 2
+    return pooled_d(target, rest, total) * (1 - 3 / (4 * freedom - 1))
+
+
+def welch(field):
+    def function(target, rest, _total):
+        if target.size < 2 or rest.size < 2:
+            return np.nan
+        return getattr(sps.ttest_ind(target, rest, equal_var=False), field)
+
+    return function
+
+
+def differential(target, rest, total):
+    return abs(target.mean() - rest.mean()) / abs(total.mean()) if total.size else np.nan
+
+
+def difference(target, rest, _total):
+    return target.mean() - rest.mean() if target.size else np.nan
+
+
+@pytest.mark.parametrize(("seed", "bad"), CASES)
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [
+        ("differential", differential),
+        ("mean_difference", difference),
+        ("cohens_d", pooled_d),
+        ("hedges_g", hedges),
+        ("welch_t", welch("statistic")),
+        ("welch_p", welch("pvalue")),
+    ],
+)
+def test_contrasts_of_activations(seed, bad, name, oracle):
+    data = raw(seed, bad=bad)
+    for task in data.tasks:
+        assert_scores(score(data.stats(), name, task), per_neuron(data, task, oracle), 1e-8)
+
+
+def information(a, n, b, m):
+    """Mutual information by summing over the four cells, the cells counted token by token."""
+    cells = {(1, 1): a, (1, 0): n - a, (0, 1): b, (0, 0): m - b}
+    total = n + m
+    found = 0.0
+    for (side, on), count in cells.items():
+        row = sum(c for (s, _), c in cells.items() if s == side)
+        column = sum(c for (_, o), c in cells.items() if o == on)
+        if count:
+            found += count / total * math.log(count * total / (row * column))
+    return found
+
+
+@pytest.mark.parametrize(("seed", "bad"), CASES)
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [
+        ("frequency_difference", lambda a, n, b, m: a / n - b / m),
+        ("log_odds", lambda a, n, b, m: math.log(((a + 0.5) / (n - a + 0.5)) / ((b + 0.5) / (m - b + 0.5)))),
+        ("mutual_information", information),
+    ],
+)
+def test_contrasts_of_counts(seed, bad, name, oracle):
+    data = raw(seed, bad=bad)
+    for task in data.tasks:
+        assert_scores(score(data.stats(), name, task), per_count(data, task, oracle))
+    if name == "mutual_information":
+        for values in score(data.stats(), name, "emotion").values():
+            assert ((values >= 0) & (values <= math.log(2))).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_entropies(seed):
+    data = raw(seed)
+    for site in data.active:
+        data.active[site][:, 0] = False
+    only = data.target("anger")
+    data.active["model.layers.0.mlp"][:, 1] = only & ~data.target("fear")
+    for task, labels in data.tasks.items():
+        for site, active in data.active.items():
+            rates = np.array([active[data.target(label)].mean(axis=0) for label in sorted(labels)])
+            np.testing.assert_array_equal(frequency(data.stats(), task)[site], rates)
+            renormalised = score(data.stats(), "entropy", task)[site]
+            printed = score(data.stats(), "raw_entropy", task)[site]
+            assert renormalised.shape == printed.shape == (1, active.shape[1])
+            for f in range(active.shape[1]):
+                if not rates[:, f].any():
+                    assert math.isnan(renormalised[0, f])
+                    assert math.isnan(printed[0, f])
+                    continue
+                share = rates[:, f] / rates[:, f].sum()
+                expected = sps.entropy(share)
+                assert renormalised[0, f] == pytest.approx(expected, rel=1e-12, abs=1e-15)
+                expected = -sum(p * math.log(p) for p in rates[:, f] if p)
+                assert printed[0, f] == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    dead = score(data.stats(), "entropy", "emotion")["model.layers.1.mlp"]
+    assert math.isnan(dead[0, 0])
+
+
+def test_a_neuron_active_for_one_label_alone_has_entropy_zero():
+    data = raw(5, both=False)
+    data.active["model.layers.0.mlp"][:, 1] = data.target("anger")
+    assert score(data.stats(), "entropy", "emotion")["model.layers.0.mlp"][0, 1] == 0
+
+
+def test_differential_without_any_mean_activation_is_undefined():
+    data = raw(6, both=False)
+    column = data.values["model.layers.0.mlp"][:, 0]
+    column[:] = 0
+    column[data.target("anger").argmax()] = 1
+    column[data.target("fear").argmax()] = -1
+    found = score(data.stats(), "differential", "emotion")["model.layers.0.mlp"][:, 0]
+    assert np.isnan(found).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_label_without_tokens_has_no_score_and_leaves_the_others_as_they_are(name):
+    data = raw(7, both=False)
+    keep = ~data.target("fear")
+    segments = sorted(set(data.labels))
+    absent = score(data.stats(keep, segments), name, "emotion")
+    without = raw(7, both=False)
+    without.tasks = {"emotion": ("anger", "joy"), "rhetoric": data.tasks["rhetoric"]}
+    without.labels = [("joy",) if labels == ("fear",) else labels for labels in data.labels]
+    expected = score(without.stats(keep), name, "emotion")
+    for site, values in absent.items():
+        if SCORES[name].per_label:
+            assert np.isnan(values[1]).all()
+            np.testing.assert_allclose(values[[0, 2]], expected[site], rtol=1e-12)
+        else:
+            np.testing.assert_allclose(values, expected[site], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_but_zeros_or_no_number_at_all_gives_no_contrast_and_no_warning(name):
+    for fill in (0.0, np.nan):
+        data = raw(8, tokens=30)
+        for site in data.values:
+            data.values[site][:] = fill
+            data.active[site][:] = False
+        for values in score(data.stats(), name, "emotion").values():
+            undefined = np.isnan(values)
+            if name in ("frequency_difference", "mutual_information"):
+                assert (values == 0).all()
+            elif name == "log_odds":
+                assert np.isfinite(values).all()
+            elif name == "mean_difference":
+                assert (undefined if math.isnan(fill) else values == 0).all()
+            else:
+                assert undefined.all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_single_tokens_neither_warn_nor_give_an_infinite_score(name):
+    data = raw(9, tokens=7)
+    for task in data.tasks:
+        for values in score(data.stats(), name, task).values():
+            assert not np.isinf(values).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_label_in_every_sentence_has_no_rest(name):
+    data = raw(10, both=False)
+    data.labels = [("anger", *labels) if labels[0] in ("fear", "joy") else labels for labels in data.labels]
+    for values in score(data.stats(), name, "emotion").values():
+        if SCORES[name].per_label and name != "mutual_information":
+            assert np.isnan(values[0]).all()
+            assert np.isfinite(values[1:]).all()
+
+
+@pytest.mark.parametrize("name", ["welch_t", "welch_p", "hedges_g", "cohens_d"])
+@settings(max_examples=25, deadline=None)
+@given(power=st.integers(-30, 30))
+def test_effects_do_not_depend_on_the_unit_of_the_activations(name, power):
+    data = raw(11, tokens=50)
+    scaled = raw(11, tokens=50)
+    scaled.values = {site: np.ldexp(values, power) for site, values in scaled.values.items()}
+    expected = score(data.stats(), name, "emotion")
+    assert_scores(score(scaled.stats(), name, "emotion"), expected, 1e-12)
+
+
+def test_many_tokens_and_tiny_p_values_match_scipy():
+    """Half a million tokens a side, from summary statistics; the largest effect's p value is below 1e-300."""
+    n = np.array([[500_000], [400_000]])
+    mean = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.001, 1.01, 1.1]])
+    var = np.array([[1.0, 2.0, 1.0, 0.5], [1.0, 1.0, 3.0, 0.5]])
+    arrays = {name: np.zeros((2, 4), kind) for name, kind in FIELDS.items()}
+    arrays |= {"count": n[:, 0], "mean": mean, "m2": var * (n - 1)}
+    stats = ActivationStats({"t": ("a", "b")}, [("a",), ("b",)], {"s": arrays})
+    expected = sps.ttest_ind_from_stats(mean[0], np.sqrt(var[0]), n[0], mean[1], np.sqrt(var[1]), n[1], equal_var=False)
+    np.testing.assert_allclose(score(stats, "welch_t")["s"][0], expected.statistic, rtol=1e-12)
+    np.testing.assert_allclose(score(stats, "welch_p")["s"][0], expected.pvalue, rtol=1e-9)
+    np.testing.assert_array_equal(score(stats, "welch_t")["s"][0], -score(stats, "welch_t")["s"][1])
+
+
+def test_frequencies_are_exact_beyond_32_bits():
+    arrays = {name: np.zeros((2, 1), kind) for name, kind in FIELDS.items()}
+    arrays["count"] = np.array([2**40, 2**40 + 2])
+    arrays["active"] = np.array([[2**39], [2**39 + 1]])
+    stats = ActivationStats({"t": ("a", "b")}, [("a",), ("b",)], {"s": arrays})
+    assert score(stats, "frequency_difference")["s"][0, 0] == 0
+    assert score(stats, "entropy")["s"][0, 0] == pytest.approx(math.log(2), rel=1e-15)
+    assert 0 <= score(stats, "mutual_information")["s"][0, 0] < 1e-15
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    p=hnp.arrays(
+        np.float64,
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=6),
+        elements=st.one_of(st.floats(0, 1), st.just(np.nan)),
+    )
+)
+def test_fdr_is_benjamini_and_hochberg_step_up_over_all_tests(p):
+    adjusted = fdr(p)
+    assert adjusted.shape == p.shape
+    np.testing.assert_array_equal(np.isnan(adjusted), np.isnan(p))
+    tests = np.sort(p[~np.isnan(p)])
+    for value, found in zip(p.flat, adjusted.flat, strict=True):
+        if not math.isnan(value):
+            expected = min(
+                (tests.size * q / (i + 1) for i, q in enumerate(tests) if q >= value and tests.size),
+                default=1,
+            )
+            assert found == pytest.approx(min(1, expected), rel=1e-12, abs=1e-300)
+
+
+@pytest.mark.parametrize("p", [[0.1, 1.5], [-0.1]])
+def test_fdr_refuses_what_is_no_p_value(p):
+    with pytest.raises(InputError, match="outside"):
+        fdr(p)
+
+
+def test_bad_names_and_tasks_without_a_contrast_are_refused():
+    data = raw(12, both=False)
+    stats = data.stats()
+    with pytest.raises(InputError, match=r"score is 'auc', expected one of entropy, raw_entropy"):
+        score(stats, "auc", "emotion")
+    with pytest.raises(InputError, match=r"'mood'.*emotion, rhetoric"):
+        score(stats, "entropy", "mood")
+    with pytest.raises(InputError, match=r"task is not given, expected one of emotion, rhetoric"):
+        score(stats, "entropy")
+    single = raw(12, tasks={"emotion": ("anger", "fear"), "other": ("thing",)}, both=False).stats()
+    for name in NAMES:
+        with pytest.raises(InputError, match=r"task 'other': of its labels only 'thing' has tokens"):
+            score(single, name, "other")
+    lone = data.stats(data.target("anger"), sorted(set(data.labels)))
+    with pytest.raises(InputError, match=r"task 'emotion': of its labels only 'anger' has tokens"):
+        score(lone, "entropy", "emotion")
+    with pytest.raises(InputError, match=r"task 'rhetoric': of its labels none has tokens"):
+        score(lone, "hedges_g", "rhetoric")
