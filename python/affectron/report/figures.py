@@ -9,7 +9,6 @@ with any common form of colour blindness; marks differ in shape too.
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,10 +18,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -38,7 +38,7 @@ MASK_STYLE = {"adaptive": (VERMILLION, "o"), "zero": (BLUE, "s"), "mean": (GREEN
 WIDTH = 9.0
 COLUMNS = 4
 
-_RC: dict[str, Any] = {
+_RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "affectron",
     "text.parse_math": False,  # a dollar sign in a label is a dollar sign
@@ -109,11 +109,13 @@ def inline(svg: str, name: str, title: str) -> str:
         for key, value in element.attrib.items():
             if "url(#" in value:
                 element.set(key, value.replace("url(#", f"url(#{name}-"))
-    width = float(root.attrib.pop("width").removesuffix("pt"))
+    width = float(root.attrib.pop("width").removesuffix("pt")) * 4 / 3
     root.attrib.pop("height")
-    root.set("style", f"max-width:{width * 4 / 3:.0f}px;stroke-linejoin:round;stroke-linecap:butt")
+    # Below the least width the page scrolls the figure instead of shrinking its letters further.
+    sizes = f"min-width:{min(width, 560):.0f}px;max-width:{width:.0f}px"
+    root.set("style", f"{sizes};stroke-linejoin:round;stroke-linecap:butt")
     root.set("role", "img")
-    root.set("aria-label", title)
+    root.set("aria-label", clean(title))
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -166,21 +168,22 @@ def _accuracy_panel(axes: Axes, task: TaskResult) -> None:
                 100 * mask.delta, row + offset, marker=marker, color=color, markersize=6,
                 markeredgecolor="white", markeredgewidth=0.7, zorder=3,
             )  # fmt: skip
-    axes.set_yticks(
-        range(len(task.results)), [f"{_short(r.label)}  (n = {r.sentences})" for r in task.results]
-    )
+    axes.set_yticks(range(len(task.results)), [f"{_short(r.label)}  (n = {r.sentences})" for r in task.results])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_ylim(len(task.results) - 0.5, -0.5)
 
 
-def _grid(count: int, panel_height: float, extra: float, *, sharey: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of ``count`` small panels in reading order."""
+def _grid(count: int, panel_height: float, extra: float) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` small panels in reading order, with one vertical scale."""
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
-    width = WIDTH if columns >= 3 else 1.0 + 2.6 * columns
+    width = WIDTH if columns >= 3 else 6.2  # less has no room for the legend
     figure = Figure(figsize=(width, extra + panel_height * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=sharey, squeeze=False)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(h_pad=0.07)
     flat = list(panels.flat)
     for axes in flat[count:]:
         axes.set_visible(False)
@@ -197,10 +200,10 @@ def layers_figure(
         masked: the same for the masked neurons; empty where nothing was validated.
         sites: the sites in forward order, one bar position each.
     """
-    names = layer_names(sites)
+    axis, names = layer_names(sites)
     position = {site: place for place, site in enumerate(sites)}
     with matplotlib.rc_context(_RC):
-        figure, panels = _grid(len(selected), 1.55, 0.75, sharey=True)
+        figure, panels = _grid(len(selected), 1.55, 0.75)
         for axes, (label, counts) in zip(panels, selected.items(), strict=True):
             axes.grid(axis="y")
             axes.set_title(_short(label))
@@ -211,15 +214,23 @@ def layers_figure(
             step = -(-len(sites) // 8)
             ticks = range(0, len(sites), step)
             axes.set_xticks(ticks, [_short(names[tick], 12) for tick in ticks])
-            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]))
             axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
-        figure.supxlabel("layer" if all(name.isdigit() for name in names) else "site", fontsize=9)
+        figure.supxlabel(axis, fontsize=9)
         figure.supylabel("neurons", fontsize=9)
         handles = [Patch(facecolor=SKY, label="selected")]
         if masked:
             handles.append(Patch(facecolor=VERMILLION, label="of these, in the final adaptive mask"))
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
         return _svg(figure)
+
+
+def _ink_on(fill: str) -> str:
+    """White or dark, whichever stands out more on the colour (relative luminance, WCAG 2)."""
+    channels = np.array(to_rgb(fill))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    return "#FFFFFF" if luminance < 0.26 else INK
 
 
 def overlap_figure(
@@ -232,33 +243,28 @@ def overlap_figure(
         jaccard: [L, L], intersection over union.
     """
     count = len(labels)
-    apart = np.array(jaccard, dtype=np.float64)
-    off = ~np.eye(count, dtype=bool)
-    top = float(apart[off].max(initial=0.0))
-    cell = min(0.58, 6.6 / count)
+    off = ~np.eye(count, dtype=bool) & ~np.isnan(jaccard)
+    scale = float(jaccard[off].max(initial=0.0)) or 1.0
+    cell = min(0.56, 6.6 / count)
+    size = 8.5 * min(1.0, cell / 0.45)
     colors = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", SKY, BLUE, "#003A5C"])
-    shown = np.ma.masked_array(apart, ~off)
     with matplotlib.rc_context({**_RC, "axes.spines.left": False, "axes.spines.bottom": False}):
         figure = Figure(figsize=(2.6 + cell * count, 1.5 + cell * count), layout="constrained")
         axes = figure.subplots()
-        scale = top or 1.0
-        image = axes.imshow(shown, cmap=colors, vmin=0.0, vmax=scale, interpolation="nearest")
-        image.set_visible(False)  # an image would be embedded as pixels: the cells are drawn as shapes below
-        axes.pcolormesh(
-            np.arange(count + 1) - 0.5, np.arange(count + 1) - 0.5, shown, cmap=colors, vmin=0.0, vmax=scale,
-            edgecolors="white", linewidth=1.0,
-        )  # fmt: skip
-        size = 8.5 if cell >= 0.45 else 8.5 * cell / 0.45
         for row in range(count):
             for column in range(count):
                 if row == column:
-                    text, color = f"n={sizes[row]}", "#777777"
-                else:
-                    value = float(apart[row, column])
-                    text, color = decimal(value, 2), "white" if value > 0.55 * scale else INK
+                    fill, text = "#F0F0F0", f"n={sizes[row]}"
+                elif off[row, column]:
+                    fill, text = to_hex(colors(jaccard[row, column] / scale)), decimal(jaccard[row, column], 2)
+                else:  # neither label has a neuron: no index
+                    fill, text = "#FFFFFF", "–"
+                axes.add_patch(
+                    Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="#DDDDDD", linewidth=0.6)
+                )
                 axes.text(
-                    column, row, text, ha="center", va="center", color=color,
-                    fontsize=size if row != column else 0.88 * size,
+                    column, row, text, ha="center", va="center_baseline", color=_ink_on(fill),
+                    fontsize=0.88 * size if row == column else size,
                 )  # fmt: skip
         for edge in (place for place in range(1, count) if tasks[place] != tasks[place - 1]):
             axes.axhline(edge - 0.5, color=INK, linewidth=1.4)
@@ -278,7 +284,7 @@ def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> str:
     whose ticks name the attenuation alpha and the masked share; the wanted drop as a dashed line."""
     results = [result for result in results if result.trace]
     with matplotlib.rc_context(_RC):
-        figure, panels = _grid(len(results), 1.75, 0.75, sharey=True)
+        figure, panels = _grid(len(results), 1.75, 0.75)
         for axes, result in zip(panels, results, strict=True):
             axes.grid(axis="y")
             axes.set_title(_short(result.label))
@@ -287,20 +293,21 @@ def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> str:
                 axes.axhline(100 * min_drop, color=ORANGE, linewidth=1.6, linestyle=(0, (4, 2)), zorder=1.5)
             drops = [100 * step.dev_drop for step in result.trace]
             axes.plot(range(len(drops)), drops, color=BLUE, linewidth=1.5, marker="o", markersize=4, zorder=2)
-            axes.plot(len(drops) - 1, drops[-1], color=VERMILLION, marker="o", markersize=7, zorder=3)
-            places = sorted({round(p) for p in np.linspace(0, len(drops) - 1, min(4, len(drops)))})
+            for place, step in enumerate(result.trace):
+                if (step.alpha, step.share) == (result.alpha, result.share):
+                    axes.plot(place, drops[place], color=VERMILLION, marker="o", markersize=7, zorder=3)
+            # At most five ticks have room; the last round always has one.
+            places = range(len(drops) - 1, -1, -max(1, -(-(len(drops) - 1) // 4)))
             steps = [result.trace[place] for place in places]
-            axes.set_xticks(
-                places, [f"{decimal(step.alpha, 2)}\n{decimal(100 * step.share, 0)} %" for step in steps]
-            )
+            axes.set_xticks(places, [f"{decimal(step.alpha, 2)}\n{decimal(100 * step.share, 0)} %" for step in steps])
             axes.set_xlim(-0.35, max(len(drops) - 1, 1) + 0.35)
-            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
-        figure.supxlabel("rounds of the loop; below each tick: α, and the share of the neurons masked", fontsize=9)
+        figure.supxlabel("round of the loop, named by its α and its share of the neurons", fontsize=9)
         figure.supylabel("drop on dev, in points", fontsize=9)
         handles = [
             Line2D([], [], color=BLUE, marker="o", markersize=4, linewidth=1.5, label="round"),
-            Line2D([], [], color=VERMILLION, marker="o", markersize=7, linestyle="", label="last round"),
+            Line2D([], [], color=VERMILLION, marker="o", markersize=7, linestyle="", label="setting used on test"),
         ]
         if min_drop is not None:
             handles.append(Line2D([], [], color=ORANGE, linewidth=1.6, linestyle=(0, (4, 2)), label="wanted drop"))
@@ -313,7 +320,7 @@ def induction_figure(induction: Sequence[Induction]) -> str:
     line is the share without intervention where the file has it."""
     curves = [(part, label) for part in induction for label in part.share]
     with matplotlib.rc_context(_RC):
-        figure, panels = _grid(len(curves), 1.65, 0.75, sharey=True)
+        figure, panels = _grid(len(curves), 1.65, 0.75)
         for axes, (part, label) in zip(panels, curves, strict=True):
             axes.grid(axis="y")
             axes.set_title(_short(label))
@@ -324,10 +331,10 @@ def induction_figure(induction: Sequence[Induction]) -> str:
                 np.array(part.betas)[order], 100 * np.array(part.share[label])[order],
                 color=BLUE, linewidth=1.5, marker="o", markersize=4.5,
             )  # fmt: skip
-            axes.xaxis.set_major_locator(MaxNLocator(4))
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.set_ylim(bottom=0)
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        panels[0].set_ylim(bottom=0)  # the panels share it; set once all curves are in
         figure.supxlabel("β", fontsize=9)
         figure.supylabel("predicted as the label, %", fontsize=9)
         handles = [Line2D([], [], color=BLUE, marker="o", markersize=4.5, linewidth=1.5, label="with induction")]
@@ -335,9 +342,3 @@ def induction_figure(induction: Sequence[Induction]) -> str:
             handles.append(Line2D([], [], color="#777777", linewidth=1.2, linestyle=":", label="without"))
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
         return _svg(figure)
-
-
-def text_of(svg: str) -> str:
-    """All text set in an SVG document, one piece a line."""
-    pieces = (element.text or "" for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("}text"))
-    return "\n".join(re.sub(r"\s+", " ", piece) for piece in pieces)
