@@ -309,9 +309,7 @@ def _build(
     return Program(sites, name)
 
 
-def _observed(
-    measured: Mapping[str, SiteStats], site: str, index: NDArray[np.int64], where: str
-) -> SiteStats:
+def _observed(measured: Mapping[str, SiteStats], site: str, index: NDArray[np.int64], where: str) -> SiteStats:
     """The statistics of a site, in which every neuron of ``index`` has a finite activation."""
     if site not in measured:
         raise InputError(f"site {site!r} is not in the statistics; expected one of {_listed(measured)}")
