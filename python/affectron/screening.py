@@ -46,7 +46,7 @@ def screen(
     """Statistics of every MLP neuron of ``model`` for each label of ``corpus`` (METHODS sections 1 and 2).
 
     The model runs without its lm_head, in evaluation mode and without gradients, on sentences batched by length.
-    The same model, corpus and options give the same bits, for any number of threads.
+    The kernels add up in an order fixed by shapes alone; with torch's own products repeatable, so is the whole.
 
     Args:
         model: a transformers causal language model with MLP blocks of a known layout.
@@ -69,13 +69,18 @@ def screen(
         raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
     if active not in ACTIVE_RULES:
         raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
-    if batch_tokens < 1:
-        raise InputError(f"batch_tokens is {batch_tokens}, expected at least 1")
     sites = find_sites(model)
     run = _Screening(sites, len(corpus.segments), tokens, active)
     # A base model is the model without its lm_head, whose product with the vocabulary nobody would read.
     body = getattr(model, "base_model", model)
-    options = {"template": template, "count_special": count_special, "max_length": _max_length(model)}
+    source = batches(
+        corpus,
+        tokenizer,
+        batch_tokens=batch_tokens,
+        template=template,
+        count_special=count_special,
+        max_length=_max_length(model),
+    )
     done = seen = padded = truncated = 0
     with (
         torch.no_grad(),
@@ -84,7 +89,7 @@ def screen(
         track("screening", len(corpus), progress) as advance,
     ):
         try:
-            for batch in batches(corpus, tokenizer, batch_tokens=batch_tokens, **options):
+            for batch in source:
                 inputs = run.begin(batch, _device(model))
                 if not _reads_left_only(model):
                     inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(_device(model))
@@ -107,6 +112,7 @@ def screen(
         "tokenizer": tokenizer_hash(tokenizer),
         "corpus": [corpus.hash],
         "corpus_name": corpus.name,
+        "split": corpus.split,
         "sentences": done,
         "tokens_read": seen,
         "padding": round(1 - seen / padded, 4) if padded else 0.0,

@@ -10,22 +10,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from affectron.errors import InputError
 from affectron.models import config_hash, fingerprint, load_model, tokenizer_hash
-from tests.models.tiny import VOCABULARY, batch, build
-
-
-def make_tokenizer(bos: bool = True, words: int = 60) -> transformers.PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(words))])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    if bos:
-        backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+from tests.models.tiny import VOCABULARY, batch, build, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +37,7 @@ def edit_config(folder: Path, **changes) -> None:
 
 @torch.no_grad()
 def test_the_model_and_tokenizer_come_back(saved: Path) -> None:
-    model, tokenizer = load_model(saved)
+    model, tokenizer = load_model(saved, dtype="bfloat16")
     assert not model.training
     assert model.dtype == torch.bfloat16
     original = build("llama")
@@ -65,6 +53,21 @@ def test_the_dtype_can_be_chosen(saved: Path, dtype) -> None:
     model, _ = load_model(saved, dtype=dtype)
     wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {wanted}
+
+
+@pytest.mark.parametrize(("level", "dtype"), [("AVX2", torch.float32), ("AVX512", torch.bfloat16)])
+def test_auto_widens_16_bit_weights_where_the_cpu_is_slow_at_them(saved: Path, monkeypatch, level, dtype) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: level)
+    model, _ = load_model(saved)
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert fingerprint(model) == fingerprint(build("llama").to(torch.bfloat16))
+
+
+def test_pickled_weights_are_refused(folder: Path) -> None:
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"has no weights: expected \*.safetensors \(pickled weights are not read\)"):
+        load_model(folder)
 
 
 def test_the_shared_models_load(shared: Path) -> None:

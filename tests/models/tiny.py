@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
 VOCABULARY = 97
@@ -81,6 +82,18 @@ def build(family: str, seed: int = 0, **config) -> nn.Module:
             if parameter.dim() == 2:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
     return model.eval()
+
+
+def make_tokenizer(bos: bool = True, words: int = 60) -> transformers.PreTrainedTokenizerFast:
+    """A word a token, ``w0`` to ``w59`` as 3 to 62; ``<s>`` goes before each text."""
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(words))])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if bos:
+        backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
 
 
 def site_names(family: str) -> list[str]:

@@ -25,7 +25,6 @@ _DTYPES: dict[str, str | torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.*", "spiece.model")
 
 # Values of one parameter that the fingerprint reads: enough to tell apart what training, pruning or an
@@ -44,9 +43,10 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer from a local folder: (model in eval mode, tokenizer).
 
-    ``dtype`` is auto, float32, bfloat16 or float16; None means auto, the one that the folder's config names.
-    ``device`` is any torch device; None means the CPU. Nothing is downloaded. Python files in the folder run
-    only with ``trust_remote_code=True``.
+    ``dtype`` is auto, float32, bfloat16 or float16; None means auto: the dtype that the weights were saved in, but
+    float32 instead of a 16-bit one on a CPU that has no fast arithmetic for it. ``device`` is any torch device; None
+    means the CPU. Nothing is downloaded. Weights are read from safetensors only, never from pickle, and Python
+    files in the folder run only with ``trust_remote_code=True``.
 
     Raises:
         InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are
@@ -58,9 +58,10 @@ def load_model(
         raise InputError(f"model folder {folder} {reason}; expected one with config.json, weights, tokenizer")
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
-    for what, patterns in (("weights", _WEIGHTS), ("tokenizer", _TOKENIZERS)):
-        if not any(any(folder.glob(pattern)) for pattern in patterns):
-            raise InputError(f"{folder} has no {what}: expected {' or '.join(patterns[:2])}")
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} has no weights: expected *.safetensors (pickled weights are not read)")
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
+        raise InputError(f"{folder} has no tokenizer: expected {' or '.join(_TOKENIZERS[:2])}")
     chosen_dtype = _dtype(dtype)
     chosen_device = _device(device)
 
@@ -68,7 +69,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(folder, **options)
         found: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=chosen_dtype, output_loading_info=True, **options
+            folder, config=config, dtype=chosen_dtype, use_safetensors=True, output_loading_info=True, **options
         )
         model, loaded = found
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
@@ -79,17 +80,22 @@ def load_model(
     if absent:
         raise InputError(f"{folder}: the weights lack {len(absent)} parameters, among them {absent[0]}")
     find_sites(model)
+    if chosen_dtype == "auto" and chosen_device.type == "cpu" and _slow_at_16_bits(model.dtype):
+        model.float()  # every 16-bit value is a float32 value: only the arithmetic changes
     return model.to(chosen_device).eval(), tokenizer
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Hash of a model's weights: each parameter's name, shape, dtype and up to 1024 evenly spaced values."""
+    """Hash of a model's weights: each parameter's name, shape and up to 1024 evenly spaced values, as float32.
+
+    Weights saved in 16 bits have one fingerprint, in whichever dtype they are loaded.
+    """
     chunks = []
     for name, parameter in model.named_parameters():
         flat = parameter.detach().reshape(-1)
         step = max(1, flat.numel() // _FINGERPRINT_VALUES)
-        values = flat[::step][:_FINGERPRINT_VALUES].contiguous().cpu().view(torch.uint8)
-        chunks += [f"{name} {list(parameter.shape)} {parameter.dtype}".encode(), values.numpy().tobytes()]
+        values = flat[::step][:_FINGERPRINT_VALUES].float().cpu()
+        chunks += [f"{name} {list(parameter.shape)}".encode(), values.numpy().tobytes()]
     return digest(*chunks)
 
 
@@ -134,6 +140,11 @@ def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype or "auto"]
+
+
+def _slow_at_16_bits(dtype: torch.dtype) -> bool:
+    """Whether matrix products of this dtype are far slower on this CPU than float32 ones (ten times, with AVX2)."""
+    return dtype in (torch.bfloat16, torch.float16) and "AVX512" not in torch.backends.cpu.get_cpu_capability()
 
 
 def _device(device: str | torch.device | None) -> torch.device:

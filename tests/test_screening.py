@@ -1,0 +1,291 @@
+"""Screening against independent hooks on one sentence at a time: no batch, no padding, no kernel of the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from affectron.corpus import Corpus
+from affectron.errors import InputError
+from affectron.models import load_model
+from affectron.screening import ScreeningInterrupted, screen
+from affectron.stats import ActivationStats
+from tests.models.tiny import HIDDEN, NEURONS, build, last_inputs, make_tokenizer, site_names, state
+
+# The linear layer whose output (its first half, where gate and up share one) goes into the activation function.
+GATES = {
+    "llama": "gate_proj",
+    "gemma": "gate_proj",
+    "phi3": "gate_up_proj",
+    "gpt2": "c_fc",
+    "opt": "fc1",
+    "neox": "dense_h_to_4h",
+}
+
+
+def make_corpus(sentences: int = 40, longest: int = 17) -> Corpus:
+    """Random words of w0 to w59. All labels of two tasks, some sentences with both, some with two of one task."""
+    rng = np.random.default_rng(3)
+    kinds = [("anger",), ("joy",), ("irony",), ("anger", "irony"), ("anger", "joy")]
+    records = []
+    for i in range(sentences):
+        labels = kinds[i] if i < len(kinds) else kinds[rng.integers(len(kinds) - 1)]
+        records.append(
+            {
+                "text": " ".join(f"w{w}" for w in rng.integers(0, 60, rng.integers(1, longest))),
+                "label": list(labels),
+                "task": ["rhetoric" if label == "irony" else "emotion" for label in labels],
+                "split": "train" if i % 3 else "dev",
+            }
+        )
+    return Corpus.from_records(records)
+
+
+CORPUS = make_corpus()
+
+
+@torch.no_grad()
+def observe(model: torch.nn.Module, family: str, ids: list[int]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """h and act(g) > 0, both [tokens, neurons], at each site for one sentence."""
+    h: dict[str, np.ndarray] = {}
+    open_gate: dict[str, np.ndarray] = {}
+
+    def look(name: str, value: torch.Tensor) -> torch.Tensor:
+        h[name] = value.reshape(-1, NEURONS).double().numpy()
+        return value
+
+    handles = []
+    for name in site_names(family):
+
+        def hook(_module, _args, out: torch.Tensor, name: str = name) -> None:
+            open_gate[name] = (out.reshape(len(ids), -1)[:, :NEURONS] > 0).numpy()
+
+        gate = getattr(model.get_submodule(name), GATES[family])
+        handles.append(gate.register_forward_hook(hook))
+    with last_inputs(model, family, look):
+        model(input_ids=torch.tensor([ids]))
+    for handle in handles:
+        handle.remove()
+    return {name: (h[name], open_gate[name]) for name in h}
+
+
+def check(stats: ActivationStats, expected: dict[str, list], label: str) -> None:
+    """The statistics of ``label`` against its raw observations: counts exact, moments to 1e-6, and beside that what
+    the matrix products in front round differently for a batch and for one sentence (float32, so 1e-7 of the site's
+    largest value)."""
+    for site, rows in expected.items():
+        values, active = (np.concatenate(part) for part in zip(*rows, strict=True))
+        found = stats.label(label)[site]
+        assert found.count == len(values)
+        assert np.array_equal(found.active, active.sum(0))
+        assert not found.nonfinite.any()
+        rounding = 1e-7 * np.abs(values).max()
+        assert (np.abs(found.mean - values.mean(0)) <= 1e-6 * values.std(0) + rounding).all()
+        assert (np.abs(np.sqrt(found.var) - values.std(0)) <= 1e-6 * values.std(0) + 4 * rounding).all()
+        assert (np.abs(found.min - values.min(0)) <= 10 * rounding).all()
+        assert (np.abs(found.max - values.max(0)) <= 10 * rounding).all()
+
+
+@pytest.mark.parametrize("family", GATES)
+@pytest.mark.parametrize(
+    ("tokens", "active"), [("all", "gate"), ("all", "product"), ("last", "gate"), ("mean", "product")]
+)
+def test_statistics_agree_with_hooks_on_single_sentences(family: str, tokens: str, active: str) -> None:
+    model, tokenizer = build(family), make_tokenizer()
+    stats = screen(model, tokenizer, CORPUS, tokens=tokens, active=active, batch_tokens=64)
+    assert stats.sites == tuple(site_names(family))
+    expected: dict[str, dict[str, list]] = {label: {site: [] for site in stats.sites} for label in CORPUS.labels}
+    for sentence in CORPUS:
+        ids = tokenizer(sentence.text)["input_ids"]
+        assert ids[0] == 1  # <s>, which does not count
+        for site, (h, open_gate) in observe(model, family, ids).items():
+            h, open_gate = h[1:], open_gate[1:]
+            if tokens == "last":
+                h, open_gate = h[-1:], open_gate[-1:]
+            elif tokens == "mean":
+                h = h.mean(0, keepdims=True)
+            is_active = open_gate if active == "gate" else h > 0
+            for label in sentence.labels:
+                expected[label][site].append((h, is_active))
+    for label in CORPUS.labels:
+        check(stats, expected[label], label)
+
+
+def test_a_sentence_mean_is_active_where_the_mean_of_the_gate_is() -> None:
+    model, tokenizer = build("llama"), make_tokenizer()
+    stats = screen(model, tokenizer, CORPUS, tokens="mean", active="gate", batch_tokens=64)
+    gates: list[torch.Tensor] = []
+    mlp = model.model.layers[1].mlp
+    handle = mlp.gate_proj.register_forward_hook(
+        lambda _m, _a, out: gates.append(torch.nn.functional.silu(out.double()))
+    )
+    with torch.no_grad():
+        for sentence in CORPUS:
+            if "joy" in sentence.labels:
+                model(input_ids=torch.tensor([tokenizer(sentence.text)["input_ids"]]))
+    handle.remove()
+    means = torch.stack([gate[0, 1:].mean(0) for gate in gates])
+    assert np.array_equal(stats.label("joy")["model.layers.1.mlp"].active, (means > 0).sum(0).numpy())
+
+
+def test_rest_and_total_count_each_token_once() -> None:
+    stats = screen(build("llama"), make_tokenizer(), CORPUS)
+    words = dict.fromkeys(CORPUS.segments, 0)
+    for sentence in CORPUS:
+        words[sentence.labels] += len(sentence.text.split())
+    site = stats.sites[0]
+    assert stats.task_total("emotion")[site].count == sum(n for labels, n in words.items() if labels != ("irony",))
+    assert stats.rest("anger")[site].count == sum(
+        n for labels, n in words.items() if "anger" not in labels and labels != ("irony",)
+    )
+
+
+def test_templates_and_special_tokens_count_only_on_request() -> None:
+    model, tokenizer = build("llama"), make_tokenizer()
+    words = sum(len(sentence.text.split()) for sentence in CORPUS if "joy" in sentence.labels)
+    sentences = sum("joy" in sentence.labels for sentence in CORPUS)
+
+    def count(**options) -> int:
+        return screen(model, tokenizer, CORPUS, **options).label("joy")["model.layers.0.mlp"].count
+
+    assert count() == words
+    assert count(count_special=True) == words + sentences
+    assert count(template="{bos} w1 w2 {text} w3") == words
+    assert count(template="{bos} w1 w2 {text} w3", count_special=True) == words + sentences
+
+
+def test_batching_changes_no_count_and_moments_only_by_rounding() -> None:
+    model, tokenizer = build("phi3"), make_tokenizer()
+    one, other = (screen(model, tokenizer, CORPUS, batch_tokens=n) for n in (1, 100_000))
+    for label in CORPUS.labels:
+        for site in one.sites:
+            a, b = one.label(label)[site], other.label(label)[site]
+            assert a.count == b.count
+            assert np.array_equal(a.active, b.active)
+            np.testing.assert_allclose(a.mean, b.mean, rtol=1e-5, atol=1e-7)
+            np.testing.assert_allclose(a.var, b.var, rtol=1e-5, atol=1e-7)
+
+
+def test_the_same_bits_come_out_again() -> None:
+    model, tokenizer = build("gpt2"), make_tokenizer()
+    first, again = (screen(model, tokenizer, CORPUS, batch_tokens=64) for _ in range(2))
+    for site in first.sites:
+        for label in CORPUS.labels:
+            for name in ("active", "mean", "m2", "min", "max"):
+                one, other = (getattr(stats.label(label)[site], name) for stats in (first, again))
+                assert np.array_equal(one, other), name
+
+
+def test_splits_merge_to_the_whole() -> None:
+    model, tokenizer = build("neox"), make_tokenizer()
+    train, dev = (screen(model, tokenizer, CORPUS.where(split=split)) for split in ("train", "dev"))
+    assert train.provenance["split"] == "train"
+    merged, whole = dev.merge(train), screen(model, tokenizer, CORPUS)
+    for label in CORPUS.labels:
+        for site in whole.sites:
+            a, b = merged.label(label)[site], whole.label(label)[site]
+            assert a.count == b.count
+            assert np.array_equal(a.active, b.active)
+            np.testing.assert_allclose(a.mean, b.mean, rtol=1e-5, atol=1e-7)
+
+
+def test_provenance_says_what_was_read() -> None:
+    tokenizer = make_tokenizer()
+    stats = screen(build("llama"), tokenizer, CORPUS, batch_tokens=64)
+    found = stats.provenance
+    assert found["sentences"] == len(CORPUS) == 40
+    assert found["tokens_read"] == sum(len(tokenizer(sentence.text)["input_ids"]) for sentence in CORPUS)
+    assert 0 < found["padding"] < 0.5
+    assert found["truncated"] == 0
+    assert found["corpus"] == [CORPUS.hash]
+    assert (found["tokens"], found["active"], found["dtype"]) == ("all", "gate", "float32")
+
+
+def test_sentences_longer_than_the_model_are_cut_and_counted() -> None:
+    corpus = Corpus.from_records([{"text": "w1 " * 100, "label": "a"}, {"text": "w2", "label": "b"}])
+    stats = screen(build("gpt2"), make_tokenizer(), corpus)  # 64 positions
+    assert stats.provenance["truncated"] == 1
+    assert stats.label("a")["transformer.h.0.mlp"].count == 63  # <s> takes one
+
+
+def test_nan_in_a_model_is_counted_and_spoils_no_other_neuron() -> None:
+    model, tokenizer = build("llama"), make_tokenizer()
+    clean = screen(model, tokenizer, CORPUS)
+    last = model.model.layers[-1].mlp
+    with torch.no_grad():
+        last.up_proj.weight[5] = torch.full((HIDDEN,), float("nan"))
+    stats = screen(model, tokenizer, CORPUS)
+    for label in CORPUS.labels:
+        found, before = (s.label(label)["model.layers.2.mlp"] for s in (stats, clean))
+        assert found.nonfinite[5] == found.count
+        assert found.nonfinite.sum() == found.count
+        others = np.arange(NEURONS) != 5
+        assert np.array_equal(found.mean[others], before.mean[others])
+
+
+def test_the_model_is_left_as_it_was_and_dropout_is_off_meanwhile() -> None:
+    tokenizer = make_tokenizer()
+    model = build("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    quiet = screen(model, tokenizer, CORPUS)
+    model.train()
+    model.transformer.h[1].eval()
+    before, modes = state(model), [module.training for module in model.modules()]
+    stats = screen(model, tokenizer, CORPUS)
+    assert state(model) == before
+    assert [module.training for module in model.modules()] == modes
+    site = stats.sites[2]
+    assert np.array_equal(stats.label("joy")[site].mean, quiet.label("joy")[site].mean)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_ctrl_c_says_how_far_it_got_and_restores_the_model() -> None:
+    model = build("llama")
+    calls = []
+
+    def interrupt(*_args: object) -> None:
+        calls.append(None)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    handle = model.model.layers[1].register_forward_pre_hook(interrupt)
+    before = state(model)
+    with pytest.raises(ScreeningInterrupted, match=r"interrupted after 3 of 40 sentences \(\d+ tokens\)") as raised:
+        screen(model, make_tokenizer(), CORPUS, batch_tokens=1)  # a sentence a batch
+    assert "\n" not in str(raised.value)
+    assert state(model) == before
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": "first"}, "tokens is 'first', expected one of all, last, mean"),
+        ({"active": "up"}, "active is 'up', expected one of gate, product"),
+        ({"batch_tokens": 0}, "batch_tokens is 0, expected at least 1"),
+        ({"template": "Say: "}, r"prompt without \{text\}: template is 'Say: '"),
+    ],
+)
+def test_bad_options_are_named(options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        screen(build("llama"), make_tokenizer(), CORPUS, **options)
+
+
+def test_a_model_without_a_known_mlp_is_refused() -> None:
+    with pytest.raises(InputError, match="Linear has no known MLP"):
+        screen(torch.nn.Linear(3, 3), make_tokenizer(), CORPUS)
+
+
+def test_a_real_model_and_corpus(shared: Path) -> None:
+    model, tokenizer = load_model(shared / "models" / "stories260K", dtype="float32")
+    corpus = Corpus.from_file(shared / "data" / "core" / "data.jsonl", split="dev", task="rhetoric")
+    stats = screen(model, tokenizer, corpus)
+    tokens = dict.fromkeys(corpus.labels, 0)
+    for sentence in corpus:
+        mask = tokenizer(sentence.text, return_special_tokens_mask=True)["special_tokens_mask"]
+        for label in sentence.labels:
+            tokens[label] += len(mask) - sum(mask)
+    assert {label: stats.label(label)[stats.sites[0]].count for label in corpus.labels} == tokens
+    assert len(stats.sites) == model.config.num_hidden_layers
