@@ -1,5 +1,103 @@
-"""Find, test and steer the MLP neurons of a language model."""
+"""Find, test and steer the MLP neurons of a language model.
 
+The names below are imported from their modules when they are first used: ``import affectron`` costs nothing, and
+a model that only wants ``affectron.ops`` never loads transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 __version__ = version("affectron")
+
+_HOMES = {
+    "corpus": ("Corpus", "Sentence"),
+    "errors": ("InputError",),
+    "interventions": (
+        "Program",
+        "amplify",
+        "attenuate",
+        "compose",
+        "cross_signal",
+        "induce",
+        "mean",
+        "zero",
+    ),
+    "models": ("find_sites", "intervene", "load_model"),
+    "neurons": ("NeuronList", "NeuronSet", "select"),
+    "ops": ("SegmentPlan", "StatsBuffers"),
+    "report": ("build_report",),
+    "scores": ("SCORES", "fdr", "score"),
+    "screening": ("screen",),
+    "stats": ("ActivationStats", "SiteStats"),
+    "validation": ("Validation", "validate"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted([*_HOME_OF, "__version__", "models", "ops"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    elif name in _HOMES:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:
+    from affectron import models as models
+    from affectron import ops as ops
+    from affectron.corpus import Corpus as Corpus
+    from affectron.corpus import Sentence as Sentence
+    from affectron.errors import InputError as InputError
+    from affectron.interventions import (
+        Program as Program,
+    )
+    from affectron.interventions import (
+        amplify as amplify,
+    )
+    from affectron.interventions import (
+        attenuate as attenuate,
+    )
+    from affectron.interventions import (
+        compose as compose,
+    )
+    from affectron.interventions import (
+        cross_signal as cross_signal,
+    )
+    from affectron.interventions import (
+        induce as induce,
+    )
+    from affectron.interventions import (
+        mean as mean,
+    )
+    from affectron.interventions import (
+        zero as zero,
+    )
+    from affectron.models import find_sites as find_sites
+    from affectron.models import intervene as intervene
+    from affectron.models import load_model as load_model
+    from affectron.neurons import NeuronList as NeuronList
+    from affectron.neurons import NeuronSet as NeuronSet
+    from affectron.neurons import select as select
+    from affectron.ops import SegmentPlan as SegmentPlan
+    from affectron.ops import StatsBuffers as StatsBuffers
+    from affectron.report import build_report as build_report
+    from affectron.scores import SCORES as SCORES
+    from affectron.scores import fdr as fdr
+    from affectron.scores import score as score
+    from affectron.screening import screen as screen
+    from affectron.stats import ActivationStats as ActivationStats
+    from affectron.stats import SiteStats as SiteStats
+    from affectron.validation import Validation as Validation
+    from affectron.validation import validate as validate

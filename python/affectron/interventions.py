@@ -1,6 +1,6 @@
 """Programs: what an intervention does to each neuron, as data (METHODS section 6).
 
-Apart because this is arithmetic on statistics: it knows numpy only. models/intervene.py applies a program to
+Apart because this is arithmetic on statistics: it knows numpy only. models/intervention.py applies a program to
 a model, csrc/common/activation.h holds the form itself:
 
     h' = h · max(scale - damping·|h|, floor) + shift

@@ -1,8 +1,8 @@
 """Models of transformers: where their MLP neurons are, how to measure and steer them, how to load them."""
 
-from affectron.models.intervene import intervene
+from affectron.models.intervention import intervene
 from affectron.models.layout import Kernel, Site
-from affectron.models.load import config_hash, fingerprint, load_model, tokenizer_hash
+from affectron.models.load import config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
 from affectron.models.sites import attach, find_sites
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "fingerprint",
     "intervene",
     "load_model",
+    "load_skeleton",
     "tokenizer_hash",
 ]

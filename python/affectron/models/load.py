@@ -52,12 +52,7 @@ def load_model(
         InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are
             incomplete, the model has no known MLP, or dtype or device is not one that is there.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        reason = "is a file" if folder.is_file() else "does not exist"
-        raise InputError(f"model folder {folder} {reason}; expected one with config.json, weights, tokenizer")
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is not a model folder: it has no config.json")
+    folder = _model_folder(path)
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder} has no weights: expected *.safetensors (pickled weights are not read)")
     if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
@@ -83,6 +78,21 @@ def load_model(
     if chosen_dtype == "auto" and chosen_device.type == "cpu" and _slow_at_16_bits(model.dtype):
         model.float()  # every 16-bit value is a float32 value: only the arithmetic changes
     return model.to(chosen_device).eval(), tokenizer
+
+
+def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
+    """The model of a local folder as its config describes it, on the device ``meta``: modules without weights.
+
+    Raises:
+        InputError: no such folder, or its config is missing or unusable.
+    """
+    folder = _model_folder(path)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise InputError(f"cannot read the model in {folder}: {_reason(error, trust_remote_code)}") from error
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -140,6 +150,16 @@ def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
     if dtype is not None and dtype not in _DTYPES:
         raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype or "auto"]
+
+
+def _model_folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        reason = "is a file" if folder.is_file() else "does not exist"
+        raise InputError(f"model folder {folder} {reason}; expected one with config.json, weights, tokenizer")
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a model folder: it has no config.json")
+    return folder
 
 
 def _slow_at_16_bits(dtype: torch.dtype) -> bool:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from affectron.errors import InputError
+
 LIBRARY = torch.library.Library("affectron", "DEF")
 
 ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")
@@ -27,7 +29,7 @@ BACKENDS = {
 def _from_environment() -> str | None:
     name = os.environ.get("AFFECTRON_BACKEND") or None
     if name is not None and name not in BACKENDS:
-        raise ValueError(f"AFFECTRON_BACKEND is {name!r}, expected one of {', '.join(BACKENDS)}")
+        raise InputError(f"AFFECTRON_BACKEND is {name!r}, expected one of {', '.join(BACKENDS)}")
     return name
 
 

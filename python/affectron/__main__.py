@@ -1,0 +1,5 @@
+"""``python -m affectron``: the command line, where the script ``affectron`` is not on the path."""
+
+from affectron.cli import main
+
+main()

@@ -1,0 +1,520 @@
+"""The command line: each command reads its files, calls one function of the package, saves and prints. Apart from
+them so that the package prints nothing and ends no process.
+
+Tables and JSON go to stdout, progress and messages to stderr. Bad input ends with one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+import affectron
+from affectron.errors import InputError
+
+if TYPE_CHECKING:
+    from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program
+
+
+class _Commands(TyperGroup):
+    """Turns what a user can mend into one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            message = str(error)
+        except KeyboardInterrupt as error:
+            message = str(error) or "interrupted; nothing was written"
+        print(f"error: {message}", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Find, test and steer the MLP neurons of a language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """The entry point of the command ``affectron``."""
+    app()
+
+
+# --- arguments that several commands share ------------------------------------------------------------------------
+
+
+class Dtype(str, enum.Enum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class OnBadLine(str, enum.Enum):
+    error = "error"
+    skip = "skip"
+
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a transformers causal language model.")]
+CorpusArgument = Annotated[
+    Path, typer.Argument(metavar="CORPUS", help="Labelled sentences: .jsonl, .ndjson, .csv, .tsv or .parquet.")
+]
+TextColumn = Annotated[str, typer.Option(help="Column of the sentence.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the label, or list of labels.")]
+TaskColumn = Annotated[str, typer.Option(help="Column of the task; may be absent.")]
+SplitColumn = Annotated[str, typer.Option(help="Column of the split; may be absent.")]
+TaskOption = Annotated[
+    str | None, typer.Option(help="Only this task's labels; without a task column, the name of the one task.")
+]
+OnBadLineOption = Annotated[OnBadLine, typer.Option(help="Stop at a line that cannot be used, or count and skip it.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="auto: as saved, but float32 on a CPU that is slow at 16 bits.")]
+DeviceOption = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, ...")]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let Python code in the model's folder run.")]
+BatchTokens = Annotated[int, typer.Option(help="Tokens in a batch at most, padding included.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_PROMPT_HELP = r"with {text} and perhaps {bos} in it; \n is a line break"
+
+
+def _read_corpus(path: Path, columns: Mapping[str, str], task: str | None, on_bad_line: OnBadLine) -> Corpus:
+    corpus = affectron.Corpus.from_file(path, **columns, task=task, on_bad_line=on_bad_line.value)
+    if corpus.skipped:
+        line, reason = corpus.bad_lines[0]
+        _say(f"{path}: skipped {corpus.skipped:,} bad lines, the first at line {line}: {reason}")
+    return corpus
+
+
+def _load_model(folder: Path, dtype: Dtype, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # it would tell how parameters are handed out, in a moment
+    return affectron.load_model(folder, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code)
+
+
+def _stats_beside(neurons: Path, stats: Path | None) -> ActivationStats:
+    if stats is None:
+        stats = neurons.parent / "stats.safetensors"
+        if not stats.is_file():
+            raise InputError(f"--stats is not given, and there is no {stats} beside the neurons")
+    return affectron.ActivationStats.load(stats)
+
+
+def _check_model(model: Any, neurons: NeuronSet) -> None:
+    neurons.check({site.name: site.neurons for site in affectron.find_sites(model)})
+
+
+def _output(path: Path) -> Path:
+    """Refuse, before hours are spent on what goes there, a path that cannot be written."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; expected the path of a file")
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {path}: {folder} is not a folder that can be written to")
+    return path
+
+
+def _save(result: Any, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    result.save(path)
+
+
+def _template(text: str) -> str:
+    """A shell's ``\\n`` is two characters; a template means a line break by it."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+# --- output -------------------------------------------------------------------------------------------------------
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _print_side_by_side(title: str, prompts: Sequence[str], plain: Sequence[str], steered: Sequence[str]) -> None:
+    table = Table(title=Text(title), title_justify="left", show_lines=True)
+    for column in ("prompt", "unsteered", "steered"):
+        table.add_column(column, ratio=1, overflow="fold")
+    for row in zip(prompts, plain, steered, strict=True):
+        table.add_row(*(Text(text.strip()) for text in row))
+    _console().print(table)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 160)  # a pipe has no width of its own
+
+
+def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Text to the left, numbers to the right. Cells are printed as they are: a label may hold [brackets]."""
+    table = Table(title=Text(title), title_justify="left")
+    for place, column in enumerate(columns):
+        numbers = all(isinstance(row[place], (int, float)) for row in rows)
+        table.add_column(Text(column), justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in row))
+    _console().print(table)
+
+
+@contextmanager
+def _timed() -> Iterator[list[float]]:
+    """Yields a list that holds the seconds the block took once it is over."""
+    seconds: list[float] = []
+    start = time.perf_counter()
+    yield seconds
+    seconds.append(time.perf_counter() - start)
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def info(
+    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="Also describe this model folder.")] = None,
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Versions, which backend serves which device, and the MLP sites of a model. Loads no weights."""
+    import platform
+
+    import torch
+    import transformers
+
+    from affectron.ops import backend_for, native
+
+    devices = ["cpu"] + [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    backends = {device: dict(zip(("backend", "reason"), backend_for(device), strict=True)) for device in devices}
+    facts: dict[str, Any] = {
+        "affectron": affectron.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "instruction_set": native.isa_level(),
+        "backends": backends,
+    }
+    if model is not None:
+        skeleton = affectron.models.load_skeleton(model, trust_remote_code=trust_remote_code)
+        sites = affectron.find_sites(skeleton)
+        facts["model"] = {
+            "folder": str(model),
+            "class": type(skeleton).__name__,
+            "parameters": sum(parameter.numel() for parameter in skeleton.parameters()),
+            "neurons": sum(site.neurons for site in sites),
+            "sites": [
+                {"name": site.name, "layout": site.layout, "act": site.act, "neurons": site.neurons} for site in sites
+            ],
+        }
+    if as_json:
+        _print_json(facts)
+        return
+    for key in ("affectron", "python", "torch", "transformers", "threads"):
+        print(f"{key:<16}{facts[key]}")
+    print(f"{'cpu kernels':<16}{facts['instruction_set']}")
+    for device, served in backends.items():
+        print(f"{device:<16}{served['backend']} ({served['reason']})")
+    if model is not None:
+        described = facts["model"]
+        title = f"{described['class']}, {described['parameters']:,} parameters, {described['neurons']:,} neurons"
+        _print_table(
+            title, ("site", "layout", "activation", "neurons"), [(s.name, s.layout, s.act, s.neurons) for s in sites]
+        )
+
+
+@app.command()
+def screen(
+    model: ModelArgument,
+    corpus: CorpusArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to save the statistics to (.safetensors).")],
+    tokens: Annotated[str, typer.Option(help="Tokens that count: all, last, or mean (one observation a sentence).")] = (
+        "all"
+    ),
+    active: Annotated[str, typer.Option(help="A neuron is active where act(g) > 0 (gate) or h > 0 (product).")] = (
+        "gate"
+    ),
+    template: Annotated[str, typer.Option(help=f"What the model reads, {_PROMPT_HELP}.")] = "{text}",
+    count_special: Annotated[bool, typer.Option("--count-special", help="Special tokens count too.")] = False,
+    batch_tokens: BatchTokens = 8192,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    task_column: TaskColumn = "task",
+    split_column: SplitColumn = "split",
+    split: Annotated[str | None, typer.Option(help="Read this split only.")] = None,
+    task: TaskOption = None,
+    on_bad_line: OnBadLineOption = OnBadLine.error,
+    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every MLP neuron of MODEL over the labelled sentences of CORPUS."""
+    _output(output)
+    columns = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "task_column": task_column,
+        "split_column": split_column,
+    }
+    sentences = _read_corpus(corpus, columns, task, on_bad_line)
+    if split is not None:
+        sentences = sentences.where(split=split)
+    loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
+    with _timed() as seconds:
+        stats = affectron.screen(
+            loaded,
+            tokenizer,
+            sentences,
+            tokens=tokens,
+            active=active,
+            batch_tokens=batch_tokens,
+            template=_template(template),
+            count_special=count_special,
+            progress=True,
+        )
+    _save(stats, output)
+    _print_screened(stats, sentences, output, seconds[0], as_json)
+
+
+def _print_screened(stats: ActivationStats, corpus: Corpus, output: Path, seconds: float, as_json: bool) -> None:
+    site = stats.sites[0]
+    counts: dict[str, int] = {}
+    for (_, label), count in corpus.counts.items():
+        counts[label] = counts.get(label, 0) + count
+    labels = {
+        label: {"task": task, "sentences": counts[label], "tokens": stats.label(label)[site].count}
+        for task, names in stats.tasks.items()
+        for label in names
+    }
+    read = stats.provenance["tokens_read"]
+    if as_json:
+        result = {
+            "output": str(output),
+            "sites": len(stats.sites),
+            "neurons": sum(stats.widths.values()),
+            "labels": labels,
+            "sentences": stats.provenance["sentences"],
+            "skipped": corpus.skipped,
+            "truncated": stats.provenance["truncated"],
+            "tokens_read": read,
+            "seconds": round(seconds, 3),
+        }
+        _print_json(result)
+        return
+    rows = [(found["task"], label, found["sentences"], found["tokens"]) for label, found in labels.items()]
+    _print_table(f"{corpus.name} on {stats.provenance['model']}", ("task", "label", "sentences", "tokens"), rows)
+    if stats.provenance["truncated"]:
+        print(f"{stats.provenance['truncated']:,} sentences were cut to the model's maximum length")
+    print(
+        f"{sum(stats.widths.values()):,} neurons at {len(stats.sites)} sites, {read:,} tokens in {seconds:.1f} s "
+        f"({read / seconds:,.0f} tokens/s); saved to {output}"
+    )
+
+
+@app.command()
+def select(
+    stats: Annotated[Path, typer.Argument(metavar="STATS", help="Statistics saved by screen.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to save the neurons to (.json).")],
+    task: Annotated[str | None, typer.Option(help="Contrast the labels of this task; default: every task.")] = None,
+    top: Annotated[float, typer.Option(help="Share of all neurons to select, in (0, 1].")] = 0.01,
+    score: Annotated[str, typer.Option(help="What neurons are ranked by, such as entropy or hedges_g.")] = "entropy",
+    filter_rate: Annotated[
+        float, typer.Option(help="Entropy: some P must exceed this quantile of all P; 0 keeps all neurons.")
+    ] = 0.95,
+    assign: Annotated[str, typer.Option(help="Entropy: to the label of highest P (argmax) or above a bar (bar).")] = (
+        "argmax"
+    ),
+    activation_bar_ratio: Annotated[float, typer.Option(help="The quantile of all P that is the bar.")] = 0.95,
+    sign: Annotated[str | None, typer.Option(help="Keep one sign of the contrast: positive or negative.")] = None,
+    min_effect: Annotated[float | None, typer.Option(help="Keep an absolute Hedges g of at least this.")] = None,
+    fdr: Annotated[float | None, typer.Option(help="Keep neurons found at this false discovery rate.")] = None,
+    min_count: Annotated[int | None, typer.Option(help="Keep neurons active at this many tokens or more.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Select the neurons of each label from the statistics STATS."""
+    _output(output)
+    neurons = affectron.select(
+        affectron.ActivationStats.load(stats),
+        task,
+        top=top,
+        score=score,
+        filter_rate=filter_rate or None,
+        assign=assign,  # type: ignore[arg-type] # select checks it
+        activation_bar_ratio=activation_bar_ratio,
+        sign=sign,  # type: ignore[arg-type]
+        min_effect=min_effect,
+        fdr=fdr,
+        min_count=min_count,
+    )
+    _save(neurons, output)
+    if as_json:
+        result = {
+            "output": str(output),
+            "labels": {
+                label: {"task": found.task, "neurons": len(found), "sites": _site_sizes(found)}
+                for label, found in neurons.items()
+            },
+        }
+        _print_json(result)
+        return
+    rows = [(found.task, label, len(found), _best_sites(found)) for label, found in neurons.items()]
+    _print_table("selected neurons", ("task", "label", "neurons", "most at"), rows)
+    empty = [label for label, found in neurons.items() if not found]
+    if empty:
+        print(f"no neuron was selected for {', '.join(empty)}: a larger --top or another --score finds some")
+    print(f"saved to {output}")
+
+
+def _site_sizes(neurons: NeuronList) -> dict[str, int]:
+    return {site: len(index) for site, index in neurons.by_site().items()}
+
+
+def _best_sites(neurons: NeuronList, most: int = 3) -> str:
+    sizes = sorted(_site_sizes(neurons).items(), key=lambda item: -item[1])
+    return ", ".join(f"{site} ({size})" for site, size in sizes[:most])
+
+
+class ProgramName(str, enum.Enum):
+    zero = "zero"
+    mean = "mean"
+    attenuate = "attenuate"
+    induce = "induce"
+    amplify = "amplify"
+    cross_signal = "cross-signal"
+
+
+# Where no strength is given: alpha, beta, factor, omega.
+_STRENGTH = {
+    ProgramName.attenuate: 0.5,
+    ProgramName.induce: 1.0,
+    ProgramName.amplify: 2.0,
+    ProgramName.cross_signal: 1.0,
+}
+
+
+@app.command()
+def steer(
+    model: ModelArgument,
+    neurons: Annotated[Path, typer.Option(help="Neurons saved by select.")],
+    label: Annotated[str, typer.Option(help="The label whose neurons are steered.")],
+    prompt: Annotated[
+        list[str], typer.Option(help=r"Text to continue, perhaps with {bos} in it; \n is a line break. Repeatable.")
+    ],
+    program: Annotated[ProgramName, typer.Option(help="What is done to the neurons.")] = ProgramName.induce,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="attenuate: alpha (0.5); induce: beta (1); amplify: factor (2); cross-signal: omega (1)."),
+    ] = None,
+    signal: Annotated[str | None, typer.Option(help="cross-signal: the label whose mean activation is added.")] = None,
+    share: Annotated[float, typer.Option(help="Share of the label's neurons to steer, best first.")] = 1.0,
+    stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 40,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always writes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="For a temperature above 0; both texts are drawn alike.")] = 0,
+    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Continue each prompt without and with steering, side by side."""
+    from affectron.generation import continuations
+
+    selected = affectron.NeuronSet.load(neurons)
+    chosen = selected[label].top(share)
+    if not chosen:
+        raise InputError(f"label {label!r} has no neurons in {neurons}; select more with a larger --top")
+    steering = _program(program, chosen, lambda: _stats_beside(neurons, stats), strength, signal)
+    loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
+    _check_model(loaded, selected)
+    texts = [_template(text) for text in prompt]
+
+    def write() -> list[str]:
+        return continuations(
+            loaded,
+            tokenizer,
+            texts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            chat=chat,
+        )
+
+    plain = write()
+    with affectron.intervene(loaded, steering):
+        steered = write()
+    if as_json:
+        rows = [{"prompt": p, "unsteered": u, "steered": s} for p, u, s in zip(texts, plain, steered, strict=True)]
+        _print_json({"program": steering.name, "neurons": len(steering), "texts": rows})
+        return
+    _print_side_by_side(f"{steering.name}, {len(steering)} neurons", texts, plain, steered)
+
+
+def _program(
+    name: ProgramName,
+    neurons: NeuronList,
+    load_stats: Callable[[], ActivationStats],
+    strength: float | None,
+    signal: str | None,
+) -> Program:
+    if name not in _STRENGTH and strength is not None:
+        raise InputError(f"strength is {strength}, but the program {name.value} has none")
+    if (name is ProgramName.cross_signal) != (signal is not None):
+        raise InputError(f"signal is {signal!r}, expected a label with the program cross-signal and none without it")
+    strength = _STRENGTH.get(name, 0.0) if strength is None else strength
+    match name:
+        case ProgramName.zero:
+            return affectron.zero(neurons)
+        case ProgramName.mean:
+            return affectron.mean(neurons, load_stats())
+        case ProgramName.attenuate:
+            return affectron.attenuate(neurons, load_stats(), strength)
+        case ProgramName.induce:
+            return affectron.induce(neurons, load_stats(), strength)
+        case ProgramName.amplify:
+            return affectron.amplify(neurons, strength)
+        case ProgramName.cross_signal:
+            return affectron.cross_signal(neurons, load_stats(), str(signal), strength)
+
+
+@app.command()
+def report(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder with stats.safetensors, neurons.json, validation.json.")
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; default: RUN/report.")] = (
+        None
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Write an HTML page with the tables and figures of a run."""
+    page = affectron.build_report(run, output)
+    if as_json:
+        _print_json({"output": str(page)})
+    else:
+        print(f"report written to {page}")

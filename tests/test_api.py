@@ -1,0 +1,39 @@
+"""The names of the package: what ``affectron.x`` promises, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import affectron
+
+
+@pytest.mark.parametrize("name", affectron.__all__)
+def test_every_name_is_there(name: str) -> None:
+    assert getattr(affectron, name) is not None
+    assert name in dir(affectron)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(affectron.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(affectron.__all__) - {"__version__"}
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'affectron' has no attribute 'scren'"):
+        affectron.scren  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [("import affectron", "torch"), ("import affectron; affectron.ops.glu", "transformers")],
+)
+def test_importing_loads_no_more_than_is_used(statement: str, absent: str) -> None:
+    code = f"{statement}\nimport sys\nsys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
