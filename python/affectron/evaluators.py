@@ -1,0 +1,450 @@
+"""Evaluators: how a model's answer to a labelled sentence is read, and what it makes of plain text.
+
+Apart from validation.py, which asks the same questions under one intervention after another and does not care how
+they are put. Everything is tokenised once; a reader then runs the model as it is at that moment, steered or not.
+
+Sentences are padded on the right and no attention mask is passed: in a causal model no token sees what follows it,
+so the padding cannot change an answer, and positions count from the first token whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from affectron.batching import PLAIN, Encoded, encode, split_template
+from affectron.corpus import Sentence
+from affectron.errors import InputError
+
+Integers = NDArray[np.int64]
+
+Reader = Callable[[Integers], Integers]
+"""``reader(rows)``: int64 [len(rows)], the answer of the model, as it is now, to each of these sentences (their
+positions in the list that the reader was made for). An answer is a label's position in the list of labels, or -1
+where the model gives none that is a number."""
+
+# Tokens of a batch. On a CPU the activations of a small batch stay in the cache, and narrow batches need little
+# padding: 1024 tokens ran 1.4x as fast as 8192 (models of 1.3 and 3.1 million parameters, sentences of 25 tokens).
+_CPU_BATCH_TOKENS = 1024
+_BATCH_TOKENS = 8192
+# Logits of a batch when every token's are needed: 2^26 are 256 MiB in float32.
+_BATCH_LOGITS = 1 << 26
+# Ridge penalties to choose from, in units of the mean eigenvalue of the features' scatter matrix.
+_PENALTIES = tuple(float(penalty) for penalty in np.logspace(2, -6, 17))
+
+
+class Evaluator(Protocol):
+    """What :func:`affectron.validation.validate` needs of an evaluator.
+
+    Attributes:
+        name: what the result calls it.
+        trains: whether :meth:`fit` learns from sentences; if not it is never called.
+        options: what the evaluator used or chose, as JSON; saved with the result.
+    """
+
+    name: str
+    trains: bool
+    options: dict[str, Any]
+
+    def fit(
+        self,
+        model: Any,
+        tokenizer: Any,
+        train: Sequence[Sentence],
+        dev: Sequence[Sentence],
+        task: str,
+        labels: Sequence[str],
+    ) -> None:
+        """Learn to answer a task from the unsteered model."""
+
+    def reader(
+        self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]
+    ) -> Reader:
+        """Prepare sentences to be asked about, any number of times and in any selection."""
+
+
+class LabelLikelihood:
+    """The label that the model finds likeliest after a prompt; for models that can be prompted.
+
+    A label's score is the mean log-likelihood of its tokens. The label follows the prompt after one space, or at
+    once where the prompt ends in white space. Prompt and label are tokenised together; where that changes the
+    prompt's last tokens, all labels of the sentence are scored from the last token on which they agree.
+
+    A prompt too long for the model loses the end of the text, the same for all labels, and never what follows the
+    text. Only the logits that are needed are computed, and labels of one token share one forward.
+
+    Args:
+        prompts: task -> template with {text} and perhaps {bos}; tokenised as it stands, with no token added. A task
+            without one is asked in words: through the tokenizer's chat template where it has one, else as text.
+
+    Raises:
+        InputError: a template without {text}; from :meth:`reader` a template that the tokenizer cannot serve, or a
+            prompt without room for the text.
+    """
+
+    name = "label_likelihood"
+    trains = False
+
+    def __init__(self, prompts: Mapping[str, str] | None = None) -> None:
+        self.prompts = dict(prompts or {})
+        for template in self.prompts.values():
+            split_template(template)
+        self.options: dict[str, Any] = {"prompts": {}}
+
+    def fit(self, *_: Any) -> None:
+        """Nothing to learn."""
+
+    def reader(
+        self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]
+    ) -> Reader:
+        template = self.prompts.get(task) or default_prompt(tokenizer, task, labels)
+        self.options["prompts"][task] = template
+        head = model.get_output_embeddings()
+        if head is None:
+            raise InputError(f"{type(model).__name__} has no output layer to read a label's likelihood from")
+        rows = _label_rows(tokenizer, sentences, template, labels, _max_length(model))
+        pad = _pad(tokenizer)
+
+        def read(wanted: Integers) -> Integers:
+            asked = [row for index in wanted.tolist() for row in rows[index]]
+            # Where each asked row's answers go.
+            owner = np.repeat(np.arange(len(wanted)), [len(rows[index]) for index in wanted.tolist()])
+            scores = np.full((len(wanted), len(labels)), -np.inf)
+            for places, ids in _batches([row.ids for row in asked], pad, _batch_tokens(model)):
+                batch = [asked[place] for place in places]
+                for place, found in zip(places, _row_scores(model, head, ids, batch), strict=True):
+                    for label, score in found:
+                        scores[owner[place], label] = score
+            return _answers(scores)
+
+        return read
+
+
+class LinearProbe:
+    """A linear classifier on the mean final hidden state over the text's own tokens; for base models.
+
+    One ridge regression for each label on targets 1 (the sentence has the label) and 0, with an intercept that is
+    not penalised, in float64 and closed form. The penalty is the one of highest accuracy on dev, the larger one of
+    equals. It is fitted on the unsteered model and then left alone: a mask changes the states it reads.
+    """
+
+    name = "linear_probe"
+    trains = True
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {"ridge_penalty": {}}
+        self._fitted: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+
+    def fit(
+        self,
+        model: Any,
+        tokenizer: Any,
+        train: Sequence[Sentence],
+        dev: Sequence[Sentence],
+        task: str,
+        labels: Sequence[str],
+    ) -> None:
+        states = _mean_states(model, tokenizer, train)(np.arange(len(train)))
+        held_out = _mean_states(model, tokenizer, dev)(np.arange(len(dev)))
+        if not (np.isfinite(states).all() and np.isfinite(held_out).all()):
+            raise InputError(f"task {task!r}: the model's final hidden states are not finite; a probe cannot be fitted")
+        truth = truths(dev, labels)
+        best = -1.0
+        for penalty, weights, intercept in ridge(states, truths(train, labels).astype(np.float64)):
+            accuracy = float(truth[np.arange(len(dev)), _answers(held_out @ weights + intercept)].mean())
+            if accuracy > best:
+                best = accuracy
+                self._fitted[task] = (weights, intercept)
+                self.options["ridge_penalty"][task] = penalty
+
+    def reader(
+        self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]
+    ) -> Reader:
+        if task not in self._fitted:
+            raise InputError(f"task {task!r}: the probe has not been fitted")
+        weights, intercept = self._fitted[task]
+        states = _mean_states(model, tokenizer, sentences)
+        return lambda rows: _answers(states(rows) @ weights + intercept)
+
+
+def ridge(
+    x: NDArray[np.float64], y: NDArray[np.float64]
+) -> Iterator[tuple[float, NDArray[np.float64], NDArray[np.float64]]]:
+    """Ridge regressions of y [n, L] on x [n, H], largest penalty first: (penalty, weights [H, L], intercept [L]).
+
+    Each minimises |y - x w - b|² + p |w|², p the penalty times the mean eigenvalue of the centred x'x (Hoerl and
+    Kennard 1970), so that the grid does not depend on the scale of x. One eigendecomposition serves all.
+    """
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    centred = x - x_mean
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    values = np.maximum(values, 0.0)
+    projected = vectors.T @ (centred.T @ (y - y_mean))
+    # Features that never vary say nothing, at any penalty.
+    unit = float(values.mean()) or 1.0
+    for penalty in _PENALTIES:
+        weights = vectors @ (projected / (values + penalty * unit)[:, None])
+        yield penalty, weights, y_mean - x_mean @ weights
+
+
+def truths(sentences: Sequence[Sentence], labels: Sequence[str]) -> NDArray[np.bool_]:
+    """bool [n, L]: which labels each sentence has."""
+    return np.array([[label in sentence.labels for label in labels] for sentence in sentences], dtype=np.bool_).reshape(
+        len(sentences), len(labels)
+    )
+
+
+def default_prompt(tokenizer: Any, task: str, labels: Sequence[str]) -> str:
+    """The prompt of a task that has none of its own: the question in words, through the tokenizer's chat template
+    where it has one."""
+    choice = labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} or {labels[-1]}"
+    if getattr(tokenizer, "chat_template", None):
+        question = f"Which {task} does this text have: {choice}? Answer with one of these only.\n\n{{text}}"
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        if isinstance(prompt, str) and prompt.count("{text}") == 1:
+            return prompt
+    adds_bos = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return f"{'{bos}' if adds_bos else ''}Text: {{text}}\nThe {task} of this text ({choice}) is:"
+
+
+def text_loss(
+    model: Any, tokenizer: Any, sentences: Sequence[Sentence]
+) -> tuple[Callable[[Integers], NDArray[np.float64]], Integers]:
+    """How well the model predicts plain text: a reader, and int64 [n], the tokens that count in each sentence.
+
+    ``reader(rows)`` gives float64 [len(rows)], the sum over a sentence's tokens of -ln p(token | what precedes it),
+    in nats. A sentence is read as the tokenizer encodes it, after its beginning-of-sequence token where it has one;
+    the text's own tokens count, but for one that nothing precedes.
+    """
+    template = PLAIN
+    if tokenizer.bos_token is not None and tokenizer.is_fast and not _adds_special(tokenizer):
+        template = "{bos}{text}"
+    encoded = encode(tokenizer, sentences, template, max_length=_max_length(model))
+    vocabulary = int(model.get_output_embeddings().weight.shape[0])
+    budget = max(1, min(_batch_tokens(model), _BATCH_LOGITS // vocabulary))
+    pad = _pad(tokenizer)
+
+    def read(rows: Integers) -> NDArray[np.float64]:
+        asked = [encoded[index] for index in rows.tolist()]
+        sums = np.zeros(len(asked))
+        for places, ids in _batches([one.input_ids for one in asked], pad, budget):
+            counted = _counted([asked[place] for place in places], ids.shape[1])[:, 1:]
+            ids = ids.to(_device(model))
+            with torch.no_grad():
+                logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+                nats = nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+            sums[places] = np.where(counted, nats.view(len(places), -1).double().cpu().numpy(), 0.0).sum(1)
+        return sums
+
+    return read, np.array([sum(one.counted[1:]) for one in encoded], dtype=np.int64)
+
+
+# --- label likelihood ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What the model reads for a sentence and one or more labels: the logits at position ``first`` and after are
+    those of the label's first token and of the next ones. ``answers`` holds (label, its tokens)."""
+
+    ids: list[int]
+    first: int
+    answers: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+def _label_rows(
+    tokenizer: Any, sentences: Sequence[Sentence], template: str, labels: Sequence[str], max_length: int | None
+) -> list[list[_Row]]:
+    """The rows of every sentence: one, unless labels of several tokens begin differently."""
+    before, after = split_template(template, tokenizer)
+    if not tokenizer.is_fast:
+        raise InputError(f"{type(tokenizer).__name__} gives no character offsets to tell prompt and label apart")
+    gap = "" if (after or before)[-1:].isspace() else " "
+    joined = [f"{before}{sentence.text}{after}{gap}{label}" for sentence in sentences for label in labels]
+    if not joined:
+        return []
+    found = tokenizer(
+        joined,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    rows = []
+    for place, sentence in enumerate(sentences):
+        span = slice(place * len(labels), (place + 1) * len(labels))
+        answers, offsets = found["input_ids"][span], found["offset_mapping"][span][0]
+        text = len(before), len(before) + len(sentence.text)
+        context = _context(answers, offsets, text[1] + len(after))
+        if context == 0:
+            raise InputError(
+                f"sentence {sentence.id}: no token precedes the label in prompt {template!r}; "
+                "begin it with {bos} or with words"
+            )
+        excess = 0 if max_length is None else max(map(len, answers)) - 1 - max_length
+        own = [place for place, (first, last) in enumerate(offsets[:context]) if first < text[1] and last > text[0]]
+        if excess > 0 and excess >= len(own):
+            raise InputError(
+                f"sentence {sentence.id}: prompt {template!r} with its label leaves no room for the text in the "
+                f"model's {max_length} positions"
+            )
+        dropped = set(own[-excess:]) if excess > 0 else set()
+        kept = [token for place, token in enumerate(answers[0][:context]) if place not in dropped]
+        rows.append(_grouped(kept, [tuple(answer[context:]) for answer in answers]))
+    return rows
+
+
+def _context(answers: Sequence[Sequence[int]], offsets: Sequence[tuple[int, int]], prompt: int) -> int:
+    """How many first tokens belong to the prompt's characters alone and are the same before every label.
+
+    ``offsets`` are those of the first of ``answers``: where the ids agree, so do the characters.
+    """
+    most = min(len(answer) - 1 for answer in answers)
+    for place in range(most):
+        if offsets[place][1] > prompt or any(answer[place] != answers[0][place] for answer in answers):
+            return place
+    return most
+
+
+def _grouped(context: list[int], answers: Sequence[tuple[int, ...]]) -> list[_Row]:
+    # A label of k tokens needs its first k - 1 in the input; a longer input with the same beginning does as well.
+    inputs = sorted({answer[:-1] for answer in answers}, key=len, reverse=True)
+    kept: list[tuple[int, ...]] = []
+    for one in inputs:
+        if not any(longer[: len(one)] == one for longer in kept):
+            kept.append(one)
+    served: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in kept]
+    for label, answer in enumerate(answers):
+        place = next(i for i, one in enumerate(kept) if one[: len(answer) - 1] == answer[:-1])
+        served[place].append((label, answer))
+    return [_Row([*context, *one], len(context) - 1, tuple(found)) for one, found in zip(kept, served, strict=True)]
+
+
+def _row_scores(model: Any, head: nn.Module, ids: Tensor, rows: Sequence[_Row]) -> list[list[tuple[int, float]]]:
+    """For each row of the batch, (label, mean log-likelihood of its tokens)."""
+    longest = max(len(answer) for row in rows for _, answer in row.answers)
+    first = torch.tensor([row.first for row in rows])
+    positions = (first[:, None] + torch.arange(longest)).clamp(max=ids.shape[1] - 1)
+    with torch.no_grad(), _head_reads_only(head, positions):
+        logits = model(input_ids=ids.to(_device(model)), use_cache=False).logits
+    likelihood = torch.log_softmax(logits.float(), dim=-1)
+    answers = [(place, label, answer) for place, row in enumerate(rows) for label, answer in row.answers]
+    at = [(place, step, token) for place, _, answer in answers for step, token in enumerate(answer)]
+    picked = likelihood[tuple(torch.tensor(at, device=likelihood.device).T)].double().cpu().numpy()
+    lengths = np.array([len(answer) for _, _, answer in answers])
+    means = np.add.reduceat(picked, np.cumsum(lengths) - lengths) / lengths
+    found: list[list[tuple[int, float]]] = [[] for _ in rows]
+    for (place, label, _), mean in zip(answers, means.tolist(), strict=True):
+        found[place].append((label, mean))
+    return found
+
+
+@contextmanager
+def _head_reads_only(head: nn.Module, positions: Tensor) -> Iterator[None]:
+    """Let the model's own output layer see the hidden states at ``positions`` [B, K] only, inside its own forward:
+    whatever a model does to its logits (scaling, soft caps) is done to these."""
+
+    def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = args[0]
+        index = positions.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
+        return (hidden.gather(1, index), *args[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _answers(scores: NDArray[np.float64]) -> Integers:
+    """int64 [n]: the position of the highest score in each row, the first of equals; -1 where none is a number."""
+    usable = np.where(np.isnan(scores), -np.inf, scores)
+    return np.where(np.isneginf(usable).all(axis=1), -1, usable.argmax(axis=1)).astype(np.int64)
+
+
+# --- hidden states ---------------------------------------------------------------------------------------------
+
+
+def _mean_states(
+    model: Any, tokenizer: Any, sentences: Sequence[Sentence]
+) -> Callable[[Integers], NDArray[np.float64]]:
+    """``read(rows)``: float64 [len(rows), H], the mean final hidden state over each text's own tokens (over all
+    tokens where its tokenizer knows none of the text)."""
+    encoded = encode(tokenizer, sentences, max_length=_max_length(model))
+    for one in encoded:
+        if not any(one.counted):
+            one.counted = [True] * len(one.counted)
+    pad = _pad(tokenizer)
+    body = getattr(model, "base_model", model)
+
+    def read(rows: Integers) -> NDArray[np.float64]:
+        asked = [encoded[index] for index in rows.tolist()]
+        states: NDArray[np.float64] | None = None
+        for places, ids in _batches([one.input_ids for one in asked], pad, _batch_tokens(model)):
+            counted = _counted([asked[place] for place in places], ids.shape[1])
+            with torch.no_grad():
+                hidden = body(input_ids=ids.to(_device(model)), use_cache=False).last_hidden_state
+            weights = torch.from_numpy(counted / np.maximum(counted.sum(1, keepdims=True), 1)).to(hidden.device)
+            means = torch.einsum("bt,bth->bh", weights, hidden.double()).cpu().numpy()
+            if states is None:
+                states = np.zeros((len(asked), means.shape[1]))
+            states[places] = means
+        return np.zeros((0, 0)) if states is None else states
+
+    return read
+
+
+# --- batches ---------------------------------------------------------------------------------------------------
+
+
+def _batches(rows: Sequence[Sequence[int]], pad: int, budget: int) -> Iterator[tuple[Integers, Tensor]]:
+    """Rows as batches of similar length: (their positions [B], int64 ids [B, T] padded on the right), B T within the
+    budget but for a row that is longer by itself."""
+    order = np.argsort([-len(row) for row in rows], kind="stable")
+    start = 0
+    while start < len(order):
+        width = max(len(rows[order[start]]), 1)
+        places = order[start : start + max(budget // width, 1)]
+        ids = np.full((len(places), width), pad, dtype=np.int64)
+        for line, place in enumerate(places):
+            ids[line, : len(rows[place])] = rows[place]
+        yield places, torch.from_numpy(ids)
+        start += len(places)
+
+
+def _counted(rows: Sequence[Encoded], width: int) -> NDArray[np.bool_]:
+    counted = np.zeros((len(rows), width), dtype=np.bool_)
+    for line, one in enumerate(rows):
+        counted[line, : len(one.counted)] = one.counted
+    return counted
+
+
+def _adds_special(tokenizer: Any) -> bool:
+    return bool(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][:1] == [1])
+
+
+def _pad(tokenizer: Any) -> int:
+    # What stands at the padding is never seen; it must only be a token.
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _max_length(model: Any) -> int | None:
+    return getattr(model.config, "max_position_embeddings", None)
+
+
+def _batch_tokens(model: nn.Module) -> int:
+    return _CPU_BATCH_TOKENS if _device(model).type == "cpu" else _BATCH_TOKENS
