@@ -88,7 +88,7 @@ def encode(
     With the template ``"{text}"`` the tokenizer adds its special tokens as it does for this model, and these do not
     count. With any other, the filled template is tokenised as it stands, with nothing added, and the tokens that
     overlap the text's characters count; a token that joins the text's end and the template is thus counted.
-    ``count_special`` counts the added special tokens, or those of ``{bos}``, as well.
+    ``count_special`` counts the added special tokens, or the template's ``{bos}``, as well.
 
     Too long a sequence loses the last of the text's own tokens, so that what follows the text in a template stays.
     ``max_length`` (tokens) defaults to the tokenizer's own; not every tokenizer knows its model's, so callers that
@@ -111,44 +111,29 @@ def encode(
     if not sentences:
         return []
 
-    if template == PLAIN:
-        found = tokenizer(
-            [sentence.text for sentence in sentences],
-            return_special_tokens_mask=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        added = [[bool(special) for special in mask] for mask in found["special_tokens_mask"]]
-        owned = [[not special for special in mask] for mask in added]
-    else:
-        found = tokenizer(
-            [before + sentence.text + after for sentence in sentences],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        start = len(before)
-        bos_spans = _bos_spans(template, tokenizer) if count_special else []
-        added, owned = [], []
-        for sentence, offsets in zip(sentences, found["offset_mapping"], strict=True):
-            stop = start + len(sentence.text)
-            owned.append([first < stop and last > start for first, last in offsets])
-            if count_special:
-                # Spans after the text are known from its end, spans before it from the start.
-                spans = [(a + stop, b + stop) if follows else (a, b) for follows, a, b in bos_spans]
-                added.append([any(f < b and e > a for a, b in spans) for f, e in offsets])
-
+    plain = template == PLAIN
+    found = tokenizer(
+        [before + sentence.text + after for sentence in sentences],
+        add_special_tokens=plain,
+        return_special_tokens_mask=plain,
+        return_offsets_mapping=not plain,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
     encoded = []
     for row, (sentence, ids) in enumerate(zip(sentences, found["input_ids"], strict=True)):
-        own = owned[row]
-        counted = [a or b for a, b in zip(own, added[row], strict=True)] if count_special else own
-        truncated = max_length is not None and len(ids) > max_length
-        if max_length is not None and truncated:
-            places = [place for place, is_own in enumerate(own) if is_own]
-            excess = len(ids) - max_length
+        if plain:
+            special = [bool(added) for added in found["special_tokens_mask"][row]]
+            own = [not added for added in special]
+        else:
+            start, stop = len(before), len(before) + len(sentence.text)
+            own = [first < stop and last > start for first, last in found["offset_mapping"][row]]
+            special = [token == tokenizer.bos_token_id and not mine for token, mine in zip(ids, own, strict=True)]
+        counted = [a or b for a, b in zip(own, special, strict=True)] if count_special else own
+        excess = 0 if max_length is None else max(len(ids) - max_length, 0)
+        if excess:
+            places = [place for place, mine in enumerate(own) if mine]
             if excess >= len(places):
                 raise InputError(
                     f"max_length is {max_length}, which leaves no room for the text beside the "
@@ -158,22 +143,8 @@ def encode(
             kept = [place for place in range(len(ids)) if place not in dropped]
             ids = [ids[place] for place in kept]
             counted = [counted[place] for place in kept]
-        encoded.append(Encoded(ids, counted, sentence, truncated))
+        encoded.append(Encoded(ids, counted, sentence, truncated=excess > 0))
     return encoded
-
-
-def _bos_spans(template: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[bool, int, int]]:
-    """Where {bos} stands: (after the text?, first character, last + 1), counted from the part's beginning."""
-    bos = str(tokenizer.bos_token)
-    spans = []
-    for follows, part in enumerate(split_template(template)):
-        place = 0
-        pieces = part.split("{bos}")
-        for piece in pieces[:-1]:
-            place += len(piece)
-            spans.append((bool(follows), place, place + len(bos)))
-            place += len(bos)
-    return spans
 
 
 def batches(
@@ -211,8 +182,6 @@ def _batches(
     max_length: int | None,
     pool: int,
 ) -> Iterator[Batch]:
-    # What stands at the padding is never seen (attention mask) and never counted; it must only be a valid token.
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     sentences = iter(corpus)
     while pooled := list(islice(sentences, pool)):
         encoded = encode(tokenizer, pooled, template, count_special, max_length)
@@ -222,13 +191,15 @@ def _batches(
             # At least one token, as a text may hold nothing that its tokenizer knows.
             width = max(len(encoded[first].input_ids), 1)
             rows = encoded[first : first + max(batch_tokens // width, 1)]
-            yield _batch(corpus, rows, width, pad)
+            yield _batch(corpus, rows, width)
             first += len(rows)
 
 
-def _batch(corpus: Corpus, rows: list[Encoded], width: int, pad: int) -> Batch:
+def _batch(corpus: Corpus, rows: list[Encoded], width: int) -> Batch:
     shape = (len(rows), width)
-    input_ids = np.full(shape, pad, dtype=np.int64)
+    # What stands at the padding is neither seen nor counted; 0 is a token of every model, unlike a tokenizer's own
+    # padding token, which may have been added to it alone.
+    input_ids = np.zeros(shape, dtype=np.int64)
     attention_mask = np.zeros(shape, dtype=np.int64)
     counted = np.zeros(shape, dtype=np.bool_)
     for row, one in enumerate(rows):

@@ -7,14 +7,17 @@ each time it is iterated. Between the two nothing is held but one entry for each
 
 from __future__ import annotations
 
+import codecs
+import copy
 import csv
+import hashlib
 import json
 import os
 import stat
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
@@ -121,8 +124,6 @@ class Corpus:
         cls, source: _Source, columns: _Columns, split: str | None, task: str | None, on_bad_line: str
     ) -> Corpus:
         scan = _Scan(source, columns, task or DEFAULT_TASK, on_bad_line)
-        if not scan.has_task:
-            task = None  # it has named the task of all labels
         return cls(scan, None, None).where(split=split, task=task)
 
     def __init__(self, scan: _Scan, split: str | None, task: str | None) -> None:
@@ -135,42 +136,42 @@ class Corpus:
         self.skipped = scan.skipped
         self.bad_lines = list(scan.bad_lines)
 
-        found: dict[str, set[str]] = {}
+        # What each label set of the source becomes in this view, without the other tasks' labels.
+        kept = {pairs: [pair for pair in pairs if task in (None, pair[1])] for _, pairs in scan.groups}
         groups = [
-            (key_split, pairs, group)
-            for (key_split, pairs), group in scan.groups.items()
-            if (split is None or key_split == split) and (task is None or any(t == task for _, t in pairs))
+            (key, group) for key, group in scan.groups.items() if kept[key[1]] and (split is None or key[0] == split)
         ]
-        for _, pairs, _ in groups:
-            for label, label_task in pairs:
-                if task is None or label_task == task:
-                    found.setdefault(label_task, set()).add(label)
-        self.tasks: dict[str, tuple[str, ...]] = {name: tuple(sorted(found[name])) for name in sorted(found)}
-        self.labels: tuple[str, ...] = tuple(label for labels in self.tasks.values() for label in labels)
-        self.task_of: dict[str, str] = {label: name for name, labels in self.tasks.items() for label in labels}
-        self.splits: tuple[str, ...] = tuple(sorted({name for name, _, _ in groups if name is not None}))
-
-        # What each label set of the source becomes in this view: its own labels only, in label order.
-        rank = {label: position for position, label in enumerate(self.labels)}
-        self._kept: dict[_Pairs, tuple[str, ...]] = {
-            pairs: tuple(sorted((label for label, _ in pairs if label in rank), key=rank.__getitem__))
-            for _, pairs in scan.groups
+        self.task_of: dict[str, str] = dict(
+            sorted((pair for (_, pairs), _ in groups for pair in kept[pairs]), key=lambda pair: (pair[1], pair[0]))
+        )
+        self.labels: tuple[str, ...] = tuple(self.task_of)
+        self.tasks: dict[str, tuple[str, ...]] = {
+            name: tuple(label for label in self.labels if self.task_of[label] == name)
+            for name in dict.fromkeys(self.task_of.values())
         }
+        self.splits: tuple[str, ...] = tuple(sorted({name for (name, _), _ in groups if name is not None}))
+
+        rank = {label: position for position, label in enumerate(self.labels)}
+        self._kept = {
+            pairs: tuple(sorted((label for label, _ in own if label in rank), key=rank.__getitem__))
+            for pairs, own in kept.items()
+        }
+        found = {self._kept[pairs] for (_, pairs), _ in groups}
         self.segments: tuple[tuple[str, ...], ...] = tuple(
-            sorted({self._kept[pairs] for _, pairs, _ in groups}, key=lambda labels: [rank[label] for label in labels])
+            sorted(found, key=lambda one: [rank[label] for label in one])
         )
         self._segment_index = {labels: index for index, labels in enumerate(self.segments)}
 
         counts: Counter[tuple[str | None, str]] = Counter()
-        total = 0
-        self._len = 0
-        for key_split, pairs, group in groups:
-            self._len += group.count
-            total += group.total if task is None else group.by_task.get(task, group.total)
-            for label in self._kept[pairs]:
+        texts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        for (key_split, pairs), group in groups:
+            labels = self._kept[pairs]
+            texts[tuple(sorted(labels))] += group.texts
+            for label in labels:
                 counts[key_split, label] += group.count
+        self._len = sum(group.count for _, group in groups)
         self.counts: dict[tuple[str | None, str], int] = dict(counts)
-        self.hash: str = digest((total % (1 << 128)).to_bytes(16, "little"), self._len.to_bytes(8, "little"))
+        self.hash: str = digest(json.dumps(sorted(texts.items())).encode())
 
     def where(self, *, split: str | None = None, task: str | None = None) -> Corpus:
         """The sentences of one split, and of one task with that task's labels only. Nothing is read again.
@@ -220,17 +221,14 @@ class Corpus:
             InputError: the file was changed (size or time of change) since it was scanned, or cannot be read.
         """
         scan, kept, split = self._scan, self._kept, self.split
-        for _, row in scan.source.rows():
-            parsed = scan.parse(row)
-            if isinstance(parsed, _Bad):
-                if scan.on_bad_line == "skip":
-                    continue
-                raise scan.source.changed()  # the scan found no bad line
-            labels = kept.get(parsed.pairs)
-            if labels is None:
-                raise scan.source.changed()
-            if labels and (split is None or parsed.split == split):
-                yield Sentence(parsed.text, labels, parsed.split, parsed.id)
+        for line, row in scan.source.rows():
+            try:
+                text, pairs, own_split, id = scan.parse(line, row)
+            except _Bad:
+                continue  # the scan has counted it
+            labels = kept.get(pairs)
+            if labels and (split is None or own_split == split):
+                yield Sentence(text, labels, own_split, id)
 
     def __repr__(self) -> str:
         narrowed = "".join(f", {key}={value!r}" for key, value in (("split", self.split), ("task", self.task)) if value)
@@ -251,48 +249,23 @@ class _Columns(NamedTuple):
     id: str
 
 
-class _Absent:
-    """The value of a column that a line does not have."""
+#: The raw values of one line, in the order of _Columns; None where the line has none.
+_Row: TypeAlias = tuple[Any, ...]
 
 
-_ABSENT = _Absent()
-
-
-class _Row(NamedTuple):
-    """The raw values of one line in the order of _Columns; optional ones may be _ABSENT."""
-
-    line: int
-    text: Any
-    label: Any
-    task: Any
-    split: Any
-    id: Any
-
-
-class _Bad(NamedTuple):
+class _Bad(Exception):
     """Why a line cannot be used."""
-
-    reason: str
-
-
-class _Parsed(NamedTuple):
-    text: str
-    pairs: _Pairs
-    split: str | None
-    id: str
 
 
 @dataclass(slots=True)
 class _Group:
-    """All sentences of one split and label set: how many, and the sum of their digests.
+    """All sentences of one split and label set: how many, and the sum of their texts' digests.
 
-    The sum makes the hash of any view without another pass: views are unions of groups. ``by_task`` holds the sums
-    with one task's labels only; it is empty where there is only one task, as the digests are then the same.
+    Views are unions of groups, so that the sums give the hash of any view without another pass.
     """
 
     count: int = 0
-    total: int = 0
-    by_task: dict[str, int] = field(default_factory=dict)
+    texts: int = 0
 
 
 class _Scan:
@@ -305,139 +278,110 @@ class _Scan:
         self.columns = columns
         self.default_task = default_task
         self.on_bad_line = on_bad_line
-        # None until the first usable line decides it for all: a task that only some lines name is a mistake.
-        self.has_task: bool | None = True if columns.task != "task" else None
-        self.groups: dict[tuple[str | None, _Pairs], _Group] = {}
+        self.groups: defaultdict[tuple[str | None, _Pairs], _Group] = defaultdict(_Group)
         self.skipped = 0
         self.bad_lines: list[tuple[int, str]] = []
+        self._has_task: bool | None = None  # the first line with labels decides it for all
+        self._task_of: dict[str, str] = {}
         self._pairs: dict[tuple[Any, Any], _Pairs] = {}  # by the raw values, as most lines repeat them
         self._run()
 
     def _run(self) -> None:
-        task_of: dict[str, str] = {}
-        # Columns that the caller has renamed must exist: silently reading no split at all would be worse.
-        missing = {name for name, usual in (("split", "split"), ("id", "id")) if getattr(self.columns, name) != usual}
         for line, row in self.source.rows():
-            if missing and isinstance(row, _Row):
-                missing -= {name for name in missing if getattr(row, name) is not _ABSENT}
-            parsed = self.parse(row)
-            if isinstance(parsed, _Bad):
+            try:
+                text, pairs, split, _ = self.parse(line, row)
+            except _Bad as bad:
                 if self.on_bad_line == "error":
-                    raise InputError(f"{self.source}:{line}: {parsed.reason}")
+                    raise InputError(f"{self.source}:{line}: {bad}") from None
                 self.skipped += 1
                 if len(self.bad_lines) < KEPT_BAD_LINES:
-                    self.bad_lines.append((line, parsed.reason))
+                    self.bad_lines.append((line, str(bad)))
                 continue
-            text, pairs, split, _ = parsed
-            group = self.groups.get((split, pairs))
-            if group is None:
-                for label, task in pairs:
-                    if task_of.setdefault(label, task) != task:
-                        raise InputError(
-                            f"{self.source}:{line}: label {label!r} is of task {task!r} here and of task "
-                            f"{task_of[label]!r} before; a label belongs to one task"
-                        )
-                group = self.groups[split, pairs] = _Group()
+            group = self.groups[split, pairs]
             group.count += 1
-            group.total += _sentence_digest(text, pairs)
-            tasks = {task for _, task in pairs} if len(pairs) > 1 else ()
-            if len(tasks) > 1:
-                for task in tasks:
-                    of_task = tuple(pair for pair in pairs if pair[1] == task)
-                    group.by_task[task] = group.by_task.get(task, 0) + _sentence_digest(text, of_task)
-        for name in sorted(missing if self.groups else ()):
-            raise self.source.no_column(name, getattr(self.columns, name))
+            group.texts += int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
         if not self.groups:
             why = ""
             if self.bad_lines:
-                why = f": all {self.skipped} lines are bad, the first ({self.bad_lines[0][0]}): {self.bad_lines[0][1]}"
+                line, reason = self.bad_lines[0]
+                why = f": all {self.skipped} lines are bad, the first is line {line}: {reason}"
             raise InputError(f"{self.source} holds no sentence{why}")
 
-    def parse(self, row: _Row | _Bad) -> _Parsed | _Bad:
-        """Check one line. The rules are the same in every pass, so that every pass sees the same sentences."""
-        if isinstance(row, _Bad):
-            return row
-        line, text, label, task, split, id = row
-        if not isinstance(text, str):
-            return _Bad(f"{self.columns.text} is {_kind(text)}, expected a string")
-        if not text or text.isspace():
-            return _Bad(f"{self.columns.text} is empty")
-        if not text.isascii() and not _is_unicode(text):
-            return _Bad(f"{self.columns.text} holds half a surrogate pair")
-        try:
-            pairs = self._pairs.get((label, task))
-        except TypeError:  # a list, which has no hash
-            pairs = None
-        if pairs is None:
-            read = self._labels(label, task)
-            if isinstance(read, _Bad):
-                return read
-            pairs = read
-        if split is _ABSENT or split is None or split == "":
-            split = None
-        elif not isinstance(split, str):
-            return _Bad(f"{self.columns.split} is {_kind(split)}, expected a string")
-        if id is _ABSENT or id is None or id == "":
-            id = str(line)
-        elif isinstance(id, int) and not isinstance(id, bool):
-            id = str(id)
-        elif not isinstance(id, str):
-            return _Bad(f"{self.columns.id} is {_kind(id)}, expected a string or an integer")
-        return _Parsed(text, pairs, split, id)
+    def parse(self, line: int, row: _Row | _Bad) -> tuple[str, _Pairs, str | None, str]:
+        """Check one line: its text, labels, split and id. Every pass goes by the same rules.
 
-    def _labels(self, label: Any, task: Any) -> _Pairs | _Bad:
+        Raises:
+            _Bad: it cannot be used.
+        """
+        if isinstance(row, _Bad):
+            raise row
+        text, label, task, split, id = row
+        if not isinstance(text, str):
+            raise _Bad(f"{self.columns.text} is {_kind(text)}, expected a string")
+        if not text or text.isspace():
+            raise _Bad(f"{self.columns.text} is empty")
+        if not _is_unicode(text):
+            raise _Bad(f"{self.columns.text} holds half a surrogate pair")
+        if split is not None and not isinstance(split, str):
+            raise _Bad(f"{self.columns.split} is {_kind(split)}, expected a string")
+        if isinstance(id, int) and not isinstance(id, bool):
+            id = str(id)
+        elif id is not None and not isinstance(id, str):
+            raise _Bad(f"{self.columns.id} is {_kind(id)}, expected a string or an integer")
+        if isinstance(label, list):
+            label = tuple(label)
+        if isinstance(task, list):
+            task = tuple(task)
+        try:
+            pairs = self._pairs[label, task]
+        except (KeyError, TypeError):  # not seen before, or of a kind that has no hash
+            pairs = self._pairs[label, task] = self._labels(line, label, task)
+        return text, pairs, split or None, id or str(line)
+
+    def _labels(self, line: int, label: Any, task: Any) -> _Pairs:
         labels = _read_names(label, self.columns.label)
-        if isinstance(labels, _Bad):
-            return labels
-        if self.has_task is None:
-            self.has_task = task is not _ABSENT
-        if not self.has_task:
-            if task is not _ABSENT:
-                return _Bad(f"has a column {self.columns.task!r} that the lines before lack")
-            tasks = [self.default_task] * len(labels)
-        elif task is _ABSENT:
-            first = _names(self.source.found)
-            return _Bad(f"no task column {self.columns.task!r} here; columns of the first line: {first}")
-        else:
-            read = _read_names(task, self.columns.task)
-            if isinstance(read, _Bad):
-                return read
-            tasks = read * len(labels) if len(read) == 1 else read
-            if len(tasks) != len(labels):
-                return _Bad(f"{len(labels)} labels but {len(tasks)} tasks; expected one task, or one for each label")
-        pairs = tuple(sorted(zip(labels, tasks, strict=True)))
+        tasks = [self.default_task] if task is None else _read_names(task, self.columns.task)
+        if len(tasks) not in (1, len(labels)):
+            raise _Bad(f"{len(labels)} labels but {len(tasks)} tasks; expected one task, or one for each label")
+        pairs = tuple(sorted(zip(labels, tasks * len(labels) if len(tasks) == 1 else tasks, strict=True)))
         for (first, _), (second, _) in pairwise(pairs):
             if first == second:
-                return _Bad(f"{self.columns.label} holds {first!r} twice")
-        if isinstance(label, str) and isinstance(task, (str, _Absent)):
-            self._pairs[label, task] = pairs
+                raise _Bad(f"{self.columns.label} holds {first!r} twice")
+        # A task that only some lines name is a mistake.
+        if self._has_task is None:
+            self._has_task = task is not None
+        elif self._has_task != (task is not None):
+            raise _Bad(f"has {'no' if task is None else 'a'} {self.columns.task}, unlike the lines before")
+        for name, own_task in pairs:
+            known = self._task_of.setdefault(name, own_task)
+            if known != own_task:  # no bad line that could be skipped: which of the two tasks is right?
+                raise InputError(
+                    f"{self.source}:{line}: label {name!r} is of task {own_task!r} here and of task {known!r} before; "
+                    "a label belongs to one task"
+                )
         return pairs
 
 
-def _read_names(value: Any, column: str) -> list[str] | _Bad:
+def _read_names(value: Any, column: str) -> list[str]:
     """The names in a label or task field: a string, or a list of them; blanks around a name do not count."""
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple)):
-        return _Bad(f"{column} is {_kind(value)}, expected a string or a list of strings")
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, tuple):
+        raise _Bad(f"{column} is {_kind(value)}, expected a string or a list of strings")
     if not names:
-        return _Bad(f"{column} is an empty list")
-    read = []
+        raise _Bad(f"{column} is an empty list")
     for name in names:
         if not isinstance(name, str):
-            return _Bad(f"{column} holds {_kind(name)}, expected strings")
+            raise _Bad(f"{column} holds {_kind(name)}, expected strings")
         if not name.strip():
-            return _Bad(f"{column} is empty" if len(names) == 1 else f"{column} holds an empty name")
+            raise _Bad(f"{column} is empty" if len(names) == 1 else f"{column} holds an empty name")
         if not _is_unicode(name):
-            return _Bad(f"{column} holds half a surrogate pair")
-        read.append(name.strip())
-    return read
-
-
-def _sentence_digest(text: str, pairs: _Pairs) -> int:
-    return int(digest(text.encode(), *(label.encode() for label, _ in pairs)), 16)
+            raise _Bad(f"{column} holds half a surrogate pair")
+    return [name.strip() for name in names]
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -460,8 +404,8 @@ def _kind(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(repr(name) for name in names)
+def _names(names: Iterable[Any]) -> str:
+    return ", ".join(repr(str(name)) for name in names) or "none"
 
 
 # --- sources: raw values, line by line --------------------------------------------------------------------------
@@ -476,33 +420,31 @@ class _Source:
     name: str
 
     def __init__(self, columns: _Columns) -> None:
-        doubled = [column for column, times in Counter(columns).items() if times > 1]
-        if doubled:
-            raise InputError(f"column {doubled[0]!r} is given two roles; text, label, task, split and id must differ")
+        for column, times in Counter(columns).items():
+            if times > 1:
+                raise InputError(f"column {column!r} is given two roles; text, label, task, split and id must differ")
         self.columns = columns
-        self.found: tuple[str, ...] = ()  # the header, or the keys of the first object
+        # Columns that the caller has renamed must exist: silently reading no split at all would be worse.
+        self._required = [
+            (role, column) for role, column in columns._asdict().items() if role in ("text", "label") or column != role
+        ]
 
     def rows(self) -> _Rows:
         raise NotImplementedError
 
-    def changed(self) -> InputError:
-        return InputError(f"{self} was changed after it was scanned; make the corpus anew")
+    def require_columns(self, found: Iterable[Any]) -> None:
+        for role, column in self._required:
+            if column not in found:
+                raise _Bad(f"no {role} column {column!r}; columns found: {_names(found)}")
 
-    def no_column(self, role: str, column: str) -> InputError:
-        return InputError(f"{self}: no {role} column {column!r}; columns found: {_names(self.found) or 'none'}")
-
-    def _from_mapping(self, line: int, record: Any) -> _Row | _Bad:
-        if not isinstance(record, Mapping):
-            return _Bad(f"is {_kind(record)}, expected an object with {_names(self.columns[:2])}")
-        if not self.found:
-            self.found = tuple(str(key) for key in record)
-        get = record.get
-        row = _Row(line, *[get(column, _ABSENT) for column in self.columns])
-        if row.text is _ABSENT or row.label is _ABSENT:
-            role = "text" if row.text is _ABSENT else "label"
-            column = getattr(self.columns, role)
-            return _Bad(f"no {role} column {column!r}; columns found: {_names(map(str, record)) or 'none'}")
-        return row
+    def _row(self, record: Any) -> _Row | _Bad:
+        try:
+            if not isinstance(record, Mapping):
+                raise _Bad(f"is {_kind(record)}, expected an object with {_names(self.columns[:2])}")
+            self.require_columns(record)
+        except _Bad as bad:
+            return bad
+        return tuple(map(record.get, self.columns))
 
     def __str__(self) -> str:
         return str(self.path or self.name)
@@ -516,13 +458,7 @@ class _Memory(_Source):
 
     def __init__(self, records: Iterable[Mapping[str, Any]], columns: _Columns) -> None:
         super().__init__(columns)
-        self._rows = [(line, self._copied(line, record)) for line, record in enumerate(records, 1)]
-
-    def _copied(self, line: int, record: Any) -> _Row | _Bad:
-        row = self._from_mapping(line, record)
-        if isinstance(row, _Bad):
-            return row
-        return _Row(line, *[tuple(value) if isinstance(value, list) else value for value in row[1:]])
+        self._rows = [(line, copy.deepcopy(self._row(record))) for line, record in enumerate(records, 1)]
 
     def rows(self) -> _Rows:
         return iter(self._rows)
@@ -548,14 +484,12 @@ class _File(_Source):
 
     def rows(self) -> _Rows:
         with self._reading() as file:
-            if self._stamp_of(file) != self._stamp:
-                raise self.changed()
+            self._check_unchanged(file)
             try:
                 yield from self._read(self, file)
             except OSError as error:
                 raise InputError(f"cannot read {self.path}: {error.strerror or error}") from error
-            if self._stamp_of(file) != self._stamp:
-                raise self.changed()
+            self._check_unchanged(file)
 
     def _reading(self) -> BinaryIO:
         try:
@@ -571,57 +505,53 @@ class _File(_Source):
         status = os.fstat(file.fileno())
         return status.st_size, status.st_mtime_ns
 
+    def _check_unchanged(self, file: BinaryIO) -> None:
+        if self._stamp_of(file) != self._stamp:
+            raise InputError(f"{self.path} was changed after it was scanned; make the corpus anew")
+
     def _read_jsonl(self, file: BinaryIO) -> _Rows:
-        lines = _Lines(file)
-        while True:
+        for line, text in enumerate(_lines(file), 1):
+            if text.isspace():
+                continue
+            row: _Row | _Bad
             try:
-                text = next(lines)
-                if text.isspace():
-                    continue  # a blank line
-                record = json.loads(text)
-            except StopIteration:
-                return
-            except UnicodeDecodeError as error:
-                yield lines.number, _not_utf8(error)
+                row = self._row(json.loads(text)) if _is_unicode(text) else _not_utf8(text)
             except json.JSONDecodeError as error:
-                yield lines.number, _Bad(f"not JSON: {error.msg} at column {error.colno}")
+                row = _Bad(f"not JSON: {error.msg} at column {error.colno}")
             except (ValueError, RecursionError) as error:  # a number too long to be read; nested too deep
-                yield lines.number, _Bad(f"not JSON that can be read: {error}")
-            else:
-                yield lines.number, self._from_mapping(lines.number, record)
+                row = _Bad(f"not JSON that can be read: {error}")
+            yield line, row
 
     def _read_table(self, file: BinaryIO, delimiter: str) -> _Rows:
-        lines = _Lines(file)
         # strict: a quote that is never closed is reported where it opens, not read as one long field.
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        reader = csv.reader(_lines(file), delimiter=delimiter, strict=True)
         try:
             header = next(reader)
         except StopIteration:
             raise InputError(f"{self.path} is empty; expected a header line") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self.path}:1: the header is {_not_utf8(error).reason}") from None
         except csv.Error as error:
             raise InputError(f"{self.path}:1: the header cannot be read: {error}") from None
         places = self._find_columns(header)
         while True:
-            line = lines.number + 1
+            line = reader.line_num + 1
+            row: _Row | _Bad
             try:
-                cells: list[Any] = next(reader)
+                cells = next(reader)
             except StopIteration:
                 return
-            except UnicodeDecodeError as error:
-                yield lines.number, _not_utf8(error)
-                continue
             except csv.Error as error:
-                yield line, _Bad(f"{error} (a field with quotes in it must be quoted whole, its quotes doubled)")
-                continue
-            if not cells:
-                continue  # a blank line
-            if len(cells) != len(header):
-                yield line, _Bad(f"{len(cells)} fields, but the header has {len(header)}")
-                continue
-            text, label, task, split, id = [_ABSENT if place is None else cells[place] for place in places]
-            yield line, _Row(line, text, _cell_names(label), _cell_names(task), split, id)
+                row = _Bad(f"{error} (a field with quotes in it must be quoted whole, its quotes doubled)")
+            else:
+                if not cells:
+                    continue  # a blank line
+                if not _is_unicode("".join(cells)):
+                    row = _not_utf8("".join(cells))
+                elif len(cells) != len(header):
+                    row = _Bad(f"{len(cells)} fields, but the header has {len(header)}")
+                else:
+                    text, label, task, split, id = [None if place is None else cells[place] for place in places]
+                    row = text, _cell_names(label), _cell_names(task), split, id
+            yield line, row
 
     def _read_csv(self, file: BinaryIO) -> _Rows:
         return self._read_table(file, ",")
@@ -638,75 +568,58 @@ class _File(_Source):
         try:
             table = pq.ParquetFile(file)
             places = self._find_columns(table.schema_arrow.names)
-            names = list(dict.fromkeys(self.found[place] for place in places if place is not None))
-            start = 0
+            names = [name for name, place in zip(self.columns, places, strict=True) if place is not None]
+            line = 0
             for batch in table.iter_batches(batch_size=4096, columns=names):
-                columns = [
-                    [_ABSENT] * len(batch) if place is None else _arrow_values(batch.column(self.found[place]))
-                    for place in places
-                ]
-                for line, values in enumerate(zip(*columns, strict=True), start + 1):
-                    bad = next((value for value in values if isinstance(value, _Bad)), None)
-                    yield line, bad or _Row(line, *values)
-                start += len(batch)
+                for row in _arrow_rows(batch, self.columns):
+                    line += 1
+                    yield line, row
         except pa.ArrowException as error:
             why = str(error).partition("\n")[0]
             raise InputError(f"{self.path} is not a Parquet file that can be read: {why}") from error
 
     def _find_columns(self, header: list[str]) -> list[int | None]:
-        """The place of each column in a header; None for an optional one that is absent and was not renamed."""
-        self.found = tuple(header)
-        places: list[int | None] = []
-        for role, column in self.columns._asdict().items():
+        """The place of each column in a header; None for an optional one that is absent."""
+        try:
+            self.require_columns(header)
+        except _Bad as bad:
+            raise InputError(f"{self.path}: {bad}") from None
+        for column in self.columns:
             if header.count(column) > 1:
-                raise InputError(f"{self.path}: the header names the {role} column {column!r} more than once")
-            if column in header:
-                places.append(header.index(column))
-            elif role in ("task", "split", "id") and column == role:
-                places.append(None)
-            else:
-                raise self.no_column(role, column)
-        return places
+                raise InputError(f"{self.path}: the header names column {column!r} more than once")
+        return [header.index(column) if column in header else None for column in self.columns]
 
 
-class _Lines:
-    """The lines of a file as text, counted; goes on after a line that is not UTF-8, as a generator could not."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.number = 0
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._file)
-        self.number += 1
-        if self.number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")  # the byte-order mark that some editors write
-        return line.decode("utf-8")
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """The file's lines without a byte-order mark; bytes that are not UTF-8 become lone surrogates, as an exception
+    would end the reading."""
+    if file.read(3) != codecs.BOM_UTF8:
+        file.seek(0)
+    return map(bytes.decode, file, repeat("utf-8"), repeat("surrogateescape"))
 
 
-def _cell_names(cell: Any) -> Any:
-    return cell.split(CELL_SEPARATOR) if cell is not _ABSENT and CELL_SEPARATOR in cell else cell
+def _not_utf8(text: str) -> _Bad:
+    byte = next(ord(char) - 0xDC00 for char in text if 0xDC80 <= ord(char) <= 0xDCFF)
+    return _Bad(f"not UTF-8 (byte 0x{byte:02x})")
 
 
-def _not_utf8(error: UnicodeDecodeError) -> _Bad:
-    return _Bad(f"not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}")
+def _cell_names(cell: str | None) -> str | list[str] | None:
+    return cell.split(CELL_SEPARATOR) if cell is not None and CELL_SEPARATOR in cell else cell
 
 
-def _arrow_values(column: Any) -> list[Any]:
+def _arrow_rows(batch: Any, columns: _Columns) -> Iterator[_Row | _Bad]:
+    """The batch's rows in the order of the columns, None for a column that it lacks."""
+    names = batch.schema.names
     try:
-        values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        # One value spoils the whole column, so look at each.
-        values = []
-        for scalar in column:
-            try:
-                values.append(scalar.as_py())
-            except UnicodeDecodeError as error:
-                values.append(_not_utf8(error))
-    return values
+        values = [batch.column(name).to_pylist() if name in names else [None] * len(batch) for name in columns]
+    except UnicodeDecodeError as error:
+        if len(batch) == 1:
+            yield _Bad(f"not UTF-8 (byte 0x{error.object[error.start]:02x})")
+        else:  # one value spoils the whole batch
+            for place in range(len(batch)):
+                yield from _arrow_rows(batch.slice(place, 1), columns)
+    else:
+        yield from zip(*values, strict=True)
 
 
 _READERS: dict[str, Callable[[_File, BinaryIO], _Rows]] = {
