@@ -11,7 +11,9 @@ namespace affectron {
 // that silu agrees with torch bit for bit wherever FMA is at hand. Results under 2^-126 become zero.
 template <class V> inline V exp(V x) {
   x = min(V(89.5f), max(V(-87.6f), x)); // keeps q in [-126, 129]; in this order a NaN passes
-  V q = round(x * V(1.442695040888963407359924681001892137426645954152985934135449406931f));
+  // The sum with 1.5 * 2^23 has no fraction bits left: q, to nearest even, stands in its lowest bits.
+  V shifted = x * V(1.442695040888963407359924681001892137426645954152985934135449406931f) + V(12582912.0f);
+  V q = shifted - V(12582912.0f);
   V s = fma(q, V(-0.693145751953125f), x);
   s = fma(q, V(-1.428606765330187045e-06f), s);
   V p = fma(V(0.000198527617612853646278381f), s, V(0.00139304355252534151077271f));
@@ -21,7 +23,7 @@ template <class V> inline V exp(V x) {
   p = fma(p, s, V(0.5f));
   p = V(1.0f) + fma(s * s, p, s);
   // 2^q in two factors, 2^(q-1) and 2, because q reaches 128 where exp(x) is still finite.
-  V half = p * exp2i(q - V(1.0f));
+  V half = p * exp2_below(shifted);
   return half + half;
 }
 

@@ -1,6 +1,7 @@
-// One vector of floats at the width of the instruction set that this file is compiled for, and the loads and
-// stores that convert from and to the three dtypes. Each kernel source is compiled once a level (CMakeLists.txt);
-// everything here lies in that level's namespace, so that the three never mix at link time.
+// Vectors of floats: a register of the instruction set that this file is compiled for, two of them as the unit that
+// kernels work in, and the loads and stores that convert from and to the three dtypes. Each kernel source is compiled
+// once a level (CMakeLists.txt); everything here lies in that level's namespace, so that the three never mix at link
+// time.
 #pragma once
 
 #include <cmath>
@@ -18,136 +19,134 @@ namespace affectron::AFFECTRON_ISA {
 
 #if defined(__AVX512F__)
 
-struct Vec {
+struct Reg {
   static constexpr int64_t width = 16;
   __m512 v;
-  Vec() = default;
-  Vec(__m512 value) : v(value) {}
-  explicit Vec(float value) : v(_mm512_set1_ps(value)) {}
+  Reg() = default;
+  Reg(__m512 value) : v(value) {}
+  explicit Reg(float value) : v(_mm512_set1_ps(value)) {}
 };
-using Mask = __mmask16;
+using RegMask = __mmask16;
 
-inline Vec operator+(Vec a, Vec b) { return _mm512_add_ps(a.v, b.v); }
-inline Vec operator-(Vec a, Vec b) { return _mm512_sub_ps(a.v, b.v); }
-inline Vec operator*(Vec a, Vec b) { return _mm512_mul_ps(a.v, b.v); }
-inline Vec operator/(Vec a, Vec b) { return _mm512_div_ps(a.v, b.v); }
-inline Vec operator-(Vec a) {
+inline Reg operator+(Reg a, Reg b) { return _mm512_add_ps(a.v, b.v); }
+inline Reg operator-(Reg a, Reg b) { return _mm512_sub_ps(a.v, b.v); }
+inline Reg operator*(Reg a, Reg b) { return _mm512_mul_ps(a.v, b.v); }
+inline Reg operator/(Reg a, Reg b) { return _mm512_div_ps(a.v, b.v); }
+inline Reg operator-(Reg a) {
   return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(INT32_MIN)));
 }
-inline Mask operator<(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
-inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
-inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a.v, b.v); }
-inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a.v, b.v); }
-inline Vec abs(Vec a) { return _mm512_abs_ps(a.v); }
-inline Vec round(Vec a) { return _mm512_cvtepi32_ps(_mm512_cvtps_epi32(a.v)); }
-inline Vec exp2i(Vec q) {
-  __m512i bits = _mm512_add_epi32(_mm512_cvtps_epi32(q.v), _mm512_set1_epi32(127));
+inline RegMask operator<(Reg a, Reg b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
+inline Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+inline Reg min(Reg a, Reg b) { return _mm512_min_ps(a.v, b.v); }
+inline Reg max(Reg a, Reg b) { return _mm512_max_ps(a.v, b.v); }
+inline Reg abs(Reg a) { return _mm512_abs_ps(a.v); }
+inline Reg exp2_below(Reg shifted) {
+  __m512i bits = _mm512_add_epi32(_mm512_castps_si512(shifted.v), _mm512_set1_epi32(126));
   return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
 }
-inline Vec select(Mask m, Vec a, Vec b) { return _mm512_mask_blend_ps(m, b.v, a.v); }
-inline Vec copysign(Vec magnitude, Vec sign) {
+inline Reg select(RegMask m, Reg a, Reg b) { return _mm512_mask_blend_ps(m, b.v, a.v); }
+inline Reg copysign(Reg magnitude, Reg sign) {
   __m512i bit = _mm512_set1_epi32(INT32_MIN);
   return _mm512_castsi512_ps(_mm512_or_si512(_mm512_andnot_si512(bit, _mm512_castps_si512(magnitude.v)),
                                              _mm512_and_si512(bit, _mm512_castps_si512(sign.v))));
 }
 // counts[i] += m[i]
-inline void add_mask(int32_t *counts, Mask m) {
+inline void add_mask(int32_t *counts, RegMask m) {
   __m512i c = _mm512_loadu_si512(counts);
   _mm512_storeu_si512(counts, _mm512_mask_add_epi32(c, m, c, _mm512_set1_epi32(1)));
 }
-inline Vec load_float(const float *p) { return _mm512_loadu_ps(p); }
-inline void store_float(float *p, Vec a) { _mm512_storeu_ps(p, a.v); }
+inline Reg reg_load_float(const float *p) { return _mm512_loadu_ps(p); }
+inline void store_float(float *p, Reg a) { _mm512_storeu_ps(p, a.v); }
 
-inline Vec from_bf16(const uint16_t *p) {
+inline Reg reg_from_bf16(const uint16_t *p) {
   __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 // Bits rounded to nearest even, still in 32 bits. A NaN that came from bf16 operands has a zero lower half, so
 // the addition cannot carry out of it.
-inline __m512i bf16_bits(Vec a) {
+inline __m512i bf16_bits(Reg a) {
   __m512i bits = _mm512_castps_si512(a.v);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   return _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
 }
-inline Vec round_bf16(Vec a) {
+inline Reg round_bf16(Reg a) {
   return _mm512_castsi512_ps(_mm512_and_si512(bf16_bits(a), _mm512_set1_epi32(0xffff0000u)));
 }
-inline void to_bf16(uint16_t *p, Vec a) { // `a` has been rounded
+inline void to_bf16(uint16_t *p, Reg a) { // `a` has been rounded
   __m512i high = _mm512_srli_epi32(_mm512_castps_si512(a.v), 16);
   _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(high));
 }
-inline Vec from_f16(const uint16_t *p) {
+inline Reg reg_from_f16(const uint16_t *p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
 }
-inline void to_f16(uint16_t *p, Vec a) {
+inline void to_f16(uint16_t *p, Reg a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline Vec round_f16(Vec a) { return _mm512_cvtph_ps(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
+inline Reg round_f16(Reg a) { return _mm512_cvtph_ps(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
 
 #elif defined(__AVX2__)
 
-struct Vec {
+struct Reg {
   static constexpr int64_t width = 8;
   __m256 v;
-  Vec() = default;
-  Vec(__m256 value) : v(value) {}
-  explicit Vec(float value) : v(_mm256_set1_ps(value)) {}
+  Reg() = default;
+  Reg(__m256 value) : v(value) {}
+  explicit Reg(float value) : v(_mm256_set1_ps(value)) {}
 };
-using Mask = Vec; // all ones or all zeros in each lane
+using RegMask = Reg; // all ones or all zeros in each lane
 
-inline Vec operator+(Vec a, Vec b) { return _mm256_add_ps(a.v, b.v); }
-inline Vec operator-(Vec a, Vec b) { return _mm256_sub_ps(a.v, b.v); }
-inline Vec operator*(Vec a, Vec b) { return _mm256_mul_ps(a.v, b.v); }
-inline Vec operator/(Vec a, Vec b) { return _mm256_div_ps(a.v, b.v); }
-inline Vec operator-(Vec a) { return _mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f)); }
-inline Mask operator<(Vec a, Vec b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ); }
-inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
-inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a.v, b.v); }
-inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a.v, b.v); }
-inline Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
-inline Vec round(Vec a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline Vec exp2i(Vec q) {
-  __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(q.v), _mm256_set1_epi32(127));
+inline Reg operator+(Reg a, Reg b) { return _mm256_add_ps(a.v, b.v); }
+inline Reg operator-(Reg a, Reg b) { return _mm256_sub_ps(a.v, b.v); }
+inline Reg operator*(Reg a, Reg b) { return _mm256_mul_ps(a.v, b.v); }
+inline Reg operator/(Reg a, Reg b) { return _mm256_div_ps(a.v, b.v); }
+inline Reg operator-(Reg a) { return _mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f)); }
+inline RegMask operator<(Reg a, Reg b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ); }
+inline Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+inline Reg min(Reg a, Reg b) { return _mm256_min_ps(a.v, b.v); }
+inline Reg max(Reg a, Reg b) { return _mm256_max_ps(a.v, b.v); }
+inline Reg abs(Reg a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
+inline Reg exp2_below(Reg shifted) {
+  __m256i bits = _mm256_add_epi32(_mm256_castps_si256(shifted.v), _mm256_set1_epi32(126));
   return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
 }
-inline Vec select(Mask m, Vec a, Vec b) { return _mm256_blendv_ps(b.v, a.v, m.v); }
-inline Vec copysign(Vec magnitude, Vec sign) {
+inline Reg select(RegMask m, Reg a, Reg b) { return _mm256_blendv_ps(b.v, a.v, m.v); }
+inline Reg copysign(Reg magnitude, Reg sign) {
   __m256 bit = _mm256_set1_ps(-0.0f);
   return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude.v), _mm256_and_ps(bit, sign.v));
 }
-inline void add_mask(int32_t *counts, Mask m) {
+inline void add_mask(int32_t *counts, RegMask m) {
   __m256i *p = reinterpret_cast<__m256i *>(counts);
   _mm256_storeu_si256(p, _mm256_sub_epi32(_mm256_loadu_si256(p), _mm256_castps_si256(m.v)));
 }
-inline Vec load_float(const float *p) { return _mm256_loadu_ps(p); }
-inline void store_float(float *p, Vec a) { _mm256_storeu_ps(p, a.v); }
+inline Reg reg_load_float(const float *p) { return _mm256_loadu_ps(p); }
+inline void store_float(float *p, Reg a) { _mm256_storeu_ps(p, a.v); }
 
-inline Vec from_bf16(const uint16_t *p) {
+inline Reg reg_from_bf16(const uint16_t *p) {
   __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 // Bits rounded to nearest even, still in 32 bits. A NaN that came from bf16 operands has a zero lower half, so
 // the addition cannot carry out of it.
-inline __m256i bf16_bits(Vec a) {
+inline __m256i bf16_bits(Reg a) {
   __m256i bits = _mm256_castps_si256(a.v);
   __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
 }
-inline Vec round_bf16(Vec a) {
+inline Reg round_bf16(Reg a) {
   return _mm256_castsi256_ps(_mm256_and_si256(bf16_bits(a), _mm256_set1_epi32(0xffff0000u)));
 }
-inline void to_bf16(uint16_t *p, Vec a) { // `a` has been rounded
+inline void to_bf16(uint16_t *p, Reg a) { // `a` has been rounded
   __m256i high = _mm256_srli_epi32(_mm256_castps_si256(a.v), 16);
   __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i *>(p), packed);
 }
-inline Vec from_f16(const uint16_t *p) {
+inline Reg reg_from_f16(const uint16_t *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
 }
-inline void to_f16(uint16_t *p, Vec a) {
+inline void to_f16(uint16_t *p, Reg a) {
   _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline Vec round_f16(Vec a) { return _mm256_cvtph_ps(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
+inline Reg round_f16(Reg a) { return _mm256_cvtph_ps(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
 
 #else // portable: fixed-length loops that any compiler turns into the vectors of its target
 
@@ -155,10 +154,10 @@ template <class F> struct Lanes {
   static constexpr int64_t width = 8;
   F lane[width];
 };
-struct Mask : Lanes<int32_t> {};
-struct Vec : Lanes<float> {
-  Vec() = default;
-  explicit Vec(float value) {
+struct RegMask : Lanes<int32_t> {};
+struct Reg : Lanes<float> {
+  Reg() = default;
+  explicit Reg(float value) {
     for (float &x : lane) x = value;
   }
 };
@@ -178,68 +177,63 @@ inline uint32_t bits_of_lane(float x) {
   return bits;
 }
 
-inline Vec operator+(Vec a, Vec b) {
-  return each<Vec>([&](int64_t i) { return a.lane[i] + b.lane[i]; });
+inline Reg operator+(Reg a, Reg b) {
+  return each<Reg>([&](int64_t i) { return a.lane[i] + b.lane[i]; });
 }
-inline Vec operator-(Vec a, Vec b) {
-  return each<Vec>([&](int64_t i) { return a.lane[i] - b.lane[i]; });
+inline Reg operator-(Reg a, Reg b) {
+  return each<Reg>([&](int64_t i) { return a.lane[i] - b.lane[i]; });
 }
-inline Vec operator*(Vec a, Vec b) {
-  return each<Vec>([&](int64_t i) { return a.lane[i] * b.lane[i]; });
+inline Reg operator*(Reg a, Reg b) {
+  return each<Reg>([&](int64_t i) { return a.lane[i] * b.lane[i]; });
 }
-inline Vec operator/(Vec a, Vec b) {
-  return each<Vec>([&](int64_t i) { return a.lane[i] / b.lane[i]; });
+inline Reg operator/(Reg a, Reg b) {
+  return each<Reg>([&](int64_t i) { return a.lane[i] / b.lane[i]; });
 }
-inline Vec operator-(Vec a) {
-  return each<Vec>([&](int64_t i) { return -a.lane[i]; });
+inline Reg operator-(Reg a) {
+  return each<Reg>([&](int64_t i) { return -a.lane[i]; });
 }
-inline Mask operator<(Vec a, Vec b) {
-  return each<Mask>([&](int64_t i) { return int32_t(a.lane[i] < b.lane[i]); });
+inline RegMask operator<(Reg a, Reg b) {
+  return each<RegMask>([&](int64_t i) { return int32_t(a.lane[i] < b.lane[i]); });
 }
 // Without a fused instruction std::fma is a slow library call: a product and a sum are 1 ulp away at most.
-inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
-inline Vec min(Vec a, Vec b) { // as on x86: the second where one is NaN
-  return each<Vec>([&](int64_t i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+inline Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
+inline Reg min(Reg a, Reg b) { // as on x86: the second where one is NaN
+  return each<Reg>([&](int64_t i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
-inline Vec max(Vec a, Vec b) {
-  return each<Vec>([&](int64_t i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+inline Reg max(Reg a, Reg b) {
+  return each<Reg>([&](int64_t i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
-inline Vec abs(Vec a) {
-  return each<Vec>([&](int64_t i) { return std::fabs(a.lane[i]); });
+inline Reg abs(Reg a) {
+  return each<Reg>([&](int64_t i) { return std::fabs(a.lane[i]); });
 }
-inline Vec round(Vec a) { // to nearest even for |x| < 2^22, by the shift that leaves no fraction bits
-  return each<Vec>([&](int64_t i) { return (a.lane[i] + 12582912.0f) - 12582912.0f; });
+inline Reg exp2_below(Reg shifted) {
+  return each<Reg>([&](int64_t i) { return lane_of_bits((bits_of_lane(shifted.lane[i]) + 126) << 23); });
 }
-inline Vec exp2i(Vec q) {
-  return each<Vec>([&](int64_t i) {
-    return lane_of_bits(uint32_t(std::isnan(q.lane[i]) ? 0 : int32_t(q.lane[i]) + 127) << 23);
-  });
+inline Reg select(RegMask m, Reg a, Reg b) {
+  return each<Reg>([&](int64_t i) { return m.lane[i] ? a.lane[i] : b.lane[i]; });
 }
-inline Vec select(Mask m, Vec a, Vec b) {
-  return each<Vec>([&](int64_t i) { return m.lane[i] ? a.lane[i] : b.lane[i]; });
+inline Reg copysign(Reg magnitude, Reg sign) {
+  return each<Reg>([&](int64_t i) { return std::copysign(magnitude.lane[i], sign.lane[i]); });
 }
-inline Vec copysign(Vec magnitude, Vec sign) {
-  return each<Vec>([&](int64_t i) { return std::copysign(magnitude.lane[i], sign.lane[i]); });
+inline void add_mask(int32_t *counts, RegMask m) {
+  for (int64_t i = 0; i < Reg::width; ++i) counts[i] += m.lane[i];
 }
-inline void add_mask(int32_t *counts, Mask m) {
-  for (int64_t i = 0; i < Vec::width; ++i) counts[i] += m.lane[i];
+inline Reg reg_load_float(const float *p) {
+  return each<Reg>([&](int64_t i) { return p[i]; });
 }
-inline Vec load_float(const float *p) {
-  return each<Vec>([&](int64_t i) { return p[i]; });
-}
-inline void store_float(float *p, Vec a) { std::memcpy(p, a.lane, sizeof a.lane); }
+inline void store_float(float *p, Reg a) { std::memcpy(p, a.lane, sizeof a.lane); }
 
-inline Vec from_bf16(const uint16_t *p) {
-  return each<Vec>([&](int64_t i) { return lane_of_bits(uint32_t(p[i]) << 16); });
+inline Reg reg_from_bf16(const uint16_t *p) {
+  return each<Reg>([&](int64_t i) { return lane_of_bits(uint32_t(p[i]) << 16); });
 }
-inline Vec round_bf16(Vec a) {
-  return each<Vec>([&](int64_t i) {
+inline Reg round_bf16(Reg a) {
+  return each<Reg>([&](int64_t i) {
     uint32_t bits = bits_of_lane(a.lane[i]);
     return lane_of_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
   });
 }
-inline void to_bf16(uint16_t *p, Vec a) { // `a` has been rounded
-  for (int64_t i = 0; i < Vec::width; ++i) p[i] = uint16_t(bits_of_lane(a.lane[i]) >> 16);
+inline void to_bf16(uint16_t *p, Reg a) { // `a` has been rounded
+  for (int64_t i = 0; i < Reg::width; ++i) p[i] = uint16_t(bits_of_lane(a.lane[i]) >> 16);
 }
 inline float half_to_float(uint16_t h) {
   uint32_t sign = uint32_t(h & 0x8000) << 16, rest = uint32_t(h & 0x7fff) << 13;
@@ -256,17 +250,67 @@ inline uint16_t float_to_half(float x) {
   }
   return uint16_t(sign | ((rest - 0x38000000u + 0xfff + ((rest >> 13) & 1)) >> 13));
 }
-inline Vec from_f16(const uint16_t *p) {
-  return each<Vec>([&](int64_t i) { return half_to_float(p[i]); });
+inline Reg reg_from_f16(const uint16_t *p) {
+  return each<Reg>([&](int64_t i) { return half_to_float(p[i]); });
 }
-inline void to_f16(uint16_t *p, Vec a) {
-  for (int64_t i = 0; i < Vec::width; ++i) p[i] = float_to_half(a.lane[i]);
+inline void to_f16(uint16_t *p, Reg a) {
+  for (int64_t i = 0; i < Reg::width; ++i) p[i] = float_to_half(a.lane[i]);
 }
-inline Vec round_f16(Vec a) {
-  return each<Vec>([&](int64_t i) { return half_to_float(float_to_half(a.lane[i])); });
+inline Reg round_f16(Reg a) {
+  return each<Reg>([&](int64_t i) { return half_to_float(float_to_half(a.lane[i])); });
 }
 
 #endif
+
+// Two registers that go through every operation side by side: an activation is one long chain of dependent
+// instructions, and the second chain runs in the gaps of the first (SwiGLU in bf16: 13 % less time on AVX2).
+struct Vec {
+  static constexpr int64_t width = 2 * Reg::width;
+  Reg a, b;
+  Vec() = default;
+  Vec(Reg first, Reg second) : a(first), b(second) {}
+  explicit Vec(float value) : a(value), b(value) {}
+};
+struct Mask {
+  RegMask a, b;
+};
+
+inline Vec operator+(Vec x, Vec y) { return {x.a + y.a, x.b + y.b}; }
+inline Vec operator-(Vec x, Vec y) { return {x.a - y.a, x.b - y.b}; }
+inline Vec operator*(Vec x, Vec y) { return {x.a * y.a, x.b * y.b}; }
+inline Vec operator/(Vec x, Vec y) { return {x.a / y.a, x.b / y.b}; }
+inline Vec operator-(Vec x) { return {-x.a, -x.b}; }
+inline Mask operator<(Vec x, Vec y) { return {x.a < y.a, x.b < y.b}; }
+inline Vec fma(Vec x, Vec y, Vec z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
+inline Vec min(Vec x, Vec y) { return {min(x.a, y.a), min(x.b, y.b)}; }
+inline Vec max(Vec x, Vec y) { return {max(x.a, y.a), max(x.b, y.b)}; }
+inline Vec abs(Vec x) { return {abs(x.a), abs(x.b)}; }
+// 2^(q-1), where q stands in the lowest bits of `shifted` (common/activation.h): there it becomes the exponent, and
+// all bits above it leave at the top.
+inline Vec exp2_below(Vec shifted) { return {exp2_below(shifted.a), exp2_below(shifted.b)}; }
+inline Vec select(Mask m, Vec x, Vec y) { return {select(m.a, x.a, y.a), select(m.b, x.b, y.b)}; }
+inline Vec copysign(Vec x, Vec sign) { return {copysign(x.a, sign.a), copysign(x.b, sign.b)}; }
+inline void add_mask(int32_t *counts, Mask m) {
+  add_mask(counts, m.a);
+  add_mask(counts + Reg::width, m.b);
+}
+inline Vec load_float(const float *p) { return {reg_load_float(p), reg_load_float(p + Reg::width)}; }
+inline void store_float(float *p, Vec x) {
+  store_float(p, x.a);
+  store_float(p + Reg::width, x.b);
+}
+inline Vec from_bf16(const uint16_t *p) { return {reg_from_bf16(p), reg_from_bf16(p + Reg::width)}; }
+inline Vec round_bf16(Vec x) { return {round_bf16(x.a), round_bf16(x.b)}; }
+inline void to_bf16(uint16_t *p, Vec x) {
+  to_bf16(p, x.a);
+  to_bf16(p + Reg::width, x.b);
+}
+inline Vec from_f16(const uint16_t *p) { return {reg_from_f16(p), reg_from_f16(p + Reg::width)}; }
+inline Vec round_f16(Vec x) { return {round_f16(x.a), round_f16(x.b)}; }
+inline void to_f16(uint16_t *p, Vec x) {
+  to_f16(p, x.a);
+  to_f16(p + Reg::width, x.b);
+}
 
 // Storage type and conversions of each dtype.
 template <Dtype D> struct Format;

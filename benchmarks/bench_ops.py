@@ -1,0 +1,78 @@
+"""The ops against plain torch on the CPU: 4096 tokens x 3584 neurons, 10 labels."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from affectron import ops
+
+TOKENS, NEURONS, LABELS = 4096, 3584, 10
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+TORCH = "torch silu(g) * u"
+
+
+def segments(shuffled: bool = False) -> Tensor:
+    """Labels in runs of 20 to 40 tokens, as sentences make them, or token by token in random order."""
+    rng = random.Random(0)
+    found: list[int] = []
+    while len(found) < TOKENS:
+        found += [rng.randrange(LABELS)] * rng.randint(20, 40)
+    found = found[:TOKENS]
+    if shuffled:
+        rng.shuffle(found)
+    return torch.tensor(found)
+
+
+def gate_and_up(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    gate, up = (torch.randn(TOKENS, NEURONS, generator=generator).to(dtype) for _ in range(2))
+    return gate, up
+
+
+def index_add_statistics(gate: Tensor, up: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Count, active, sum and sum of squares a label as torch users write them (without minimum and maximum)."""
+    h = silu(gate) * up
+    wide = h.float()
+    count = torch.zeros(LABELS).index_add_(0, labels, torch.ones(TOKENS))
+    active, total, squares = (
+        torch.zeros(LABELS, NEURONS).index_add_(0, labels, values) for values in ((gate > 0).float(), wide, wide * wide)
+    )
+    return h, count, active, total, squares
+
+
+@pytest.mark.parametrize("contender", [TORCH, "index_add", "glu_stats", "glu_stats shuffled"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_glu_stats(contend: Any, dtype: str, contender: str) -> None:
+    gate, up = gate_and_up(DTYPES[dtype])
+    buffers = ops.StatsBuffers(LABELS, NEURONS)
+    plan = ops.SegmentPlan(segments("shuffled" in contender), LABELS)
+    labels = segments()
+    function = {
+        TORCH: lambda: silu(gate) * up,
+        "index_add": lambda: index_add_statistics(gate, up, labels),
+    }.get(contender, lambda: ops.glu_stats(gate, up, plan, buffers))
+    goals = {TORCH: 1.0, "index_add": 1 / 15} if contender == "glu_stats" else {}
+    contend(f"glu_stats {dtype}", contender, function, rounds=5 if contender == "index_add" else 30, goals=goals)
+
+
+@pytest.mark.parametrize("contender", [TORCH, "glu_steer, one program", "glu_steer, 8 programs by row", "glu"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_glu_steer(contend: Any, dtype: str, contender: str) -> None:
+    gate, up = gate_and_up(DTYPES[dtype])
+    generator = torch.Generator().manual_seed(1)
+    programs = torch.rand(8, 4, NEURONS, generator=generator)
+    rows = torch.randint(-1, 8, (TOKENS,), dtype=torch.int32, generator=generator)
+    one = programs[:1].contiguous()
+    function = {
+        TORCH: lambda: silu(gate) * up,
+        "glu": lambda: ops.glu(gate, up),
+        "glu_steer, one program": lambda: ops.glu_steer(gate, up, one),
+        "glu_steer, 8 programs by row": lambda: ops.glu_steer(gate, up, programs, rows),
+    }[contender]
+    contend(f"glu_steer {dtype}", contender, function, rounds=30, goals={} if contender == TORCH else {TORCH: 1.0})
