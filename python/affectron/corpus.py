@@ -342,7 +342,7 @@ class _Scan:
         labels = _read_names(label, self.columns.label)
         tasks = [self.default_task] if task is None else _read_names(task, self.columns.task)
         if len(tasks) not in (1, len(labels)):
-            raise _Bad(f"{len(labels)} labels but {len(tasks)} tasks; expected one task, or one for each label")
+            raise _Bad(f"number of tasks is {len(tasks)}, of labels {len(labels)}; expected one, or one for each label")
         pairs = tuple(sorted(zip(labels, tasks * len(labels) if len(tasks) == 1 else tasks, strict=True)))
         for (first, _), (second, _) in pairwise(pairs):
             if first == second:
@@ -510,9 +510,9 @@ class _File(_Source):
             raise InputError(f"{self.path} was changed after it was scanned; make the corpus anew")
 
     def _read_jsonl(self, file: BinaryIO) -> _Rows:
-        for line, text in enumerate(_lines(file), 1):
-            if text.isspace():
-                continue
+        for line, text in enumerate(map(str.strip, _lines(file)), 1):
+            if not text:
+                continue  # a blank line
             row: _Row | _Bad
             try:
                 row = self._row(json.loads(text)) if _is_unicode(text) else _not_utf8(text)
@@ -547,7 +547,7 @@ class _File(_Source):
                 if not _is_unicode("".join(cells)):
                     row = _not_utf8("".join(cells))
                 elif len(cells) != len(header):
-                    row = _Bad(f"{len(cells)} fields, but the header has {len(header)}")
+                    row = _Bad(f"number of fields is {len(cells)}, expected {len(header)} as in the header")
                 else:
                     text, label, task, split, id = [None if place is None else cells[place] for place in places]
                     row = text, _cell_names(label), _cell_names(task), split, id
