@@ -110,21 +110,29 @@ class LabelLikelihood:
         if head is None:
             raise InputError(f"{type(model).__name__} has no output layer to read a label's likelihood from")
         rows = _label_rows(tokenizer, sentences, template, labels, _max_length(model))
-        pad = _pad(tokenizer)
+        return LikelihoodReader(model, head, rows, len(labels), _pad(tokenizer))
 
-        def read(wanted: Integers) -> Integers:
-            asked = [row for index in wanted.tolist() for row in rows[index]]
-            # Where each asked row's answers go.
-            owner = np.repeat(np.arange(len(wanted)), [len(rows[index]) for index in wanted.tolist()])
-            scores = np.full((len(wanted), len(labels)), -np.inf)
-            for places, ids in _batches([row.ids for row in asked], pad, _batch_tokens(model)):
-                batch = [asked[place] for place in places]
-                for place, found in zip(places, _row_scores(model, head, ids, batch), strict=True):
-                    for label, score in found:
-                        scores[owner[place], label] = score
-            return _answers(scores)
 
-        return read
+class LikelihoodReader:
+    """Answers by likelihood, and the likelihoods themselves; made by :meth:`LabelLikelihood.reader`."""
+
+    def __init__(self, model: Any, head: nn.Module, rows: list[list[_Row]], labels: int, pad: int) -> None:
+        self._model, self._head, self._rows, self._labels, self._pad = model, head, rows, labels, pad
+
+    def scores(self, wanted: Integers) -> NDArray[np.float64]:
+        """float64 [len(wanted), L]: the mean log-likelihood, in nats, of each label's tokens."""
+        asked = [(line, row) for line, index in enumerate(wanted.tolist()) for row in self._rows[index]]
+        scores = np.full((len(wanted), self._labels), np.nan)
+        for places, ids in _batches([row.ids for _, row in asked], self._pad, _batch_tokens(self._model)):
+            batch = [asked[place] for place in places]
+            found = _row_scores(self._model, self._head, ids, [row for _, row in batch])
+            for (line, _), answers in zip(batch, found, strict=True):
+                for label, score in answers:
+                    scores[line, label] = score
+        return scores
+
+    def __call__(self, rows: Integers) -> Integers:
+        return _answers(self.scores(rows))
 
 
 class LinearProbe:
@@ -268,8 +276,8 @@ def _label_rows(
     before, after = split_template(template, tokenizer)
     if not tokenizer.is_fast:
         raise InputError(f"{type(tokenizer).__name__} gives no character offsets to tell prompt and label apart")
-    gap = "" if (after or before)[-1:].isspace() else " "
-    joined = [f"{before}{sentence.text}{after}{gap}{label}" for sentence in sentences for label in labels]
+    filled = [f"{before}{sentence.text}{after}" for sentence in sentences]
+    joined = [f"{one}{'' if one[-1:].isspace() else ' '}{label}" for one in filled for label in labels]
     if not joined:
         return []
     found = tokenizer(
@@ -281,11 +289,11 @@ def _label_rows(
         verbose=False,
     )
     rows = []
-    for place, sentence in enumerate(sentences):
+    for place, (sentence, prompt) in enumerate(zip(sentences, filled, strict=True)):
         span = slice(place * len(labels), (place + 1) * len(labels))
         answers, offsets = found["input_ids"][span], found["offset_mapping"][span][0]
         text = len(before), len(before) + len(sentence.text)
-        context = _context(answers, offsets, text[1] + len(after))
+        context = _context(answers, offsets, len(prompt))
         if context == 0:
             raise InputError(
                 f"sentence {sentence.id}: no token precedes the label in prompt {template!r}; "
