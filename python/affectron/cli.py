@@ -26,7 +26,7 @@ import affectron
 from affectron.errors import InputError
 
 if TYPE_CHECKING:
-    from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program
+    from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program, Validation
 
 
 class _Commands(TyperGroup):
@@ -397,6 +397,143 @@ def _site_sizes(neurons: NeuronList) -> dict[str, int]:
 def _best_sites(neurons: NeuronList, most: int = 3) -> str:
     sizes = sorted(_site_sizes(neurons).items(), key=lambda item: -item[1])
     return ", ".join(f"{site} ({size})" for site, size in sizes[:most])
+
+
+@app.command()
+def validate(
+    model: ModelArgument,
+    corpus: CorpusArgument,
+    neurons: Annotated[Path, typer.Option(help="Neurons saved by select.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to save the result to (.json).")],
+    stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
+    evaluator: Annotated[str, typer.Option(help="label_likelihood, or linear_probe for models without prompts.")] = (
+        "label_likelihood"
+    ),
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=TEMPLATE", help=f"How a task's label is asked for, {_PROMPT_HELP}. One a task."),
+    ] = None,
+    dev: Annotated[str, typer.Option(help="Split that the feedback loop sees.")] = "dev",
+    test: Annotated[str, typer.Option(help="Split that is reported.")] = "test",
+    train: Annotated[str, typer.Option(help="Split that a probe is fitted on.")] = "train",
+    neutral: Annotated[
+        str | None, typer.Option(help="Label whose text the loss is taken on; default: text without the label.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Strength of the attenuation in the first round.")] = 0.3,
+    alpha_step: Annotated[float, typer.Option(help="What each round adds to alpha.")] = 0.1,
+    alpha_cap: Annotated[float, typer.Option(help="Largest alpha.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Share of a label's neurons in the first round.")] = 0.1,
+    share_step: Annotated[float, typer.Option(help="What each round adds to the share.")] = 0.1,
+    share_cap: Annotated[float, typer.Option(help="Largest share.")] = 1.0,
+    min_drop: Annotated[float, typer.Option(help="Drop of dev accuracy, a fraction, at which the loop stops.")] = 0.05,
+    random_sets: Annotated[int, typer.Option(help="Random neuron sets to compare with.")] = 20,
+    bootstrap: Annotated[int, typer.Option(help="Resamples behind each interval.")] = 1000,
+    beta: Annotated[
+        list[float] | None, typer.Option(help="Measure induction at this strength, too. Repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Sentences of a label in a split at most.")] = None,
+    seed: Annotated[int, typer.Option(help="Of random sets, resamples and limited sentences.")] = 0,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    task_column: TaskColumn = "task",
+    split_column: SplitColumn = "split",
+    task: TaskOption = None,
+    on_bad_line: OnBadLineOption = OnBadLine.error,
+    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Weaken each label's neurons and see what it does, against zero, mean and random masks."""
+    _output(output)
+    selected = affectron.NeuronSet.load(neurons)
+    measured = _stats_beside(neurons, stats)
+    columns = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "task_column": task_column,
+        "split_column": split_column,
+    }
+    sentences = _read_corpus(corpus, columns, task, on_bad_line)
+    loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
+    result = affectron.validate(
+        loaded,
+        tokenizer,
+        sentences,
+        selected,
+        measured,
+        evaluator=evaluator,
+        prompts=_task_prompts(prompt) if prompt else None,
+        task=task,
+        dev=dev,
+        test=test,
+        train=train,
+        neutral=neutral,
+        alpha=alpha,
+        alpha_step=alpha_step,
+        alpha_cap=alpha_cap,
+        share=share,
+        share_step=share_step,
+        share_cap=share_cap,
+        min_drop=min_drop,
+        random_sets=random_sets,
+        bootstrap=bootstrap,
+        betas=beta or (),
+        seed=seed,
+        limit=limit,
+        progress=True,
+    )
+    _save(result, output)
+    if as_json:
+        _print_json(result.content)
+    else:
+        print_validation(result)
+        print(f"saved to {output}")
+
+
+def _task_prompts(given: Sequence[str]) -> dict[str, str]:
+    prompts: dict[str, str] = {}
+    for one in given:
+        task, equals, template = one.partition("=")
+        if not equals or not task:
+            raise InputError(f"prompt is {one!r}, expected TASK=TEMPLATE")
+        if task in prompts:
+            raise InputError(f"prompt: task {task!r} is given twice")
+        prompts[task] = _template(template)
+    return prompts
+
+
+def print_validation(result: Validation) -> None:
+    """The table of a validation: changes of test accuracy in points, with 95 % intervals."""
+
+    def points(value: float | None, interval: Sequence[float] | None = None) -> str:
+        if value is None:
+            return "-"
+        around = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
+        return f"{100 * value:+.1f}{around}"
+
+    rows = [
+        (
+            row["task"],
+            row["label"],
+            f"{row['masked']} of {row['selected']}",
+            f"{row['alpha']:.1f}",
+            f"{100 * row['baseline']:.1f}",
+            points(row["adaptive"], row["adaptive_interval"]),
+            points(row["zero"]),
+            points(row["mean"]),
+            points(row["random"], row["random_interval"]),
+            points(row["others"]),
+            "-" if row["loss"] is None else f"{row['loss']:+.3f}",
+            {True: "yes", False: "no", None: "-"}[row["beats_random"]],
+        )
+        for row in result.rows()
+    ]
+    columns = (
+        "task", "label", "masked", "alpha", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss",
+        "beats random",
+    )  # fmt: skip
+    _print_table("change of test accuracy in points, with 95 % intervals", columns, rows)
 
 
 class ProgramName(str, enum.Enum):
