@@ -319,7 +319,7 @@ def test_no_more_memory_for_many_lines_than_for_few(tmp_path: Path, suffix: str)
 GOOD = '{"text": "good", "label": ["x", "y"]}'
 BAD_JSON: list[tuple[str | bytes, str]] = [
     ('{"text": "a", "label": "x"', "not JSON: Expecting ',' delimiter at column 27"),
-    ('{"text": "a", "label": "x"} {}', "not JSON: Extra data at column 29"),
+    ('{"text": "a", "label": "x"} {}', "not JSON: Extra data at column 28"),
     ('["a", "x"]', "is a list, expected an object with 'text', 'label'"),
     ("null", "is null, expected an object with 'text', 'label'"),
     (b'{"text": "caf\xe9", "label": "x"}', "not UTF-8 (byte 0xe9)"),

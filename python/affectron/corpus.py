@@ -510,12 +510,16 @@ class _File(_Source):
             raise InputError(f"{self.path} was changed after it was scanned; make the corpus anew")
 
     def _read_jsonl(self, file: BinaryIO) -> _Rows:
+        decode = json.JSONDecoder().raw_decode  # json.loads takes twice the time
         for line, text in enumerate(map(str.strip, _lines(file)), 1):
             if not text:
                 continue  # a blank line
             row: _Row | _Bad
             try:
-                row = self._row(json.loads(text)) if _is_unicode(text) else _not_utf8(text)
+                record, end = decode(text)
+                if end < len(text):
+                    raise json.JSONDecodeError("Extra data", text, end)
+                row = self._row(record) if _is_unicode(text) else _not_utf8(text)
             except json.JSONDecodeError as error:
                 row = _Bad(f"not JSON: {error.msg} at column {error.colno}")
             except (ValueError, RecursionError) as error:  # a number too long to be read; nested too deep
