@@ -258,7 +258,7 @@ def validate(
         dev, test, neutral, alpha, alpha_step, alpha_cap, share, share_step, share_cap, min_drop, random_sets,
         bootstrap, tuple(betas), seed, limit,
     )  # fmt: skip
-    chosen = _evaluator(evaluator, prompts, {*corpus.tasks, *neurons.tasks})
+    chosen = _evaluator(evaluator, prompts, {*corpus.tasks, *neurons.tasks, *stats.tasks})
     splits = {"dev": dev, "test": test, **({"train": train} if chosen.trains else {})}
     if len(set(splits.values())) < len(splits):
         given = ", ".join(f"{name} {split!r}" for name, split in splits.items())
@@ -714,14 +714,14 @@ def _check_model(model: Any, tokenizer: Any, neurons: NeuronSet, stats: Activati
         for field, value in hashes.items():
             found = provenance.get(field)
             if found is not None and found != value:
-                raise InputError(f"the {what} are of another model: their {field} is {found}, this model's is {value}")
+                raise InputError(f"the {what} are of another model: {field} is {found} there and {value} here")
     neurons.check(widths)
     if stats.widths != widths:
         for site in sorted({*widths, *stats.widths}):
             if widths.get(site) != stats.widths.get(site):
+                there, here = stats.widths.get(site, "no"), widths.get(site, "none")
                 raise InputError(
-                    f"the statistics are of another model: neurons of {site}: {stats.widths.get(site, 'none')} there, "
-                    f"{widths.get(site, 'none')} in this model"
+                    f"the statistics are of another model: {site} has {there} neurons there and {here} here"
                 )
     return hashes
 
@@ -738,7 +738,7 @@ def _tasks(neurons: NeuronSet, corpus: Corpus, stats: ActivationStats, task: str
             for where, task_of in ((corpus.name, corpus.task_of), ("the statistics", stats.task_of)):
                 if label in task_of and task_of[label] != name:
                     raise InputError(
-                        f"label {label!r} is of task {name!r} in the neurons, {task_of[label]!r} in {where}"
+                        f"label {label!r} is of task {name!r} in the neurons and of {task_of[label]!r} in {where}"
                     )
             stats.rows(label)
     return tasks
