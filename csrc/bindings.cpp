@@ -20,9 +20,9 @@ Plan plan(uintptr_t order, uintptr_t tiles, int64_t num_tiles, int64_t num_segme
 
 // tally [2, S, F] holds active and nonfinite, moments [2, S, F] mean and m2, extrema [2, S, F] min and max.
 Stats stats(uintptr_t count, uintptr_t tally, uintptr_t moments, uintptr_t extrema, int64_t size) {
-  return {pointer<int64_t>(count),         pointer<int64_t>(tally), pointer<int64_t>(tally) + size,
-          pointer<double>(moments),        pointer<double>(moments) + size,
-          pointer<float>(extrema),         pointer<float>(extrema) + size};
+  return {pointer<int64_t>(count),       pointer<int64_t>(tally),         pointer<int64_t>(tally) + size,
+          pointer<double>(moments),      pointer<double>(moments) + size, pointer<float>(extrema),
+          pointer<float>(extrema) + size};
 }
 
 } // namespace
@@ -37,24 +37,23 @@ PYBIND11_MODULE(_native, m) {
   m.def("glu", [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n,
                   int64_t f, int dtype, int act, int threads) {
     py::gil_scoped_release release;
-    kernels().glu({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f}, Dtype(dtype),
-                  Act(act), threads);
+    kernels().glu({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f}, Dtype(dtype), Act(act),
+                  threads);
   });
 
-  m.def("glu_stats", [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride,
-                        int64_t n, int64_t f, uintptr_t order, uintptr_t tiles, int64_t num_tiles, uintptr_t count,
-                        uintptr_t tally, uintptr_t moments, uintptr_t extrema, int64_t num_segments, int dtype,
-                        int act, bool product, int threads) {
-    py::gil_scoped_release release;
-    kernels().glu_stats({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f},
-                        plan(order, tiles, num_tiles, num_segments),
-                        stats(count, tally, moments, extrema, num_segments * f), Dtype(dtype), Act(act), product,
-                        threads);
-  });
+  m.def("glu_stats",
+        [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n, int64_t f,
+           uintptr_t order, uintptr_t tiles, int64_t num_tiles, uintptr_t count, uintptr_t tally, uintptr_t moments,
+           uintptr_t extrema, int64_t num_segments, int dtype, int act, bool product, int threads) {
+          py::gil_scoped_release release;
+          kernels().glu_stats({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f},
+                              plan(order, tiles, num_tiles, num_segments),
+                              stats(count, tally, moments, extrema, num_segments * f), Dtype(dtype), Act(act), product,
+                              threads);
+        });
 
-  m.def("glu_steer", [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride,
-                        int64_t n, int64_t f, uintptr_t table, uintptr_t program_rows, int dtype, int act,
-                        int threads) {
+  m.def("glu_steer", [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n,
+                        int64_t f, uintptr_t table, uintptr_t program_rows, int dtype, int act, int threads) {
     py::gil_scoped_release release;
     kernels().glu_steer({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f},
                         {pointer<const float>(table), pointer<const int32_t>(program_rows)}, Dtype(dtype), Act(act),

@@ -24,9 +24,9 @@ namespace affectron::AFFECTRON_ISA {
 constexpr int64_t kBlock = 256;
 
 struct TileStats {
-  alignas(64) float mean[kBlock]; // of the tile, rounded to fp32
+  alignas(64) float mean[kBlock];     // of the tile, rounded to fp32
   alignas(64) float residual[kBlock]; // sum of h - mean: what the rounding left
-  alignas(64) float squares[kBlock]; // sum of (h - mean)^2
+  alignas(64) float squares[kBlock];  // sum of (h - mean)^2
   alignas(64) float min[kBlock];
   alignas(64) float max[kBlock];
 };

@@ -9,7 +9,8 @@ namespace affectron {
 
 namespace {
 
-#define AFFECTRON_TABLE(level) Kernels{level::glu, level::glu_stats, level::glu_steer, level::neuron_stats}
+#define AFFECTRON_TABLE(level)                                                                                         \
+  Kernels { level::glu, level::glu_stats, level::glu_steer, level::neuron_stats }
 
 struct Level {
   std::string name;

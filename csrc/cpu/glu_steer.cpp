@@ -22,8 +22,8 @@ template <Dtype D> void intervene_slice(const float *h, const float *table, int6
   if (int64_t rest = neurons - i; rest > 0) {
     auto part = [rest](const float *p) { return load_part<Dtype::f32>(p, rest); };
     store_part<D>(
-        to + i,
-        F::round(intervene(part(h + i), part(scale + i), part(damping + i), part(floor + i), part(shift + i))), rest);
+        to + i, F::round(intervene(part(h + i), part(scale + i), part(damping + i), part(floor + i), part(shift + i))),
+        rest);
   }
 }
 
@@ -38,8 +38,7 @@ auto intervene_slice_for(Dtype dtype) {
 
 } // namespace
 
-void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,
-               int threads) {
+void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act, int threads) {
   SliceKernel plain = glu_slice_for<Emit::output>(dtype, act, up.data != nullptr);
   SliceKernel floats = glu_slice_for<Emit::floats>(dtype, act, up.data != nullptr);
   auto steer = intervene_slice_for(dtype);

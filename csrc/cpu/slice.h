@@ -10,9 +10,9 @@
 namespace affectron::AFFECTRON_ISA {
 
 enum class Emit {
-  output, // h in the model's dtype
+  output,  // h in the model's dtype
   counted, // that, h as floats for the statistics, and the number of active rows of each neuron
-  floats, // h as floats only
+  floats,  // h as floats only
 };
 
 // What a slice reads and writes. `h` and `active` have room for whole vectors past the end.
@@ -45,8 +45,7 @@ template <Dtype D, Act A, bool Gated, Emit E> void glu_slice(const Slice &s) {
     body(i, [](const T *p) { return F::load(p); }, [](T *p, Vec a) { F::store(p, a); });
   }
   if (int64_t rest = s.neurons - i; rest > 0) {
-    body(
-        i, [=](const T *p) { return load_part<D>(p, rest); }, [=](T *p, Vec a) { store_part<D>(p, a, rest); });
+    body(i, [=](const T *p) { return load_part<D>(p, rest); }, [=](T *p, Vec a) { store_part<D>(p, a, rest); });
   }
 }
 

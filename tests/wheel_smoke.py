@@ -1,0 +1,49 @@
+"""What an installed wheel must do, in an environment that holds nothing else: run by ``make wheel``, not by pytest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import affectron
+from affectron import ops
+from affectron.demo import MODEL
+
+package = Path(affectron.__file__).parent
+assert "site-packages" in package.parts, package
+assert ops.backend_for("cpu")[0] == "native"
+
+# The compiled kernels and plain torch give the same output and the same counts.
+torch.manual_seed(0)
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    gate, up = torch.randn(199, 431, dtype=dtype), torch.randn(199, 431, dtype=dtype)
+    segments = torch.randint(-1, 3, (199,))
+    found = {}
+    for backend in ("native", "reference"):
+        with ops.use_backend(backend):
+            buffers = ops.StatsBuffers(3, 431)
+            found[backend] = (ops.glu_stats(gate, up, segments, buffers), buffers.finalize())
+    (h, native), (plain, reference) = found["native"], found["reference"]
+    torch.testing.assert_close(h, plain)
+    assert torch.equal(native.count, reference.count)
+    assert torch.equal(native.active, reference.active)
+    # From one and the same output; a last bit of difference in h moves a mean by no more than that bit.
+    torch.testing.assert_close(native.mean, reference.mean, rtol=1e-5, atol=float(torch.finfo(dtype).eps) / 64)
+
+# One OpenMP runtime, torch's: two would fight for the cores.
+maps = Path("/proc/self/maps").read_text()
+runtimes = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line or "libomp" in line}
+assert len(runtimes) == 1, runtimes
+
+model, tokenizer = affectron.load_model(MODEL)
+assert len(affectron.find_sites(model)) == model.config.num_hidden_layers
+assert not [file for file in package.rglob("*") if file.suffix in {".pkl", ".pt", ".bin"}]
+
+help_text = subprocess.run(
+    [Path(sys.executable).parent / "affectron", "--help"], check=True, capture_output=True, text=True
+).stdout
+assert all(command in help_text for command in ("demo", "info", "screen", "select", "validate", "steer", "report"))
+print(f"the wheel works: affectron {affectron.__version__} with torch {torch.__version__}")
