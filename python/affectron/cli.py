@@ -6,6 +6,7 @@ Tables and JSON go to stdout, progress and messages to stderr. Bad input ends wi
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import json
 import os
@@ -102,11 +103,15 @@ def _read_corpus(path: Path, columns: Mapping[str, str], task: str | None, on_ba
     return corpus
 
 
-def _load_model(folder: Path, dtype: Dtype, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
+def _quiet_transformers() -> None:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # it would tell how parameters are handed out, in a moment
+
+
+def _load_model(folder: Path, dtype: Dtype, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    _quiet_transformers()
     return affectron.load_model(folder, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code)
 
 
@@ -134,11 +139,15 @@ def _output(path: Path) -> Path:
     return path
 
 
-def _save(result: Any, path: Path) -> None:
+def _folder(path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def _save(result: Any, path: Path) -> None:
+    _folder(path.parent)
     result.save(path)
 
 
@@ -182,6 +191,39 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any
     _console().print(table)
 
 
+def _print_validation(result: Validation) -> None:
+    """The table of a validation: changes of test accuracy in points, with 95 % intervals."""
+
+    def points(value: float | None, interval: Sequence[float] | None = None) -> str:
+        if value is None:
+            return "-"
+        around = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
+        return f"{100 * value:+.1f}{around}"
+
+    rows = [
+        (
+            row["task"],
+            row["label"],
+            f"{row['masked']} of {row['selected']}",
+            f"{row['alpha']:.1f}",
+            f"{100 * row['baseline']:.1f}",
+            points(row["adaptive"], row["adaptive_interval"]),
+            points(row["zero"]),
+            points(row["mean"]),
+            points(row["random"], row["random_interval"]),
+            points(row["others"]),
+            "-" if row["loss"] is None else f"{row['loss']:+.3f}",
+            {True: "yes", False: "no", None: "-"}[row["beats_random"]],
+        )
+        for row in result.rows()
+    ]
+    columns = (
+        "task", "label", "masked", "alpha", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss",
+        "beats random",
+    )  # fmt: skip
+    _print_table("change of test accuracy in points, with 95 % intervals", columns, rows)
+
+
 @contextmanager
 def _timed() -> Iterator[list[float]]:
     """Yields a list that holds the seconds the block took once it is over."""
@@ -192,6 +234,35 @@ def _timed() -> Iterator[list[float]]:
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder that all files go to.")] = Path("run/demo"),
+    as_json: JsonOption = False,
+) -> None:
+    """The whole path on the embedded model: screen, select, validate, steer, report. About a minute."""
+    from affectron.demo.run import run
+
+    _quiet_transformers()
+    _folder(output)
+    found = run(output, _say, progress=True)
+    sample = found.sample
+    if as_json:
+        result = {
+            "report": str(found.report),
+            "seconds": {step: round(taken, 2) for step, taken in found.seconds.items()},
+            "sample": dataclasses.asdict(sample),
+            "validation": found.validation.content,
+        }
+        _print_json(result)
+        return
+    _print_validation(found.validation)
+    title = f"induce {sample.label} by {sample.beta:g}"
+    _print_side_by_side(title, [sample.prompt], [sample.unsteered], [sample.steered])
+    steps = ", ".join(f"{step} {taken:.1f} s" for step, taken in found.seconds.items())
+    print(f"{sum(found.seconds.values()):.0f} s in all ({steps})")
+    print(f"report written to {found.report}")
 
 
 @app.command()
@@ -487,7 +558,7 @@ def validate(
     if as_json:
         _print_json(result.content)
     else:
-        print_validation(result)
+        _print_validation(result)
         print(f"saved to {output}")
 
 
@@ -501,39 +572,6 @@ def _task_prompts(given: Sequence[str]) -> dict[str, str]:
             raise InputError(f"prompt: task {task!r} is given twice")
         prompts[task] = _template(template)
     return prompts
-
-
-def print_validation(result: Validation) -> None:
-    """The table of a validation: changes of test accuracy in points, with 95 % intervals."""
-
-    def points(value: float | None, interval: Sequence[float] | None = None) -> str:
-        if value is None:
-            return "-"
-        around = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
-        return f"{100 * value:+.1f}{around}"
-
-    rows = [
-        (
-            row["task"],
-            row["label"],
-            f"{row['masked']} of {row['selected']}",
-            f"{row['alpha']:.1f}",
-            f"{100 * row['baseline']:.1f}",
-            points(row["adaptive"], row["adaptive_interval"]),
-            points(row["zero"]),
-            points(row["mean"]),
-            points(row["random"], row["random_interval"]),
-            points(row["others"]),
-            "-" if row["loss"] is None else f"{row['loss']:+.3f}",
-            {True: "yes", False: "no", None: "-"}[row["beats_random"]],
-        )
-        for row in result.rows()
-    ]
-    columns = (
-        "task", "label", "masked", "alpha", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss",
-        "beats random",
-    )  # fmt: skip
-    _print_table("change of test accuracy in points, with 95 % intervals", columns, rows)
 
 
 class ProgramName(str, enum.Enum):

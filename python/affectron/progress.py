@@ -34,7 +34,10 @@ class _TokenRate(ProgressColumn):
 
 @contextmanager
 def track(what: str, total: int, show: bool) -> Iterator[Advance]:
-    """A bar on stderr, with tokens/s and the time left, while the block runs; nothing where ``show`` is false."""
+    """A bar on stderr, with tokens/s and the time left, while the block runs.
+
+    Nothing where ``show`` is false, or where stderr is a file or a pipe, which a bar would only fill with noise.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -44,7 +47,8 @@ def track(what: str, total: int, show: bool) -> Iterator[Advance]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not show, transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True) as bar:
         task = bar.add_task(what, total=total, tokens=0)
 
         def advance(done: int, tokens: int = 0) -> None:

@@ -1,0 +1,108 @@
+"""The main job on the embedded model, from corpus to report: what ``affectron demo`` runs. Apart from the command line
+so that it reads as what it is, the README's steps one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from affectron.corpus import Corpus
+from affectron.demo import MODEL, PROMPTS
+from affectron.demo.corpus import write
+from affectron.generation import continuations
+from affectron.interventions import induce
+from affectron.models import intervene, load_model
+from affectron.neurons import select
+from affectron.report import build_report
+from affectron.screening import screen
+from affectron.validation import Validation, validate
+
+#: Of a model this small the usual 1 % would be two neurons a label.
+TOP = 0.05
+#: Strengths of induction.
+BETAS = (1.0, 4.0)
+#: Sentences of a label in a split at most, and random sets: fewer than the defaults, for an answer within a minute.
+LIMIT, RANDOM_SETS = 60, 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt, continued without and with the neurons of ``label`` induced by ``beta``."""
+
+    label: str
+    beta: float
+    prompt: str
+    unsteered: str
+    steered: str
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo leaves: the validation, one steered sample, the report, and the seconds each step took."""
+
+    validation: Validation
+    sample: Sample
+    report: Path
+    seconds: dict[str, float]
+
+
+def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
+    """Run the whole path on the embedded model and leave every file in ``folder``.
+
+    Args:
+        folder: gets corpus.jsonl, stats.safetensors, neurons.json, validation.json and report/.
+        say: told of each step as it begins.
+        progress: show bars on stderr.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    seconds: dict[str, float] = {}
+
+    def begin(step: str, what: str) -> None:
+        seconds[step] = time.perf_counter()
+        say(f"{step}: {what}")
+
+    begin("corpus", "generate labelled sentences")
+    write(folder / "corpus.jsonl")
+    corpus = Corpus.from_file(folder / "corpus.jsonl")
+    model, tokenizer = load_model(MODEL)
+
+    begin("screen", "measure every neuron on the train split")
+    stats = screen(model, tokenizer, corpus.where(split="train"), template="{bos}{text}", progress=progress)
+    stats.save(folder / "stats.safetensors")
+
+    begin("select", f"rank all neurons by entropy, keep {TOP:.0%}")
+    neurons = select(stats, top=TOP)
+    neurons.save(folder / "neurons.json")
+
+    begin("validate", "mask each label's neurons, against zero, mean and random masks; induce them")
+    validation = validate(
+        model,
+        tokenizer,
+        corpus,
+        neurons,
+        stats,
+        prompts=PROMPTS,
+        random_sets=RANDOM_SETS,
+        betas=BETAS,
+        limit=LIMIT,
+        progress=progress,
+    )
+    validation.save(folder / "validation.json")
+
+    begin("steer", "write with and without the neurons of one label")
+    label = max((label for label in corpus.tasks["emotion"] if neurons[label]), key=lambda name: len(neurons[name]))
+    beta, prompt = BETAS[-1], "{bos}Yesterday evening"
+    (unsteered,) = continuations(model, tokenizer, [prompt], max_new_tokens=32)
+    with intervene(model, induce(neurons[label], stats, beta)):
+        (steered,) = continuations(model, tokenizer, [prompt], max_new_tokens=32)
+
+    begin("report", "tables and figures as one HTML page")
+    page = build_report(folder)
+
+    ends = [*list(seconds.values())[1:], time.perf_counter()]
+    taken = {step: end - start for (step, start), end in zip(seconds.items(), ends, strict=True)}
+    return Demo(validation, Sample(label, beta, prompt, unsteered, steered), page, taken)

@@ -1,0 +1,338 @@
+"""The command line: the main job from files to files, and one clear line with exit code 2 for everything that a user
+can get wrong, with nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+from typer.testing import CliRunner
+
+import affectron
+from affectron import screening
+from affectron.cli import app
+from tests.models.tiny import VOCABULARY, build, make_tokenizer
+
+LABELS = ("anger", "joy", "calm")
+
+
+def invoke(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def run(*arguments: object) -> str:
+    """The stdout of a command that must succeed."""
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def refuse(*arguments: object) -> str:
+    """The one line of a command that must be refused with exit code 2."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def sentences() -> Iterator[dict[str, str]]:
+    rng = np.random.default_rng(0)
+    for i in range(90):
+        label = i % 3
+        words = [f"w{w}" for w in rng.integers(20 * label, 20 * label + 30, rng.integers(2, 9)) % 60]
+        yield {"text": " ".join(words), "label": LABELS[label], "split": ("train", "dev", "test")[i // 3 % 3]}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A model, a corpus, and the statistics and neurons of the two."""
+    folder = tmp_path_factory.mktemp("cli")
+    build("llama").save_pretrained(folder / "model")
+    make_tokenizer().save_pretrained(folder / "model")
+    write_corpus(folder / "corpus.jsonl", sentences())
+    run("screen", folder / "model", folder / "corpus.jsonl", "--split", "train", "-o", folder / "stats.safetensors")
+    run("select", folder / "stats.safetensors", "--top", 0.2, "-o", folder / "neurons.json")
+    return folder
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def write_corpus(path: Path, lines) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+# --- the main job ---
+
+
+def test_the_main_job_from_files_to_files(copy: Path) -> None:
+    model, corpus, neurons = copy / "model", copy / "corpus.jsonl", copy / "neurons.json"
+    screened = json.loads(
+        run("screen", model, corpus, "--split", "train", "-o", copy / "new" / "s.safetensors", "--json")
+    )
+    stats = affectron.ActivationStats.load(copy / "new" / "s.safetensors")
+    words = dict.fromkeys(LABELS, 0)
+    for sentence in sentences():
+        if sentence["split"] == "train":
+            words[sentence["label"]] += len(sentence["text"].split())
+    assert {label: found["tokens"] for label, found in screened["labels"].items()} == words
+    assert stats.label("joy")[stats.sites[0]].count == words["joy"]
+
+    selected = json.loads(run("select", copy / "stats.safetensors", "--top", 0.2, "-o", neurons, "--json"))
+    found = affectron.NeuronSet.load(neurons)
+    assert found == affectron.select(affectron.ActivationStats.load(copy / "stats.safetensors"), top=0.2)
+    assert {label: one["neurons"] for label, one in selected["labels"].items()} == {k: len(v) for k, v in found.items()}
+
+    options = ("--prompt", r"label={bos}{text}\nw1", "--random-sets", 2, "--bootstrap", 50, "--beta", 1)
+    validated = json.loads(
+        run("validate", model, corpus, "--neurons", neurons, *options, "-o", copy / "validation.json", "--json")
+    )
+    assert validated == affectron.Validation.load(copy / "validation.json").content
+    assert validated["options"]["prompts"] == {"label": "{bos}{text}\nw1"}
+
+    steering = ("--neurons", neurons, "--label", "joy", "--strength", 40, "--prompt", "w1 w2", "--max-new-tokens", 5)
+    steered = json.loads(run("steer", model, *steering, "--json"))
+    assert steered["program"] == "induce 40 joy"
+    (text,) = steered["texts"]
+    assert text["unsteered"] != text["steered"]
+
+    page = json.loads(run("report", copy, "--json"))["output"]
+    assert "joy" in Path(page).read_text()
+
+
+def test_tables_name_every_label(copy: Path) -> None:
+    for arguments in (
+        ("screen", copy / "model", copy / "corpus.jsonl", "-o", copy / "s.safetensors"),
+        ("select", copy / "stats.safetensors", "--top", 0.2, "-o", copy / "n.json"),
+    ):
+        table = run(*arguments)
+        assert all(label in table for label in LABELS)
+
+
+def test_labels_without_neurons_are_named(copy: Path) -> None:
+    table = run("select", copy / "stats.safetensors", "--top", 0.2, "--min-count", 10**6, "-o", copy / "n.json")
+    assert "no neuron was selected for anger, calm, joy" in table
+
+
+def test_bad_lines_are_skipped_and_counted_on_request(copy: Path) -> None:
+    corpus = write_corpus(copy / "c.jsonl", [*sentences(), {"text": "w1"}, {"text": "", "label": "joy"}])
+    result = invoke("screen", copy / "model", corpus, "-o", copy / "s.safetensors", "--on-bad-line", "skip")
+    assert result.exit_code == 0
+    assert "skipped 2 bad lines, the first at line 91: no label column 'label'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "name"),
+    [
+        ("zero", (), "zero joy"),
+        ("mean", (), "mean joy"),
+        ("attenuate", (), "attenuate dynamic 0.5 joy"),
+        ("amplify", ("--strength", 3), "amplify 3 joy"),
+        ("cross-signal", ("--signal", "anger"), "cross-signal 1 anger at joy"),
+    ],
+)
+def test_every_program_steers(made: Path, program: str, arguments: tuple, name: str) -> None:
+    common = ("--neurons", made / "neurons.json", "--label", "joy", "--prompt", "w1", "--max-new-tokens", 2, "--json")
+    steered = json.loads(run("steer", made / "model", *common, "--program", program, *arguments))
+    assert steered["program"] == name
+    assert steered["neurons"] == len(affectron.NeuronSet.load(made / "neurons.json")["joy"])
+
+
+def test_info_describes_backends_and_a_model_without_its_weights(copy: Path) -> None:
+    (copy / "model" / "model.safetensors").unlink()
+    facts = json.loads(run("info", copy / "model", "--json"))
+    assert facts["backends"]["cpu"]["backend"] == "native"
+    assert [site["name"] for site in facts["model"]["sites"]] == [f"model.layers.{i}.mlp" for i in range(3)]
+    assert facts["model"]["parameters"] == sum(p.numel() for p in build("llama").parameters())
+    assert "model.layers.1.mlp" in run("info", copy / "model")
+
+
+@pytest.mark.parametrize("command", ["demo", "info", "screen", "select", "validate", "steer", "report"])
+def test_every_command_has_help(command: str) -> None:
+    assert "--json" in run(command, "--help")
+
+
+def test_the_module_is_the_command() -> None:
+    result = subprocess.run([sys.executable, "-m", "affectron", "report", "nowhere"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: run folder nowhere is not a folder")
+    assert result.stderr.count("\n") == 1
+
+
+# --- bad input ---
+
+
+def screen(folder: Path, *arguments: object, model: str = "model", corpus: str = "corpus.jsonl") -> tuple[object, ...]:
+    return ("screen", folder / model, folder / corpus, "-o", folder / "out.safetensors", *arguments)
+
+
+def validate(folder: Path, *arguments: object, corpus: str = "corpus.jsonl") -> tuple[object, ...]:
+    neurons = ("--neurons", folder / "neurons.json", "-o", folder / "out.json")
+    return ("validate", folder / "model", folder / corpus, *neurons, *arguments)
+
+
+def steer(folder: Path, *arguments: object) -> tuple[object, ...]:
+    return ("steer", folder / "model", "--neurons", folder / "neurons.json", "--prompt", "w1", *arguments)
+
+
+def listing(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (lambda f: screen(f, corpus="absent.jsonl"), "cannot read .*absent.jsonl: No such file"),
+        (lambda f: screen(f, model="absent"), "model folder .*absent does not exist"),
+        (lambda f: screen(f, model="corpus.jsonl"), "model folder .*corpus.jsonl is a file"),
+        (lambda f: screen(f, "--label-column", "emotion"), "no label column 'emotion'; columns found: 'text', 'label'"),
+        (
+            lambda f: screen(f, "--split", "valid"),
+            "split 'valid' is not in corpus.jsonl; known: 'dev', 'test', 'train'",
+        ),
+        (lambda f: screen(f, "--template", "Say:"), r"prompt without \{text\}: template is 'Say:'"),
+        (lambda f: screen(f, "--tokens", "first"), "tokens is 'first', expected one of all, last, mean"),
+        (lambda f: screen(f, "--device", "toaster"), "device is 'toaster'"),
+        (lambda f: screen(f, "-o", f / "model"), "cannot write .*model: it is a folder"),
+        (lambda f: ("select", f / "absent", "-o", f / "out.json"), "absent"),
+        (lambda f: ("select", f / "stats.safetensors", "--top", 0, "-o", f / "out.json"), r"top is 0.0, .*\(0, 1\]"),
+        (lambda f: ("select", f / "stats.safetensors", "--top", 1.5, "-o", f / "out.json"), r"top is 1.5, .*\(0, 1\]"),
+        (lambda f: ("select", f / "stats.safetensors", "--score", "magic", "-o", f / "out.json"), "score is 'magic'"),
+        (lambda f: ("select", f / "stats.safetensors", "--task", "tone", "-o", f / "out.json"), "task.*'tone'"),
+        (lambda f: validate(f, "--prompt", "label=Say:"), r"prompt without \{text\}"),
+        (lambda f: validate(f, "--prompt", "Say {text}"), r"prompt is 'Say \{text\}', expected TASK=TEMPLATE"),
+        (lambda f: validate(f, "--prompt", "tone={text}"), "prompts has task 'tone', expected label"),
+        (lambda f: validate(f, "--dev", "valid"), "split 'valid' is not in corpus.jsonl"),
+        (lambda f: validate(f, "--alpha", 2), r"alpha is 2.0, expected a number in \(0, 1\]"),
+        (lambda f: validate(f, "--evaluator", "oracle"), "evaluator is 'oracle', expected label_likelihood or linear"),
+        (lambda f: validate(f, "--stats", f / "absent"), "absent"),
+        (lambda f: steer(f, "--label", "envy"), "label 'envy' .*anger.*calm.*joy"),
+        (lambda f: steer(f, "--label", "joy", "--share", 0), r"share is 0.0, .*\(0, 1\]"),
+        (
+            lambda f: steer(f, "--label", "joy", "--program", "zero", "--strength", 2),
+            "strength is 2.0, but .* has none",
+        ),
+        (lambda f: steer(f, "--label", "joy", "--program", "cross-signal"), "signal is None, expected a label"),
+        (lambda f: steer(f, "--label", "joy", "--chat"), "the tokenizer has no chat template"),
+        (lambda f: ("report", f / "model"), "has none of stats.safetensors, neurons.json, validation.json"),
+    ],
+)
+def test_bad_input_is_refused_with_one_line_and_leaves_nothing(made: Path, command, message: str) -> None:
+    before = listing(made)
+    line = refuse(*command(made))
+    assert re.search(message, line), line
+    assert listing(made) == before
+
+
+def test_a_model_without_a_known_mlp(copy: Path) -> None:
+    config = transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=8, n_layer=1, n_head=2)
+    transformers.BloomForCausalLM(config).save_pretrained(copy / "bloom")
+    make_tokenizer().save_pretrained(copy / "bloom")
+    assert "BloomForCausalLM has no known MLP" in refuse(*screen(copy, model="bloom"))
+
+
+def test_an_empty_corpus(copy: Path) -> None:
+    (copy / "empty.jsonl").touch()
+    assert "empty.jsonl" in refuse(*screen(copy, corpus="empty.jsonl"))
+
+
+def test_a_line_without_its_label(copy: Path) -> None:
+    write_corpus(copy / "c.jsonl", [{"text": "w1", "label": "joy"}, {"text": "w2"}])
+    assert "c.jsonl:2: no label column 'label'; columns found: 'text'" in refuse(*screen(copy, corpus="c.jsonl"))
+
+
+def test_a_label_without_a_sentence_in_a_split(copy: Path) -> None:
+    write_corpus(copy / "c.jsonl", [s for s in sentences() if (s["split"], s["label"]) != ("test", "joy")])
+    line = refuse(*validate(copy, corpus="c.jsonl"))
+    assert "label 'joy' has no sentence in split 'test' of c.jsonl; labels there: 'anger', 'calm'" in line
+    assert not (copy / "out.json").exists()
+
+
+def test_statistics_and_neurons_of_another_model(copy: Path) -> None:
+    build("llama", seed=1).save_pretrained(copy / "model")
+    line = refuse(*validate(copy))
+    assert "the statistics are of another model: weights is" in line
+
+
+def test_statistics_of_another_version(copy: Path) -> None:
+    path = copy / "stats.safetensors"
+    found = path.read_bytes()
+    for one in (b'\\"version\\":1', b'\\"version\\": 1'):
+        found = found.replace(one, one[:-1] + b"9")
+    assert found != path.read_bytes()
+    path.write_bytes(found)
+    line = refuse("select", path, "-o", copy / "out.json")
+    assert "version is 9, expected 1" in line
+
+
+def test_truncated_and_altered_statistics(copy: Path) -> None:
+    path = copy / "stats.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert str(path) in refuse("select", path, "-o", copy / "out.json")
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "altered" in refuse("select", path, "-o", copy / "out.json")
+    assert not (copy / "out.json").exists()
+
+
+def test_a_neuron_beyond_the_model(copy: Path) -> None:
+    neurons = json.loads((copy / "neurons.json").read_text())
+    neurons["sites"] = dict.fromkeys(neurons["sites"], 9999)
+    neurons["labels"]["joy"].append(["model.layers.0.mlp", 4321, 0.5])
+    (copy / "neurons.json").write_text(json.dumps(neurons))
+    for command in (validate(copy), steer(copy, "--label", "joy", "--program", "zero")):
+        assert "index 4321 of model.layers.0.mlp, which has 43 neurons" in refuse(*command)
+
+
+@pytest.mark.parametrize("what", ["stats", "neurons", "report"])
+def test_a_full_disk_leaves_what_was_there(copy: Path, what: str) -> None:
+    run("report", copy)
+    command, path = {
+        "stats": (screen(copy, "-o", copy / "stats.safetensors"), copy / "stats.safetensors"),
+        "neurons": (("select", copy / "stats.safetensors", "-o", copy / "neurons.json"), copy / "neurons.json"),
+        "report": (("report", copy), copy / "report" / "index.html"),
+    }[what]
+    before, content = listing(copy), path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))  # a write past 512 bytes fails, as on a full disk
+    try:
+        line = refuse(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "cannot write" in line
+    assert "File too large" in line
+    assert path.read_bytes() == content
+    assert listing(copy) == before
+
+
+def test_ctrl_c_while_screening_says_how_far_it_got(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = screening.batches
+
+    def interrupted(*arguments, **options):
+        for number, batch in enumerate(batches(*arguments, **options)):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+    monkeypatch.setattr(screening, "batches", interrupted)
+    line = refuse(*screen(copy, "--batch-tokens", 1))
+    assert "screening was interrupted after 3 of 90 sentences" in line
+    assert not (copy / "out.safetensors").exists()
