@@ -130,7 +130,7 @@ def encode(
             start, stop = len(before), len(before) + len(sentence.text)
             # Some tokenizers trim blanks from offsets: a blank alone then has no width, and stands before its place.
             own = [last > start and min(first, last - 1) < stop for first, last in found["offset_mapping"][row]]
-            special = [token == tokenizer.bos_token_id and not mine for token, mine in zip(ids, own, strict=True)]
+            special = [token == tokenizer.bos_token_id for token in ids]
         counted = [a or b for a, b in zip(own, special, strict=True)] if count_special else own
         excess = 0 if max_length is None else max(len(ids) - max_length, 0)
         if excess:
