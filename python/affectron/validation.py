@@ -321,7 +321,7 @@ def validate(
                 one.label: report.label(one, masks.get(one.label), step) for one in candidates[name]
             }
             if betas:
-                induced[name] = _induction(model, candidates[name], stats, asked, unmasked, betas, step)
+                induced[name] = _induction(model, candidates[name], asked, unmasked, betas, step)
     return Validation(
         {
             "format": FORMAT,
@@ -423,7 +423,7 @@ class _Candidates:
         one.attenuated(ranked, options.alpha)
         mean(ranked, stats)
         for beta in options.betas:
-            induce(ranked, stats, beta)
+            induce(ranked, one.measured, beta)
         return one
 
     def attenuated(self, neurons: Sequence[tuple[Any, ...]], alpha: float) -> Program:
@@ -642,7 +642,6 @@ class _Report:
 def _induction(
     model: Any,
     candidates: Sequence[_Candidates],
-    stats: ActivationStats,
     asked: _Questions,
     unmasked: Integers,
     betas: Sequence[float],
@@ -659,7 +658,7 @@ def _induction(
         for beta in betas:
             found = [baseline[one.label]]
             if beta:
-                found = induction(model, one.ranked, stats, [beta], asked.reader, rows, one.target)
+                found = induction(model, one.ranked, one.measured, [beta], asked.reader, rows, one.target)
                 step()
             share[one.label] += found
     return {"betas": [float(beta) for beta in betas], "share": share, "baseline": baseline}
