@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,8 +95,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 _PROMPT_HELP = r"with {text} and perhaps {bos} in it; \n is a line break"
 
 
-def _read_corpus(path: Path, columns: Mapping[str, str], task: str | None, on_bad_line: OnBadLine) -> Corpus:
-    corpus = affectron.Corpus.from_file(path, **columns, task=task, on_bad_line=on_bad_line.value)
+def _read_corpus(path: Path, columns: tuple[str, str, str, str], task: str | None, on_bad_line: OnBadLine) -> Corpus:
+    text_column, label_column, task_column, split_column = columns
+    corpus = affectron.Corpus.from_file(
+        path,
+        text_column=text_column,
+        label_column=label_column,
+        task_column=task_column,
+        split_column=split_column,
+        task=task,
+        on_bad_line=on_bad_line.value,
+    )
     if corpus.skipped:
         line, reason = corpus.bad_lines[0]
         _say(f"{path}: skipped {corpus.skipped:,} bad lines, the first at line {line}: {reason}")
@@ -346,12 +355,7 @@ def screen(
 ) -> None:
     """Measure every MLP neuron of MODEL over the labelled sentences of CORPUS."""
     _output(output)
-    columns = {
-        "text_column": text_column,
-        "label_column": label_column,
-        "task_column": task_column,
-        "split_column": split_column,
-    }
+    columns = (text_column, label_column, task_column, split_column)
     sentences = _read_corpus(corpus, columns, task, on_bad_line)
     if split is not None:
         sentences = sentences.where(split=split)
@@ -519,12 +523,7 @@ def validate(
     _output(output)
     selected = affectron.NeuronSet.load(neurons)
     measured = _stats_beside(neurons, stats)
-    columns = {
-        "text_column": text_column,
-        "label_column": label_column,
-        "task_column": task_column,
-        "split_column": split_column,
-    }
+    columns = (text_column, label_column, task_column, split_column)
     sentences = _read_corpus(corpus, columns, task, on_bad_line)
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
     result = affectron.validate(
