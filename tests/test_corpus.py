@@ -40,18 +40,18 @@ ROWS: list[dict[str, Any]] = [
     },
     {
         "text": " Her laugh is a brook | a river 😀 ",
-        "label": ["joy", "metaphor"],
+        "label": ["joy", "allegory"],
         "task": ["emotion", "rhetoric"],
         "split": "dev",
         "id": "c",
     },
     {"text": "I could scream.", "label": ["anger"], "task": ["emotion"], "split": "dev", "id": "d"},
-    {"text": "Ich weiß es nicht; 是的。", "label": ["metaphor"], "task": ["rhetoric"], "split": None, "id": "e"},
+    {"text": "Ich weiß es nicht; 是的。", "label": ["allegory"], "task": ["rhetoric"], "split": None, "id": "e"},
     {"text": "Glad and cross.", "label": ["joy", "anger"], "task": ["emotion", "emotion"], "split": "train", "id": "f"},
     {"text": "Cross and glad.", "label": ["anger", "joy"], "task": ["emotion", "emotion"], "split": "train", "id": "g"},
 ]
 # Labels are ordered by task, then by name, wherever they are named.
-LABELS = ("anger", "joy", "metaphor", "sarcasm")
+LABELS = ("anger", "joy", "allegory", "sarcasm")
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
@@ -105,16 +105,16 @@ def test_all_formats_give_the_same_corpus(tmp_path: Path, suffix: str) -> None:
     assert list(corpus) == list(corpus)
     assert len(corpus) == len(ROWS)
     assert (corpus.path, corpus.name) == (path, f"corpus.{suffix}")
-    assert corpus.tasks == {"emotion": ("anger", "joy"), "rhetoric": ("metaphor", "sarcasm")}
+    assert corpus.tasks == {"emotion": ("anger", "joy"), "rhetoric": ("allegory", "sarcasm")}
     assert list(corpus.tasks) == ["emotion", "rhetoric"]
     assert corpus.labels == LABELS
-    assert corpus.task_of == {"anger": "emotion", "joy": "emotion", "metaphor": "rhetoric", "sarcasm": "rhetoric"}
+    assert corpus.task_of == {"anger": "emotion", "joy": "emotion", "allegory": "rhetoric", "sarcasm": "rhetoric"}
     assert corpus.segments == (
         ("anger",),
         ("anger", "joy"),
         ("anger", "sarcasm"),
-        ("joy", "metaphor"),
-        ("metaphor",),
+        ("joy", "allegory"),
+        ("allegory",),
     )
     assert corpus.splits == ("dev", "train")
     assert corpus.counts == Counter((row["split"], label) for row in ROWS for label in row["label"])
@@ -145,6 +145,7 @@ def test_a_view_is_the_corpus_of_the_sentences_picked_by_hand(
         for field in ("labels", "tasks", "segments", "hash"):
             assert getattr(corpus, field) == getattr(alone, field), field
     assert list(Corpus.from_file(path).where(task=task).where(split=split)) == expected
+    assert list(Corpus.from_file(path).where(split=split).where(task=task)) == expected
 
 
 def test_a_corpus_says_what_it_is() -> None:
@@ -288,6 +289,12 @@ def test_the_hash_tells_texts_and_labels_apart() -> None:
         [("a", {"x"}), ("b", {"y"}), ("b", {"y"})],
     ]
     assert len({base, *map(hash_of, others)}) == 6
+
+
+def test_the_hash_is_of_label_names_whatever_their_tasks() -> None:
+    plain = Corpus.from_records([{**row, "task": None} for row in ROWS])
+    assert plain.labels != Corpus.from_records(ROWS).labels  # another order
+    assert plain.hash == Corpus.from_records(ROWS).hash
 
 
 # --- streaming -------------------------------------------------------------------------------------------------
@@ -574,7 +581,7 @@ def test_unknown_splits_and_tasks(tmp_path: Path) -> None:
 def test_labels_that_a_view_lacks() -> None:
     corpus = Corpus.from_records(ROWS)
     corpus.require(LABELS)
-    expected = "label 'sarcasm' has no sentence in split 'dev' of records; labels there: 'anger', 'joy', 'metaphor'"
+    expected = "label 'sarcasm' has no sentence in split 'dev' of records; labels there: 'anger', 'joy', 'allegory'"
     assert message(lambda: corpus.where(split="dev").require(LABELS)) == expected
     foreign = Sentence("a", ("joy", "sarcasm"), None, "9")
     expected = "sentence 9: no segment of records has the labels ('joy', 'sarcasm')"
