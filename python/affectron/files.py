@@ -60,14 +60,14 @@ def read_json(path: str | os.PathLike[str], format: str, version: int) -> dict[s
     """Read a JSON object written by :func:`write_json` whose ``format`` and ``version`` are the ones given.
 
     Raises:
-        InputError: no such file, not JSON, or of another format or version.
+        InputError: the file cannot be read, is not JSON, or is of another format or version.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
+        raise InputError(f"{path} is not JSON that can be read: {error}") from error
     if not isinstance(value, dict) or value.get("format") != format:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
         raise InputError(f"{path}: format is {found!r}, expected {format!r}")
