@@ -6,8 +6,6 @@ The activations stay where they are computed and are seen once; what comes back 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from affectron import __version__, ops
 from affectron.batching import Batch, batches
 from affectron.corpus import Corpus
 from affectron.errors import InputError
-from affectron.models import Site, attach, config_hash, find_sites, fingerprint, tokenizer_hash
+from affectron.models import Site, attach, config_hash, evaluating, find_sites, fingerprint, tokenizer_hash
 from affectron.ops.buffers import ACTIVE_RULES
 from affectron.progress import track
 from affectron.stats import ActivationStats
@@ -84,7 +82,7 @@ def screen(
     done = seen = padded = truncated = 0
     with (
         torch.no_grad(),
-        _evaluating(model),
+        evaluating(model),
         attach(sites, run.kernel),
         track("screening", len(corpus), progress) as advance,
     ):
@@ -202,16 +200,3 @@ def _reads_left_only(model: Any) -> bool:
     """Whether no token of a right-padded sentence can see the padding behind it: then a mask would change nothing,
     and without one the attention kernels take their causal path."""
     return bool(model.can_generate()) and not model.config.is_encoder_decoder
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off, and each module's mode back as it was afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

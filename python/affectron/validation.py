@@ -27,12 +27,11 @@ from affectron.errors import InputError
 from affectron.evaluators import Evaluator, Integers, LabelLikelihood, LinearProbe, Reader, text_loss, truths
 from affectron.files import digest, read_json, write_json
 from affectron.interventions import Program, attenuate, induce, mean, zero
-from affectron.models import config_hash, find_sites, fingerprint, intervene, tokenizer_hash
+from affectron.models import config_hash, evaluating, find_sites, fingerprint, intervene, tokenizer_hash
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.progress import track
 from affectron.report.results import read_validation
 from affectron.scores import score
-from affectron.screening import _evaluating
 from affectron.stats import FIELDS, ActivationStats
 
 FORMAT = "affectron.validation"
@@ -286,7 +285,7 @@ def validate(
 
     results: dict[str, Any] = {}
     induced: dict[str, Any] = {}
-    with torch.no_grad(), _evaluating(model), _Steps.of(candidates, options, progress) as step:
+    with torch.no_grad(), evaluating(model), _Steps.of(candidates, options, progress) as step:
         on_dev = {}
         for name in tasks:
             found = sentences(dev, name)

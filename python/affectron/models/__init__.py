@@ -3,13 +3,14 @@
 from affectron.models.intervention import intervene
 from affectron.models.layout import Kernel, Site
 from affectron.models.load import config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
-from affectron.models.sites import attach, find_sites
+from affectron.models.sites import attach, evaluating, find_sites
 
 __all__ = [
     "Kernel",
     "Site",
     "attach",
     "config_hash",
+    "evaluating",
     "find_sites",
     "fingerprint",
     "intervene",

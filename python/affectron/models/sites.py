@@ -68,3 +68,16 @@ def attach(sites: Sequence[Site], kernel: Kernel) -> Iterator[None]:
                 )
             _LAYOUTS[site.layout].swap(site, position, kernel, undo)
         yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Dropout off for a while, and each module's mode back as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
