@@ -2,13 +2,17 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench wheel clean
+.PHONY: help demo test lint bench wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
 LOG := build/setup.log
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
-# The first that is there, works and is supported; `make PYTHON=...` names another.
+# An environment of another Python than the one that `make PYTHON=...` names is made anew.
+ifdef PYTHON
+OTHER := $(shell [ "$$($(PYTHON) -V 2>&1)" = "$$($(BIN)/python -V 2>&1)" ] || echo another)
+endif
+# The first that is there, works and is supported.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
@@ -33,10 +37,11 @@ bench: $(VENV)/installed ## time the kernels and the screening against what they
 	@MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest benchmarks \
 		--benchmark-json=benchmarks/results/cpu-$$(date +%F).json --benchmark-columns=min,median,rounds
 
+# By way of a source archive, so that what an archive lacks a wheel lacks too.
 wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in an empty environment
 	@rm -rf dist build/wheel && mkdir -p build/wheel
-	@$(BIN)/python -m build --wheel --outdir build/wheel . > build/wheel/build.log 2>&1 \
-		|| { echo "error: the wheel could not be built; see build/wheel/build.log"; exit 1; }
+	@$(BIN)/python -m build --outdir build/wheel . > build/wheel/build.log 2>&1 \
+		|| $(call failed,build/wheel/build.log,the wheel could not be built)
 	@PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 -w dist build/wheel/*.whl 2>&1 | tail -1
 	@$(BIN)/python -m venv build/wheel/empty
 	@build/wheel/empty/bin/pip install -q -c constraints.txt dist/*.whl
@@ -46,7 +51,7 @@ clean: ## remove everything that these targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
 
 # The build tools first: an editable install without isolation uses the environment's own, and is quick to build again.
-$(VENV)/tools: pyproject.toml constraints.txt
+$(VENV)/tools: pyproject.toml constraints.txt $(OTHER)
 	@mkdir -p build
 	@[ -n "$(PYTHON)" ] \
 		|| { echo "error: no Python from 3.10 to 3.13 was found: install one (apt install python3)"; exit 1; }
@@ -54,16 +59,27 @@ $(VENV)/tools: pyproject.toml constraints.txt
 		|| { echo "error: PYTHON is $(PYTHON), which is no Python from 3.10 to 3.13: install one or name it"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null \
 		|| { echo "error: $(PYTHON) has no venv module: install it (apt install python3-venv)"; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null \
+		|| { echo "error: $(PYTHON) has no C headers: install them (apt install python3-dev)"; exit 1; }
+	@[ -n "$$(type -P $${CXX:-c++ g++ clang++})" ] \
+		|| { echo "error: no C++ compiler was found: install one (apt install g++)"; exit 1; }
 	@echo "setting up $(VENV) with $(PYTHON), once; torch and transformers are large"
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/pip install -c constraints.txt scikit-build-core pybind11 cmake ninja > $(LOG) 2>&1 || $(failed)
+	@$(BIN)/pip install -c constraints.txt scikit-build-core pybind11 cmake ninja > $(LOG) 2>&1 \
+		|| $(call failed,$(LOG),pip could not install the build tools: $$(grep -m 1 ERROR $(LOG)))
 	@touch $@
 
-$(VENV)/installed: $(VENV)/tools $(NATIVE)
-	@command -v $${CXX:-c++} > /dev/null || command -v g++ > /dev/null || command -v clang++ > /dev/null \
-		|| { echo "error: no C++ compiler was found: install one (apt install g++)"; exit 1; }
-	@$(BIN)/pip install --no-build-isolation -c constraints.txt -e '.[dev]' -C build-dir=build/editable > $(LOG) 2>&1 \
-		|| $(failed)
+# A build that failed leaves nothing: CMake would stay with a compiler that does not work.
+$(VENV)/kernels: $(VENV)/tools $(NATIVE)
+	@$(BIN)/pip install --no-build-isolation --no-deps -C build-dir=build/editable -e . > $(LOG) 2>&1 \
+		|| { rm -rf build/editable; $(call failed,$(LOG),the kernels could not be built: install a C++17 compiler with OpenMP (apt install g++)); }
 	@touch $@
 
-failed = { echo "error: setting up failed: $$(grep -iE 'error' $(LOG) | head -1); all of it is in $(LOG)"; exit 1; }
+# The package is there by now: this adds what it and its extras need.
+$(VENV)/installed: $(VENV)/kernels
+	@$(BIN)/pip install -c constraints.txt 'affectron[dev]' > $(LOG) 2>&1 \
+		|| $(call failed,$(LOG),pip could not install the packages: $$(grep -m 1 ERROR $(LOG)))
+	@touch $@
+
+# One line that says what failed; a CI run shows the end of the log too.
+failed = { [ -z "$${CI:-}" ] || tail -n 50 $(1); echo "error: $(2) (all of it: $(1))"; exit 1; }

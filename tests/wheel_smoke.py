@@ -13,7 +13,18 @@ from affectron import ops
 from affectron.demo import MODEL
 
 package = Path(affectron.__file__).parent
+source = Path(__file__).resolve().parents[1] / "python" / "affectron"
 assert "site-packages" in package.parts, package
+
+
+def files(folder: Path) -> set[str]:
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path) for path in found if path.suffix not in {".pyc", ".so"}}
+
+
+# Every file of the package has come along, the demo's model included, and none is a pickle.
+assert files(package) == files(source), files(package) ^ files(source)
+assert not [name for name in files(package) if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))]
 assert ops.backend_for("cpu")[0] == "native"
 
 # The compiled kernels and plain torch give the same output and the same counts.
@@ -40,7 +51,6 @@ assert len(runtimes) == 1, runtimes
 
 model, tokenizer = affectron.load_model(MODEL)
 assert len(affectron.find_sites(model)) == model.config.num_hidden_layers
-assert not [file for file in package.rglob("*") if file.suffix in {".pkl", ".pt", ".bin"}]
 
 help_text = subprocess.run(
     [Path(sys.executable).parent / "affectron", "--help"], check=True, capture_output=True, text=True
