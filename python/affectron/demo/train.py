@@ -57,7 +57,7 @@ class Options:
     heads: int = 4
     kv_heads: int = 2
     positions: int = 128
-    epochs: int = 8
+    epochs: int = 4
     batch: int = 64  # sequences
     learning_rate: float = 2e-3  # peak; linear warm-up, then a cosine down to a tenth
     warmup: int = 60  # steps
