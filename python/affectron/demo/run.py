@@ -10,7 +10,7 @@ from pathlib import Path
 
 from affectron.corpus import Corpus
 from affectron.demo import MODEL, PROMPTS
-from affectron.demo.corpus import write
+from affectron.demo.corpus import EMOTIONS, write
 from affectron.generation import continuations
 from affectron.interventions import induce
 from affectron.models import intervene, load_model
@@ -94,7 +94,7 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     validation.save(folder / "validation.json")
 
     begin("steer", "write with and without the neurons of one label")
-    label = max((label for label in corpus.tasks["emotion"] if neurons[label]), key=lambda name: len(neurons[name]))
+    label = max(EMOTIONS[:-1], key=lambda name: len(neurons[name]))  # the last is neutral
     beta, prompt = BETAS[-1], "{bos}Yesterday evening"
     (unsteered,) = continuations(model, tokenizer, [prompt], max_new_tokens=32)
     with intervene(model, induce(neurons[label], stats, beta)):
