@@ -44,7 +44,8 @@ wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in
 		|| $(call failed,build/wheel/build.log,the wheel could not be built)
 	@PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 -w dist build/wheel/*.whl 2>&1 | tail -1
 	@$(BIN)/python -m venv build/wheel/empty
-	@build/wheel/empty/bin/pip install -q -c constraints.txt dist/*.whl
+	@build/wheel/empty/bin/pip install -c constraints.txt dist/*.whl > build/wheel/install.log 2>&1 \
+		|| $(call failed,build/wheel/install.log,the wheel could not be installed)
 	@cd build/wheel && empty/bin/python $(CURDIR)/tests/wheel_smoke.py
 
 clean: ## remove everything that these targets made
