@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 # Tests never look for a model hub: everything they load is made here or lies on disk.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,3 +21,12 @@ def shared() -> Path:
     if not (folder / "models").is_dir() or not (folder / "data").is_dir():
         pytest.skip(f"shared models and data are absent ({folder})")
     return folder
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One torch thread: for models so small that sharing out their products costs more than it saves."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

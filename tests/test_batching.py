@@ -3,7 +3,7 @@ tokens of a byte-level BPE spell the bytes of their string, whatever character o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from affectron.batching import Batch, Encoded, batches, encode, split_template
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
+from tests.errors import message
 
 # No emoji and nothing but German beyond ASCII: the rest is spelled in bytes.
 TRAINED_ON = ["the cat sat on the mat and said hello there", "Say: was für ein schöner Tag, sagte der Bär"] * 4
@@ -89,14 +90,6 @@ def spelled(tokens: Sequence[str]) -> bytes:
     return b"".join(
         token.encode() if token in SPECIAL else bytes(ALPHABET[character] for character in token) for token in tokens
     )
-
-
-def message(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 # --- the text's own tokens -------------------------------------------------------------------------------------

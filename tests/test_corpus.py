@@ -12,7 +12,7 @@ import re
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from affectron.corpus import Corpus, Sentence
-from affectron.errors import InputError
+from tests.errors import message
 
 FORMATS = ("jsonl", "ndjson", "csv", "tsv", "parquet")
 
@@ -84,14 +84,6 @@ def sentences_by_hand(rows: Sequence[dict[str, Any]], split: str | None, task: s
         if own and split in (None, row["split"]):
             found.append(Sentence(row["text"], own, row["split"], row["id"]))
     return found
-
-
-def message(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 # --- what is read ----------------------------------------------------------------------------------------------

@@ -25,12 +25,7 @@ MIXED = ("w50", "w50 w51", "w52 w50 w53", "w52 w50 w54", "w9 w9")
 PROMPT = "{bos}w1 {text} w2 w3"
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make_sentences(number: int = 23, longest: int = 20, seed: int = 0) -> list[Sentence]:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from affectron.errors import InputError
 from affectron.files import atomic_write, digest, read_json, write_json
+from tests.errors import message
 
 
 @contextmanager
@@ -34,14 +35,6 @@ def file_size_limit(size: int) -> Iterator[None]:
 def write(path: Path, content: bytes) -> None:
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
-
-
-def message(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    text = str(error.value)
-    assert "\n" not in text
-    return text
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

@@ -34,12 +34,7 @@ BOTH = {"mood": "{bos}{text}", "tone": "{bos}{text}"}
 TOKENIZER = make_tokenizer()
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- a model whose answer hangs on one neuron --------------------------------------------------------------------

@@ -36,6 +36,10 @@ def test_the_record_is_of_this_model_and_this_corpus() -> None:
     shown = examples([record for record in RECORDS if record["split"] == "train"], tokenizer)
     assert RECORD["sequences"] == len(shown)
     assert RECORD["tokens_an_epoch"] == sum(len(example.ids) for example in shown)
+    # Learnt, and not only by heart: above chance on new sentences, and below what was seen.
+    for task, labels in TASKS.items():
+        train, test = (RECORD["accuracy"][split][task]["accuracy"] for split in ("train", "test"))
+        assert 1.5 / len(labels) < test < train
     for split, tasks in RECORD["accuracy"].items():
         asked = {task: sum(r["split"] == split and label_of(r, task) is not None for r in RECORDS) for task in TASKS}
         assert {task: figures["sentences"] for task, figures in tasks.items()} == asked

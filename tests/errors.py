@@ -1,0 +1,19 @@
+"""What every test of a clear error needs: its one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from affectron.errors import InputError
+
+
+def message(call: Callable[[], Any]) -> str:
+    """The message of the InputError that ``call`` raises, which must be one line."""
+    with pytest.raises(InputError) as error:
+        call()
+    text = str(error.value)
+    assert "\n" not in text
+    return text
