@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from affectron.batching import PLAIN, Encoded, encode, split_template
 from affectron.corpus import Sentence
 from affectron.errors import InputError
+from affectron.models import max_length
 
 Integers = NDArray[np.int64]
 
@@ -109,7 +110,7 @@ class LabelLikelihood:
         head = model.get_output_embeddings()
         if head is None:
             raise InputError(f"{type(model).__name__} has no output layer to read a label's likelihood from")
-        rows = _label_rows(tokenizer, sentences, template, labels, _max_length(model))
+        rows = _label_rows(tokenizer, sentences, template, labels, max_length(model))
         return LikelihoodReader(model, head, rows, len(labels), _pad(tokenizer))
 
 
@@ -236,7 +237,7 @@ def text_loss(
     template = PLAIN
     if tokenizer.bos_token is not None and tokenizer.is_fast and not _adds_special(tokenizer):
         template = "{bos}{text}"
-    encoded = encode(tokenizer, sentences, template, max_length=_max_length(model))
+    encoded = encode(tokenizer, sentences, template, max_length=max_length(model))
     vocabulary = int(model.get_output_embeddings().weight.shape[0])
     budget = max(1, min(_batch_tokens(model), _BATCH_LOGITS // vocabulary))
     pad = _pad(tokenizer)
@@ -246,7 +247,7 @@ def text_loss(
         sums = np.zeros(len(asked))
         for places, ids in _batches([one.input_ids for one in asked], pad, budget):
             counted = _counted([asked[place] for place in places], ids.shape[1])[:, 1:]
-            ids = ids.to(_device(model))
+            ids = ids.to(model.device)
             with torch.no_grad():
                 logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
                 nats = nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
@@ -344,7 +345,7 @@ def _row_scores(model: Any, head: nn.Module, ids: Tensor, rows: Sequence[_Row]) 
     first = torch.tensor([row.first for row in rows])
     positions = (first[:, None] + torch.arange(longest)).clamp(max=ids.shape[1] - 1)
     with torch.no_grad(), _head_reads_only(head, positions):
-        logits = model(input_ids=ids.to(_device(model)), use_cache=False).logits
+        logits = model(input_ids=ids.to(model.device), use_cache=False).logits
     likelihood = torch.log_softmax(logits.float(), dim=-1)
     answers = [(place, label, answer) for place, row in enumerate(rows) for label, answer in row.answers]
     at = [(place, step, token) for place, _, answer in answers for step, token in enumerate(answer)]
@@ -388,7 +389,7 @@ def _mean_states(
 ) -> Callable[[Integers], NDArray[np.float64]]:
     """``read(rows)``: float64 [len(rows), H], the mean final hidden state over each text's own tokens (over all
     tokens where its tokenizer knows none of the text)."""
-    encoded = encode(tokenizer, sentences, max_length=_max_length(model))
+    encoded = encode(tokenizer, sentences, max_length=max_length(model))
     for one in encoded:
         if not any(one.counted):
             one.counted = [True] * len(one.counted)
@@ -401,7 +402,7 @@ def _mean_states(
         for places, ids in _batches([one.input_ids for one in asked], pad, _batch_tokens(model)):
             counted = _counted([asked[place] for place in places], ids.shape[1])
             with torch.no_grad():
-                hidden = body(input_ids=ids.to(_device(model)), use_cache=False).last_hidden_state
+                hidden = body(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
             weights = torch.from_numpy(counted / np.maximum(counted.sum(1, keepdims=True), 1)).to(hidden.device)
             means = torch.einsum("bt,bth->bh", weights, hidden.double()).cpu().numpy()
             if states is None:
@@ -446,13 +447,5 @@ def _pad(tokenizer: Any) -> int:
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _max_length(model: Any) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None)
-
-
-def _batch_tokens(model: nn.Module) -> int:
-    return _CPU_BATCH_TOKENS if _device(model).type == "cpu" else _BATCH_TOKENS
+def _batch_tokens(model: Any) -> int:
+    return _CPU_BATCH_TOKENS if model.device.type == "cpu" else _BATCH_TOKENS

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectron import __version__, ops
 from affectron.batching import Batch, batches
 from affectron.corpus import Corpus
 from affectron.errors import InputError
-from affectron.models import Site, attach, config_hash, evaluating, find_sites, fingerprint, tokenizer_hash
+from affectron.models import Site, attach, config_hash, evaluating, find_sites, fingerprint, max_length, tokenizer_hash
 from affectron.ops.buffers import ACTIVE_RULES
 from affectron.progress import track
 from affectron.stats import ActivationStats
@@ -77,7 +77,7 @@ def screen(
         batch_tokens=batch_tokens,
         template=template,
         count_special=count_special,
-        max_length=_max_length(model),
+        max_length=max_length(model),
     )
     done = seen = padded = truncated = 0
     with (
@@ -88,9 +88,9 @@ def screen(
     ):
         try:
             for batch in source:
-                inputs = run.begin(batch, _device(model))
+                inputs = run.begin(batch, model.device)
                 if not _reads_left_only(model):
-                    inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(_device(model))
+                    inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(model.device)
                 body(**inputs, use_cache=False)
                 done += len(batch.sentences)
                 seen += int(batch.attention_mask.sum())
@@ -186,14 +186,6 @@ class _Screening:
             site.name: {name: getattr(final, name).cpu().numpy() for name in fields}
             for site, final in ((s, b.finalize()) for s, b in zip(self.sites, self.buffers, strict=True))
         }
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _max_length(model: Any) -> int | None:
-    return getattr(model.config, "max_position_embeddings", None)
 
 
 def _reads_left_only(model: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
@@ -214,3 +215,20 @@ def test_an_mlp_that_computes_more_is_refused_by_name() -> None:
 def test_a_model_without_a_known_mlp_is_refused() -> None:
     with pytest.raises(InputError, match="Sequential has no known MLP: expected gate_proj"):
         find_sites(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
+
+
+@pytest.mark.parametrize("name", ["Mistral", "Qwen2", "Qwen3", "Gemma2"])
+def test_relatives_of_llama_are_known(name: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 97, "hidden_size": 24, "intermediate_size": 43, "num_hidden_layers": 2, "head_dim": 6}
+    config = getattr(transformers, f"{name}Config")(
+        **sizes, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0
+    )
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    sites = find_sites(model)
+    assert [(site.name, site.layout, site.neurons) for site in sites] == [
+        (f"model.layers.{layer}.mlp", "gated", 43) for layer in range(2)
+    ]
+    expected = logits(model)
+    with attach(sites, plain_torch):
+        assert torch.equal(logits(model), expected)

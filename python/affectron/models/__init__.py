@@ -3,7 +3,7 @@
 from affectron.models.intervention import intervene
 from affectron.models.layout import Kernel, Site
 from affectron.models.load import config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
-from affectron.models.sites import attach, evaluating, find_sites
+from affectron.models.sites import attach, evaluating, find_sites, max_length
 
 __all__ = [
     "Kernel",
@@ -16,5 +16,6 @@ __all__ = [
     "intervene",
     "load_model",
     "load_skeleton",
+    "max_length",
     "tokenizer_hash",
 ]

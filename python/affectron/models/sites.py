@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -68,6 +69,12 @@ def attach(sites: Sequence[Site], kernel: Kernel) -> Iterator[None]:
                 )
             _LAYOUTS[site.layout].swap(site, position, kernel, undo)
         yield
+
+
+def max_length(model: Any) -> int | None:
+    """The tokens that a model of transformers reads at most; None where its config sets no limit."""
+    found: int | None = getattr(model.config, "max_position_embeddings", None)
+    return found
 
 
 @contextmanager
