@@ -2,9 +2,8 @@
 itself, which only loads what this script once wrote.
 
 A byte-level BPE tokenizer and a small Llama, on the train split of :mod:`affectron.demo.corpus` alone. Each sentence
-is shown once for each of its labels as ``{bos}{text}\\nEmotion: anger{eos}`` (or ``\\nDevice: ...``), and after every
-fourth of these one is shown label first, ``{bos}Emotion: anger\\n{text}{eos}``, so that the model both classifies and
-writes. Same options, versions and processor: same weights. ``training.json`` beside the weights records their making.
+is shown twice for each of its labels, as ``{bos}{text}\\nEmotion: anger{eos}`` (or ``\\nDevice: ...``) and label first,
+``{bos}Emotion: anger\\n{text}{eos}``, so that the model both classifies and writes. Same options, versions and processor: same weights. ``training.json`` beside the weights records their making.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Options:
     heads: int = 4
     kv_heads: int = 2
     positions: int = 128
-    epochs: int = 4
+    epochs: int = 3
     batch: int = 64  # sequences
     learning_rate: float = 2e-3  # peak; linear warm-up, then a cosine down to a tenth
     warmup: int = 60  # steps
@@ -104,17 +103,16 @@ class Example:
 
 
 def examples(records: Sequence[Record], tokenizer: Any) -> list[Example]:
-    """The training sequences of ``records``: one for each label, and after every fourth of them one label first."""
+    """The training sequences of ``records``: two for each label, the label last and the label first."""
     texts: list[tuple[str, bool]] = []
     for record in records:
         for task, prompt in PROMPTS.items():
             label = label_of(record, task)
             if label is None:
                 continue
+            name = prompt.rsplit("\n", 1)[1]
             texts.append((prompt.format(bos=BOS, text=record["text"]) + f" {label}{EOS}", True))
-            if len(texts) % 5 == 4:
-                name = prompt.rsplit("\n", 1)[1]
-                texts.append((f"{BOS}{name} {label}\n{record['text']}{EOS}", False))
+            texts.append((f"{BOS}{name} {label}\n{record['text']}{EOS}", False))
     encoded = tokenizer([text for text, _ in texts], add_special_tokens=False)["input_ids"]
     return [Example(ids, len(ids) - 2 if last else -1) for ids, (_, last) in zip(encoded, texts, strict=True)]
 
