@@ -1,9 +1,10 @@
 """Trains the demo's model from nothing: ``python -m affectron.demo.train [--out FOLDER]``. Apart from the demo
 itself, which only loads what this script once wrote.
 
-A byte-level BPE tokenizer and a small Llama, on the train split of :mod:`affectron.demo.corpus` alone. Each sentence
-is shown twice for each of its labels, as ``{bos}{text}\\nEmotion: anger{eos}`` (or ``\\nDevice: ...``) and label first,
-``{bos}Emotion: anger\\n{text}{eos}``, so that the model both classifies and writes. Same options, versions and processor: same weights. ``training.json`` beside the weights records their making.
+A byte-level BPE tokenizer and a small Llama, on the train split of :mod:`affectron.demo.corpus` alone. Each sentence is
+shown twice for each of its labels, as ``{bos}{text}\\nEmotion: anger{eos}`` (or ``\\nDevice: ...``) and label first,
+``{bos}Emotion: anger\\n{text}{eos}``, so that the model both classifies and writes. Same options, versions and
+processor: same weights. ``training.json`` beside the weights records their making.
 """
 
 from __future__ import annotations
