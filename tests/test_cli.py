@@ -333,6 +333,11 @@ def test_ctrl_c_while_screening_says_how_far_it_got(copy: Path, monkeypatch: pyt
             yield batch
 
     monkeypatch.setattr(screening, "batches", interrupted)
-    line = refuse(*screen(copy, "--batch-tokens", 1))
+    # A shell that starts the tests in the background lets them ignore Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        line = refuse(*screen(copy, "--batch-tokens", 1))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "screening was interrupted after 3 of 90 sentences" in line
     assert not (copy / "out.safetensors").exists()
