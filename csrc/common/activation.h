@@ -1,5 +1,6 @@
 // The activation functions and the intervention form, once, for every value type that has the few operations
-// used here: a SIMD vector on the CPU (cpu/simd.h), a float elsewhere.
+// used here: a SIMD vector on the CPU (cpu/simd.h), a float on the GPU (cuda/real.h). exp, erf and tanh are those of
+// the CPU; a value type with its own, as torch's kernels on its device use them, overloads them.
 #pragma once
 
 #include "types.h"
@@ -47,7 +48,9 @@ template <class V> inline V erf(V x) {
   return select(abs(x) < V(1.0f), near, copysign(far, x));
 }
 
-template <Act A, class V> inline V activate(V x) {
+template <class V> inline V tanh(V y) { return V(1.0f) - V(2.0f) / (V(1.0f) + exp(y + y)); }
+
+template <Act A, class V> AFFECTRON_DEVICE inline V activate(V x) {
   if constexpr (A == Act::silu) {
     return x / (V(1.0f) + exp(-x));
   } else if constexpr (A == Act::gelu) {
@@ -55,9 +58,8 @@ template <Act A, class V> inline V activate(V x) {
   } else if constexpr (A == Act::gelu_tanh) {
     // By way of 1 + tanh(y), although x / (1 + exp(-2 y)) is more exact far below zero: the eager model's value is
     // wanted, and it loses those digits too.
-    V y = V(0.79788456080286535588f) * (x + V(0.044715f) * x * x * x);
-    V tanh = V(1.0f) - V(2.0f) / (V(1.0f) + exp(y + y));
-    return V(0.5f) * x * (V(1.0f) + tanh);
+    V y = V(0.79788456080286535588f) * fma(V(0.044715f), x * x * x, x);
+    return V(0.5f) * x * (V(1.0f) + tanh(y));
   } else if constexpr (A == Act::relu) {
     return max(V(0.0f), x); // a NaN passes
   } else {
@@ -68,7 +70,7 @@ template <Act A, class V> inline V activate(V x) {
 
 // METHODS section 6: h' = h max(scale - damping |h|, floor) + shift. |h| is kept finite so that a neutral
 // neuron (1, 0, -inf, -0) returns h bit for bit also where h is infinite. No FMA: every backend rounds alike.
-template <class V> inline V intervene(V h, V scale, V damping, V floor, V shift) {
+template <class V> AFFECTRON_DEVICE inline V intervene(V h, V scale, V damping, V floor, V shift) {
   V magnitude = min(abs(h), V(3.4028234663852886e38f));
   V factor = max(scale - damping * magnitude, floor);
   return h * factor + shift;

@@ -4,13 +4,25 @@
 
 #include <cstdint>
 
+// Before a function that kernels call too.
+#ifdef __CUDACC__
+#define AFFECTRON_DEVICE __host__ __device__
+#else
+#define AFFECTRON_DEVICE
+#endif
+
 namespace affectron {
 
 enum class Dtype : int { f32 = 0, bf16 = 1, f16 = 2 };
 
 enum class Act : int { silu = 0, gelu = 1, gelu_tanh = 2, relu = 3, relu2 = 4 };
 
-inline int64_t element_size(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+AFFECTRON_DEVICE constexpr int64_t element_size(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+
+struct Shape {
+  int64_t rows;
+  int64_t neurons;
+};
 
 // Rows of neurons in memory: element (n, f) is at data + (n * stride + f) elements. A null `data` means absent.
 struct Rows {
@@ -45,9 +57,15 @@ struct Tile {
 
 struct Plan {
   const int64_t *order; // [N], row numbers, grouped by segment
-  const Tile *tiles;    // [M]
+  const Tile *tiles;    // [M], by ascending segment, unused slots last
   int64_t num_tiles;
   int64_t num_segments;
+};
+
+// [P, 4, F] fp32: for each program the rows scale, damping, floor and shift of the intervention form.
+struct Programs {
+  const float *table;
+  const int32_t *rows; // [N], the program of each row, -1 for none; null: program 0 everywhere
 };
 
 } // namespace affectron

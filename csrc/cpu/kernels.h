@@ -9,17 +9,6 @@
 
 namespace affectron {
 
-struct Shape {
-  int64_t rows;
-  int64_t neurons;
-};
-
-// [P, 4, F] fp32: for each program the rows scale, damping, floor and shift of the intervention form.
-struct Programs {
-  const float *table;
-  const int32_t *rows; // [N], the program of each row, -1 for none; null: program 0 everywhere
-};
-
 struct Kernels {
   void (*glu)(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, int threads);
   void (*glu_stats)(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,

@@ -1,0 +1,30 @@
+// The CUDA kernels as the binding sees them: the functions of cpu/kernels.h on device memory, each enqueued on a stream
+// of the current device. Nothing here needs CUDA's headers.
+//
+// Each returns a cudaError_t, 0 for success; nothing is allocated, nothing waits, so they may run while a graph is
+// being captured.
+#pragma once
+
+#include "../common/types.h"
+
+namespace affectron::cuda {
+
+using Stream = void *; // a cudaStream_t
+
+int glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, Stream stream);
+int glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,
+              bool product, void *workspace, Stream stream);
+int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act, Stream stream);
+int neuron_stats(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype dtype, void *workspace, Stream stream);
+
+// Bytes that the two kernels of statistics want as `workspace`, aligned to 16: a function of the shapes alone.
+int64_t workspace_size(Shape shape, int64_t num_tiles, int64_t num_segments, Dtype dtype);
+
+// Makes `device` current for this thread. The module carries its own CUDA runtime, which need not know what torch's was
+// told; the primary context that it selects is the same.
+int use_device(int device);
+
+const char *error_name(int status);
+const char *error_text(int status);
+
+} // namespace affectron::cuda

@@ -1,0 +1,162 @@
+// Sixteen bytes of neurons, the unit that every kernel reads, computes and writes: 8 neurons in 16 bits, 4 in fp32.
+// Here are their conversions, loads and stores, and act(gate) up of one of them.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "real.h"
+
+namespace affectron::cuda {
+
+struct alignas(16) Vector {
+  uint32_t word[4];
+};
+
+// One word of a vector and its values, rounded to nearest even.
+template <Dtype D> struct Format {
+  using type = uint16_t;
+  static constexpr int per_word = 2;
+  static __device__ void unpack(uint32_t word, float *x) {
+    if constexpr (D == Dtype::bf16) {
+      x[0] = __uint_as_float(word << 16);
+      x[1] = __uint_as_float(word & 0xffff0000u);
+    } else {
+      float2 pair = __half22float2(reinterpret_cast<__half2 &>(word));
+      x[0] = pair.x;
+      x[1] = pair.y;
+    }
+  }
+  static __device__ uint32_t pack(const float *x) {
+    if constexpr (D == Dtype::bf16) {
+      __nv_bfloat162 pair = __floats2bfloat162_rn(x[0], x[1]);
+      return reinterpret_cast<uint32_t &>(pair);
+    } else {
+      __half2 pair = __floats2half2_rn(x[0], x[1]);
+      return reinterpret_cast<uint32_t &>(pair);
+    }
+  }
+};
+template <> struct Format<Dtype::f32> {
+  using type = float;
+  static constexpr int per_word = 1;
+  static __device__ void unpack(uint32_t word, float *x) { x[0] = __uint_as_float(word); }
+  static __device__ uint32_t pack(const float *x) { return __float_as_uint(x[0]); }
+};
+
+// Neurons in a vector.
+template <Dtype D> constexpr int kLanes = 4 * Format<D>::per_word;
+
+template <Dtype D> __device__ void unpack(const Vector &from, float *x) {
+#pragma unroll
+  for (int w = 0; w < 4; ++w) Format<D>::unpack(from.word[w], x + w * Format<D>::per_word);
+}
+
+template <Dtype D> __device__ Vector pack(const float *x) {
+  Vector to;
+#pragma unroll
+  for (int w = 0; w < 4; ++w) to.word[w] = Format<D>::pack(x + w * Format<D>::per_word);
+  return to;
+}
+
+// The element at (n, f).
+template <Dtype D> __device__ auto at(Rows rows, int64_t n, int64_t f) {
+  return static_cast<const typename Format<D>::type *>(rows.data) + (n * rows.stride + f);
+}
+template <Dtype D> __device__ auto at(MutableRows rows, int64_t n, int64_t f) {
+  return static_cast<typename Format<D>::type *>(rows.data) + (n * rows.stride + f);
+}
+
+// The first `neurons` elements from p on, the rest zero; with `Aligned` a whole vector from a multiple of 16 bytes.
+// Marked for early eviction: every element is read once, and what is read again (programs, partial statistics) should
+// stay.
+template <bool Aligned, class T> __device__ Vector load(const T *p, int neurons) {
+  constexpr int lanes = 16 / sizeof(T);
+  if constexpr (Aligned) {
+    uint4 bits = __ldcs(reinterpret_cast<const uint4 *>(p));
+    return {bits.x, bits.y, bits.z, bits.w};
+  } else {
+    Vector v{};
+#pragma unroll
+    for (int i = 0; i < lanes; ++i) {
+      if (i >= neurons) continue;
+      if constexpr (sizeof(T) == 4) {
+        v.word[i] = __float_as_uint(p[i]);
+      } else {
+        v.word[i / 2] |= uint32_t(p[i]) << (16 * (i % 2));
+      }
+    }
+    return v;
+  }
+}
+
+template <bool Aligned, class T> __device__ void store(T *p, const Vector &v, int neurons) {
+  constexpr int lanes = 16 / sizeof(T);
+  if constexpr (Aligned) {
+#ifdef __CUDA_ARCH__
+    // As an assignment, nvcc 13.0 makes it four stores of a word.
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(v.word[0]),
+                 "r"(v.word[1]), "r"(v.word[2]), "r"(v.word[3])
+                 : "memory");
+#else
+    *reinterpret_cast<Vector *>(p) = v;
+#endif
+  } else {
+#pragma unroll
+    for (int i = 0; i < lanes; ++i) {
+      if (i >= neurons) continue;
+      if constexpr (sizeof(T) == 4) {
+        p[i] = __uint_as_float(v.word[i]);
+      } else {
+        p[i] = uint16_t(v.word[i / 2] >> (16 * (i % 2)));
+      }
+    }
+  }
+}
+
+// Floats from p on, for a vector's neurons.
+template <bool Aligned, int N> __device__ void load_floats(const float *p, int neurons, float *x) {
+#pragma unroll
+  for (int i = 0; i < N; i += 4) {
+    if constexpr (Aligned) {
+      float4 v = __ldg(reinterpret_cast<const float4 *>(p + i));
+      x[i] = v.x, x[i + 1] = v.y, x[i + 2] = v.z, x[i + 3] = v.w;
+    } else {
+      for (int j = i; j < i + 4; ++j) x[j] = j < neurons ? p[j] : 0.0f;
+    }
+  }
+}
+
+template <Act A, bool Narrow, int N> __device__ void activate_each(float *x) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] = activate<A>(Real<Narrow>(x[i])).v;
+}
+
+// act(gate) up of one vector, rounded after the activation and again after the product. The activation is a branch that
+// the whole grid takes alike, once a vector: five times fewer kernels to compile than with one for each.
+template <Dtype D> __device__ Vector glu_vector(const Vector &gate, const Vector &up, bool gated, Act act) {
+  constexpr bool narrow = D != Dtype::f32;
+  constexpr int lanes = kLanes<D>;
+  float x[lanes];
+  unpack<D>(gate, x);
+  switch (act) {
+  case Act::silu: activate_each<Act::silu, narrow, lanes>(x); break;
+  case Act::gelu: activate_each<Act::gelu, narrow, lanes>(x); break;
+  case Act::gelu_tanh: activate_each<Act::gelu_tanh, narrow, lanes>(x); break;
+  case Act::relu: activate_each<Act::relu, narrow, lanes>(x); break;
+  case Act::relu2: activate_each<Act::relu2, narrow, lanes>(x); break;
+  }
+  Vector h = pack<D>(x);
+  if (gated) {
+    float u[lanes];
+    unpack<D>(h, x);
+    unpack<D>(up, u);
+#pragma unroll
+    for (int i = 0; i < lanes; ++i) x[i] *= u[i];
+    h = pack<D>(x);
+  }
+  return h;
+}
+
+} // namespace affectron::cuda

@@ -1,0 +1,100 @@
+"""The CUDA kernels without a GPU: their very source, compiled as C++ under tests/cuda/emulation and run on the CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from affectron import ops
+from affectron.ops.library import ACTIVATIONS, DTYPES
+
+HERE = Path(__file__).resolve().parent
+
+
+def address(value: Tensor | None) -> tuple[int, int]:
+    """Address and row stride."""
+    return (0, 0) if value is None else (value.data_ptr(), value.stride(0))
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """The kernels with the signatures of affectron.ops, on CPU tensors."""
+
+    library: ctypes.CDLL
+
+    def call(self, name: str, *arguments: int) -> None:
+        status = getattr(self.library, name)(*(ctypes.c_int64(a) for a in arguments))
+        assert status == 0, f"{name} returned the CUDA error {status}"
+
+    def glu(self, gate: Tensor, up: Tensor | None, act: str = "silu") -> Tensor:
+        out = torch.full(gate.shape, torch.nan, dtype=gate.dtype)
+        codes = DTYPES.index(gate.dtype), ACTIVATIONS.index(act)
+        self.call("glu", out.data_ptr(), *address(gate), *address(up), *gate.shape, *codes)
+        return out
+
+    def glu_steer(self, gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
+        out = torch.full(gate.shape, torch.nan, dtype=gate.dtype)
+        codes = DTYPES.index(gate.dtype), ACTIVATIONS.index(act)
+        arguments = *address(gate), *address(up), *gate.shape, program.data_ptr(), 0 if rows is None else rows.data_ptr()
+        self.call("glu_steer", out.data_ptr(), *arguments, *codes)
+        return out
+
+    def _accumulators(self, value: Tensor, segments: Tensor, stats: ops.StatsBuffers) -> tuple[list[int], Tensor, Tensor]:
+        plan = stats.plan_for(value, segments)
+        sizes = *value.shape, len(plan.tiles), stats.segments, DTYPES.index(value.dtype)
+        self.library.workspace_size.restype = ctypes.c_int64
+        size = self.library.workspace_size(*(ctypes.c_int64(v) for v in sizes))
+        # Whatever the allocator left there is not to be read: NaN in every field that is a float.
+        workspace = torch.full((size,), 255, dtype=torch.uint8)
+        addresses = [t.data_ptr() for t in (plan.order, plan.tiles)] + [len(plan.tiles)]
+        addresses += [t.data_ptr() for t in stats.tensors] + [stats.segments, workspace.data_ptr()]
+        return addresses, workspace, plan.order  # the last two to keep them alive
+
+    def glu_stats(
+        self, gate: Tensor, up: Tensor | None, segments: Tensor, stats: ops.StatsBuffers, act: str = "silu"
+    ) -> Tensor:
+        out = torch.full(gate.shape, torch.nan, dtype=gate.dtype)
+        addresses, *alive = self._accumulators(gate, segments, stats)
+        codes = DTYPES.index(gate.dtype), ACTIVATIONS.index(act), stats.active_rule == "product"
+        self.call("glu_stats", out.data_ptr(), *address(gate), *address(up), *gate.shape, *addresses, *codes)
+        del alive
+        return out
+
+    def neuron_stats(self, h: Tensor, segments: Tensor, stats: ops.StatsBuffers, gate: Tensor | None = None) -> None:
+        addresses, *alive = self._accumulators(h, segments, stats)
+        self.call("neuron_stats", *address(h), *address(gate), *h.shape, *addresses, DTYPES.index(h.dtype))
+        del alive
+
+
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is absent")
+    library = tmp_path_factory.mktemp("cuda") / "emulated.so"
+    # Undefined behaviour ends the process: a vector read from an odd address is some.
+    subprocess.run(
+        [
+            compiler, "-std=c++17", "-O1", "-shared", "-fPIC", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror",
+            "-Wno-unknown-pragmas", "-fsanitize=undefined", "-fno-sanitize-recover=undefined",
+            "-I", HERE / "emulation", HERE / "emulated.cpp", "-o", library,
+        ],
+        check=True,
+    )  # fmt: skip
+    return Emulated(ctypes.CDLL(str(library)))
+
+
+@pytest.fixture(params=[False, True], ids=["ascending", "descending"])
+def order(request: pytest.FixtureRequest, emulated: Emulated) -> Iterator[None]:
+    """Blocks and threads in ascending and in descending order."""
+    emulated.library.reverse_order(int(request.param))
+    yield
+    emulated.library.reverse_order(0)

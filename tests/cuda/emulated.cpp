@@ -1,0 +1,84 @@
+// The CUDA kernels on a CPU (see emulation/cuda_runtime.h), behind C functions that a test can call with addresses.
+#include "../../csrc/cuda/glu.cu"
+#include "../../csrc/cuda/glu_stats.cu"
+#include "../../csrc/cuda/glu_steer.cu"
+#include "../../csrc/cuda/neuron_stats.cu"
+
+using namespace affectron;
+
+namespace {
+
+// How often, over every 16-bit x, silu's quotient rounds unlike the IEEE one, when its denominator is up to 4 ulp from
+// the exact one and the reciprocal up to 1 ulp. In bits: the sign of a zero counts, that of a NaN does not.
+template <Dtype D> int64_t mismatches() {
+  auto rounded = [](float value) {
+    const float pair[2] = {value, 0.0f};
+    return cuda::Format<D>::pack(pair);
+  };
+  int64_t wrong = 0;
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    float pair[2];
+    cuda::Format<D>::unpack(bits, pair);
+    const float x = pair[0];
+    if (std::isnan(x)) continue;
+    float d = float(1.0 + std::exp(-double(x)));
+    const int ulps = std::fabs(x) > 0x1p-24f ? 4 : 0; // exp(0) is 1, whoever computes it
+    for (int i = 0; i < ulps; ++i) d = std::nextafter(d, 1.0f);
+    for (int i = 0; i < 2 * ulps + 1; ++i, d = std::nextafter(d, INFINITY)) {
+      const float r = 1.0f / (d * 0.25f), exact = x / d;
+      int exponent;
+      const bool exact_reciprocal = std::isinf(d) || std::frexp(d, &exponent) == 0.5f;
+      for (float nearby : {std::nextafter(r, 0.0f), r, std::nextafter(r, 8.0f)}) {
+        const float ours = cuda::quotient(x * 0.25f, d * 0.25f, exact_reciprocal ? r : nearby);
+        wrong += std::isnan(exact) ? !std::isnan(ours) : rounded(ours) != rounded(exact);
+      }
+    }
+  }
+  return wrong;
+}
+
+} // namespace
+
+extern "C" {
+
+void reverse_order(int reversed) { emulation::reversed = reversed; }
+
+int glu(void *out, const void *gate, int64_t gate_stride, const void *up, int64_t up_stride, int64_t n, int64_t f,
+        int dtype, int act) {
+  return cuda::glu({out, f}, {gate, gate_stride}, {up, up_stride}, {n, f}, Dtype(dtype), Act(act), nullptr);
+}
+
+int64_t workspace_size(int64_t n, int64_t f, int64_t num_tiles, int64_t num_segments, int dtype) {
+  return cuda::workspace_size({n, f}, num_tiles, num_segments, Dtype(dtype));
+}
+
+int glu_stats(void *out, const void *gate, int64_t gate_stride, const void *up, int64_t up_stride, int64_t n, int64_t f,
+              const int64_t *order, const Tile *tiles, int64_t num_tiles, int64_t *count, int64_t *tally,
+              double *moments, float *extrema, int64_t num_segments, void *workspace, int dtype, int act, int product) {
+  const int64_t size = num_segments * f;
+  return cuda::glu_stats({out, f}, {gate, gate_stride}, {up, up_stride}, {n, f},
+                         {order, tiles, num_tiles, num_segments},
+                         {count, tally, tally + size, moments, moments + size, extrema, extrema + size}, Dtype(dtype),
+                         Act(act), product, workspace, nullptr);
+}
+
+int glu_steer(void *out, const void *gate, int64_t gate_stride, const void *up, int64_t up_stride, int64_t n, int64_t f,
+              const float *table, const int32_t *rows, int dtype, int act) {
+  return cuda::glu_steer({out, f}, {gate, gate_stride}, {up, up_stride}, {n, f}, {table, rows}, Dtype(dtype), Act(act),
+                         nullptr);
+}
+
+int neuron_stats(const void *h, int64_t h_stride, const void *gate, int64_t gate_stride, int64_t n, int64_t f,
+                 const int64_t *order, const Tile *tiles, int64_t num_tiles, int64_t *count, int64_t *tally,
+                 double *moments, float *extrema, int64_t num_segments, void *workspace, int dtype) {
+  const int64_t size = num_segments * f;
+  return cuda::neuron_stats({h, h_stride}, {gate, gate_stride}, {n, f}, {order, tiles, num_tiles, num_segments},
+                            {count, tally, tally + size, moments, moments + size, extrema, extrema + size},
+                            Dtype(dtype), workspace, nullptr);
+}
+
+int64_t quotient_mismatches(int dtype) {
+  return Dtype(dtype) == Dtype::bf16 ? mismatches<Dtype::bf16>() : mismatches<Dtype::f16>();
+}
+
+} // extern "C"

@@ -1,0 +1,215 @@
+"""The logic of the CUDA kernels, run on the CPU: against fp64, against the reference backend, and against themselves."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+
+import pytest
+import torch
+
+from affectron import ops
+from affectron.ops import reference
+from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
+from tests.ops.test_glu_stats import check, oracle, runs
+
+# Beside the odd shapes, whole vectors: one strip of neurons and a part of the next, in fp32 and in 16 bits.
+ALL_SHAPES = (*SHAPES, (70, 264), (9, 520))
+
+
+def test_quotient_rounds_as_the_ieee_one(emulated):
+    emulated.library.quotient_mismatches.restype = ctypes.c_int64
+    assert emulated.library.quotient_mismatches(1) == 0
+    assert emulated.library.quotient_mismatches(2) == 0
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
+@pytest.mark.parametrize("gated", [True, False])
+def test_glu_as_exact_as_torch(emulated, order, shape, dtype, act, gated):
+    gate, up = halves(*shape, dtype)
+    up = up if gated else None
+    ours, truth, torchs = emulated.glu(gate, up, act), exact(gate, up, act), reference.glu(gate, up, act)
+    bound = (
+        2 * (torchs.double() - truth).abs()
+        + truth.abs() * torch.finfo(dtype).eps
+        + 1e-7 * gate.abs().double().clamp(min=1)
+    )
+    if gated:
+        bound = bound * up.abs().double().clamp(min=1)
+    assert ((ours.double() - truth).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_every_16_bit_value(emulated, dtype, act):
+    """All 65,536 gates, infinities and NaN too, within one rounding of torch."""
+    gate = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype).view(64, 1024)
+    ours, torchs = emulated.glu(gate, None, act), reference.glu(gate, None, act)
+    assert torch.equal(ours.isnan(), torchs.isnan())
+    assert torch.equal(ours[~torchs.isfinite()].nan_to_num(), torchs[~torchs.isfinite()].nan_to_num())
+    eps = torch.finfo(dtype).eps
+    smallest = torch.finfo(dtype).smallest_normal * eps
+    finite = torchs.isfinite()
+    ours, torchs, size = ours[finite].double(), torchs[finite].double(), gate[finite].double().abs()
+    # 1 + erf(x) and 1 + tanh(x) lose an fp32 bit of 1, which x multiplies.
+    assert ((ours - torchs).abs() <= torchs.abs() * eps + size * 2.0**-23 + smallest).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
+def test_steer(emulated, order, shape, dtype, act):
+    """Three programs and none by row, against the reference formula on the kernel's own h."""
+    gate, up = halves(*shape, dtype)
+    n, f = shape
+    generator = torch.Generator().manual_seed(0)
+    program = torch.randn(3, 4, f, generator=generator)
+    program[:, 2] = torch.where(program[:, 2] < 0, -torch.inf, program[:, 2])
+    program[1, :, ::2] = torch.tensor([1.0, 0.0, -torch.inf, -0.0])[:, None]
+    h = emulated.glu(gate, up, act)
+
+    rows = torch.randint(-1, 3, (n,), generator=generator, dtype=torch.int32)
+    parameters = program[rows.clamp(min=0).long()].unbind(1)
+    expected = torch.where((rows >= 0)[:, None], reference.intervene(h.float(), *parameters).to(dtype), h)
+    steered = emulated.glu_steer(gate, up, program, rows, act)
+    assert torch.equal(steered, expected)
+    neutral = rows == 1
+    assert torch.equal(steered[neutral][:, ::2], h[neutral][:, ::2])
+
+    one = program[:1].contiguous()
+    assert torch.equal(emulated.glu_steer(gate, up, one, None, act), reference.intervene(h.float(), *one[0]).to(dtype))
+
+
+def test_steer_keeps_what_is_not_finite(emulated):
+    gate = torch.tensor([[torch.inf, -torch.inf, torch.nan, 3e38, 1.0, 2.0, 3.0, 4.0]])
+    program = torch.tensor([1.0, 0.0, -torch.inf, -0.0])[:, None].expand(1, 4, 8).contiguous()
+    h = emulated.glu(gate, None, "relu")
+    assert torch.equal(emulated.glu_steer(gate, None, program, None, "relu").nan_to_num(7), h.nan_to_num(7))
+
+
+@pytest.mark.parametrize("rule", ["gate", "product"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
+@pytest.mark.parametrize("gated", [True, False])
+def test_stats_match_the_oracle(emulated, order, shape, dtype, gated, rule):
+    gate, up = halves(*shape, dtype)
+    up = up if gated else None
+    n = shape[0]
+    for segments in (runs(n, 4), torch.randint(-1, 4, (n,), generator=torch.Generator().manual_seed(0))):
+        stats = ops.StatsBuffers(4, shape[1], rule)
+        h = emulated.glu_stats(gate, up, segments, stats)
+        assert torch.equal(h, emulated.glu(gate, up))
+        check(stats, oracle(h, gate, segments, 4, rule == "product"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("labels", [1, 10, 64])
+def test_many_groups(emulated, order, dtype, labels):
+    """Enough tiles for several groups, a segment across some, several in one, many absent; two batches."""
+    gate, up = halves(1500, 40, dtype)
+    for segments in (runs(1500, labels), torch.randint(-1, labels, (1500,), generator=torch.Generator().manual_seed(1))):
+        segments = torch.where(segments % 7 == 3, -1, segments)
+        stats = ops.StatsBuffers(labels, 40)
+        parts = [
+            emulated.glu_stats(gate[a:b], up[a:b], segments[a:b], stats) for a, b in ((0, 1000), (1000, 1033), (1033, 1500))
+        ]
+        check(stats, oracle(torch.cat(parts), gate, segments, labels, False))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("f", [40, 77])
+def test_what_is_not_finite_is_counted_and_left_out(emulated, order, dtype, f):
+    generator = torch.Generator().manual_seed(0)
+    gate, up = (t.clone() for t in halves(200, f, dtype))
+    for value in (torch.nan, torch.inf, -torch.inf):
+        up[torch.randint(200, (20,), generator=generator), torch.randint(f, (20,), generator=generator)] = value
+    up[:, 3] = torch.nan
+    segments = runs(200, 3)
+    stats = ops.StatsBuffers(3, f)
+    parts = [emulated.glu_stats(gate[a:b], up[a:b], segments[a:b], stats) for a, b in ((0, 90), (90, 200))]
+    check(stats, oracle(torch.cat(parts), gate, segments, 3, False))
+    assert stats.finalize().nonfinite[:, 3].equal(stats.finalize().count)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e30])
+def test_values_whose_squares_leave_fp32(emulated, scale):
+    h = torch.randn(150, 24, generator=torch.Generator().manual_seed(0)) * scale
+    segments = runs(150, 2)
+    stats = ops.StatsBuffers(2, 24, "product")
+    emulated.neuron_stats(h, segments, stats)
+    check(stats, oracle(h, h, segments, 2, True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ratio", [10.0, 1e4])
+def test_a_mean_far_from_zero(emulated, order, dtype, ratio):
+    """|mean| / std up to 10^4: no cancellation."""
+    h = (torch.randn(500, 56, generator=torch.Generator().manual_seed(0)) + ratio).to(dtype)
+    gate = torch.randn(500, 56, generator=torch.Generator().manual_seed(1)).to(dtype)
+    segments = runs(500, 3)
+    stats = ops.StatsBuffers(3, 56)
+    emulated.neuron_stats(h, segments, stats, gate)
+    check(stats, oracle(h, gate, segments, 3, False))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_same_bits_every_time(emulated, dtype):
+    """In any order of blocks and threads, and from any alignment: all barriers are there, and nothing is added in the
+    order of arrival."""
+    f = 264
+    gate, up = halves(700, f, dtype)
+    odd = torch.empty(700 * 2 * f + 1, dtype=dtype)[1:].view(700, 2 * f)  # no vector of 16 bytes starts a row
+    odd.copy_(torch.cat([gate, up], 1))
+    segments = torch.randint(-1, 10, (700,), generator=torch.Generator().manual_seed(0))
+
+    def once(gate, up, backwards):
+        emulated.library.reverse_order(backwards)
+        stats = ops.StatsBuffers(10, f)
+        outputs = [emulated.glu_stats(gate, up, segments, stats) for _ in range(2)]
+        emulated.library.reverse_order(0)
+        return (*outputs, *stats.tensors)
+
+    first = once(gate, up, 0)
+    for again in (once(gate, up, 0), once(gate, up, 1), once(odd[:, :f], odd[:, f:], 0), once(gate, up.contiguous(), 1)):
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("f", [264, 131])
+def test_nothing_is_read_past_the_end(emulated, dtype, f):
+    """Tensors that end where readable memory ends."""
+    n, size = 37, torch.empty(0, dtype=dtype).element_size()
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def fenced(value: torch.Tensor) -> torch.Tensor:
+        used = value.numel() * size
+        pages = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
+        memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
+        view = torch.frombuffer(memory, dtype=dtype, count=value.numel(), offset=pages - used).view(value.shape)
+        fence = view.data_ptr() + used
+        assert libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+        return view.copy_(value)
+
+    gate, up = (fenced(t.contiguous()) for t in halves(n, f, dtype))
+    program = torch.ones(1, 4, f)
+    segments = runs(n, 3)
+    stats = ops.StatsBuffers(3, f)
+    assert torch.equal(emulated.glu(gate, up), emulated.glu_stats(gate, up, segments, stats))
+    emulated.glu_steer(gate, up, program, None, "silu")
+    emulated.neuron_stats(gate, segments, stats, up)
+
+
+def test_counts_past_2_to_the_31(emulated):
+    stats = ops.StatsBuffers(1, 40, "product")
+    stats.count.fill_(2**40)
+    stats.moments[0].fill_(1.0)
+    emulated.neuron_stats(torch.full((64, 40), 3.0), torch.zeros(64, dtype=torch.int64), stats)
+    final = stats.finalize()
+    assert final.count.tolist() == [2**40 + 64]
+    share = 64 / (2**40 + 64)
+    torch.testing.assert_close(final.mean - 1.0, torch.full((1, 40), 2 * share, dtype=torch.float64), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        final.m2, torch.full((1, 40), 4 * 2**40 * share, dtype=torch.float64), rtol=1e-12, atol=0
+    )
