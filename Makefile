@@ -7,7 +7,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 LOG := build/setup.log
-NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.h')
+NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 # An environment of another Python than the one that `make PYTHON=...` names is made anew.
 ifdef PYTHON
 OTHER := $(shell [ "$$($(PYTHON) -V 2>&1)" = "$$($(BIN)/python -V 2>&1)" ] || echo another)

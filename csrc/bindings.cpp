@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/kernels.h"
+#include "cuda/kernels.h"
 
 namespace py = pybind11;
 using namespace affectron;
@@ -28,7 +29,7 @@ Stats stats(uintptr_t count, uintptr_t tally, uintptr_t moments, uintptr_t extre
 } // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "CPU kernels; see csrc/. Called through affectron.ops.";
+  m.doc() = "CPU and CUDA kernels; see csrc/. Called through affectron.ops.";
   m.attr("TILE_ROWS") = kTileRows;
   m.def("isa_levels", &isa_levels);
   m.def("isa_level", &isa_level);
@@ -68,4 +69,51 @@ PYBIND11_MODULE(_native, m) {
                            plan(order, tiles, num_tiles, num_segments),
                            stats(count, tally, moments, extrema, num_segments * f), Dtype(dtype), threads);
   });
+
+#ifdef AFFECTRON_CUDA
+  m.attr("CUDA_BUILT") = true;
+  m.def("cuda_use_device", &cuda::use_device);
+  m.def("cuda_error_name", &cuda::error_name);
+  m.def("cuda_error_text", &cuda::error_text);
+
+  m.def("cuda_glu", [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n,
+                       int64_t f, int dtype, int act, uintptr_t stream) {
+    return cuda::glu({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f}, Dtype(dtype),
+                     Act(act), pointer<void>(stream));
+  });
+
+  m.def("cuda_workspace_size", [](int64_t n, int64_t f, int64_t num_tiles, int64_t num_segments, int dtype) {
+    return cuda::workspace_size({n, f}, num_tiles, num_segments, Dtype(dtype));
+  });
+
+  m.def("cuda_glu_stats", [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride,
+                             int64_t n, int64_t f, uintptr_t order, uintptr_t tiles, int64_t num_tiles, uintptr_t count,
+                             uintptr_t tally, uintptr_t moments, uintptr_t extrema, int64_t num_segments, int dtype,
+                             int act, bool product, uintptr_t workspace, uintptr_t stream) {
+    return cuda::glu_stats({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f},
+                           plan(order, tiles, num_tiles, num_segments),
+                           stats(count, tally, moments, extrema, num_segments * f), Dtype(dtype), Act(act), product,
+                           pointer<void>(workspace), pointer<void>(stream));
+  });
+
+  m.def("cuda_glu_steer",
+        [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n, int64_t f,
+           uintptr_t table, uintptr_t program_rows, int dtype, int act, uintptr_t stream) {
+          return cuda::glu_steer({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f},
+                                 {pointer<const float>(table), pointer<const int32_t>(program_rows)}, Dtype(dtype),
+                                 Act(act), pointer<void>(stream));
+        });
+
+  m.def("cuda_neuron_stats",
+        [](uintptr_t h, int64_t h_stride, uintptr_t gate, int64_t gate_stride, int64_t n, int64_t f, uintptr_t order,
+           uintptr_t tiles, int64_t num_tiles, uintptr_t count, uintptr_t tally, uintptr_t moments, uintptr_t extrema,
+           int64_t num_segments, int dtype, uintptr_t workspace, uintptr_t stream) {
+          return cuda::neuron_stats(rows(h, h_stride), rows(gate, gate_stride), {n, f},
+                                    plan(order, tiles, num_tiles, num_segments),
+                                    stats(count, tally, moments, extrema, num_segments * f), Dtype(dtype),
+                                    pointer<void>(workspace), pointer<void>(stream));
+        });
+#else
+  m.attr("CUDA_BUILT") = false;
+#endif
 }

@@ -1,17 +1,17 @@
 // Statistics of every neuron for each segment, for the two kernels that differ only in where the values come from.
 //
-// The plan's tiles are cut into `groups` runs of the same number of tiles: how many follows from the shapes alone,
-// about enough blocks for one wave of a large GPU. A block owns one group and a strip of neurons as wide as a warp's
-// vectors. For each tile it works in two phases. First by rows: a warp reads whole vectors of a row, writes the output,
-// leaves the values in shared memory, and keeps the sums and active counts of its rows. Then by neurons: each thread
-// reads down the columns of one word, measures the tile in fp32 (centred on the mean that the sums give) and merges it
-// into its fp64 accumulators in registers (Chan et al. 1979). At the end of each segment's tiles in a group the
-// accumulators go to the workspace; `merge_kernel` takes them from there in the order of the groups. Nothing is added
-// by a float atomic, and no order depends on which block runs when: the same shapes give the same bits, on any GPU.
+// The plan's tiles are cut into groups of equally many: how many follows from the shapes alone, so that a large GPU
+// holds all blocks at once. A block owns one group and a strip of neurons as wide as a warp's vectors. For each tile it
+// works in two phases. First by rows: a warp reads whole vectors of a row, writes the output, leaves the values in
+// shared memory, and keeps the sums and active counts of its rows. Then by neurons: each thread reads down the columns
+// of one word, measures the tile in fp32 (centred on the mean that the sums give) and merges it in fp64 (Chan et al.
+// 1979). At the end of a segment's tiles in the group the result goes to the workspace; `merge_kernel` takes all of
+// them from there in the order of the groups. No float is added atomically, and no order depends on which block runs
+// when: the same shapes and segments give the same bits, on any GPU.
 //
-// What it costs beside glu (bf16, 8192 x 14336, 10 labels): 1008 blocks write and read 28 partial results of 32 bytes
-// a neuron, 26 MB beside 704 MB and mostly within the L2 cache; and about 8 instructions an element, which with glu's
-// are 35 of the 41 that there is time for.
+// What that should cost beside glu (bf16, 8192 x 14336, 10 labels; computed, not measured): 13 groups write and read 22
+// partial results of 32 bytes a neuron, 20 MB beside 704 MB and mostly within the L2 cache, in a second launch of some
+// microseconds; and about 9 instructions an element, which with glu's are 34 of the 41 that there is time for.
 #pragma once
 
 #include "launch.h"
@@ -318,14 +318,14 @@ __global__ void __launch_bounds__(kThreads)
     for (int g = 0; g < groups.number; ++g) {
       if (rows_of[g] == 0) continue;
       const int64_t slot = (g + segment) * shape.neurons + f;
-      const int64_t added = rows_of[g] - partials.nonfinite[slot];
+      const int left_out = partials.nonfinite[slot], added = rows_of[g] - left_out;
       active += partials.active[slot];
-      nonfinite += partials.nonfinite[slot];
+      nonfinite += left_out;
       if (added == 0) continue;
-      const double share = double(added) / double(observed + added);
-      moments.merge(partials.mean[slot], partials.m2[slot], share, double(observed) * share);
       low = fminf(low, partials.min[slot]);
       high = fmaxf(high, partials.max[slot]);
+      const double share = double(added) / double(observed + added);
+      moments.merge(partials.mean[slot], partials.m2[slot], share, double(observed) * share);
       observed += added;
     }
     stats.mean[at] = moments.mean;

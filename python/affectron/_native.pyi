@@ -1,6 +1,7 @@
 """The compiled module (csrc/bindings.cpp): addresses, sizes and codes; called through affectron.ops.native only."""
 
 TILE_ROWS: int
+CUDA_BUILT: bool  # without it, the functions cuda_* are absent
 
 def isa_levels() -> list[str]: ...
 def isa_level() -> str: ...
@@ -61,3 +62,67 @@ def neuron_stats(
     dtype: int,
     threads: int,
 ) -> None: ...
+
+# Those of the kernels return a cudaError_t: 0, or what cuda_error_name and cuda_error_text put in words.
+def cuda_use_device(device: int) -> int: ...
+def cuda_error_name(status: int) -> str: ...
+def cuda_error_text(status: int) -> str: ...
+def cuda_workspace_size(n: int, f: int, num_tiles: int, num_segments: int, dtype: int) -> int: ...
+def cuda_glu(
+    out: int, gate: int, gate_stride: int, up: int, up_stride: int, n: int, f: int, dtype: int, act: int, stream: int
+) -> int: ...
+def cuda_glu_stats(
+    out: int,
+    gate: int,
+    gate_stride: int,
+    up: int,
+    up_stride: int,
+    n: int,
+    f: int,
+    order: int,
+    tiles: int,
+    num_tiles: int,
+    count: int,
+    tally: int,
+    moments: int,
+    extrema: int,
+    num_segments: int,
+    dtype: int,
+    act: int,
+    product: bool,
+    workspace: int,
+    stream: int,
+) -> int: ...
+def cuda_glu_steer(
+    out: int,
+    gate: int,
+    gate_stride: int,
+    up: int,
+    up_stride: int,
+    n: int,
+    f: int,
+    table: int,
+    program_rows: int,
+    dtype: int,
+    act: int,
+    stream: int,
+) -> int: ...
+def cuda_neuron_stats(
+    h: int,
+    h_stride: int,
+    gate: int,
+    gate_stride: int,
+    n: int,
+    f: int,
+    order: int,
+    tiles: int,
+    num_tiles: int,
+    count: int,
+    tally: int,
+    moments: int,
+    extrema: int,
+    num_segments: int,
+    dtype: int,
+    workspace: int,
+    stream: int,
+) -> int: ...

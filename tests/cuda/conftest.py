@@ -43,35 +43,44 @@ class Emulated:
     def glu_steer(self, gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
         out = torch.full(gate.shape, torch.nan, dtype=gate.dtype)
         codes = DTYPES.index(gate.dtype), ACTIVATIONS.index(act)
-        arguments = *address(gate), *address(up), *gate.shape, program.data_ptr(), 0 if rows is None else rows.data_ptr()
+        arguments = (
+            *address(gate),
+            *address(up),
+            *gate.shape,
+            program.data_ptr(),
+            0 if rows is None else rows.data_ptr(),
+        )
         self.call("glu_steer", out.data_ptr(), *arguments, *codes)
         return out
 
-    def _accumulators(self, value: Tensor, segments: Tensor, stats: ops.StatsBuffers) -> tuple[list[int], Tensor, Tensor]:
+    def _accumulate(
+        self, name: str, before: tuple[int, ...], value: Tensor, segments: Tensor, stats: ops.StatsBuffers, *codes: int
+    ) -> None:
         plan = stats.plan_for(value, segments)
         sizes = *value.shape, len(plan.tiles), stats.segments, DTYPES.index(value.dtype)
         self.library.workspace_size.restype = ctypes.c_int64
         size = self.library.workspace_size(*(ctypes.c_int64(v) for v in sizes))
         # Whatever the allocator left there is not to be read: NaN in every field that is a float.
         workspace = torch.full((size,), 255, dtype=torch.uint8)
-        addresses = [t.data_ptr() for t in (plan.order, plan.tiles)] + [len(plan.tiles)]
-        addresses += [t.data_ptr() for t in stats.tensors] + [stats.segments, workspace.data_ptr()]
-        return addresses, workspace, plan.order  # the last two to keep them alive
+        addresses = (
+            plan.order.data_ptr(),
+            plan.tiles.data_ptr(),
+            len(plan.tiles),
+            *(t.data_ptr() for t in stats.tensors),
+        )
+        codes = DTYPES.index(value.dtype), *codes
+        self.call(name, *before, *value.shape, *addresses, stats.segments, workspace.data_ptr(), *codes)
 
     def glu_stats(
         self, gate: Tensor, up: Tensor | None, segments: Tensor, stats: ops.StatsBuffers, act: str = "silu"
     ) -> Tensor:
         out = torch.full(gate.shape, torch.nan, dtype=gate.dtype)
-        addresses, *alive = self._accumulators(gate, segments, stats)
-        codes = DTYPES.index(gate.dtype), ACTIVATIONS.index(act), stats.active_rule == "product"
-        self.call("glu_stats", out.data_ptr(), *address(gate), *address(up), *gate.shape, *addresses, *codes)
-        del alive
+        codes = ACTIVATIONS.index(act), stats.active_rule == "product"
+        self._accumulate("glu_stats", (out.data_ptr(), *address(gate), *address(up)), gate, segments, stats, *codes)
         return out
 
     def neuron_stats(self, h: Tensor, segments: Tensor, stats: ops.StatsBuffers, gate: Tensor | None = None) -> None:
-        addresses, *alive = self._accumulators(h, segments, stats)
-        self.call("neuron_stats", *address(h), *address(gate), *h.shape, *addresses, DTYPES.index(h.dtype))
-        del alive
+        self._accumulate("neuron_stats", (*address(h), *address(gate)), h, segments, stats)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The logic of the CUDA kernels, run on the CPU: against fp64, against the reference backend, and against themselves."""
+"""The logic of the CUDA kernels, run on the CPU: against fp64, the reference backend, and themselves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 from affectron import ops
 from affectron.ops import reference
-from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
+from tests.ops.conftest import ACTS, DTYPES, exact, halves
 from tests.ops.test_glu_stats import check, oracle, runs
 
-# Beside the odd shapes, whole vectors: one strip of neurons and a part of the next, in fp32 and in 16 bits.
-ALL_SHAPES = (*SHAPES, (70, 264), (9, 520))
+# Rows that no vector fits, and whole vectors: one strip of neurons and a part of the next, in fp32 and in 16 bits.
+ALL_SHAPES = ((0, 760), (1, 431), (33, 1), (5, 3), (67, 264), (9, 1032))
 
 
 def test_quotient_rounds_as_the_ieee_one(emulated):
@@ -27,7 +27,7 @@ def test_quotient_rounds_as_the_ieee_one(emulated):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", ALL_SHAPES)
 @pytest.mark.parametrize("gated", [True, False])
-def test_glu_as_exact_as_torch(emulated, order, shape, dtype, act, gated):
+def test_glu_as_exact_as_torch(emulated, shape, dtype, act, gated):
     gate, up = halves(*shape, dtype)
     up = up if gated else None
     ours, truth, torchs = emulated.glu(gate, up, act), exact(gate, up, act), reference.glu(gate, up, act)
@@ -60,7 +60,7 @@ def test_every_16_bit_value(emulated, dtype, act):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("shape", ALL_SHAPES)
-def test_steer(emulated, order, shape, dtype, act):
+def test_steer(emulated, shape, dtype, act):
     """Three programs and none by row, against the reference formula on the kernel's own h."""
     gate, up = halves(*shape, dtype)
     n, f = shape
@@ -93,7 +93,7 @@ def test_steer_keeps_what_is_not_finite(emulated):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", ALL_SHAPES)
 @pytest.mark.parametrize("gated", [True, False])
-def test_stats_match_the_oracle(emulated, order, shape, dtype, gated, rule):
+def test_stats_match_the_oracle(emulated, shape, dtype, gated, rule):
     gate, up = halves(*shape, dtype)
     up = up if gated else None
     n = shape[0]
@@ -109,18 +109,22 @@ def test_stats_match_the_oracle(emulated, order, shape, dtype, gated, rule):
 def test_many_groups(emulated, order, dtype, labels):
     """Enough tiles for several groups, a segment across some, several in one, many absent; two batches."""
     gate, up = halves(1500, 40, dtype)
-    for segments in (runs(1500, labels), torch.randint(-1, labels, (1500,), generator=torch.Generator().manual_seed(1))):
+    for segments in (
+        runs(1500, labels),
+        torch.randint(-1, labels, (1500,), generator=torch.Generator().manual_seed(1)),
+    ):
         segments = torch.where(segments % 7 == 3, -1, segments)
         stats = ops.StatsBuffers(labels, 40)
         parts = [
-            emulated.glu_stats(gate[a:b], up[a:b], segments[a:b], stats) for a, b in ((0, 1000), (1000, 1033), (1033, 1500))
+            emulated.glu_stats(gate[a:b], up[a:b], segments[a:b], stats)
+            for a, b in ((0, 1000), (1000, 1033), (1033, 1500))
         ]
         check(stats, oracle(torch.cat(parts), gate, segments, labels, False))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("f", [40, 77])
-def test_what_is_not_finite_is_counted_and_left_out(emulated, order, dtype, f):
+def test_what_is_not_finite_is_counted_and_left_out(emulated, dtype, f):
     generator = torch.Generator().manual_seed(0)
     gate, up = (t.clone() for t in halves(200, f, dtype))
     for value in (torch.nan, torch.inf, -torch.inf):
@@ -144,7 +148,7 @@ def test_values_whose_squares_leave_fp32(emulated, scale):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ratio", [10.0, 1e4])
-def test_a_mean_far_from_zero(emulated, order, dtype, ratio):
+def test_a_mean_far_from_zero(emulated, dtype, ratio):
     """|mean| / std up to 10^4: no cancellation."""
     h = (torch.randn(500, 56, generator=torch.Generator().manual_seed(0)) + ratio).to(dtype)
     gate = torch.randn(500, 56, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -172,7 +176,12 @@ def test_the_same_bits_every_time(emulated, dtype):
         return (*outputs, *stats.tensors)
 
     first = once(gate, up, 0)
-    for again in (once(gate, up, 0), once(gate, up, 1), once(odd[:, :f], odd[:, f:], 0), once(gate, up.contiguous(), 1)):
+    for again in (
+        once(gate, up, 0),
+        once(gate, up, 1),
+        once(odd[:, :f], odd[:, f:], 0),
+        once(gate, up.contiguous(), 1),
+    ):
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 

@@ -1,6 +1,12 @@
-"""Calls into the compiled module: tensors become addresses here, and nowhere else."""
+"""Calls into the compiled module: tensors become addresses here, and nowhere else.
+
+The same functions serve tensors on the CPU and, where ``cuda_built``, on CUDA devices. There they enqueue their work on
+the stream that is current on the tensors' device and return, so they may be captured in a graph.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,6 +18,9 @@ isa_level = _native.isa_level
 isa_levels = _native.isa_levels
 set_isa_level = _native.set_isa_level
 
+#: Whether this build has kernels for CUDA tensors.
+cuda_built: bool = _native.CUDA_BUILT
+
 _DTYPE_CODE = {dtype: code for code, dtype in enumerate(DTYPES)}
 _ACT_CODE = {act: code for code, act in enumerate(ACTIVATIONS)}
 
@@ -20,19 +29,37 @@ def _rows(value: Tensor | None) -> tuple[int, int]:
     return (0, 0) if value is None else (value.data_ptr(), value.stride(0))
 
 
-def _accumulators(count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor) -> tuple[int, int, int, int]:
+def _accumulators(count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor) -> tuple[int, int, int, int, int]:
     # Autograd cannot see what is written through a bare address.
     torch.autograd.graph.increment_version((count, tally, moments, extrema))
-    return count.data_ptr(), tally.data_ptr(), moments.data_ptr(), extrema.data_ptr()
+    return count.data_ptr(), tally.data_ptr(), moments.data_ptr(), extrema.data_ptr(), count.shape[0]
+
+
+def _enqueue(name: str, kernel: Callable[..., int], device: torch.device, *arguments: int) -> None:
+    """Call a CUDA kernel on the current stream of ``device``, which is the current device meanwhile."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream(device).cuda_stream
+        status = _native.cuda_use_device(device.index) or kernel(*arguments, stream)
+    if status:
+        raise RuntimeError(f"{name} failed: {_native.cuda_error_name(status)} ({_native.cuda_error_text(status)})")
+
+
+def _workspace(value: Tensor, tiles: Tensor, num_segments: int) -> Tensor:
+    """Room for the partial statistics of the CUDA kernels; the caching allocator gives it to others afterwards, on the
+    same stream."""
+    n, f = value.shape
+    size = _native.cuda_workspace_size(n, f, tiles.shape[0], num_segments, _DTYPE_CODE[value.dtype])
+    return torch.empty(size, dtype=torch.uint8, device=value.device)
 
 
 def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
     n, f = gate.shape
     out = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
-    _native.glu(
-        out.data_ptr(), *_rows(gate), *_rows(up), n, f,
-        _DTYPE_CODE[gate.dtype], _ACT_CODE[act], torch.get_num_threads(),
-    )  # fmt: skip
+    arguments = (out.data_ptr(), *_rows(gate), *_rows(up), n, f, _DTYPE_CODE[gate.dtype], _ACT_CODE[act])
+    if gate.is_cuda:
+        _enqueue("glu", _native.cuda_glu, gate.device, *arguments)
+    else:
+        _native.glu(*arguments, torch.get_num_threads())
     return out
 
 
@@ -42,21 +69,29 @@ def glu_stats(
 ) -> Tensor:  # fmt: skip
     n, f = gate.shape
     out = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
-    _native.glu_stats(
+    arguments = (
         out.data_ptr(), *_rows(gate), *_rows(up), n, f, order.data_ptr(), tiles.data_ptr(), tiles.shape[0],
-        *_accumulators(count, tally, moments, extrema), count.shape[0],
-        _DTYPE_CODE[gate.dtype], _ACT_CODE[act], product, torch.get_num_threads(),
+        *_accumulators(count, tally, moments, extrema), _DTYPE_CODE[gate.dtype], _ACT_CODE[act], product,
     )  # fmt: skip
+    if gate.is_cuda:
+        workspace = _workspace(gate, tiles, count.shape[0])
+        _enqueue("glu_stats", _native.cuda_glu_stats, gate.device, *arguments, workspace.data_ptr())
+    else:
+        _native.glu_stats(*arguments, torch.get_num_threads())
     return out
 
 
 def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
     n, f = gate.shape
     out = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
-    _native.glu_steer(
-        out.data_ptr(), *_rows(gate), *_rows(up), n, f, program.data_ptr(), 0 if rows is None else rows.data_ptr(),
-        _DTYPE_CODE[gate.dtype], _ACT_CODE[act], torch.get_num_threads(),
+    arguments = (
+        out.data_ptr(), *_rows(gate), *_rows(up), n, f, program.data_ptr(),
+        0 if rows is None else rows.data_ptr(), _DTYPE_CODE[gate.dtype], _ACT_CODE[act],
     )  # fmt: skip
+    if gate.is_cuda:
+        _enqueue("glu_steer", _native.cuda_glu_steer, gate.device, *arguments)
+    else:
+        _native.glu_steer(*arguments, torch.get_num_threads())
     return out
 
 
@@ -65,8 +100,12 @@ def neuron_stats(
     count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor,
 ) -> None:  # fmt: skip
     n, f = h.shape
-    _native.neuron_stats(
+    arguments = (
         *_rows(h), *_rows(gate), n, f, order.data_ptr(), tiles.data_ptr(), tiles.shape[0],
-        *_accumulators(count, tally, moments, extrema), count.shape[0],
-        _DTYPE_CODE[h.dtype], torch.get_num_threads(),
+        *_accumulators(count, tally, moments, extrema), _DTYPE_CODE[h.dtype],
     )  # fmt: skip
+    if h.is_cuda:
+        workspace = _workspace(h, tiles, count.shape[0])
+        _enqueue("neuron_stats", _native.cuda_neuron_stats, h.device, *arguments, workspace.data_ptr())
+    else:
+        _native.neuron_stats(*arguments, torch.get_num_threads())

@@ -1,0 +1,91 @@
+"""The CUDA kernels as they were compiled into the module: nothing spilled, and memory moved 16 bytes at a time.
+
+Needs cuobjdump: from the CUDA toolkit, or from triton, which brings its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from affectron import _native
+
+# Vectors of 16 bytes that a thread reads and writes before it starts again; neuron_stats writes no output.
+LOADS = {"glu_kernel": 4, "glu_stats_kernel": 4, "glu_steer_kernel": 4, "neuron_stats_kernel": 4}
+STORES = {"glu_kernel": 2, "glu_stats_kernel": 2, "glu_steer_kernel": 2, "neuron_stats_kernel": 0}
+
+pytestmark = pytest.mark.skipif(not _native.CUDA_BUILT, reason="this build has no CUDA kernels")
+
+
+def cuobjdump() -> str | None:
+    places = [shutil.which("cuobjdump")]
+    if nvcc := shutil.which("nvcc"):
+        places.append(str(Path(nvcc).resolve().with_name("cuobjdump")))
+    if (triton := importlib.util.find_spec("triton")) and triton.origin:
+        places.append(str(Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"))
+    return next((place for place in places if place and Path(place).is_file()), None)
+
+
+def dump(*options: str) -> str:
+    tool = cuobjdump()
+    if tool is None:
+        pytest.skip("cuobjdump is absent")
+    return subprocess.run([tool, *options, _native.__file__], check=True, capture_output=True, text=True).stdout
+
+
+def kernel_of(function: str) -> tuple[str, bool]:
+    """The kernel's own name, and whether it is the instance for aligned rows."""
+    name = re.search(r"\d((?:glu|glu_stats|glu_steer|neuron_stats|merge)_kernel)I", function)
+    assert name, function
+    return name[1], "Lb1E" in function
+
+
+@pytest.fixture(scope="module")
+def usage() -> list[tuple[str, str, dict[str, int]]]:
+    """(architecture, function, resources) of every kernel."""
+    found, arch = [], ""
+    for line, after in zip((lines := dump("--dump-resource-usage").splitlines()), [*lines[1:], ""], strict=True):
+        if match := re.match(r"arch = (\w+)", line.strip()):
+            arch = match[1]
+        elif match := re.match(r"Function (\S+):", line.strip()):
+            resources = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", after)}
+            found.append((arch, match[1], resources))
+    return found
+
+
+def test_every_kernel_is_there_for_both_architectures(usage):
+    for arch in ("sm_80", "sm_90"):
+        kernels = [kernel_of(function) for its, function, _ in usage if its == arch]
+        for name in LOADS:
+            assert sorted(kernels).count((name, True)) == 3, (arch, name)  # one a dtype
+            assert sorted(kernels).count((name, False)) == 3, (arch, name)
+
+
+def test_nothing_is_spilled(usage):
+    assert usage
+    for arch, function, resources in usage:
+        assert resources["STACK"] == 0, (arch, function)
+        assert resources["LOCAL"] == 0, (arch, function)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
+def test_memory_moves_in_vectors(arch):
+    seen = 0
+    for section in dump("-sass", "-arch", arch).split("Function : ")[1:]:
+        function, code = section.split("\n", 1)
+        assert not re.search(r"\b(LDL|STL)\b", code), function  # local memory
+        name, aligned = kernel_of(function)
+        if not aligned or name not in LOADS:
+            continue
+        seen += 1
+        assert len(re.findall(r"\bLDG\.E\.EF\.128\b", code)) == LOADS[name], function
+        assert len(re.findall(r"\bSTG\.E\.128\b", code)) == STORES[name], function
+        # What is narrower is no activation: rows' numbers, tiles, and partial results.
+        assert not re.search(r"\bLDG\.E\.EF(?!\.128)", code), function
+        assert not re.search(r"\bSTG\.E\.U?(8|16)\b", code), function
+    assert seen == 3 * len(LOADS)
