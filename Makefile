@@ -29,7 +29,7 @@ lint: $(VENV)/installed ## check style, types and formatting
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/clang-format --dry-run -Werror $(filter csrc/%,$(NATIVE))
+	@$(BIN)/clang-format --dry-run -Werror $(filter csrc/%,$(NATIVE)) $$(find tests -name '*.cpp' -o -name '*.h')
 
 # The allocator keeps its memory, as in a process that has run for a while: without that, half of a float32 round is
 # the kernel handing out fresh pages, for every contender alike.

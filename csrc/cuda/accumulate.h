@@ -9,9 +9,10 @@
 // them from there in the order of the groups. No float is added atomically, and no order depends on which block runs
 // when: the same shapes and segments give the same bits, on any GPU.
 //
-// What that should cost beside glu (bf16, 8192 x 14336, 10 labels; computed, not measured): 13 groups write and read 22
-// partial results of 32 bytes a neuron, 20 MB beside 704 MB and mostly within the L2 cache, in a second launch of some
-// microseconds; and about 9 instructions an element, which with glu's are 34 of the 41 that there is time for.
+// What that should cost beside glu (bf16, 8192 x 14336, 10 labels; computed, not measured): 11 groups write and read 20
+// partial results of 32 bytes a neuron, 18 MB beside 704 MB and mostly within the L2 cache, in a second launch of some
+// microseconds. The machine code for sm_90 has about 45 instructions an element where there is time for 41 (glu.cu):
+// the arithmetic, not memory, is expected to set the pace, at 1.1 to 1.25 of glu's time. In fp32 there is time for 82.
 #pragma once
 
 #include "launch.h"
@@ -20,8 +21,8 @@
 namespace affectron::cuda {
 
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kResident = 6;     // blocks on an SM: with 80 registers a thread, nothing is spilled
-constexpr int64_t kBlocks = 768; // aimed at: they find room on 128 SMs at once
+constexpr int kResident = 5;     // blocks on an SM: with 96 registers a thread, nothing is spilled
+constexpr int64_t kBlocks = 640; // aimed at: they find room on 128 SMs at once
 constexpr int64_t kMinTiles = 4; // a group: partial results stay few beside what is read
 constexpr int64_t kMaxGroups = 1024;
 

@@ -19,13 +19,13 @@ template <Dtype D, bool Aligned> struct GluSource {
 
   __device__ Row load(int64_t n, int64_t f, int neurons) const {
     Row row{};
-    row.gate = cuda::load<Aligned>(at<D>(gate, n, f), neurons);
-    if (up.data) row.up = cuda::load<Aligned>(at<D>(up, n, f), neurons);
+    row.gate = cuda::load<Aligned>(at<D, Aligned>(gate, n, f), neurons);
+    if (up.data) row.up = cuda::load<Aligned>(at<D, Aligned>(up, n, f), neurons);
     return row;
   }
   __device__ Vector finish(const Row &row, int64_t n, int64_t f, int neurons, float *h, float *signal) const {
     const Vector values = glu_vector<D>(row.gate, row.up, up.data != nullptr, act);
-    store<Aligned>(at<D>(out, n, f), values, neurons);
+    store<Aligned>(at<D, Aligned>(out, n, f), values, neurons);
     unpack<D>(values, h);
     Vector signs;
 #pragma unroll
@@ -47,9 +47,8 @@ __global__ void __launch_bounds__(kThreads, Aligned ? kResident : 1)
 int glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,
               bool product, void *workspace, Stream stream) {
   if (shape.rows == 0) return cudaSuccess;
-  const bool aligned = in_vectors(out.data, out.stride, shape.neurons, dtype) &&
-                       in_vectors(gate.data, gate.stride, shape.neurons, dtype) &&
-                       in_vectors(up.data, up.stride, shape.neurons, dtype);
+  const bool aligned = in_vectors(out.data, out.stride, shape, dtype) &&
+                       in_vectors(gate.data, gate.stride, shape, dtype) && in_vectors(up.data, up.stride, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
     GluSource<d.value, a.value> source{out, gate, up, act, product};
     return accumulate_and_merge<d.value>(glu_stats_kernel<d.value, a.value>, shape, plan, stats, workspace, stream,

@@ -1,10 +1,10 @@
 // out = the intervention of each row's program on act(gate) up. A row without a program is the plain kernel's row.
 //
-// Bound by memory like glu, with about 10 instructions an element more (34 of 41), as long as the programs cost little:
-// a program is 16 bytes a neuron where a row moves 6. A block therefore takes up to 64 rows in the order of their
-// programs, and a thread keeps its neurons' parameters in registers until the program changes: a program is read once
-// in 64 rows, and eight mixed by row are 2 bytes an element from the L2 cache, where all of them stay (8 x 14336: 1.8
-// MB).
+// About 14 instructions an element more than glu, which fills the time that memory leaves (42 of 41; computed, not
+// measured), as long as the programs cost little: a program is 16 bytes a neuron where a row moves 6. A block therefore
+// takes up to 64 rows in the order of their programs, and a thread keeps its neurons' parameters in registers until the
+// program changes: a program is read once in 64 rows, and eight mixed by row are 2 bytes an element from the L2 cache,
+// where all of them stay (8 x 14336: 1.8 MB).
 #include "kernels.h"
 #include "launch.h"
 #include "vector.h"
@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
         if (r + b >= rows) continue;
-        g[b] = load<Aligned>(at<D>(gate, n + sorted[r + b], f), neurons);
-        if (gated) u[b] = load<Aligned>(at<D>(up, n + sorted[r + b], f), neurons);
+        g[b] = load<Aligned>(at<D, Aligned>(gate, n + sorted[r + b], f), neurons);
+        if (gated) u[b] = load<Aligned>(at<D, Aligned>(up, n + sorted[r + b], f), neurons);
       }
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads)
           }
           h = intervene_vector<D>(h, parameters);
         }
-        store<Aligned>(at<D>(out, n + row, f), h, neurons);
+        store<Aligned>(at<D, Aligned>(out, n + row, f), h, neurons);
       }
     }
   }
@@ -99,10 +99,9 @@ __global__ void __launch_bounds__(kThreads)
 int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,
               Stream stream) {
   if (shape.rows == 0) return cudaSuccess;
-  const bool aligned = in_vectors(out.data, out.stride, shape.neurons, dtype) &&
-                       in_vectors(gate.data, gate.stride, shape.neurons, dtype) &&
-                       in_vectors(up.data, up.stride, shape.neurons, dtype) &&
-                       in_vectors(programs.table, 0, shape.neurons, dtype);
+  const bool aligned = in_vectors(out.data, out.stride, shape, dtype) &&
+                       in_vectors(gate.data, gate.stride, shape, dtype) &&
+                       in_vectors(up.data, up.stride, shape, dtype) && in_vectors(programs.table, 0, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
     const int64_t strips = ceil_div(shape.neurons, kThreads * kLanes<d.value>);
     const int rows = int(max(1, min(kRows, shape.rows * strips / kFewestBlocks)));

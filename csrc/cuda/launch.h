@@ -18,10 +18,12 @@ AFFECTRON_DEVICE inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b
 AFFECTRON_DEVICE inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Whether every row can be read in vectors of 16 bytes. An absent tensor (null, stride 0) can.
-inline bool in_vectors(const void *data, int64_t stride, int64_t neurons, Dtype dtype) {
-  const int64_t lanes = 16 / element_size(dtype);
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % lanes == 0 && neurons % lanes == 0;
+// Whether every row can be read in vectors of 16 bytes, and addressed by 32-bit factors. An absent tensor (null, stride
+// 0) can.
+inline bool in_vectors(const void *data, int64_t stride, Shape shape, Dtype dtype) {
+  const int64_t size = element_size(dtype), lanes = 16 / size, limit = int64_t(1) << 32;
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % lanes == 0 && shape.neurons % lanes == 0 &&
+         stride >= 0 && stride * size < limit && shape.rows < limit;
 }
 
 // Calls f(dtype, aligned) with both as compile-time constants.

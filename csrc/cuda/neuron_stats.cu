@@ -18,8 +18,8 @@ template <Dtype D, bool Aligned> struct ValueSource {
 
   __device__ Row load(int64_t n, int64_t f, int neurons) const {
     Row row;
-    row.h = cuda::load<Aligned>(at<D>(h, n, f), neurons);
-    row.gate = gate.data ? cuda::load<Aligned>(at<D>(gate, n, f), neurons) : row.h;
+    row.h = cuda::load<Aligned>(at<D, Aligned>(h, n, f), neurons);
+    row.gate = gate.data ? cuda::load<Aligned>(at<D, Aligned>(gate, n, f), neurons) : row.h;
     return row;
   }
   __device__ Vector finish(const Row &row, int64_t, int64_t, int, float *values, float *signal) const {
@@ -30,7 +30,7 @@ template <Dtype D, bool Aligned> struct ValueSource {
 };
 
 template <Dtype D, bool Aligned>
-__global__ void __launch_bounds__(kThreads, Aligned ? 5 : 1)
+__global__ void __launch_bounds__(kThreads, Aligned ? kResident : 1)
     neuron_stats_kernel(ValueSource<D, Aligned> source, Shape shape, Plan plan, int64_t tiles_per_group,
                         Partials partials, int64_t *count) {
   accumulate<D>(source, shape, plan, tiles_per_group, partials, count);
@@ -40,8 +40,7 @@ __global__ void __launch_bounds__(kThreads, Aligned ? 5 : 1)
 
 int neuron_stats(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype dtype, void *workspace, Stream stream) {
   if (shape.rows == 0) return cudaSuccess;
-  const bool aligned =
-      in_vectors(h.data, h.stride, shape.neurons, dtype) && in_vectors(gate.data, gate.stride, shape.neurons, dtype);
+  const bool aligned = in_vectors(h.data, h.stride, shape, dtype) && in_vectors(gate.data, gate.stride, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
     ValueSource<d.value, a.value> source{h, gate};
     return accumulate_and_merge<d.value>(neuron_stats_kernel<d.value, a.value>, shape, plan, stats, workspace, stream,

@@ -6,6 +6,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "real.h"
 
 namespace affectron::cuda {
@@ -60,12 +62,18 @@ template <Dtype D> __device__ Vector pack(const float *x) {
   return to;
 }
 
-// The element at (n, f).
-template <Dtype D> __device__ auto at(Rows rows, int64_t n, int64_t f) {
-  return static_cast<const typename Format<D>::type *>(rows.data) + (n * rows.stride + f);
-}
-template <Dtype D> __device__ auto at(MutableRows rows, int64_t n, int64_t f) {
-  return static_cast<typename Format<D>::type *>(rows.data) + (n * rows.stride + f);
+// The element at (n, f). `Aligned` rows have strides and numbers below 2^32 (launch.h): one multiply-add gives the
+// 64-bit address, where two 64-bit factors take ten instructions.
+template <Dtype D, bool Aligned, class R> __device__ auto at(const R &rows, int64_t n, int64_t f) {
+  using T = std::conditional_t<std::is_same_v<R, Rows>, const typename Format<D>::type, typename Format<D>::type>;
+  using Byte = std::conditional_t<std::is_same_v<R, Rows>, const char, char>;
+  T *column = static_cast<T *>(rows.data) + f;
+  if constexpr (Aligned) {
+    const uint64_t offset = uint64_t(uint32_t(n)) * uint32_t(rows.stride * sizeof(T));
+    return reinterpret_cast<T *>(reinterpret_cast<Byte *>(column) + offset);
+  } else {
+    return column + n * rows.stride;
+  }
 }
 
 // The first `neurons` elements from p on, the rest zero; with `Aligned` a whole vector from a multiple of 16 bytes.
