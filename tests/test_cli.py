@@ -159,7 +159,7 @@ def test_every_program_steers(made: Path, program: str, arguments: tuple, name: 
 def test_info_describes_backends_and_a_model_without_its_weights(copy: Path) -> None:
     (copy / "model" / "model.safetensors").unlink()
     facts = json.loads(run("info", copy / "model", "--json"))
-    assert facts["backends"]["cpu"]["backend"] == "native"
+    assert facts["backends"]["cpu"]["glu_stats"] == {"backend": "native", "reason": "compiled for this processor"}
     assert [site["name"] for site in facts["model"]["sites"]] == [f"model.layers.{i}.mlp" for i in range(3)]
     assert facts["model"]["parameters"] == sum(p.numel() for p in build("llama").parameters())
     assert "model.layers.1.mlp" in run("info", copy / "model")

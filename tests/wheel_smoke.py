@@ -13,7 +13,8 @@ from affectron import ops
 from affectron.demo import MODEL
 
 package = Path(affectron.__file__).parent
-source = Path(__file__).resolve().parents[1] / "python" / "affectron"
+root = Path(__file__).resolve().parents[1]
+source, kernels = root / "python" / "affectron", root / "kernels"
 assert "site-packages" in package.parts, package
 
 
@@ -23,9 +24,10 @@ def files(folder: Path) -> set[str]:
 
 
 # Every file of the package has come along, the demo's model included, and none is a pickle.
-assert files(package) == files(source), files(package) ^ files(source)
+expected = files(source) | {f"kernels/{name}" for name in files(kernels)}
+assert files(package) == expected, files(package) ^ expected
 assert not [name for name in files(package) if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))]
-assert ops.backend_for("cpu")[0] == "native"
+assert ops.backend_for("glu_stats", "cpu")[0] == "native"
 
 # The compiled kernels and plain torch give the same output and the same counts.
 torch.manual_seed(0)

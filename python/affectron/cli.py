@@ -280,16 +280,20 @@ def info(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Versions, which backend serves which device, and the MLP sites of a model. Loads no weights."""
+    """Versions, which backend serves each op on each device, and the MLP sites of a model. Loads no weights."""
     import platform
 
     import torch
     import transformers
 
     from affectron.ops import backend_for, native
+    from affectron.ops.library import KERNELS
 
     devices = ["cpu"] + [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    backends = {device: dict(zip(("backend", "reason"), backend_for(device), strict=True)) for device in devices}
+    backends = {
+        device: {op: dict(zip(("backend", "reason"), backend_for(op, device), strict=True)) for op in KERNELS}
+        for device in devices
+    }
     facts: dict[str, Any] = {
         "affectron": affectron.__version__,
         "python": platform.python_version(),
@@ -317,8 +321,12 @@ def info(
     for key in ("affectron", "python", "torch", "transformers", "threads"):
         print(f"{key:<16}{facts[key]}")
     print(f"{'cpu kernels':<16}{facts['instruction_set']}")
-    for device, served in backends.items():
-        print(f"{device:<16}{served['backend']} ({served['reason']})")
+    served = [
+        (device, op, choice["backend"], choice["reason"])
+        for device, choices in backends.items()
+        for op, choice in choices.items()
+    ]
+    _print_table("backends", ("device", "op", "backend", "reason"), served)
     if model is not None:
         described = facts["model"]
         title = f"{described['class']}, {described['parameters']:,} parameters, {described['neurons']:,} neurons"

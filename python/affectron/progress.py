@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 
 class Advance(Protocol):
@@ -26,29 +14,44 @@ class Advance(Protocol):
     def __call__(self, done: int, tokens: int = 0) -> None: ...
 
 
-class _TokenRate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        tokens, elapsed = task.fields["tokens"], task.elapsed
-        return Text(f"{tokens / elapsed:,.0f} tokens/s" if tokens and elapsed else "", style="progress.data.speed")
-
-
 @contextmanager
 def track(what: str, total: int, show: bool) -> Iterator[Advance]:
     """A bar on stderr, with tokens/s and the time left, while the block runs.
 
     Nothing where ``show`` is false, or where stderr is a file or a pipe, which a bar would only fill with noise.
     """
+    if not (show and sys.stderr.isatty()):
+        yield lambda done, tokens=0: None
+        return
+    # Only here: who asks for no bar needs no rich.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class TokenRate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            tokens, elapsed = task.fields["tokens"], task.elapsed
+            return Text(f"{tokens / elapsed:,.0f} tokens/s" if tokens and elapsed else "", style="progress.data.speed")
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _TokenRate(),
+        TokenRate(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not (show and console.is_terminal), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total, tokens=0)
 
         def advance(done: int, tokens: int = 0) -> None:

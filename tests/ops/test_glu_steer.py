@@ -7,26 +7,7 @@ import torch
 
 from affectron import ops
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
-
-NEUTRAL = torch.tensor([1.0, 0.0, float("-inf"), -0.0])
-
-
-def programs(count: int, neurons: int, seed: int = 0) -> torch.Tensor:
-    """Random tables in which half of the neurons are touched, each in one of the ways that METHODS section 6 names."""
-    generator = torch.Generator().manual_seed(seed)
-    table = NEUTRAL.repeat(count, neurons, 1)
-    kind = torch.randint(0, 10, (count, neurons), generator=generator)
-    value = torch.rand(count, neurons, generator=generator)
-    table[kind == 0] = torch.tensor([0.0, 0.0, float("-inf"), 0.0])  # zero
-    for k, row in ((1, 0), (2, 1), (3, 3)):  # scale, damping, shift
-        table[..., row] = torch.where(kind == k, value, table[..., row])
-    table[..., 2] = torch.where(kind == 2, 1 - value, table[..., 2])  # dynamic attenuation has a floor
-    return table.transpose(1, 2).contiguous()
-
-
-def steered(h: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    scale, damping, floor, shift = table.double().unbind(-2)
-    return h.double() * torch.maximum(scale - damping * h.double().abs(), floor) + shift
+from tests.ops.oracles import NEUTRAL, programs, steered
 
 
 @pytest.mark.parametrize("act", ACTS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from affectron import ops
+from affectron.ops import library
 from affectron.ops.library import backend_for
 from tests.ops.conftest import halves
 
@@ -121,20 +122,55 @@ def test_no_copy_of_a_strided_half():
     assert ops.library.as_rows("gate", gate[None], up[None]).data_ptr() == both.data_ptr()
 
 
-def test_backend_choice():
-    assert backend_for("cpu") == ("native", "compiled for this processor")
-    assert backend_for("cuda")[0] == "reference"
-    with ops.use_backend("native"), pytest.raises(RuntimeError, match="has none for cuda tensors"):
-        backend_for("cuda")
-    with (
-        pytest.raises(ValueError, match="backend is 'fast', expected one of native, reference"),
-        ops.use_backend("fast"),
-    ):
+def without(monkeypatch: pytest.MonkeyPatch, *backends: str) -> None:
+    """Let ``backends`` be absent, and the others be there, whatever this machine has."""
+    monkeypatch.setattr(library, "absence_of", lambda backend, kind: f"no {backend}" if backend in backends else None)
+
+
+@pytest.mark.parametrize("op", library.KERNELS)
+def test_backend_choice(monkeypatch, op):
+    assert backend_for(op, "cpu") == ("native", "compiled for this processor")
+    without(monkeypatch)
+    assert backend_for(op, "cuda") == ("triton", "the first choice for this op")
+    without(monkeypatch, "triton")
+    assert backend_for(op, "cuda:1") == ("native", "no triton")
+    without(monkeypatch, "triton", "native")
+    assert backend_for(op, "cuda") == ("reference", "no triton; no native")
+
+
+def test_no_silent_fallback(monkeypatch):
+    """A backend that was asked for serves or raises, in the choice and in a call."""
+    without(monkeypatch, "triton", "native")
+    for name in ("triton", "native"):
+        with ops.use_backend(name), pytest.raises(RuntimeError, match=f"the {name} backend was asked for, and cannot"):
+            backend_for("glu", "cuda")
+    monkeypatch.undo()
+    x = torch.zeros(2, 3)
+    with ops.use_backend("triton"), pytest.raises(RuntimeError, match="Triton has no kernels for cpu tensors"):
+        ops.glu(x, x)
+    with ops.use_backend("native"), pytest.raises(RuntimeError, match="has no kernels for meta tensors"):
+        backend_for("glu", "meta")
+
+
+def test_unknown_backend_and_op():
+    names = "triton, native, reference"
+    with pytest.raises(ValueError, match=f"backend is 'fast', expected one of {names}"), ops.use_backend("fast"):
         pass
+    with pytest.raises(ValueError, match="op is 'gelu', expected one of glu"):
+        backend_for("gelu", "cpu")
+
+
+def test_triton_is_not_imported_for_cpu_tensors():
+    code = (
+        "import sys, torch; from affectron import ops; x = torch.zeros(2, 3); ops.glu(x, x); "
+        "print('affectron.kernels' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_backend_from_the_environment():
-    code = "from affectron import ops; print(ops.backend_for('cpu')[0])"
+    code = "from affectron import ops; print(ops.backend_for('glu', 'cpu')[0])"
     for name, printed in (("reference", "reference"), ("fast", "AFFECTRON_BACKEND is 'fast'")):
         done = subprocess.run(
             [sys.executable, "-c", code],

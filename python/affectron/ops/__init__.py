@@ -1,5 +1,5 @@
 """The operations as torch custom ops, one file each: schema, shape rule, autograd rule and checks. What computes them
-is chosen by device: the compiled module (native.py) or plain torch (reference.py)."""
+is chosen by op and device: Triton (affectron.kernels), the compiled module (native.py), plain torch (reference.py)."""
 
 from affectron.ops.buffers import StatsBuffers
 from affectron.ops.glu import glu

@@ -17,6 +17,7 @@ from affectron.ops.library import ACTIVATIONS, DTYPES
 isa_level = _native.isa_level
 isa_levels = _native.isa_levels
 set_isa_level = _native.set_isa_level
+cuda_built = False
 
 #: Whether this build has kernels for CUDA tensors.
 cuda_built: bool = _native.CUDA_BUILT

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from affectron import _native
 from affectron.ops import reference
-from affectron.ops.library import define
+from affectron.ops.library import define_plain
 
 # Rows in a tile at most: the unit that is measured in fp32 before it is merged in fp64. The native kernels size their
 # scratch by it.
@@ -34,7 +34,7 @@ def _fake(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     return order, order.new_empty((_tile_slots(segments.shape[0], num_segments), 3))
 
 
-_segment_plan = define("segment_plan(Tensor segments, int num_segments) -> (Tensor, Tensor)", _build, _build, _fake)
+_segment_plan = define_plain("segment_plan(Tensor segments, int num_segments) -> (Tensor, Tensor)", _build, _fake)
 
 
 class SegmentPlan:

@@ -1,0 +1,69 @@
+"""The activation functions and the intervention form: the Triton side of csrc/common/activation.h.
+
+fp32 in, fp32 out, and rounded where the eager model rounds. No product and sum is fused unless written as fma: every
+kernel is launched with ``enable_fp_fusion=False``, so glu, glu_stats and glu_steer round alike.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+# The interpreter knows no device library: the two forms below differ there, and only there, by a last bit.
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def silu(x, EXACT: tl.constexpr):
+    """x / (1 + exp(-x)). EXACT takes the very exp and division that torch's CUDA kernel is compiled to, which float32
+    can pay, at 12 bytes an element. The other form is half as many instructions, within a few ulp in fp32: what 16 bits
+    keep of it differs from torch's only for values that lie as near to a tie."""
+    if INTERPRETED:
+        return x / (1.0 + tl.exp(-x))
+    if EXACT:
+        return tl.div_rn(x, 1.0 + libdevice.exp(-x))
+    return libdevice.fast_dividef(x, 1.0 + libdevice.fast_expf(-x))
+
+
+@triton.jit
+def tanh(x, EXACT: tl.constexpr):
+    """As the activation above: torch's own in float32, the short form in 16 bits."""
+    if INTERPRETED:
+        return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x))
+    if EXACT:
+        return libdevice.tanh(x)
+    return 1.0 - libdevice.fast_dividef(2.0 + tl.zeros_like(x), 1.0 + libdevice.fast_expf(2.0 * x))
+
+
+@triton.jit
+def activate(x, ACT: tl.constexpr, EXACT: tl.constexpr):
+    """act(x) of fp32 x, in the order of operations of torch's CUDA kernels."""
+    if ACT == "silu":
+        return silu(x, EXACT)
+    if ACT == "gelu":
+        return x * 0.5 * (1.0 + tl.erf(x * 0.70710678118654752440))
+    if ACT == "gelu_tanh":
+        inner = 0.79788456080286535588 * tl.fma(0.044715 + tl.zeros_like(x), x * x * x, x)
+        return 0.5 * x * (1.0 + tanh(inner, EXACT))
+    if ACT == "relu":
+        return tl.where(x <= 0.0, 0.0, x)  # a NaN passes
+    tl.static_assert(ACT == "relu2")
+    y = tl.where(x <= 0.0, 0.0, x)
+    return y * y
+
+
+@triton.jit
+def glu_tile(gate, up, GATED: tl.constexpr, ACT: tl.constexpr):
+    """act(gate) up in the dtype of ``gate``: rounded after the activation and again after the product."""
+    h = activate(gate.to(tl.float32), ACT, gate.dtype == tl.float32).to(gate.dtype)
+    if GATED:
+        h = (h.to(tl.float32) * up.to(tl.float32)).to(gate.dtype)
+    return h
+
+
+@triton.jit
+def intervene(h, scale, damping, floor, shift):
+    """METHODS section 6: h max(scale - damping |h|, floor) + shift, in fp32, with |h| kept finite so that a neutral
+    neuron (1, 0, -inf, -0) keeps every bit of h, infinite or not."""
+    magnitude = tl.minimum(tl.abs(h), 3.4028234663852886e38)
+    factor = tl.maximum(scale - damping * magnitude, floor)
+    return h * factor + shift

@@ -1,0 +1,71 @@
+"""out = act(gate) up and, in the same pass, the statistics of every neuron for each segment of rows.
+
+Floor: that of glu, and what statistics.py says of runs and accumulators: about 4 % more for 10 segments and 8192
+rows in 16 bits, 18 % for 64. The rows are gathered through the plan's order, 128 bytes at a time, and the output
+goes back to where they came from, so the order of the labels changes which lines are moved when, not how many.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from affectron.kernels.activation import glu_tile
+from affectron.kernels.launch import rows_of
+from affectron.kernels.statistics import TILE_ROWS, Runs, flush, load_tile, measure, reset
+from torch import Tensor
+
+
+@triton.jit(do_not_specialize=["num_tiles", "chunk_tiles", "runs"])
+def glu_stats_kernel(
+    out, gate, up, gate_stride, up_stride, f, order, tiles, num_tiles, chunk_tiles, runs,
+    count, before, run_tally, run_moments, run_extrema,
+    GATED: tl.constexpr, ACT: tl.constexpr, PRODUCT: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    blocks = tl.cdiv(f, COLUMNS)
+    block, chunk = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    column = block * COLUMNS + tl.arange(0, COLUMNS)
+    current = tl.full([], -1, tl.int64)
+    seen, active, nonfinite, mean, m2, low, high = reset(run_tally, run_moments, run_extrema, column)
+    for t in range(chunk * chunk_tiles, tl.minimum((chunk + 1) * chunk_tiles, num_tiles)):
+        segment, rows, row = load_tile(tiles, order, t)
+        if rows > 0:
+            g_at = row[:, None].to(tl.int64) * gate_stride + column[None, :]
+            g = tl.load(gate + g_at, mask=column[None, :] < f, other=0.0)
+            u = g
+            if GATED:
+                u = tl.load(
+                    up + row[:, None].to(tl.int64) * up_stride + column[None, :], mask=column[None, :] < f, other=0.0
+                )
+            h = glu_tile(g, u, GATED, ACT)
+            inside = (tl.arange(0, TILE_ROWS) < rows)[:, None] & (column[None, :] < f)
+            tl.store(out + row[:, None].to(tl.int64) * f + column[None, :], h, mask=inside)
+            if segment >= 0:
+                if segment != current:
+                    if current >= 0:
+                        flush(current, chunk, column, f, runs, block == 0, count, before, run_tally, run_moments,
+                              run_extrema, active, nonfinite, mean, m2, low, high)  # fmt: skip
+                    current = segment
+                    seen, active, nonfinite, mean, m2, low, high = reset(run_tally, run_moments, run_extrema, column)
+                counted = h > 0 if PRODUCT else g > 0
+                seen, active, nonfinite, mean, m2, low, high = measure(
+                    h.to(tl.float32), counted, rows, seen, active, nonfinite, mean, m2, low, high
+                )
+    if current >= 0:
+        flush(current, chunk, column, f, runs, block == 0, count, before, run_tally, run_moments,
+              run_extrema, active, nonfinite, mean, m2, low, high)  # fmt: skip
+
+
+def glu_stats(
+    gate: Tensor, up: Tensor | None, order: Tensor, tiles: Tensor,
+    count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor, act: str, product: bool,
+) -> Tensor:  # fmt: skip
+    n, f = gate.shape
+    out = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
+    if n == 0:
+        return out
+    runs = Runs(gate, tiles, count)
+    glu_stats_kernel[runs.grid](
+        out, *rows_of(gate, up), f, order, tiles, *runs.shape, count, *runs.workspace,
+        up is not None, act, product, runs.columns, num_warps=1, enable_fp_fusion=False,
+    )  # fmt: skip
+    runs.merge(count, tally, moments, extrema)
+    return out

@@ -1,0 +1,166 @@
+"""The Triton kernels in Triton's interpreter, on the CPU. Run by test_interpreted.py, in a process that sets
+TRITON_INTERPRET=1 before Triton is imported. A program instance costs milliseconds: shapes are few and small."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from affectron.kernels import statistics
+
+from affectron import kernels, ops
+from affectron.ops import reference
+from tests.ops.conftest import ACTS, DTYPES, exact, halves
+from tests.ops.oracles import check, oracle, programs, runs
+
+SHAPES = ((0, 43), (1, 64), (70, 43), (33, 1))
+
+
+@pytest.fixture(autouse=True)
+def triton():
+    with ops.use_backend("triton"):
+        assert ops.backend_for("glu", "cpu") == ("triton", "asked for")
+        yield
+
+
+def close(ours: torch.Tensor, truth: torch.Tensor, up: torch.Tensor | None = None) -> None:
+    """Within the roundings of the dtype: one after the activation, one after the product. The interpreter cuts off
+    what bf16 cannot hold instead of rounding it: twice as much there."""
+    unit = torch.finfo(ours.dtype).eps * (2 if ours.dtype == torch.bfloat16 else 1)
+    size = 1.0 if up is None else up.double().abs().clamp(min=1)
+    error = (ours.double() - truth.double()).abs()
+    assert (error <= 2 * unit * truth.double().abs() + 1e-6 * size).all()
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_glu(dtype, act):
+    gate, up = halves(19, 43, dtype)
+    close(ops.glu(gate, up, act), exact(gate, up, act), up)
+    close(ops.glu(gate, None, act), exact(gate, None, act))
+    assert torch.equal(ops.glu(gate, up, act), ops.glu(gate.contiguous(), up.contiguous(), act))
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 2100)])
+def test_glu_shapes(shape):
+    gate, up = halves(*shape, torch.float32)
+    close(ops.glu(gate, up), exact(gate, up, "silu"), up)
+
+
+@pytest.mark.parametrize("act", ["relu", "relu2"])
+def test_nan_passes(act):
+    gate = torch.tensor([[float("nan"), -0.0, 0.0, float("inf"), -float("inf"), 1e-40, -1.0]])
+    ours, torchs = ops.glu(gate, None, act), reference.glu(gate, None, act)
+    torch.testing.assert_close(ours, torchs, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("rule", ["gate", "product"])
+def test_glu_stats(shape, dtype, rule):
+    gate, up = halves(*shape, dtype)
+    segments = runs(shape[0], 5)
+    stats = ops.StatsBuffers(5, shape[1], rule)
+    h = torch.cat([ops.glu_stats(gate, up, segments, stats) for _ in range(2)])
+    assert torch.equal(h[: shape[0]], ops.glu(gate, up))
+    assert torch.equal(h[: shape[0]], h[shape[0] :])
+    gate, segments = torch.cat([gate, gate]), torch.cat([segments, segments])
+    check(stats, oracle(h, gate, segments, 5, rule == "product"))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+def test_runs_of_several_tiles(monkeypatch, chunk):
+    """Segments that go on over several chunks, chunks of several segments, and labels in any order."""
+    monkeypatch.setattr(statistics, "CHUNK_TILES", chunk)
+    monkeypatch.setattr(statistics, "ENOUGH_PROGRAMS", 1)
+    gate, up = halves(400, 37, torch.float32)
+    segments = torch.randint(-1, 3, (400,), generator=torch.Generator().manual_seed(0)) % 4 - 1
+    found = []
+    for _ in range(2):
+        stats = ops.StatsBuffers(4, 37)
+        h = ops.glu_stats(gate, up, segments, stats)
+        found.append(stats)
+    check(stats, oracle(h, gate, segments, 4, False))
+    assert all(torch.equal(a, b) for a, b in zip(found[0].tensors, found[1].tensors, strict=True))
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_glu_stats_activations(act):
+    gate, _ = halves(40, 37, torch.float32)
+    segments, stats = runs(40, 2), ops.StatsBuffers(2, 37)
+    h = ops.glu_stats(gate, None, segments, stats, act)
+    assert torch.equal(h, ops.glu(gate, None, act))
+    check(stats, oracle(h, gate, segments, 2, False))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nonfinite_values_are_counted_and_left_out(dtype):
+    generator = torch.Generator().manual_seed(0)
+    h, gate = (t.clone() for t in halves(200, 37, dtype))
+    for value in (float("nan"), float("inf"), -float("inf")):
+        h[torch.randint(200, (20,), generator=generator), torch.randint(37, (20,), generator=generator)] = value
+    h[:, 3] = float("nan")
+    segments, stats = runs(200, 3), ops.StatsBuffers(3, 37)
+    for part in (slice(0, 90), slice(90, 200)):
+        ops.neuron_stats(h[part], segments[part], stats, gate[part])
+    check(stats, oracle(h, gate, segments, 3, False))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e4])
+def test_mean_far_from_zero(ratio):
+    h = torch.randn(500, 37, generator=torch.Generator().manual_seed(0)) + ratio
+    segments = torch.randint(-1, 2, (500,), generator=torch.Generator().manual_seed(1))
+    stats = ops.StatsBuffers(2, 37, "product")
+    ops.neuron_stats(h[:300], segments[:300], stats)
+    ops.neuron_stats(h[300:], segments[300:], stats)
+    check(stats, oracle(h, h, segments, 2, True))
+
+
+def test_range_of_fp32():
+    """Neurons whose sums or squares overflow or vanish in fp32, that are constant, or zero."""
+    h = torch.randn(150, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 37, 64)
+    h[:, 5], h[:, 6], h[:, 7] = 3.25, 0.0, 3.3e38
+    segments, stats = runs(150, 2), ops.StatsBuffers(2, 64, "product")
+    ops.neuron_stats(h, segments, stats)
+    check(stats, oracle(h, h, segments, 2, True))
+    assert (stats.finalize().m2[:, 5:7] == 0).all()
+
+
+def test_counts_past_2_to_the_31():
+    stats = ops.StatsBuffers(1, 40, "product")
+    stats.count.fill_(2**40)
+    stats.moments[0].fill_(1.0)
+    ops.neuron_stats(torch.full((64, 40), 3.0), torch.zeros(64, dtype=torch.int64), stats)
+    share = 64 / (2**40 + 64)
+    assert stats.count.tolist() == [2**40 + 64]
+    mean = stats.finalize().mean - 1.0
+    torch.testing.assert_close(mean, torch.full((1, 40), 2 * share, dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mixed", [True, False])
+def test_glu_steer(dtype, mixed):
+    """The form on the output of glu; fp32 rounds it as every backend does."""
+    gate, up = halves(45, 43, dtype)
+    table = programs(4 if mixed else 1, 43)
+    rows = torch.arange(45, dtype=torch.int32) % 5 - 1 if mixed else None
+    ours, plain = ops.glu_steer(gate, up, table, rows), ops.glu(gate, up)
+    chosen = torch.zeros(45, dtype=torch.int32) if rows is None else rows
+    steered = reference.intervene(plain.float(), *table[chosen.clamp(min=0).long()].unbind(1))
+    truth = torch.where((chosen >= 0)[:, None], steered, plain.float())
+    close(ours, truth)
+    if dtype == torch.float32:
+        assert torch.equal(ours, truth)
+    if mixed:
+        assert torch.equal(ours[rows < 0], plain[rows < 0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_neutral_parameters_keep_every_bit(shape):
+    gate, up = halves(*shape, torch.float32)
+    up[:1, :1] = float("inf")
+    table = torch.tensor([1.0, 0.0, float("-inf"), -0.0]).repeat(1, shape[1], 1).transpose(1, 2).contiguous()
+    assert torch.equal(ops.glu_steer(gate, up, table), ops.glu(gate, up))
+
+
+def test_one_function_for_each_op():
+    assert set(kernels.__all__) == set(ops.library.KERNELS)

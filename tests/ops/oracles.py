@@ -1,0 +1,77 @@
+"""What the ops must give, from the definitions in fp64; apart because every backend is held against it, also where
+only pytest and torch are at hand."""
+
+from __future__ import annotations
+
+import torch
+
+from affectron import ops
+
+FIELDS = ("count", "active", "nonfinite", "mean", "m2", "min", "max")
+
+
+def oracle(
+    h: torch.Tensor, gate: torch.Tensor, segments: torch.Tensor, num: int, product: bool
+) -> dict[str, torch.Tensor]:
+    """METHODS section 2 from its definitions, one segment and one neuron at a time where values are missing."""
+    out = {name: [] for name in FIELDS}
+    for s in range(num):
+        mine = segments == s
+        values, active = h[mine].double(), (h if product else gate)[mine] > 0
+        finite = values.isfinite()
+        n = finite.sum(0)
+        mean = torch.where(finite, values, 0).sum(0) / n
+        out["count"].append(mine.sum())
+        out["active"].append(active.sum(0))
+        out["nonfinite"].append((~finite).sum(0))
+        out["mean"].append(mean)
+        out["m2"].append(torch.where(finite, values - mean, 0).square().sum(0))
+        pad = torch.zeros(1, h.shape[1], dtype=torch.float64)
+        out["min"].append(torch.cat([torch.where(finite, values, torch.inf), pad + torch.inf]).amin(0).float())
+        out["max"].append(torch.cat([torch.where(finite, values, -torch.inf), pad - torch.inf]).amax(0).float())
+    return {name: torch.stack(rows) for name, rows in out.items()}
+
+
+def check(stats: ops.StatsBuffers, truth: dict[str, torch.Tensor]) -> None:
+    final = stats.finalize()
+    for name in ("count", "active", "nonfinite", "min", "max"):
+        assert torch.equal(getattr(final, name), truth[name]), name
+    n = (truth["count"][:, None] - truth["nonfinite"]).double()
+    seen = n > 0
+    assert torch.equal(final.mean.isnan(), ~seen)
+    # A mean is good to 1e-6 of its own size or of the spread, whichever is larger; so is the variance.
+    std = (truth["m2"] / n).sqrt()
+    scale = torch.maximum(truth["mean"].abs(), std)
+    assert ((final.mean - truth["mean"]).abs()[seen] <= 1e-6 * scale[seen] + 1e-300).all()
+    # fp32 keeps 2^-24 of a value: a spread below that share of the mean cannot be known better.
+    floor = n * (truth["mean"] * 2.0**-24).square()
+    assert ((final.m2 - truth["m2"]).abs()[seen] <= (1e-6 * truth["m2"] + 1e-6 * floor)[seen]).all()
+    assert torch.equal(final.var[seen], (final.m2 / n)[seen])
+
+
+def runs(n: int, labels: int, seed: int = 0) -> torch.Tensor:
+    """Labels in runs of about 30 tokens, some not counted: what a batch of sentences looks like."""
+    generator = torch.Generator().manual_seed(seed)
+    per_sentence = torch.randint(-1, labels, (n // 30 + 1,), generator=generator)
+    return per_sentence.repeat_interleave(30)[:n]
+
+
+NEUTRAL = torch.tensor([1.0, 0.0, float("-inf"), -0.0])
+
+
+def programs(count: int, neurons: int, seed: int = 0) -> torch.Tensor:
+    """Random tables in which half of the neurons are touched, each in one of the ways that METHODS section 6 names."""
+    generator = torch.Generator().manual_seed(seed)
+    table = NEUTRAL.repeat(count, neurons, 1)
+    kind = torch.randint(0, 10, (count, neurons), generator=generator)
+    value = torch.rand(count, neurons, generator=generator)
+    table[kind == 0] = torch.tensor([0.0, 0.0, float("-inf"), 0.0])  # zero
+    for k, row in ((1, 0), (2, 1), (3, 3)):  # scale, damping, shift
+        table[..., row] = torch.where(kind == k, value, table[..., row])
+    table[..., 2] = torch.where(kind == 2, 1 - value, table[..., 2])  # dynamic attenuation has a floor
+    return table.transpose(1, 2).contiguous()
+
+
+def steered(h: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    scale, damping, floor, shift = table.double().unbind(-2)
+    return h.double() * torch.maximum(scale - damping * h.double().abs(), floor) + shift
