@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench wheel clean another
+.PHONY: help demo test lint bench gpu wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,18 @@ lint: $(VENV)/installed ## check style, types and formatting
 bench: $(VENV)/installed ## time the kernels and the screening against what they replace; ends in a short table
 	@MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest benchmarks \
 		--benchmark-json=benchmarks/results/cpu-$$(date +%F).json --benchmark-columns=min,median,rounds
+
+# In the Python that has torch for this machine's GPU, not in .venv, and with nothing downloaded: torch, Triton,
+# transformers, pytest and the build tools have to be there. The benchmarks run even where a test has failed.
+gpu: ## on a machine with a GPU: install, run the GPU tests, then the GPU benchmarks; ends in a short table
+	@python=$$(for p in $(PYTHON) python3 python; do $$p -c 'import torch' 2> /dev/null && echo $$p && break; done) \
+		|| { echo "error: no Python with torch was found: name one (make gpu PYTHON=...)"; exit 1; }; \
+	mkdir -p build; \
+	PIP_BREAK_SYSTEM_PACKAGES=1 $$python -m pip install --no-build-isolation --no-deps . > build/gpu.log 2>&1 \
+		|| $(call failed,build/gpu.log,the package could not be installed); \
+	tests=0; $$python -m pytest tests/gpu -p no:cacheprovider || tests=$$?; \
+	$$python benchmarks/gpu.py; \
+	exit $$tests
 
 # By way of a source archive, so that what an archive lacks a wheel lacks too.
 wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in an empty environment

@@ -19,9 +19,10 @@ def silu(x, EXACT: tl.constexpr):
     keep of it differs from torch's only for values that lie as near to a tie."""
     if INTERPRETED:
         return x / (1.0 + tl.exp(-x))
-    if EXACT:
+    elif EXACT:
         return tl.div_rn(x, 1.0 + libdevice.exp(-x))
-    return libdevice.fast_dividef(x, 1.0 + libdevice.fast_expf(-x))
+    else:
+        return libdevice.fast_dividef(x, 1.0 + libdevice.fast_expf(-x))
 
 
 @triton.jit
@@ -29,9 +30,10 @@ def tanh(x, EXACT: tl.constexpr):
     """As the activation above: torch's own in float32, the short form in 16 bits."""
     if INTERPRETED:
         return 1.0 - 2.0 / (1.0 + tl.exp(2.0 * x))
-    if EXACT:
+    elif EXACT:
         return libdevice.tanh(x)
-    return 1.0 - libdevice.fast_dividef(2.0 + tl.zeros_like(x), 1.0 + libdevice.fast_expf(2.0 * x))
+    else:
+        return 1.0 - libdevice.fast_dividef(2.0 + tl.zeros_like(x), 1.0 + libdevice.fast_expf(2.0 * x))
 
 
 @triton.jit
@@ -39,16 +41,17 @@ def activate(x, ACT: tl.constexpr, EXACT: tl.constexpr):
     """act(x) of fp32 x, in the order of operations of torch's CUDA kernels."""
     if ACT == "silu":
         return silu(x, EXACT)
-    if ACT == "gelu":
+    elif ACT == "gelu":
         return x * 0.5 * (1.0 + tl.erf(x * 0.70710678118654752440))
-    if ACT == "gelu_tanh":
+    elif ACT == "gelu_tanh":
         inner = 0.79788456080286535588 * tl.fma(0.044715 + tl.zeros_like(x), x * x * x, x)
         return 0.5 * x * (1.0 + tanh(inner, EXACT))
-    if ACT == "relu":
+    elif ACT == "relu":
         return tl.where(x <= 0.0, 0.0, x)  # a NaN passes
-    tl.static_assert(ACT == "relu2")
-    y = tl.where(x <= 0.0, 0.0, x)
-    return y * y
+    else:
+        tl.static_assert(ACT == "relu2")
+        y = tl.where(x <= 0.0, 0.0, x)
+        return y * y
 
 
 @triton.jit

@@ -17,7 +17,6 @@ from affectron.ops.library import ACTIVATIONS, DTYPES
 isa_level = _native.isa_level
 isa_levels = _native.isa_levels
 set_isa_level = _native.set_isa_level
-cuda_built = False
 
 #: Whether this build has kernels for CUDA tensors.
 cuda_built: bool = _native.CUDA_BUILT
@@ -37,10 +36,10 @@ def _accumulators(count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor
 
 
 def _enqueue(name: str, kernel: Callable[..., int], device: torch.device, *arguments: int) -> None:
-    """Call a CUDA kernel on the current stream of ``device``, which is the current device meanwhile."""
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream(device).cuda_stream
-        status = _native.cuda_use_device(device.index) or kernel(*arguments, stream)
+    """Call a CUDA kernel on the current stream of ``device``, which ops.library has made torch's current device. The
+    compiled module has a CUDA runtime of its own, which has to be told."""
+    stream = torch.cuda.current_stream(device).cuda_stream
+    status = _native.cuda_use_device(device.index) or kernel(*arguments, stream)
     if status:
         raise RuntimeError(f"{name} failed: {_native.cuda_error_name(status)} ({_native.cuda_error_text(status)})")
 

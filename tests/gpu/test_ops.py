@@ -1,0 +1,275 @@
+"""The ops on a GPU: every backend that is there against fp64, against torch's own kernels and against itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from affectron import ops
+from affectron.ops import reference
+from tests.gpu.conftest import SERVING
+from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
+from tests.ops.oracles import NEUTRAL, check, oracle, programs, runs, steered
+
+CUDA = "cuda"
+
+# Every activation and dtype at one odd shape, every shape in bf16: a compiled kernel costs a second, and a GPU minutes.
+CASES = [((199, 760), dtype, act) for dtype in DTYPES for act in ACTS]
+CASES += [(shape, torch.bfloat16, "silu") for shape in (*SHAPES, (1000, 4096))]
+
+
+def gpu(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Copies on the GPU, with the strides that they have."""
+    moved = []
+    for tensor in tensors:
+        whole = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CUDA)
+        moved.append(whole.copy_(tensor))
+    return tuple(moved)
+
+
+def bound(torchs: Tensor, truth: Tensor, gate: Tensor, up: Tensor | None) -> Tensor:
+    """Twice the error of the same work in the same dtype by torch, plus an fp32 rounding of the largest value."""
+    limit = (
+        2 * (torchs.double() - truth).abs()
+        + truth.abs() * torch.finfo(gate.dtype).eps
+        + 1e-7 * gate.abs().double().clamp(min=1)
+    )
+    return limit if up is None else limit * up.abs().double().clamp(min=1)
+
+
+@pytest.mark.parametrize(("shape", "dtype", "act"), CASES)
+@pytest.mark.parametrize("gated", [True, False])
+def test_glu_as_exact_as_torch(backend, shape, dtype, act, gated):
+    gate, up = gpu(*halves(*shape, dtype))
+    up = up if gated else None
+    ours, truth = ops.glu(gate, up, act), exact(gate, up, act)
+    assert ours.is_contiguous()
+    assert ours.dtype == dtype
+    assert ((ours.double() - truth).abs() <= bound(reference.glu(gate, up, act), truth, gate, up)).all()
+    assert torch.equal(ours, ops.glu(gate, up, act))
+    if shape[0] > 1:
+        assert torch.equal(ours[::2], ops.glu(gate[::2], None if up is None else up[::2], act))
+        assert torch.equal(ours, ops.glu(gate.contiguous(), None if up is None else up.contiguous(), act))
+
+
+@pytest.mark.parametrize("act", ["silu", "gelu", "relu", "relu2"])
+def test_fp32_bit_for_bit_as_torch(backend, act):
+    gate = torch.linspace(-95, 95, 64 * 1024, device=CUDA).view(64, -1)
+    gate[0, :6] = torch.tensor([0.0, float("inf"), float("nan"), 1e-40, -1e-30, 3e4])
+    up = torch.randn(gate.shape, generator=torch.Generator(CUDA).manual_seed(1), device=CUDA)
+    torch.testing.assert_close(ops.glu(gate, up, act), reference.glu(gate, up, act), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_16_bit_value(backend, dtype, act):
+    """All 65,536 gates: what torch gives, but for values as near to a tie as the last bits of fp32."""
+    gate = torch.arange(-32768, 32768, dtype=torch.int32, device=CUDA).to(torch.int16).view(dtype)[None]
+    ours, torchs = ops.glu(gate, None, act), reference.glu(gate, None, act)
+    assert torch.equal(ours.isnan(), torchs.isnan())
+    finite = torchs.isfinite()
+    ours, torchs = ours[finite].float(), torchs[finite].float()
+    error = (ours - torchs).abs()
+    # Where 1 + tanh or 1 + erf cancel, both keep only the digits that fp32 left.
+    assert (error <= torch.finfo(dtype).eps * torchs.abs() + 4e-7 * gate[finite].float().abs()).all()
+    assert (error > 1e-6).sum() <= 64
+
+
+@pytest.mark.parametrize(("shape", "dtype", "act"), CASES)
+@pytest.mark.parametrize("rule", ["gate", "product"])
+def test_glu_stats(backend, shape, dtype, act, rule):
+    gate, up = gpu(*halves(*shape, dtype))
+    segments = runs(shape[0], 5).to(CUDA)
+    found = []
+    for plan in (segments, ops.SegmentPlan(segments.int(), 5)):
+        stats = ops.StatsBuffers(5, shape[1], rule, device=CUDA)
+        h = ops.glu_stats(gate, up, plan, stats, act)
+        assert torch.equal(h, ops.glu(gate, up, act))
+        found.append(stats)
+    check(found[0], oracle(h, gate, segments, 5, rule == "product"))
+    if backend != "reference":
+        assert all(torch.equal(a, b) for a, b in zip(found[0].tensors, found[1].tensors, strict=True))
+
+
+@pytest.mark.parametrize("labels", [1, 10, 64])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_bits_do_not_change_between_runs(backend, labels, shuffled):
+    if backend == "reference":
+        pytest.skip("torch's sums make no such promise")
+    gate, up = gpu(*halves(2000, 1536, torch.bfloat16))
+    segments = runs(2000, labels)
+    if shuffled:
+        segments = segments[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
+    plan = ops.SegmentPlan(segments.to(CUDA), labels)
+    first = None
+    for _ in range(5):
+        stats = ops.StatsBuffers(labels, 1536, device=CUDA)
+        outputs = [ops.glu_stats(gate, up, plan, stats) for _ in range(3)]
+        again = (*outputs, *stats.tensors)
+        first = first or again
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_backends_agree(dtype):
+    """From one and the same h: relu is exact."""
+    gate, up = gpu(*halves(700, 431, dtype))
+    segments, found = runs(700, 5).to(CUDA), {}
+    for name in SERVING:
+        with ops.use_backend(name):
+            stats = ops.StatsBuffers(5, 431, device=CUDA)
+            found[name] = (ops.glu_stats(gate, up, segments, stats, "relu"), *stats.tensors)
+    for name in SERVING:
+        for a, b in zip(found[name], found["reference"], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nonfinite_values(backend, dtype):
+    h, gate = (t.clone() for t in gpu(*halves(300, 77, dtype)))
+    generator = torch.Generator().manual_seed(0)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        h[torch.randint(300, (20,), generator=generator), torch.randint(77, (20,), generator=generator)] = value
+    h[:, 3] = float("nan")
+    segments, stats = runs(300, 3).to(CUDA), ops.StatsBuffers(3, 77, device=CUDA)
+    for part in (slice(0, 90), slice(90, 300)):
+        ops.neuron_stats(h[part], segments[part], stats, gate[part])
+    check(stats, oracle(h, gate, segments, 3, False))
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e2, 1e4])
+def test_mean_far_from_zero(backend, ratio):
+    h = (torch.randn(5000, 131, generator=torch.Generator().manual_seed(0)) + ratio).to(CUDA)
+    segments = torch.randint(-1, 3, (5000,), generator=torch.Generator().manual_seed(1)).to(CUDA)
+    stats = ops.StatsBuffers(3, 131, "product", device=CUDA)
+    for part in range(0, 5000, 1250):
+        ops.neuron_stats(h[part : part + 1250], segments[part : part + 1250], stats)
+    check(stats, oracle(h, h, segments, 3, True))
+
+
+def test_range_of_fp32(backend):
+    h = torch.randn(300, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 37, 64)
+    h[:, 5], h[:, 6], h[:, 7] = 3.25, 0.0, 3.3e38
+    h, segments = h.to(CUDA), runs(300, 4).to(CUDA)
+    stats = ops.StatsBuffers(4, 64, "product", device=CUDA)
+    ops.neuron_stats(h, segments, stats)
+    check(stats, oracle(h, h, segments, 4, True))
+
+
+@pytest.mark.parametrize(("shape", "dtype", "act"), CASES)
+@pytest.mark.parametrize("mixed", [True, False])
+def test_glu_steer(backend, shape, dtype, act, mixed):
+    gate, up = gpu(*halves(*shape, dtype))
+    table = programs(3 if mixed else 1, shape[1]).to(CUDA)
+    rows = torch.randint(-1, 3, (shape[0],), generator=torch.Generator().manual_seed(1), dtype=torch.int32).to(CUDA)
+    chosen = rows if mixed else torch.zeros_like(rows)
+    plain, out = ops.glu(gate, up, act), ops.glu_steer(gate, up, table, rows if mixed else None, act)
+    truth = torch.where((chosen >= 0)[:, None], steered(plain, table[chosen.clamp(min=0).long()]), plain.double())
+    tolerance = 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(out.double(), truth, rtol=tolerance, atol=tolerance)
+    neutral = (table[chosen.clamp(min=0).long()] == NEUTRAL.to(CUDA)[:, None]).all(1)
+    untouched = (chosen < 0)[:, None] | neutral
+    assert torch.equal(out[untouched], plain[untouched])
+    # The form is rounded alike everywhere: from the same h, the same bits.
+    h = reference.intervene(plain.float(), *table[chosen.clamp(min=0).long()].unbind(1)).to(dtype)
+    assert torch.equal(out, torch.where((chosen >= 0)[:, None], h, plain))
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_gradient(backend, act):
+    gate, up = (t.clone().requires_grad_() for t in gpu(*halves(7, 33, torch.float32)))
+    (ops.glu(gate, up, act) * up.detach()).sum().backward()
+    g64, u64 = (t.detach().double().requires_grad_() for t in (gate, up))
+    (exact(g64, u64, act) * u64.detach()).sum().backward()
+    torch.testing.assert_close(up.grad.double(), u64.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gate.grad.double(), g64.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_more_than_2_to_the_31_elements(backend):
+    """The last rows lie beyond what 32 bits address."""
+    f = 14336
+    n = 2**31 // f + 100
+    free, _ = torch.cuda.mem_get_info()
+    # Two inputs of 4 GB in one tensor and the output; torch needs more for its copies.
+    if backend == "reference" or free < 16 * 2**30:
+        pytest.skip("not enough memory" if free < 16 * 2**30 else "torch's own indexing")
+    both = torch.zeros(n, 2 * f, dtype=torch.bfloat16, device=CUDA)
+    both[-50:].normal_()
+    gate, up = both.chunk(2, dim=1)
+    segments = torch.full((n,), -1, device=CUDA)
+    segments[-50:] = 1
+    stats = ops.StatsBuffers(2, f, device=CUDA)
+    h = ops.glu_stats(gate, up, segments, stats)
+    assert torch.equal(h[-50:], ops.glu(gate[-50:], up[-50:]))
+    check(stats, oracle(h[-50:], gate[-50:], segments[-50:], 2, False))
+    del h
+    assert torch.equal(ops.glu(gate, up)[-50:], ops.glu(gate[-50:], up[-50:]))
+    table, rows = programs(2, f).to(CUDA), (segments.int() + 1) // 2
+    assert torch.equal(
+        ops.glu_steer(gate, up, table, rows)[-50:], ops.glu_steer(gate[-50:], up[-50:], table, rows[-50:])
+    )
+
+
+def test_graph_capture_and_replay(backend):
+    """A replay does what the calls did, on what the tensors hold then; reference statistics read on the host."""
+    gate, up = (t.clone() for t in gpu(*halves(300, 431, torch.bfloat16)))
+    segments, table = runs(300, 3).to(CUDA), programs(3, 431).to(CUDA)
+    rows = torch.arange(300, dtype=torch.int32, device=CUDA) % 4 - 1
+    stats = ops.StatsBuffers(3, 431, device=CUDA)
+    counts = backend != "reference"
+
+    def work() -> tuple[Tensor, ...]:
+        h = ops.glu_stats(gate, up, ops.SegmentPlan(segments, 3), stats) if counts else ops.glu(gate, up)
+        return h, ops.glu_steer(gate, up, table, rows), ops.glu(gate, None, "gelu")
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        work()  # compiles
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = work()
+    for seed in range(3):
+        for tensor in (gate, up):
+            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed)))
+        segments.copy_(segments.roll(7))
+        before = [t.clone() for t in stats.tensors]
+        graph.replay()
+        replayed = [t.clone() for t in (*captured, *stats.tensors)]
+        for tensor, value in zip(stats.tensors, before, strict=True):
+            tensor.copy_(value)
+        eager = work()
+        assert all(torch.equal(a, b) for a, b in zip(replayed, (*eager, *stats.tensors), strict=True))
+
+
+def test_current_stream(backend):
+    """Work goes to the stream that is current: it waits for what that stream was given before."""
+    gate, up = gpu(*halves(200, 1024, torch.float32))
+    truth = ops.glu(gate * 3, up)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)
+        tripled = gate * 3
+        out = ops.glu(tripled, up)
+    assert not stream.query() or backend == "reference"
+    stream.synchronize()
+    assert torch.equal(out, truth)
+
+
+def test_another_device_is_current(backend):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one device")
+    gate, up = (t.to("cuda:1") for t in halves(100, 431, torch.float32))
+    stats, segments = ops.StatsBuffers(3, 431, device="cuda:1"), runs(100, 3).to("cuda:1")
+    with torch.cuda.device(0):
+        h = ops.glu_stats(gate, up, segments, stats)
+        assert torch.cuda.current_device() == 0
+    check(stats, oracle(h, gate, segments, 3, False))
+
+
+def test_compile(backend):
+    gate, up = gpu(*halves(40, 64, torch.float32))
+    run = torch.compile(lambda g, u: ops.glu(g, u) + 1, fullgraph=True)
+    assert torch.equal(run(gate, up), ops.glu(gate, up) + 1)
