@@ -17,6 +17,9 @@ segments and 8192 rows, 10 % for 64.
 
 One warp a program: a column's rows lie in 8 registers of each of 4 lanes (16 bits), so a reduction is additions and
 two shuffles and never waits at a barrier; 128 bytes of a row at a time keep the gathered rows whole cache lines.
+Counted in the code for sm_90 (silu, bf16): 32 instructions an element for a full tile, of the 46 that an H200 can issue
+while its memory moves the 6 bytes; glu has 14. It takes all 255 registers, so an SM holds 8 programs. None of this has
+been measured on a GPU.
 """
 
 import torch
