@@ -11,7 +11,7 @@ import torch
 from affectron import ops
 from affectron.ops import reference
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
-from tests.ops.test_glu_stats import check, oracle, runs
+from tests.ops.oracles import check, oracle, runs
 
 # Rows that no vector fits, and whole vectors: one strip of neurons and a part of the next, in fp32 and in 16 bits.
 ALL_SHAPES = ((0, 760), (1, 431), (33, 1), (5, 3), (67, 264), (9, 1032))
