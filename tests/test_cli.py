@@ -242,11 +242,11 @@ def test_bad_input_is_refused_with_one_line_and_leaves_nothing(made: Path, comma
     assert listing(made) == before
 
 
-def test_a_model_without_a_known_mlp(copy: Path) -> None:
-    config = transformers.BloomConfig(vocab_size=VOCABULARY, hidden_size=8, n_layer=1, n_head=2)
-    transformers.BloomForCausalLM(config).save_pretrained(copy / "bloom")
-    make_tokenizer().save_pretrained(copy / "bloom")
-    assert "BloomForCausalLM has no known MLP" in refuse(*screen(copy, model="bloom"))
+def test_a_model_without_an_mlp(copy: Path) -> None:
+    config = transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=8, num_hidden_layers=1, state_size=2)
+    transformers.MambaForCausalLM(config).save_pretrained(copy / "mamba")
+    make_tokenizer().save_pretrained(copy / "mamba")
+    assert "MambaForCausalLM has no MLP that can be found" in refuse(*screen(copy, model="mamba"))
 
 
 def test_an_empty_corpus(copy: Path) -> None:

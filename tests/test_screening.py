@@ -315,7 +315,7 @@ def test_bad_options_are_named(options: dict, message: str) -> None:
 
 
 def test_a_model_without_a_known_mlp_is_refused() -> None:
-    with pytest.raises(InputError, match="Linear has no known MLP"):
+    with pytest.raises(InputError, match="Linear has no MLP that can be found"):
         screen(torch.nn.Linear(3, 3), make_tokenizer(), CORPUS)
 
 

@@ -25,7 +25,7 @@ _HOMES = {
         "mean",
         "zero",
     ),
-    "models": ("find_sites", "intervene", "load_model"),
+    "models": ("declare_mlp", "find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet", "select"),
     "ops": ("SegmentPlan", "StatsBuffers"),
     "report": ("build_report",),
@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from affectron.interventions import (
         zero as zero,
     )
+    from affectron.models import declare_mlp as declare_mlp
     from affectron.models import find_sites as find_sites
     from affectron.models import intervene as intervene
     from affectron.models import load_model as load_model

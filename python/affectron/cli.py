@@ -312,7 +312,7 @@ def info(
             "parameters": sum(parameter.numel() for parameter in skeleton.parameters()),
             "neurons": sum(site.neurons for site in sites),
             "sites": [
-                {"name": site.name, "layout": site.layout, "act": site.act, "neurons": site.neurons} for site in sites
+                {key: getattr(site, key) for key in ("name", "layout", "act", "neurons", "path")} for site in sites
             ],
         }
     if as_json:
@@ -331,7 +331,9 @@ def info(
         described = facts["model"]
         title = f"{described['class']}, {described['parameters']:,} parameters, {described['neurons']:,} neurons"
         _print_table(
-            title, ("site", "layout", "activation", "neurons"), [(s.name, s.layout, s.act, s.neurons) for s in sites]
+            title,
+            ("site", "layout", "activation", "neurons", "path"),
+            [(s.name, s.layout, s.act, s.neurons, s.path) for s in sites],
         )
 
 

@@ -12,13 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from affectron import __version__, ops
 from affectron.batching import Batch, batches
 from affectron.corpus import Corpus
 from affectron.errors import InputError
-from affectron.models import Site, attach, config_hash, evaluating, find_sites, fingerprint, max_length, tokenizer_hash
+from affectron.models import (
+    Site,
+    attach,
+    config_hash,
+    evaluating,
+    find_sites,
+    fingerprint,
+    max_length,
+    tokenizer_hash,
+    unwrapped,
+)
+from affectron.models.layout import Routed, device_of
 from affectron.ops.buffers import ACTIVE_RULES
 from affectron.progress import track
 from affectron.stats import ActivationStats
@@ -47,7 +58,8 @@ def screen(
     The kernels add up in an order fixed by shapes alone; with torch's own products repeatable, so is the whole.
 
     Args:
-        model: a transformers causal language model with MLP blocks of a known layout.
+        model: a transformers language model, or one changed by an adapter, quantisation or torch.compile. Of an encoder
+            and a decoder the encoder is screened.
         tokenizer: its tokenizer.
         corpus: the labelled sentences.
         tokens: ``all`` counts every token of a sentence, ``last`` its last one, ``mean`` one observation a sentence,
@@ -67,10 +79,10 @@ def screen(
         raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
     if active not in ACTIVE_RULES:
         raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
-    sites = find_sites(model)
+    body, sites = _body(model), find_sites(model)
+    parts = set(body.modules())
+    sites = [site for site in sites if site.module in parts]
     run = _Screening(sites, len(corpus.segments), tokens, active)
-    # A base model is the model without its lm_head, whose product with the vocabulary nobody would read.
-    body = getattr(model, "base_model", model)
     source = batches(
         corpus,
         tokenizer,
@@ -83,15 +95,17 @@ def screen(
     with (
         torch.no_grad(),
         evaluating(model),
-        attach(sites, run.kernel),
+        attach(sites, run.kernel, run.given),
         track("screening", len(corpus), progress) as advance,
     ):
         try:
             for batch in source:
-                inputs = run.begin(batch, model.device)
-                if not _reads_left_only(model):
+                inputs: dict[str, Any] = run.begin(batch, model.device)
+                if _reads_left_only(model):
+                    inputs["use_cache"] = False
+                else:
                     inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(model.device)
-                body(**inputs, use_cache=False)
+                body(**inputs)
                 done += len(batch.sentences)
                 seen += int(batch.attention_mask.sum())
                 padded += batch.attention_mask.size
@@ -134,10 +148,7 @@ class _Screening:
 
     def __init__(self, sites: list[Site], segments: int, tokens: str, active: str) -> None:
         self.sites, self.segments, self.tokens, self.active = sites, segments, tokens, active
-        self.buffers = [
-            ops.StatsBuffers(segments, site.neurons, active, device=next(site.module.parameters()).device)
-            for site in sites
-        ]
+        self.buffers = [ops.StatsBuffers(segments, site.neurons, active, device=device_of(site)) for site in sites]
         self.plans: dict[torch.device, ops.SegmentPlan] = {}
         self.rows: Tensor
         self.counted: Tensor
@@ -157,28 +168,49 @@ class _Screening:
         self.plans.clear()
         return {"input_ids": torch.from_numpy(batch.input_ids).to(device)}
 
-    def plan(self, device: torch.device) -> ops.SegmentPlan:
-        """The batch's plan on ``device``: made once, shared by all sites there."""
+    def plan(self, device: torch.device, routed: Routed | None = None) -> ops.SegmentPlan:
+        """The batch's plan on ``device``: made once, shared by all sites there. An expert needs one for its tokens."""
         if device not in self.plans:
             self.plans[device] = ops.SegmentPlan(self.rows.to(device), self.segments)
-        return self.plans[device]
+        if routed is None:
+            return self.plans[device]
+        return ops.SegmentPlan(self.rows.to(device).flatten()[routed.tokens], self.segments)
 
-    def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
-        plan, buffers = self.plan(gate.device), self.buffers[position]
+    def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
         if self.tokens != "mean":
-            return ops.glu_stats(gate, up, plan, buffers, act)
+            return ops.glu_stats(gate, up, self.plan(gate.device, routed), self.buffers[position], act)
         h = ops.glu(gate, up, act)
-        gate_mean = self.sentence_means(ops.glu(gate, None, act)) if self.active == "gate" else None
-        ops.neuron_stats(self.sentence_means(h), plan, buffers, gate_mean)
+        self.measure(position, h, ops.glu(gate, None, act) if self.active == "gate" else None, routed)
         return h
 
-    def sentence_means(self, h: Tensor) -> Tensor:
-        """fp32 [B, F]: the mean of h [B, T, F] (or [B T, F]) over each sentence's counted tokens."""
-        counted = self.counted.to(h.device)
-        h = h.view(*counted.shape, -1)
+    def given(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
+        # Where nothing but h is known, act(g) > 0 is taken to be h > 0; find_sites has warned of that.
+        self.measure(position, h, (h if gate is None else gate) if self.active == "gate" else None, routed)
+        return h
+
+    def measure(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None) -> None:
+        if self.tokens != "mean":
+            ops.neuron_stats(h, self.plan(h.device, routed), self.buffers[position], gate)
+            return
+        plan, means = self.sentence_means(h, routed)
+        gate_means = None if gate is None else self.sentence_means(gate, routed)[1]
+        ops.neuron_stats(means, plan, self.buffers[position], gate_means)
+
+    def sentence_means(self, h: Tensor, routed: Routed | None) -> tuple[ops.SegmentPlan, Tensor]:
+        """fp32 [B, F], the mean of h [..., F] over each sentence's counted tokens, and whose segments these are. In an
+        expert, over those of them that are routed to it, for the sentences that have any."""
+        counted, rows = self.counted.to(h.device), h.reshape(-1, h.shape[-1])
         # A sentence at a time: no fp32 copy of the whole activation.
-        means = [rows[mask].float().mean(0) for rows, mask in zip(h, counted, strict=True)]
-        return torch.stack(means)
+        if routed is None:
+            each = rows.view(*counted.shape, -1)
+            means = [sentence[mask].float().mean(0) for sentence, mask in zip(each, counted, strict=True)]
+            return self.plan(h.device), torch.stack(means)
+        mine = counted.flatten()[routed.tokens]
+        # An expert's tokens come in the order of the batch, so that a sentence's are next to one another.
+        sentences, lengths = (routed.tokens[mine] // counted.shape[1]).unique_consecutive(return_counts=True)
+        means = [part.float().mean(0) for part in rows[mine].split(lengths.tolist())] if len(lengths) else []
+        plan = ops.SegmentPlan(self.rows.to(h.device)[sentences], self.segments)
+        return plan, torch.stack(means) if means else rows[:0].float()
 
     def arrays(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
         fields = ("count", "active", "nonfinite", "mean", "m2", "min", "max")
@@ -186,6 +218,15 @@ class _Screening:
             site.name: {name: getattr(final, name).cpu().numpy() for name in fields}
             for site, final in ((s, b.finalize()) for s, b in zip(self.sites, self.buffers, strict=True))
         }
+
+
+def _body(model: Any) -> nn.Module:
+    """The part of a model that reads the text: without the lm_head, whose product with the vocabulary nobody would read,
+    and of an encoder and a decoder the encoder."""
+    bare: Any = unwrapped(model)
+    if getattr(getattr(bare, "config", None), "is_encoder_decoder", False):
+        return bare.get_encoder()  # type: ignore[no-any-return]
+    return getattr(bare, "base_model", bare)  # type: ignore[no-any-return]
 
 
 def _reads_left_only(model: Any) -> bool:

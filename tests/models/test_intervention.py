@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from affectron import interventions
 from affectron.errors import InputError
 from affectron.interventions import Program
-from affectron.models import attach, find_sites, intervene
+from affectron.models import find_sites, intervene
 from affectron.neurons import NeuronList
 from tests.models.tiny import FAMILIES, LAYERS, NEURONS, batch, build, last_inputs, site_names, state
 from tests.raw_activations import Raw, raw
@@ -299,22 +299,27 @@ def test_only_touched_sites_are_attached_and_all_are_restored(bench: Bench) -> N
     assert torch.equal(logits(bench.model, batch()), plain)
 
 
-def test_one_context_at_a_time() -> None:
-    bench = make_bench("gpt2")
-    names = site_names("gpt2")
-    first = interventions.zero([(names[0], 1)])
-    last = interventions.zero([(names[2], 1)])
-    with intervene(bench.model, first):
-        steered = logits(bench.model, batch())
-        with pytest.raises(RuntimeError, match="attached already.*compose them"), intervene(bench.model, last):
-            pytest.fail("the body must not run")
-        assert torch.equal(logits(bench.model, batch()), steered)
-    with (
-        attach(find_sites(bench.model)[1:2], lambda position, gate, up, act: gate),
-        pytest.raises(RuntimeError, match="attached already"),
-        intervene(bench.model, last),
-    ):
-        pytest.fail("the body must not run")
+def test_contexts_combine_and_leave_in_any_order(bench: Bench) -> None:
+    (amplify, amplify_change), (induce, induce_change) = bench.kinds["amplify"], bench.kinds["induce"]
+    before, plain = state(bench.model), logits(bench.model, batch())
+
+    def both(site: str, h: Tensor) -> Tensor:
+        return induce_change(site, amplify_change(site, h))
+
+    wanted = []
+    for change in (both, induce_change, amplify_change):
+        with last_inputs(bench.model, bench.family, change):
+            wanted.append(logits(bench.model, batch()))
+    for first_leaves in (True, False):
+        first, second = intervene(bench.model, amplify), intervene(bench.model, [induce] * 3)
+        first.__enter__()
+        second.__enter__()
+        torch.testing.assert_close(logits(bench.model, batch()), wanted[0], **TOLERANCE)
+        (first if first_leaves else second).__exit__(None, None, None)
+        torch.testing.assert_close(logits(bench.model, batch()), wanted[1 if first_leaves else 2], **TOLERANCE)
+        (second if first_leaves else first).__exit__(None, None, None)
+        assert state(bench.model) == before
+    assert torch.equal(logits(bench.model, batch()), plain)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from itertools import permutations
+
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from affectron.errors import InputError
-from affectron.models import attach, find_sites
+from affectron.models import Kernel, attach, find_sites
 from tests.models.tiny import FAMILIES, LAYERS, NEURONS, SITES, batch, build, last_inputs, site_names, state
 
 ACTIVATIONS = {
@@ -114,36 +116,64 @@ def test_an_exception_in_the_body_restores_everything(model: nn.Module) -> None:
 def test_an_exception_in_the_setup_restores_everything(model: nn.Module) -> None:
     before = state(model)
     sites = find_sites(model)
-    # The second site comes twice, so the third step fails with two sites swapped.
-    with pytest.raises(RuntimeError, match="is attached already"), attach([*sites[:2], sites[1]], plain_torch):
+    lost = dataclasses.replace(sites[2], structure=dataclasses.replace(sites[2].structure, last="absent"))
+    # The third step fails with two sites swapped.
+    with pytest.raises(AttributeError, match="absent"), attach([*sites[:2], lost], plain_torch):
         pytest.fail("the body must not run")
     assert state(model) == before
 
 
-def test_a_model_is_attached_once_at_a_time(model: nn.Module) -> None:
-    expected = logits(model)
+def test_sites_are_found_while_kernels_are_on_them(model: nn.Module) -> None:
     sites = find_sites(model)
-    zeros = lambda position, gate, up, act: torch.zeros_like(gate)  # noqa: E731
-    with attach(sites[:1], zeros):
-        steered = logits(model)
+    calls: list[int] = []
+    with attach(sites[:2], lambda position, gate, up, act: (calls.append(position), gate)[1]):
         assert find_sites(model) == sites
-        with pytest.raises(RuntimeError, match=f"{sites[0].name} is attached already"), attach(sites, zeros):
-            pytest.fail("the body must not run")
-        assert torch.equal(logits(model), steered)
-    assert torch.equal(logits(model), expected)
+    assert not calls  # looking for sites calls no kernel
 
 
-def test_a_forward_that_someone_put_there_comes_back() -> None:
+def test_kernels_on_one_site_follow_each_other_and_leave_in_any_order(model: nn.Module) -> None:
+    """Each is given what those before it returned; the last to leave puts everything back."""
+    sites, before, plain = find_sites(model), state(model), logits(model)
+
+    def scaled(factor: float) -> Kernel:
+        return lambda position, gate, up, act: factor * plain_torch(position, gate, up, act)
+
+    def with_factor(factor: float) -> Tensor:
+        with attach(sites, scaled(factor)):
+            return logits(model)
+
+    for order in permutations(range(3)):
+        contexts = [attach(sites, scaled(2.0)), attach(sites[1:], scaled(-1.0)), attach(sites, scaled(0.5))]
+        for context in contexts:
+            context.__enter__()
+        with attach(sites[1:], scaled(-1.0)):
+            torch.testing.assert_close(logits(model), plain, rtol=1e-5, atol=1e-5)
+        contexts[order[0]].__exit__(None, None, None)
+        contexts[order[1]].__exit__(None, None, None)
+        if order[2] == 1:
+            with attach(sites[:1], scaled(-1.0)):
+                torch.testing.assert_close(logits(model), with_factor(1.0), rtol=1e-5, atol=1e-5)
+        else:
+            torch.testing.assert_close(logits(model), with_factor(1.0), rtol=1e-5, atol=1e-5)
+        contexts[order[2]].__exit__(None, None, None)
+        assert state(model) == before
+    assert torch.equal(logits(model), plain)
+
+
+def test_a_forward_that_someone_put_there_is_kept() -> None:
+    """What it computes beside the MLP is not known: the kernel is given h instead of taking its place."""
     model = build("llama")
     mlp = model.model.layers[1].mlp
     own = lambda x: 2 * type(mlp).forward(mlp, x)  # noqa: E731
     mlp.forward = own
     before, expected = state(model), logits(model)
-    with attach(find_sites(model), plain_torch):
-        assert not torch.equal(logits(model), expected)
+    with pytest.warns(UserWarning, match=r"LlamaMLP \(model.layers.1.mlp and the like\) is measured and steered at"):
+        sites = find_sites(model)
+    assert [site.path for site in sites] == ["fused", "fallback", "fused"]
+    with attach(sites, plain_torch):
+        torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
     assert mlp.forward is own
     assert state(model) == before
-    assert torch.equal(logits(model), expected)
 
 
 def test_layers_that_share_one_activation_object_are_told_apart() -> None:
@@ -192,43 +222,49 @@ def test_the_two_forms_of_torch_gelu_are_told_apart(module: nn.Module, act: str)
     assert find_sites(model)[0].act == act
 
 
-@pytest.mark.parametrize("family_name", ["llama", "gpt2"])
-@pytest.mark.parametrize(("act", "shown"), [("quick_gelu", "QuickGELUActivation"), ("relu6", "ReLU6")])
-def test_an_unknown_activation_is_named_with_its_site(family_name: str, act: str, shown: str) -> None:
-    field = "hidden_act" if family_name == "llama" else "activation_function"
-    model = build(family_name, **{field: act})
-    with pytest.raises(InputError, match=f"{site_names(family_name)[0]}: activation function {shown}"):
-        find_sites(model)
+class Clamped(type(build("llama").model.layers[0].mlp)):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)).clamp(max=7) * self.up_proj(x))
 
 
-def test_an_mlp_that_computes_more_is_refused_by_name() -> None:
-    class Clamped(type(build("llama").model.layers[0].mlp)):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.down_proj(self.act_fn(self.gate_proj(x)).clamp(max=7) * self.up_proj(x))
+@pytest.mark.parametrize("change", ["activation", "clamp", "multiplier", "residual"])
+def test_what_computes_more_falls_back_and_stays_exact(change: str) -> None:
+    """None of these is act(gate) * up alone: the block computes h, and the kernel is given it."""
+    model = build("llama", hidden_act="quick_gelu" if change == "activation" else "silu")
+    mlp = model.model.layers[2].mlp
+    forwards = {
+        "clamp": Clamped.forward,
+        "multiplier": lambda self, x: self.down_proj(self.act_fn(0.75 * self.gate_proj(x)) * self.up_proj(x)),
+        "residual": lambda self, x: x + self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x)),
+    }
+    if change in forwards:
+        mlp.__class__ = type("Changed", (type(mlp),), {"forward": forwards[change]})
+    before, expected = state(model), logits(model)
+    with pytest.warns(UserWarning, match="exact, but not fused"):
+        sites = find_sites(model)
+    assert sites[2].path == "fallback"
+    assert (sites[2].layout == "gated") == (change == "residual")
+    given: dict[int, Tensor] = {}
+    read: dict[str, Tensor] = {}
 
-    model = build("llama")
-    model.model.layers[2].mlp.__class__ = Clamped
-    with pytest.raises(InputError, match=r"model.layers.2.mlp: Clamped .* also uses clamp"):
-        find_sites(model)
+    def doubled(position: int, h: Tensor, gate: Tensor | None) -> Tensor:
+        assert gate is not None
+        given[position] = h
+        return 2 * h
+
+    with (
+        attach(sites, plain_torch, doubled),
+        last_inputs(model, "llama", lambda name, h: read.setdefault(name, h)),
+    ):
+        assert not torch.equal(logits(model), expected)
+    for position, h in given.items():
+        assert torch.equal(read[sites[position].name], 2 * h)
+    assert 2 in given
+    assert state(model) == before
+    with attach(sites, plain_torch):
+        torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_without_a_known_mlp_is_refused() -> None:
-    with pytest.raises(InputError, match="Sequential has no known MLP: expected gate_proj"):
+    with pytest.raises(InputError, match="Sequential has no MLP that can be found: expected blocks"):
         find_sites(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
-
-
-@pytest.mark.parametrize("name", ["Mistral", "Qwen2", "Qwen3", "Gemma2"])
-def test_relatives_of_llama_are_known(name: str) -> None:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 97, "hidden_size": 24, "intermediate_size": 43, "num_hidden_layers": 2, "head_dim": 6}
-    config = getattr(transformers, f"{name}Config")(
-        **sizes, num_attention_heads=4, num_key_value_heads=2, pad_token_id=0
-    )
-    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
-    sites = find_sites(model)
-    assert [(site.name, site.layout, site.neurons) for site in sites] == [
-        (f"model.layers.{layer}.mlp", "gated", 43) for layer in range(2)
-    ]
-    expected = logits(model)
-    with attach(sites, plain_torch):
-        assert torch.equal(logits(model), expected)

@@ -63,7 +63,7 @@ FAMILIES = tuple(_BUILD)
 SITES = {
     "llama": ("model.layers.{}.mlp", "down_proj", "gated", "silu"),
     "gemma": ("model.layers.{}.mlp", "down_proj", "gated", "gelu_tanh"),
-    "phi3": ("model.layers.{}.mlp", "down_proj", "fused", "silu"),
+    "phi3": ("model.layers.{}.mlp", "down_proj", "gate_up", "silu"),
     "gpt2": ("transformer.h.{}.mlp", "c_proj", "plain", "gelu_tanh"),
     "opt": ("model.decoder.layers.{}", "fc2", "plain", "relu"),
     "neox": ("gpt_neox.layers.{}.mlp", "dense_4h_to_h", "plain", "gelu"),

@@ -1,15 +1,19 @@
 """Models of transformers: where their MLP neurons are, how to measure and steer them, how to load them."""
 
 from affectron.models.intervention import intervene
-from affectron.models.layout import Kernel, Site
+from affectron.models.layout import Given, Kernel, Routed, Site, Structure
 from affectron.models.load import config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
-from affectron.models.sites import attach, evaluating, find_sites, max_length
+from affectron.models.sites import attach, declare_mlp, evaluating, find_sites, max_length, unwrapped
 
 __all__ = [
+    "Given",
     "Kernel",
+    "Routed",
     "Site",
+    "Structure",
     "attach",
     "config_hash",
+    "declare_mlp",
     "evaluating",
     "find_sites",
     "fingerprint",
@@ -18,4 +22,5 @@ __all__ = [
     "load_skeleton",
     "max_length",
     "tokenizer_hash",
+    "unwrapped",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from affectron import ops
 from affectron.errors import InputError
 from affectron.interventions import Program
-from affectron.models.layout import Site, device_of, is_attached
+from affectron.models.layout import Routed, Site, device_of
 from affectron.models.sites import attach, find_sites
 
 # Row indices are kept by length: decoding needs one, a corpus as many as it has batch shapes. The oldest go.
@@ -33,25 +33,19 @@ def intervene(model: nn.Module, program: Program | Sequence[Program | None]) -> 
     ``r // (B // P)``. Prefill, cached decoding and padding on either side need nothing further: padded
     positions are steered too, and attention ignores them as always.
 
-    Sites that no program touches are left alone. On the way out, also after an exception, the model is
-    exactly what it was (:func:`attach`).
+    Sites that no program touches are left alone. Several of these contexts may be open at once, each changing what
+    those before it have made of h, and be left in any order (:func:`attach`). On the way out, also after an
+    exception, the model is exactly what it was.
 
     Raises:
         InputError: no program, a program that names a site which the model lacks or a neuron beyond its
             width; all before the model is changed.
-        RuntimeError: the model is attached already.
         ValueError: in a forward, a batch that is not a multiple of P rows.
     """
     programs: list[Program | None] = [program] if isinstance(program, Program) else list(program)
     if not programs:
         raise InputError("program is an empty sequence; expected one program or None for each request")
     sites = find_sites(model)
-    for site in sites:
-        if is_attached(site):
-            raise RuntimeError(
-                f"{site.name} is attached already: leave the running intervene, screen or attach first "
-                "(to combine programs, compose them)"
-            )
     _check_sites(programs, sites)
 
     touched: list[Site] = []
@@ -66,11 +60,11 @@ def intervene(model: nn.Module, program: Program | Sequence[Program | None]) -> 
 
     rows = _Rows(len(programs))
 
-    def kernel(position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
+    def kernel(position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
         table = tables[position]
         if table.device != gate.device:  # the model was moved since
             table = tables[position] = table.to(gate.device)
-        return ops.glu_steer(gate, up, table, rows(slots[position], gate), act)
+        return ops.glu_steer(gate, up, table, rows(slots[position], gate, routed), act)
 
     with ExitStack() as undo:
         if touched and len(programs) > 1:
@@ -120,11 +114,12 @@ class _Rows:
         self.requests = requests
         self.kept: dict[tuple[tuple[int, ...], int, torch.device], Tensor] = {}
 
-    def __call__(self, slots: tuple[int, ...], gate: Tensor) -> Tensor | None:
-        """None where all take the program at place 0. Rows are batch-major: a request's are contiguous."""
+    def __call__(self, slots: tuple[int, ...], gate: Tensor, routed: Routed | None = None) -> Tensor | None:
+        """None where all take the program at place 0. Rows are batch-major: a request's are contiguous; an expert's
+        are those of its tokens."""
         if not any(slots):
             return None
-        n = gate.numel() // gate.shape[-1]
+        n = gate.numel() // gate.shape[-1] if routed is None else routed.total
         if n % self.requests:
             raise ValueError(f"{n} rows cannot be shared out to {self.requests} programs: not a multiple")
         key = (slots, n, gate.device)
@@ -134,7 +129,7 @@ class _Rows:
                 del self.kept[next(iter(self.kept))]
             index = torch.tensor(slots, dtype=torch.int32).repeat_interleave(n // self.requests)
             index = self.kept[key] = index.to(gate.device)
-        return index
+        return index if routed is None else index[routed.tokens]
 
     def check_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else next(iter(kwargs.values()))

@@ -1,150 +1,118 @@
-"""What every layout of an MLP shares: the description of a site, the names of activations, the two swaps.
+"""What all of models/ shares: the description of a site, what a kernel is, and what counts as a linear layer.
 
-Apart from sites.py so that gated.py, fused.py and plain.py can import it and sites.py can import them.
-A layout is a module with two functions: ``match(module)`` returns what was recognised or None, and
-``swap(site, position, kernel, undo)`` lets the kernel compute the activation until ``undo`` is unwound.
+Apart from sites.py so that probe.py, swap.py and experts.py can import it and sites.py can import them.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from affectron.errors import InputError
 
-Kernel = Callable[[int, Tensor, "Tensor | None", str], Tensor]
-"""``kernel(position, gate, up, act) -> h``: ``position`` counts the attached sites from 0; gate and up are
-[..., F] with last stride 1 (``up`` is None in a plain MLP); h has the shape and dtype of gate."""
+class Routed(NamedTuple):
+    """Which rows of the batch an expert reads: row i of its activation is token ``tokens[i]`` of ``total``, the
+    number of tokens of the flattened batch. ``tokens`` is int64 [n] on the device of the activation."""
 
-# By class name, because the classes of transformers come and go between versions. The tanh forms differ in
-# rounding only: NewGELU and FastGELU spell out what F.gelu(approximate="tanh") fuses.
-_ACTIVATIONS = {
-    "SiLU": "silu",
-    "SiLUActivation": "silu",
-    "GELUActivation": "gelu",
-    "GELUTanh": "gelu_tanh",
-    "PytorchGELUTanh": "gelu_tanh",
-    "NewGELUActivation": "gelu_tanh",
-    "FastGELUActivation": "gelu_tanh",
-    "AccurateGELUActivation": "gelu_tanh",
-    "ReLU": "relu",
-    "ReLUSquaredActivation": "relu2",
-}
+    tokens: Tensor
+    total: int
 
 
-class Match(NamedTuple):
-    """What a layout recognised: the number of neurons F and the module that is the activation function."""
+Kernel = Callable[..., Tensor]
+"""``kernel(position, gate, up, act) -> h``: ``position`` counts the attached sites from 0; gate and up are [..., F]
+with last stride 1 (``up`` is None in a plain MLP); h has the shape and dtype of gate. In an expert, whose rows are some
+of the batch's tokens, a fifth argument says which: a :class:`Routed`."""
 
+Given = Callable[..., Tensor]
+"""``given(position, h, gate) -> h'``: for an activation h [..., F] that something else has computed. Where ``gate`` is
+a tensor a neuron is active at a token where gate > 0; where it is None only h itself is known. In an expert there is
+a fourth argument, as above."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is known of an MLP block; names are those of modules inside the block, with dots where they are deeper.
+
+    Attributes:
+        layout: ``gated`` (gate and up from two linear layers), ``gate_up``, ``up_gate`` or ``interleaved`` (both from
+            one: its output is gate then up, up then gate, or in turn), ``plain`` (no up), ``other`` (not known).
+        act: silu, gelu, gelu_tanh, relu or relu2; in the layout ``other`` the class of the activation module, or "?".
+        neurons: F, the width of the last linear layer's input.
+        first, second: the linear layers whose outputs are, or hold, gate and up; None where there is none.
+        last: the linear layer whose input is the activation h.
+        activation: the module whose output is act(gate); None where a function computes it.
+        whole: the block is last(act(gate) · up) of its one input and nothing else, so that its forward can be replaced.
+        dropout: while the block is in training mode, some of this is dropped out.
+    """
+
+    layout: str
+    act: str
     neurons: int
-    activation: nn.Module
+    last: str
+    first: str | None = None
+    second: str | None = None
+    activation: str | None = None
+    whole: bool = False
+    dropout: bool = False
 
 
 @dataclass(frozen=True)
 class Site:
-    """One MLP block of a model.
+    """One MLP of a model, or one expert of a mixture of experts.
 
-    ``name`` is the block's module name (``model.layers.7.mlp``; in OPT the decoder layer's, which holds the
-    linear layers itself), ``layout`` is gated, fused or plain, ``neurons`` is F, the width of the last
-    linear's input, and ``act`` is silu, gelu, gelu_tanh, relu or relu2.
+    ``name`` is the name of the block that holds its linear layers (``model.layers.7.mlp``; in OPT the decoder layer;
+    ``model.layers.7.mlp.experts.3`` for an expert), ``module`` the block, or what holds the weights of all experts of
+    a layer when they are stacked; then ``expert`` is the expert's number.
     """
 
     name: str
     module: nn.Module
-    layout: str
-    neurons: int
-    act: str
+    structure: Structure
+    expert: int | None = None
+
+    @property
+    def layout(self) -> str:
+        return self.structure.layout
+
+    @property
+    def neurons(self) -> int:
+        return self.structure.neurons
+
+    @property
+    def act(self) -> str:
+        return self.structure.act
+
+    @property
+    def path(self) -> str:
+        """``fused``: the kernel computes the activation itself. ``fallback``: it is given the input of the last linear
+        layer, which the block has computed; the results are the same, at the cost of reading h once more."""
+        known = self.layout != "other"
+        return "fused" if known and (self.structure.whole or self.plain_activation) else "fallback"
+
+    @property
+    def plain_activation(self) -> bool:
+        """Whether the kernel can stand where the activation module stands, as nothing multiplies its output."""
+        return self.layout == "plain" and self.structure.activation is not None
 
 
-class KernelActivation(nn.Module):
-    """Stands where a plain MLP's activation function stood, and lets the kernel compute it."""
-
-    def __init__(self, position: int, kernel: Kernel, act: str) -> None:
-        super().__init__()
-        self.position, self.kernel, self.act = position, kernel, act
-
-    def forward(self, gate: Tensor) -> Tensor:
-        return self.kernel(self.position, gate, None, self.act)
-
-
-def activation_name(module: nn.Module) -> str | None:
-    """silu, gelu, gelu_tanh, relu or relu2; None for any other activation."""
-    if isinstance(module, KernelActivation):
-        return module.act
-    if isinstance(module, nn.GELU):
-        return "gelu_tanh" if module.approximate == "tanh" else "gelu"
-    return _ACTIVATIONS.get(type(module).__name__)
-
-
-def children(module: nn.Module, *names: str) -> list[nn.Module] | None:
-    """The submodules of these names, or None unless all are there."""
-    found = [module._modules.get(name) for name in names]
-    present = [child for child in found if child is not None]
-    return present if len(present) == len(names) else None
-
-
-def sizes(linear: nn.Module) -> tuple[int, int] | None:
-    """(inputs, outputs) of a linear layer; GPT-2's Conv1D names them nx and nf."""
+def sizes(module: nn.Module) -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear layer, quantised or with an adapter too; GPT-2's Conv1D names them nx and nf."""
     for names in (("in_features", "out_features"), ("nx", "nf")):
-        found = tuple(getattr(linear, name, None) for name in names)
+        found = tuple(getattr(module, name, None) for name in names)
         if isinstance(found[0], int) and isinstance(found[1], int):
             return found[0], found[1]
     return None
 
 
-def require_known(module: nn.Module, known: set[str]) -> None:
-    """Refuse a block whose class computes something that our forward would leave out.
-
-    Falcon-H1 multiplies the gate, Gemma 3n keeps the largest only, DeepSeek-V4 clamps, BitNet normalises:
-    all have the submodules of Llama's MLP. Their forward uses names beside ``known``; its bytecode tells.
-
-    Raises:
-        InputError: it uses other names.
-    """
-    code = getattr(inspect.unwrap(type(module).forward), "__code__", None)
-    foreign = sorted(set(code.co_names) - known) if code is not None else []
-    if foreign:
-        name = type(module).__name__
-        raise InputError(f"{name} is not a known MLP: its forward also uses {', '.join(foreign)}")
-
-
-def is_attached(site: Site) -> bool:
-    """Whether a kernel computes this site's activation now."""
-    if hasattr(vars(site.module).get("forward"), "affectron_kernel"):
-        return True
-    return any(isinstance(child, KernelActivation) for child in site.module.children())
-
-
-def swap_forward(module: nn.Module, forward: Callable[[Tensor], Tensor], undo: ExitStack) -> None:
-    """Let this instance run ``forward`` until ``undo`` is unwound; then its attributes are what they were."""
-    own: dict[str, Any] = vars(module)
-    restore: Callable[[], Any]
-    if "forward" in own:
-        restore = partial(own.__setitem__, "forward", own["forward"])
-    else:
-        restore = partial(own.pop, "forward", None)
-    forward.affectron_kernel = True  # type: ignore[attr-defined]
-    # First the way back, then the change: an interruption between the two leaves nothing behind.
-    undo.callback(restore)
-    own["forward"] = forward
-
-
-def swap_child(module: nn.Module, name: str, child: nn.Module, undo: ExitStack) -> None:
-    """Let ``child`` stand in the place of the submodule ``name`` until ``undo`` is unwound.
-
-    The place is changed, not the object that stood there: several layers may share one activation function.
-    """
-    before = module._modules[name]
-    undo.callback(module._modules.__setitem__, name, before)
-    module._modules[name] = child
-
-
 def device_of(site: Site) -> torch.device:
-    """Where the site's weights are."""
-    return next(site.module.parameters()).device
+    """Where the site's activation is computed. Under accelerate's offloading the weights themselves lie elsewhere."""
+    last = site.module if site.expert is not None else site.module.get_submodule(site.structure.last)
+    for module in (last, site.module):
+        place = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+        if place is not None:
+            return torch.device(f"cuda:{place}" if isinstance(place, int) else place)
+    weight = next(last.parameters(), None)
+    return next(site.module.parameters()).device if weight is None else weight.device

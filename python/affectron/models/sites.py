@@ -5,69 +5,154 @@ Apart because screening and steering use the same mechanism with different kerne
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from affectron.errors import InputError
-from affectron.models import fused, gated, plain
-from affectron.models.layout import Kernel, Site, activation_name, is_attached
+from affectron.models import experts, probe, swap
+from affectron.models.layout import Given, Kernel, Site, Structure, sizes
 
-_LAYOUTS = {"gated": gated, "fused": fused, "plain": plain}
+_DECLARED: dict[type[nn.Module], tuple[str, str | None]] = {}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile`` and PEFT: its sites have the same names with an adapter and without."""
+    inner: Any = model
+    while True:
+        if hasattr(inner, "_orig_mod"):
+            inner = inner._orig_mod
+        elif callable(getattr(inner, "get_base_model", None)):
+            inner = inner.get_base_model()
+        else:
+            return inner  # type: ignore[no-any-return]
+
+
+def declare_mlp(block: type[nn.Module], *, last: str, activation: str | None = None) -> None:
+    """Say where the neurons of a class of blocks are, where they are not found or are to be others.
+
+    Args:
+        block: the class; its instances are the sites.
+        last: name, inside the block, of the module whose first argument is the activation h [..., F]: the last
+            linear layer, or an ``nn.Identity`` put there for the purpose. It must have ``in_features``.
+        activation: name of the module whose output is act(gate), which tells whether a neuron is active; without it
+            a neuron is active where h > 0.
+    """
+    _DECLARED[block] = (last, activation)
 
 
 def find_sites(model: nn.Module) -> list[Site]:
-    """The MLP blocks of ``model`` in the order in which its modules are declared, which is forward order.
+    """The MLPs of ``model`` in the order in which its modules are declared, which is forward order.
+
+    Nothing is known by name: an MLP is a block that treats each token by itself, from one linear layer to another
+    (see probe.py). Each kind of block is looked at once, with a stand-in that has no weights, so that this takes
+    as long for a large model as for a small one, and works for a model on the device ``meta``.
 
     Raises:
-        InputError: no block of a known layout, or one whose activation function or forward is not known.
+        InputError: the model has no MLP that can be found.
     """
-    sites = []
-    for name, module in model.named_modules():
-        for layout, functions in _LAYOUTS.items():
-            try:
-                match = functions.match(module)
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from None
-            if match is None:
+    found: dict[int, list[Site]] = {}  # by the block's place in the order of declaration
+    known: dict[Any, Structure | None] = {}
+    attached = swap.attached()
+    lasts: dict[int, int] = {}
+    taken: set[int] = set()  # the linear layers of blocks in which an MLP was found
+    for place, name, block in probe.named_blocks(unwrapped(model)):
+        if experts.stacked(block):
+            each = experts.structure(block)
+            numbers = range(experts.number(block))
+            found[place] = [Site(f"{name}.{expert}", block, each, expert) for expert in numbers]
+            continue
+        layers = probe.linears(block)
+        if type(block) in _DECLARED:
+            structure: Structure | None = _declared(name, block)
+        elif id(block) in attached:
+            structure = attached[id(block)]
+        else:
+            closed = frozenset(key for key, layer in layers.items() if id(layer) in taken)
+            # What lies in one child only was looked at there.
+            if len({key.partition(".")[0] if "." in key else key for key in layers if key not in closed}) < 2:
                 continue
-            act = activation_name(match.activation)
-            if act is None:
-                raise InputError(
-                    f"{name}: activation function {type(match.activation).__name__} is not known; "
-                    "expected silu, gelu, gelu_tanh, relu or relu2"
-                )
-            sites.append(Site(name, module, layout, match.neurons, act))
-            break
+            key = (probe.signature(block), closed)
+            if key not in known:
+                known[key] = probe.structure(block, closed)
+            structure = known[key]
+        if structure is None:
+            continue
+        taken.update(map(id, layers.values()))
+        last = id(block.get_submodule(structure.last))
+        if last in lasts:  # two blocks share the layer, and with it the neurons: one site, at both places
+            shared = found[lasts[last]]
+            found[lasts[last]] = [replace(s, structure=replace(s.structure, whole=False)) for s in shared]
+            continue
+        lasts[last] = place
+        found[place] = [Site(name, block, structure)]
+    sites = [site for place in sorted(found) for site in found[place]]
     if not sites:
         raise InputError(
-            f"{type(model).__name__} has no known MLP: expected gate_proj, up_proj and down_proj; "
-            "gate_up_proj and down_proj; c_fc and c_proj; dense_h_to_4h and dense_4h_to_h; or fc1 and fc2"
+            f"{type(model).__name__} has no MLP that can be found: expected blocks in which one linear layer feeds "
+            "another by way of an activation function; affectron.declare_mlp says where others have theirs"
+        )
+    slow = {type(site.module).__name__: site for site in sites if site.path == "fallback"}
+    for kind, site in slow.items():
+        warnings.warn(
+            f"{kind} ({site.name} and the like) is measured and steered at the input of its last linear layer: exact, "
+            "but not fused" + ("" if _gate_known(site) else "; a neuron counts as active where h > 0"),
+            stacklevel=2,
         )
     return sites
 
 
+def _gate_known(site: Site) -> bool:
+    return site.layout != "other" or site.structure.activation is not None
+
+
+def _declared(name: str, block: nn.Module) -> Structure:
+    last, activation = _DECLARED[type(block)]
+    for path in filter(None, (last, activation)):
+        try:
+            block.get_submodule(path)
+        except AttributeError as error:
+            raise InputError(f"{name}: {type(block).__name__} was declared with {path!r}, which it lacks") from error
+    width = getattr(block.get_submodule(last), "in_features", None)
+    size = sizes(block.get_submodule(last))
+    neurons = size[0] if size is not None else width
+    if not isinstance(neurons, int):
+        raise InputError(
+            f"{name}: {last!r} of {type(block).__name__} has no in_features; expected the number of neurons"
+        )
+    shown = type(block.get_submodule(activation)).__name__ if activation else "?"
+    return Structure("other", shown, neurons, last, activation=activation)
+
+
 @contextmanager
-def attach(sites: Sequence[Site], kernel: Kernel) -> Iterator[None]:
+def attach(sites: Sequence[Site], kernel: Kernel, given: Given | None = None) -> Iterator[None]:
     """Let ``kernel(position, gate, up, act)`` compute the activation h of ``sites[position]`` for a while.
 
-    A gated block's ``forward`` is replaced on the instance, a plain block's activation submodule by another.
-    On the way out, also after an exception, everything is put back in reverse order: the very objects that
+    ``given(position, h, gate)`` takes its place where h is there already: at sites of the fallback path, and after
+    another kernel on the same site. Without it the kernel is called with h as ``up`` and a gate of ones under relu,
+    which is right for every kernel that maps h to h' (and only for those).
+
+    Several of these contexts may be open at once; the kernel of each is given what those before it returned. They may
+    be left in any order. With the last of them, also after an exception, everything is put back: the very objects that
     were there. Parameters, buffers and the keys of the state dict never change. A forward made under gradient
     checkpointing has to be differentiated before the context is left, since it is computed again then.
 
-    Raises:
-        RuntimeError: one of the sites is attached already.
+    A model that ``torch.compile`` compiled before runs eagerly for as long.
     """
+    given = given or swap.by_identity(kernel)
     with ExitStack() as undo:
+        stacked: dict[nn.Module, dict[int, int]] = {}
         for position, site in enumerate(sites):
-            if is_attached(site):
-                raise RuntimeError(
-                    f"{site.name} is attached already: leave the running intervene, screen or attach first"
-                )
-            _LAYOUTS[site.layout].swap(site, position, kernel, undo)
+            if site.expert is not None:
+                stacked.setdefault(site.module, {})[site.expert] = position
+            else:
+                undo.callback(swap.add(site, swap.Link(position, kernel, given)))
+        for module, positions in stacked.items():
+            undo.callback(experts.add(module, positions, kernel, given))
         yield
 
 

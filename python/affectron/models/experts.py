@@ -1,0 +1,130 @@
+"""Mixtures of experts whose weights are stacked in one parameter: transformers' experts classes, from 5 on.
+
+Apart because there is no linear layer to find: what such a class computes, its attributes say (``has_gate``,
+``has_bias``, ``is_transposed``), and each expert sees only the tokens that are routed to it. An expert is a site of its
+own, named as an expert that is a module would be: ``model.layers.3.mlp.experts.7``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from affectron.models import probe, swap
+from affectron.models.layout import Given, Kernel, Routed, Structure
+
+
+class _Link(NamedTuple):
+    positions: dict[int, int]  # of the experts that are attached
+    kernel: Kernel
+    given: Given
+
+
+_CHAINS: WeakKeyDictionary[nn.Module, tuple[list[_Link], ExitStack]] = WeakKeyDictionary()
+
+
+def stacked(module: nn.Module) -> bool:
+    """Whether this is an experts class that says of itself what it computes."""
+    down = module._parameters.get("down_proj")
+    return down is not None and down.dim() == 3 and hasattr(module, "has_gate") and hasattr(module, "is_transposed")
+
+
+def number(module: nn.Module) -> int:
+    down: Any = module._parameters["down_proj"]
+    return int(down.shape[0])
+
+
+def structure(module: Any) -> Structure:
+    """What every expert of ``module`` computes between its two products."""
+    neurons = int(module.down_proj.shape[1 if module.is_transposed else 2])
+    layout, act = probe.elementwise(module, _activate, neurons, 2 * neurons if module.has_gate else neurons)
+    return Structure(layout, act, neurons, "down_proj", first="gate_up_proj", whole=layout != "other")
+
+
+def add(module: nn.Module, positions: dict[int, int], kernel: Kernel, given: Given) -> Callable[[], None]:
+    """Put a kernel on some of the experts; returns what takes it off again."""
+    if module not in _CHAINS:
+        links: list[_Link] = []
+        undo = ExitStack()
+        shown = structure(module)
+
+        def forward(*args: Tensor, **named: Tensor) -> Tensor:
+            return _forward(module, shown, links, *args, *named.values())
+
+        swap.swap_forward(module, forward, undo)
+        _CHAINS[module] = links, undo
+    links, undo = _CHAINS[module]
+    link = _Link(positions, kernel, given)
+    links.append(link)
+
+    def remove() -> None:
+        links[:] = [other for other in links if other is not link]
+        if not links:
+            _CHAINS.pop(module, None)
+            undo.close()
+
+    return remove
+
+
+def _activate(module: Any, z: Tensor) -> Tensor:
+    h: Tensor = module._apply_gate(z) if module.has_gate else module.act_fn(z)
+    return h
+
+
+def _forward(
+    module: Any, shown: Structure, links: list[_Link], hidden: Tensor, chosen: Tensor, weights: Tensor
+) -> Tensor:
+    """What the class computes, expert by expert; the products are those of its own eager forward.
+
+    ``hidden`` is [N, D], ``chosen`` and ``weights`` [N, K]: the experts of each token. A number beyond the experts
+    stands for one that is on another device.
+    """
+    rows, (total, k) = hidden.reshape(-1, hidden.shape[-1]), chosen.reshape(-1, chosen.shape[-1]).shape
+    flat = chosen.reshape(-1)
+    order = flat.argsort(stable=True)
+    each = torch.bincount(flat, minlength=number(module)).tolist()
+    name = "gate_up_proj" if module.has_gate else "up_proj"
+    parts = []
+    start = 0
+    for expert, count in enumerate(each[: number(module)]):
+        picked = order[start : start + count]
+        start += count
+        if not count:
+            continue
+        tokens = picked // k
+        z = _linear(module, name, expert, rows[tokens])
+        h = _activation(module, shown, links, expert, z, Routed(tokens, total))
+        parts.append(_linear(module, "down_proj", expert, h))
+    out = torch.cat(parts) if parts else rows.new_zeros(0, hidden.shape[-1])
+    if getattr(module, "has_post_expert_norm", False):
+        out = module.post_expert_norm(out)
+    picked = order[:start]
+    out = out * weights.reshape(-1)[picked, None]
+    # A token's experts are added up in a fixed order; index_add on a GPU has none.
+    placed = out.new_zeros(total * k, out.shape[-1]).index_copy(0, picked, out)
+    return placed.view(total, k, -1).sum(1).to(hidden.dtype).reshape(hidden.shape)
+
+
+def _linear(module: Any, name: str, expert: int, x: Tensor) -> Tensor:
+    weight = getattr(module, name)[expert]
+    bias = getattr(module, f"{name}_bias")[expert] if module.has_bias else None
+    return F.linear(x, weight.T if module.is_transposed else weight, bias)
+
+
+def _activation(module: Any, shown: Structure, links: list[_Link], expert: int, z: Tensor, routed: Routed) -> Tensor:
+    here = [(link, link.positions[expert]) for link in links if expert in link.positions]
+    if shown.layout == "other" or not here:
+        h, gate = _activate(module, z), None
+    else:
+        gate, up = swap.split(z, shown.layout)
+        link, position = here.pop(0)
+        h = link.kernel(position, gate, up, shown.act, routed)
+    for link, position in here:
+        h = link.given(position, h, gate, routed)
+    return h

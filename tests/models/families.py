@@ -1,0 +1,317 @@
+"""Small random models of many families, and for each where its neurons are: written down from the models' own code, so
+that what the structure finder finds can be compared with it. Apart from tiny.py, whose six families get every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+VOCABULARY, HIDDEN, NEURONS, LAYERS, EXPERTS = 97, 24, 43, 2, 4
+GELU_TANH = "gelu_tanh"
+
+_LLAMA = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": HIDDEN,
+    "intermediate_size": NEURONS,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "max_position_embeddings": 64,
+}
+_BERT = {key: value for key, value in _LLAMA.items() if key not in ("num_key_value_heads", "bos_token_id")}
+_HEADS = {**_LLAMA, "head_dim": 6}
+_MOE = {**_HEADS, "num_experts_per_tok": 2}
+_GPT2 = {
+    "vocab_size": VOCABULARY,
+    "n_embd": HIDDEN,
+    "n_inner": NEURONS,
+    "n_layer": LAYERS,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_T5 = {"vocab_size": VOCABULARY, "d_model": HIDDEN, "d_ff": NEURONS, "d_kv": 6, "num_layers": LAYERS, "num_heads": 4}
+_T5_SITES = ("encoder.block.{}.layer.1.DenseReluDense", "decoder.block.{}.layer.2.DenseReluDense")
+_BART = {
+    "vocab_size": VOCABULARY,
+    "d_model": HIDDEN,
+    "encoder_layers": LAYERS,
+    "decoder_layers": LAYERS,
+    "encoder_ffn_dim": NEURONS,
+    "decoder_ffn_dim": NEURONS,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """``sites`` are patterns of site names; ``gate`` and ``last`` modules in the site, ``gate`` the one whose output is
+    or holds the gate (the activation module, for a family of the layout ``other``)."""
+
+    model: str
+    config: dict[str, Any]
+    sites: tuple[str, ...]
+    layout: str
+    act: str
+    gate: str
+    last: str
+    path: str = "fused"
+    neurons: int = NEURONS
+    head: str = "ForCausalLM"
+    config_class: str = ""
+    layers: int = LAYERS
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Any:
+        torch.manual_seed(0)
+        config = getattr(transformers, self.config_class or f"{self.model}Config")(**self.config, **self.extra)
+        model = getattr(transformers, self.model + self.head)(config)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() >= 2:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
+        return model.eval()
+
+    @property
+    def names(self) -> list[str]:
+        """The sites in forward order."""
+        layers = [pattern.format(layer) for pattern in self.sites for layer in range(self.layers)]
+        if not self.stacked:
+            return layers
+        return [f"{name}.{expert}" for name in layers for expert in range(EXPERTS)]
+
+    @property
+    def stacked(self) -> bool:
+        return self.last == "experts"
+
+
+def _gated(model: str, config: dict[str, Any] = _LLAMA, act: str = "silu", **more: Any) -> Family:
+    return Family(model, config, ("model.layers.{}.mlp",), "gated", act, "gate_proj", "down_proj", **more)
+
+
+def _plain(model: str, config: dict[str, Any], site: str, act: str, gate: str, last: str, **more: Any) -> Family:
+    return Family(model, config, (site,), "plain", act, gate, last, **more)
+
+
+def _experts(model: str, config: dict[str, Any] = _MOE, layout: str = "gate_up", **more: Any) -> Family:
+    return Family(
+        model, config, ("model.layers.{}.mlp.experts",), layout, more.pop("act", "silu"), "", "experts", **more
+    )
+
+
+FAMILIES = {
+    "mistral": _gated("Mistral"),
+    "qwen2": _gated("Qwen2"),
+    "qwen3": _gated("Qwen3", _HEADS),
+    "gemma2": _gated("Gemma2", _HEADS, GELU_TANH),
+    "gemma3": _gated("Gemma3", _HEADS, GELU_TANH, config_class="Gemma3TextConfig"),
+    "olmo2": _gated("Olmo2"),
+    "granite": _gated("Granite"),
+    "cohere": _gated("Cohere"),
+    "stablelm": _gated("StableLm"),
+    "glm4": Family("Glm4", _HEADS, ("model.layers.{}.mlp",), "gate_up", "silu", "gate_up_proj", "down_proj"),
+    "phi": _plain("Phi", _LLAMA, "model.layers.{}.mlp", GELU_TANH, "fc1", "fc2"),
+    "gptj": _plain("GPTJ", {**_GPT2, "rotary_dim": 6}, "transformer.h.{}.mlp", GELU_TANH, "fc_in", "fc_out"),
+    "gpt_neo": _plain(
+        "GPTNeo",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": HIDDEN,
+            "intermediate_size": NEURONS,
+            "num_layers": LAYERS,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "max_position_embeddings": 64,
+        },
+        "transformer.h.{}.mlp",
+        GELU_TANH,
+        "c_fc",
+        "c_proj",
+    ),
+    "bloom": _plain(
+        "Bloom",
+        {"vocab_size": VOCABULARY, "hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": 4},
+        "transformer.h.{}.mlp",
+        GELU_TANH,
+        "dense_h_to_4h",
+        "dense_4h_to_h",
+        neurons=4 * HIDDEN,
+    ),
+    "falcon": _plain(
+        "Falcon",
+        {**_BERT, "ffn_hidden_size": NEURONS},
+        "transformer.h.{}.mlp",
+        "gelu",
+        "dense_h_to_4h",
+        "dense_4h_to_h",
+    ),
+    "t5": Family("T5", _T5, _T5_SITES, "plain", "relu", "wi", "wo", head="ForConditionalGeneration"),
+    "t5_gated": Family(
+        "T5",
+        {**_T5, "feed_forward_proj": "gated-gelu"},
+        _T5_SITES,
+        "gated",
+        GELU_TANH,
+        "wi_0",
+        "wo",
+        head="ForConditionalGeneration",
+    ),
+    "bert": _plain(
+        "Bert", _BERT, "bert.encoder.layer.{}", "gelu", "intermediate.dense", "output.dense", head="ForMaskedLM"
+    ),
+    "roberta": _plain(
+        "Roberta", _BERT, "roberta.encoder.layer.{}", "gelu", "intermediate.dense", "output.dense", head="ForMaskedLM"
+    ),
+    "modernbert": Family(
+        "ModernBert",
+        {**_BERT, "cls_token_id": 1, "sep_token_id": 2, "eos_token_id": 2, "bos_token_id": 1},
+        ("model.layers.{}.mlp",),
+        "gate_up",
+        "gelu",
+        "Wi",
+        "Wo",
+        head="ForMaskedLM",
+    ),
+    "mixtral": _experts("Mixtral", {**_LLAMA, "num_local_experts": EXPERTS, "num_experts_per_tok": 2}),
+    "qwen3_moe": _experts("Qwen3Moe", {**_MOE, "num_experts": EXPERTS, "moe_intermediate_size": NEURONS}),
+    "olmoe": _experts("Olmoe", {**_LLAMA, "num_experts": EXPERTS, "num_experts_per_tok": 2}),
+    "gpt_oss": _experts(
+        "GptOss", {**_MOE, "num_local_experts": EXPERTS}, layout="other", act="?", path="fallback"
+    ),
+    # No line of code was written for the families below.
+    "nemotron": _plain("Nemotron", _LLAMA, "model.layers.{}.mlp", "relu2", "up_proj", "down_proj"),
+    "starcoder2": _plain("Starcoder2", _LLAMA, "model.layers.{}.mlp", GELU_TANH, "c_fc", "c_proj"),
+    "mpt": _plain(
+        "Mpt",
+        {"vocab_size": VOCABULARY, "d_model": HIDDEN, "n_heads": 4, "n_layers": LAYERS, "expansion_ratio": 2},
+        "transformer.blocks.{}.ffn",
+        "gelu",
+        "up_proj",
+        "down_proj",
+        neurons=2 * HIDDEN,
+    ),
+    "bart": Family(
+        "Bart",
+        _BART,
+        ("model.encoder.layers.{}", "model.decoder.layers.{}"),
+        "plain",
+        "gelu",
+        "fc1",
+        "fc2",
+        head="ForConditionalGeneration",
+    ),
+    "albert": _plain(
+        "Albert",
+        {**_BERT, "embedding_size": 8},
+        "albert.encoder.albert_layer_groups.0.albert_layers.{}",
+        GELU_TANH,
+        "ffn",
+        "ffn_output",
+        head="ForMaskedLM",
+        layers=1,  # the model's layers are one module
+    ),
+    "bitnet": Family(
+        "BitNet",
+        _LLAMA,
+        ("model.layers.{}.mlp",),
+        "other",
+        "ReLUSquaredActivation",
+        "act_fn",
+        "down_proj",
+        path="fallback",
+    ),
+    "apertus": Family(
+        "Apertus",
+        _LLAMA,
+        ("model.layers.{}.mlp",),
+        "other",
+        "XIELUActivation",
+        "act_fn",
+        "down_proj",
+        path="fallback",
+    ),
+}  # fmt: skip
+
+
+def available(name: str) -> bool:
+    """Whether this version of transformers has the family, with stacked experts where it is a mixture."""
+    family = FAMILIES[name]
+    if not hasattr(transformers, family.model + family.head):
+        return False
+    if not family.stacked:
+        return True
+    from transformers import integrations
+
+    return hasattr(integrations, "use_experts_implementation")
+
+
+def inputs(family: Family, rows: int = 3, length: int = 7) -> dict[str, Tensor]:
+    ids = torch.randint(3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(5))
+    found = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {**found, "decoder_input_ids": ids.flip(1)} if family.head == "ForConditionalGeneration" else found
+
+
+@contextmanager
+def watched(model: Any, family: Family, change: Any) -> Iterator[None]:
+    """Let ``change(site, h, gate, tokens)`` replace the activation h of every site, with hooks and plain torch alone.
+
+    ``gate`` is what tells whether a neuron is active (None in GPT-OSS, where h itself does), ``tokens`` the rows' places
+    in the flattened batch in an expert, else None.
+    """
+    undo: list[Any] = []
+    gates: dict[str, Tensor] = {}
+    for name in {name.rpartition(".")[0] if family.stacked else name for name in family.names}:
+        block = model.get_submodule(name)
+        if family.stacked:
+            block.forward = lambda *args, block=block, name=name: _experts_forward(block, name, change, *args)
+            undo.append(lambda block=block: block.__dict__.pop("forward"))
+            continue
+
+        def keep(_module: nn.Module, _args: Any, out: Tensor, name: str = name) -> None:
+            gates[name] = out
+
+        def replace(_module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> tuple[Tensor, ...]:
+            h = args[0]
+            return (change(name, h, gates.pop(name).reshape(*h.shape[:-1], -1)[..., : h.shape[-1]], None),)
+
+        undo.append(block.get_submodule(family.gate).register_forward_hook(keep).remove)
+        undo.append(block.get_submodule(family.last).register_forward_pre_hook(replace).remove)
+    try:
+        yield
+    finally:
+        for step in undo:
+            step()
+
+
+def _experts_forward(block: Any, name: str, change: Any, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """One expert after another, as the class's documentation describes it."""
+    out = torch.zeros_like(x)
+    for expert in range(EXPERTS):
+        tokens, slot = torch.where(chosen == expert)
+        if not len(tokens):
+            continue
+        first, last = block.gate_up_proj[expert], block.down_proj[expert]
+        if "GptOss" in type(block).__name__:
+            both = x[tokens] @ first + block.gate_up_proj_bias[expert]
+            gate, up = both[:, ::2].clamp(max=7.0), both[:, 1::2].clamp(-7.0, 7.0)
+            h = change(f"{name}.{expert}", gate * torch.sigmoid(1.702 * gate) * (up + 1), None, tokens)
+            y = h @ last + block.down_proj_bias[expert]
+        else:
+            gate, up = (x[tokens] @ first.T).chunk(2, -1)
+            y = change(f"{name}.{expert}", F.silu(gate) * up, gate, tokens) @ last.T
+        out.index_add_(0, tokens, y * weights[tokens, slot, None])
+    return out
