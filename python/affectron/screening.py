@@ -221,8 +221,8 @@ class _Screening:
 
 
 def _body(model: Any) -> nn.Module:
-    """The part of a model that reads the text: without the lm_head, whose product with the vocabulary nobody would read,
-    and of an encoder and a decoder the encoder."""
+    """The part of a model that reads the text: of an encoder and a decoder the encoder, else the model without its
+    lm_head, whose product with the vocabulary nobody would read."""
     bare: Any = unwrapped(model)
     if getattr(getattr(bare, "config", None), "is_encoder_decoder", False):
         return bare.get_encoder()  # type: ignore[no-any-return]

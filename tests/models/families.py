@@ -30,7 +30,9 @@ _LLAMA = {
 }
 _BERT = {key: value for key, value in _LLAMA.items() if key not in ("num_key_value_heads", "bos_token_id")}
 _HEADS = {**_LLAMA, "head_dim": 6}
-_MOE = {**_HEADS, "num_experts_per_tok": 2}
+# The grouped products of torch want rows of a multiple of 16 bytes.
+EXPERT_NEURONS = 44
+_MOE = {**_HEADS, "num_experts_per_tok": 2, "intermediate_size": EXPERT_NEURONS}
 _GPT2 = {
     "vocab_size": VOCABULARY,
     "n_embd": HIDDEN,
@@ -107,10 +109,9 @@ def _plain(model: str, config: dict[str, Any], site: str, act: str, gate: str, l
     return Family(model, config, (site,), "plain", act, gate, last, **more)
 
 
-def _experts(model: str, config: dict[str, Any] = _MOE, layout: str = "gate_up", **more: Any) -> Family:
-    return Family(
-        model, config, ("model.layers.{}.mlp.experts",), layout, more.pop("act", "silu"), "", "experts", **more
-    )
+def _experts(model: str, config: dict[str, Any], layout: str = "gate_up", act: str = "silu", **more: Any) -> Family:
+    site = "model.layers.{}.mlp.experts"
+    return Family(model, config, (site,), layout, act, "", "experts", neurons=EXPERT_NEURONS, **more)
 
 
 FAMILIES = {
@@ -124,7 +125,7 @@ FAMILIES = {
     "cohere": _gated("Cohere"),
     "stablelm": _gated("StableLm"),
     "glm4": Family("Glm4", _HEADS, ("model.layers.{}.mlp",), "gate_up", "silu", "gate_up_proj", "down_proj"),
-    "phi": _plain("Phi", _LLAMA, "model.layers.{}.mlp", GELU_TANH, "fc1", "fc2"),
+    "phi": _plain("Phi", {**_LLAMA, "num_attention_heads": 2}, "model.layers.{}.mlp", GELU_TANH, "fc1", "fc2"),
     "gptj": _plain("GPTJ", {**_GPT2, "rotary_dim": 6}, "transformer.h.{}.mlp", GELU_TANH, "fc_in", "fc_out"),
     "gpt_neo": _plain(
         "GPTNeo",
@@ -186,9 +187,9 @@ FAMILIES = {
         "Wo",
         head="ForMaskedLM",
     ),
-    "mixtral": _experts("Mixtral", {**_LLAMA, "num_local_experts": EXPERTS, "num_experts_per_tok": 2}),
-    "qwen3_moe": _experts("Qwen3Moe", {**_MOE, "num_experts": EXPERTS, "moe_intermediate_size": NEURONS}),
-    "olmoe": _experts("Olmoe", {**_LLAMA, "num_experts": EXPERTS, "num_experts_per_tok": 2}),
+    "mixtral": _experts("Mixtral", {**_MOE, "num_local_experts": EXPERTS}),
+    "qwen3_moe": _experts("Qwen3Moe", {**_MOE, "num_experts": EXPERTS, "moe_intermediate_size": EXPERT_NEURONS}),
+    "olmoe": _experts("Olmoe", {**_MOE, "num_experts": EXPERTS}),
     "gpt_oss": _experts(
         "GptOss", {**_MOE, "num_local_experts": EXPERTS}, layout="other", act="?", path="fallback"
     ),
@@ -197,12 +198,12 @@ FAMILIES = {
     "starcoder2": _plain("Starcoder2", _LLAMA, "model.layers.{}.mlp", GELU_TANH, "c_fc", "c_proj"),
     "mpt": _plain(
         "Mpt",
-        {"vocab_size": VOCABULARY, "d_model": HIDDEN, "n_heads": 4, "n_layers": LAYERS, "expansion_ratio": 2},
+        {"vocab_size": VOCABULARY, "d_model": HIDDEN, "n_heads": 4, "n_layers": LAYERS},
         "transformer.blocks.{}.ffn",
         "gelu",
         "up_proj",
         "down_proj",
-        neurons=2 * HIDDEN,
+        neurons=4 * HIDDEN,
     ),
     "bart": Family(
         "Bart",
@@ -269,8 +270,8 @@ def inputs(family: Family, rows: int = 3, length: int = 7) -> dict[str, Tensor]:
 def watched(model: Any, family: Family, change: Any) -> Iterator[None]:
     """Let ``change(site, h, gate, tokens)`` replace the activation h of every site, with hooks and plain torch alone.
 
-    ``gate`` is what tells whether a neuron is active (None in GPT-OSS, where h itself does), ``tokens`` the rows' places
-    in the flattened batch in an expert, else None.
+    ``gate`` is what tells whether a neuron is active (None in GPT-OSS, where h itself does), ``tokens`` in an expert
+    the rows' places in the flattened batch, else None.
     """
     undo: list[Any] = []
     gates: dict[str, Tensor] = {}

@@ -146,15 +146,11 @@ def test_every_kind_of_program_agrees_with_its_definition(family: Family, model:
     """Two requests of three have the program, the last has none."""
     rng = np.random.default_rng(0)
     values = {site: rng.standard_normal((30, family.neurons)).astype(np.float32) for site in family.names}
-    stats = affectron.ActivationStats(
-        {"label": ("anger",)},
-        [("anger",)],
-        {
-            site: {k: np.asarray(v)[None] for k, v in vars(site_stats(h)).items() if k != "count"} | {"count": [30]}
-            for site, h in values.items()
-        },
-        PROVENANCE,
-    )
+    arrays = {}
+    for site, h in values.items():
+        taken = {key: np.asarray(value)[None] for key, value in vars(site_stats(h)).items()}
+        arrays[site] = {**taken, "count": np.array([len(h)])}
+    stats = affectron.ActivationStats({"label": ("anger",)}, [("anger",)], arrays, PROVENANCE)
     index = {site: sorted(rng.choice(family.neurons, 9, replace=False).tolist()) for site in family.names[::2]}
     neurons = NeuronList("anger", "label", [(site, i, 0.0) for site, each in index.items() for i in each])
     programs = {
@@ -190,7 +186,7 @@ def test_every_kind_of_program_agrees_with_its_definition(family: Family, model:
             torch.testing.assert_close(steered, wanted, rtol=2e-4, atol=2e-4)
             assert (steered[:2] - plain[:2]).abs().max() > 1e-3
             torch.testing.assert_close(steered[2], plain[2], rtol=2e-4, atol=2e-4)
-    assert torch.equal(model(**given).logits, plain)
+        assert torch.equal(model(**given).logits, plain)
 
 
 @torch.no_grad()

@@ -282,8 +282,8 @@ def _by_declaration(block: nn.Module) -> Structure | None:
         return None
     size = sizes(layers[lasts[-1]])
     assert size is not None
-    shown = type(next(iter(functions.values()))).__name__
-    return Structure("other", shown, size[0], lasts[-1], dropout=_drops(block))
+    name, function = next(iter(functions.items()))
+    return Structure("other", type(function).__name__, size[0], lasts[-1], activation=name, dropout=_drops(block))
 
 
 def _passes(module: nn.Module) -> bool:
@@ -402,6 +402,8 @@ def _copy(
                 if size is not None and value.shape[-1] != size[0]:
                     raise ValueError
                 out = numbers(leaf, (*value.shape[:-1], size[1] if size is not None else value.shape[-1])).to(device)
+                if leaf == "weights":  # a norm, say: what it returns goes by what it reads
+                    out = out + value
             if isinstance(out, Tensor) and out.dim():
                 calls.append(Call(name, leaf, value, out))
             return out

@@ -141,7 +141,7 @@ def attach(sites: Sequence[Site], kernel: Kernel, given: Given | None = None) ->
     were there. Parameters, buffers and the keys of the state dict never change. A forward made under gradient
     checkpointing has to be differentiated before the context is left, since it is computed again then.
 
-    A model that ``torch.compile`` compiled before runs eagerly for as long.
+    A model that ``torch.compile`` has compiled before is compiled anew for the time, as the compiler sees the change.
     """
     given = given or swap.by_identity(kernel)
     with ExitStack() as undo:

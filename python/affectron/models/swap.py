@@ -167,8 +167,17 @@ def _hook(site: Site, last: nn.Module, chain: Chain) -> None:
         return (chain.give(args[0], gate), *args[1:])
 
     if source is not None:
-        chain.undo.callback(site.module.get_submodule(source).register_forward_hook(watch).remove)
+        watched = site.module.get_submodule(source)
+        chain.undo.callback(watched.register_forward_hook(watch).remove)
+        _unlike(watched, chain)
     chain.undo.callback(last.register_forward_pre_hook(before).remove)
+    _unlike(last, chain)
+
+
+def _unlike(module: nn.Module, chain: Chain) -> None:
+    """Make torch.compile see that a module is not what it was: it looks at forwards, and not at hooks."""
+    forward = module.forward
+    swap_forward(module, lambda *args, **named: forward(*args, **named), chain.undo)
 
 
 def by_identity(kernel: Kernel) -> Given:

@@ -1,0 +1,198 @@
+"""Models that something else has changed already: adapters, quantisation, compilation, dispatch, shared modules.
+
+Each is steered as the plain model is, against hooks on its last linear layers, and left as it was.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from affectron import interventions
+from affectron.models import find_sites, intervene, unwrapped
+from affectron.screening import screen
+from tests.models.tiny import LAYERS, NEURONS, batch, build, make_tokenizer, site_names, state
+from tests.test_screening import CORPUS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(**batch()).logits
+
+
+def program(family: str = "llama", factor: float = 3.0) -> interventions.Program:
+    names = site_names(family)
+    return interventions.amplify([(names[0], 1), (names[0], 5), (names[2], 40)], factor)
+
+
+@contextmanager
+def amplified(lasts: list[nn.Module], factor: float = 3.0) -> Iterator[None]:
+    """What the program does, with a hook before each last linear layer."""
+    handles = []
+    for layer, last in enumerate(lasts):
+        index = {0: [1, 5], 2: [40]}.get(layer, [])
+
+        def change(_module: nn.Module, args: tuple[Tensor, ...], index: list[int] = index) -> tuple[Tensor, ...]:
+            h = args[0].clone()
+            h[..., index] *= factor
+            return (h,)
+
+        handles.append(last.register_forward_pre_hook(change))
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def down(model: Any) -> list[nn.Module]:
+    return [layer.mlp.down_proj for layer in unwrapped(model).model.layers]
+
+
+def agrees(model: Any) -> None:
+    """Steered, screened and left: the names are those of the plain model, and no trace stays."""
+    before, keys, plain = state(model), list(model.state_dict()), logits(model)
+    with amplified(down(model)):
+        wanted = logits(model)
+    assert [site.name for site in find_sites(model)] == site_names("llama")
+    with intervene(model, program()):
+        torch.testing.assert_close(logits(model), wanted, **TOLERANCE)
+        assert list(model.state_dict()) == keys
+    assert (wanted - plain).abs().max() > 1e-3
+    h: list[Tensor] = []
+    handle = down(model)[1].register_forward_pre_hook(lambda _module, args: h.append(args[0].double()))
+    stats = screen(model, make_tokenizer(), CORPUS)
+    handle.remove()
+    assert stats.sites == tuple(site_names("llama"))
+    largest = torch.cat([part.reshape(-1, NEURONS) for part in h]).amax(0)
+    found = stats.task_total("label" if "label" in stats.tasks else "emotion")[site_names("llama")[1]]
+    assert (torch.from_numpy(found.max).double() <= largest + 1e-6).all()
+    assert torch.isclose(torch.from_numpy(found.max).double(), largest).float().mean() > 0.5
+    assert state(model) == before
+    assert torch.equal(logits(model), plain)
+
+
+def test_a_model_with_an_adapter() -> None:
+    peft = pytest.importorskip("peft")
+    base = build("llama")
+    config = peft.LoraConfig(r=4, target_modules=["gate_proj", "down_proj", "q_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(base, config).eval()
+    assert all(site.path == "fused" for site in find_sites(model))
+    agrees(model)
+
+
+def test_a_quantised_model() -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    model = build("llama")
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig(version=2))
+    assert type(model.model.layers[0].mlp.down_proj.weight) is not nn.Parameter
+    assert all(site.path == "fused" for site in find_sites(model))
+    agrees(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*exact, but not fused")
+@pytest.mark.parametrize("how", ["whole", "in place", "layer", "fallback"])
+def test_a_compiled_model(how: str) -> None:
+    """Compiled before, steered by one program after another, and left: the compiler notices each time."""
+    model = build("llama")
+    if how == "fallback":
+        for layer in model.model.layers:
+            layer.mlp.forward = lambda x, mlp=layer.mlp: type(mlp).forward(mlp, x)
+    eager = logits(model)
+    compiled: Any = model
+    if how == "in place":
+        model.compile(backend="eager")
+    elif how == "layer":
+        model.model.layers[0] = torch.compile(model.model.layers[0], backend="eager")
+    else:
+        compiled = torch.compile(model, backend="eager")
+    assert {site.path for site in find_sites(compiled)} == {"fallback" if how == "fallback" else "fused"}
+    torch.testing.assert_close(logits(compiled), eager, **TOLERANCE)
+    for factor in (3.0, -2.0):
+        bare = build("llama")
+        with amplified(down(bare), factor):
+            wanted = logits(bare)
+        with intervene(compiled, program(factor=factor)) if factor > 1 else intervene(compiled, negated()):
+            torch.testing.assert_close(logits(compiled), wanted, **TOLERANCE)
+        torch.testing.assert_close(logits(compiled), eager, **TOLERANCE)
+
+
+def negated() -> interventions.Program:
+    """The same neurons times -2, which amplify does not make."""
+    sites = {
+        site: interventions.SiteProgram(part.index, -2 * part.scale / 3, part.damping, part.floor, part.shift)
+        for site, part in program().sites.items()
+    }
+    return interventions.Program(sites, "negated")
+
+
+def test_a_model_whose_weights_are_offloaded() -> None:
+    """accelerate keeps the weights elsewhere and brings them in before each layer."""
+    accelerate = pytest.importorskip("accelerate")
+    model = accelerate.cpu_offload(build("llama"), execution_device="cpu")
+    assert all(parameter.is_meta for parameter in model.model.layers[0].mlp.parameters())
+    plain = build("llama")
+    with amplified(down(plain)):
+        wanted = logits(plain)
+    before = state(model)
+    with intervene(model, program()):
+        torch.testing.assert_close(logits(model), wanted, **TOLERANCE)
+    assert state(model) == before
+    torch.testing.assert_close(logits(model), logits(plain), **TOLERANCE)
+
+
+def test_layers_that_share_an_mlp_are_one_site() -> None:
+    model = build("llama")
+    model.model.layers[2].mlp = model.model.layers[0].mlp
+    names = site_names("llama")
+    assert [site.name for site in find_sites(model)] == names[:2]
+    plain, steered = logits(model), interventions.amplify([(names[0], 1)], 3.0)
+    calls: list[int] = []
+
+    def change(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        calls.append(1)
+        h = args[0].clone()
+        h[..., 1] *= 3
+        return (h,)
+
+    handle = model.model.layers[0].mlp.down_proj.register_forward_pre_hook(change)
+    wanted = logits(model)
+    handle.remove()
+    with intervene(model, steered):
+        torch.testing.assert_close(logits(model), wanted, **TOLERANCE)
+    assert len(calls) == 2
+    assert torch.equal(logits(model), plain)
+
+
+def test_blocks_that_share_a_last_layer_are_one_site() -> None:
+    model = build("llama")
+    model.model.layers[2].mlp.down_proj = model.model.layers[0].mlp.down_proj
+    names = site_names("llama")
+    with pytest.warns(UserWarning, match="not fused"):
+        sites = find_sites(model)
+    assert [(site.name, site.path) for site in sites] == [(names[0], "fallback"), (names[1], "fused")]
+    handle = model.model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda _m, args: (3 * args[0],))
+    wanted = logits(model)
+    handle.remove()
+    with pytest.warns(UserWarning, match="not fused"):
+        context = intervene(model, interventions.amplify([(names[0], i) for i in range(NEURONS)], 3.0))
+        with context:
+            torch.testing.assert_close(logits(model), wanted, **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_a_model_is_as_picklable_as_before(family: str) -> None:
+    model = build(family)
+    before = pickle.dumps(model)
+    with intervene(model, interventions.amplify([(site_names(family)[LAYERS - 1], 3)], 2.0)):
+        logits(model)
+    assert pickle.dumps(model) == before
+    assert torch.equal(logits(pickle.loads(before)), logits(model))
