@@ -15,7 +15,7 @@ import json
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, repeat
 from pathlib import Path
@@ -34,17 +34,30 @@ KEPT_BAD_LINES = 20
 CELL_SEPARATOR = "|"
 
 
+class Message(NamedTuple):
+    """One turn of a conversation; ``counts`` says whether its tokens do."""
+
+    role: str
+    content: str
+    counts: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Sentence:
     """One sentence: its text as found, its labels in the corpus' label order, its split and its id.
 
-    ``split`` is None where the file names none; ``id`` is the line's number where the file has no id.
+    ``split`` is None where the file names none; ``id`` is the line's number where the file has no id. Where a row has
+    spans each is a sentence of its own, with the row's whole text: ``span`` is its first character and the one after
+    its last, and only tokens in it count. Where a row is a conversation ``messages`` are its (role, content, counts),
+    and ``text`` is what counts of it, a line a message.
     """
 
     text: str
     labels: tuple[str, ...]
     split: str | None
     id: str
+    span: tuple[int, int] | None = None
+    messages: tuple[Message, ...] | None = None
 
 
 class Corpus:
@@ -72,10 +85,12 @@ class Corpus:
         path: str | os.PathLike[str],
         *,
         text_column: str = "text",
-        label_column: str = "label",
+        label_column: str | Sequence[str] = "label",
         task_column: str = "task",
         split_column: str = "split",
         id_column: str = "id",
+        span_column: str | None = None,
+        turns: str | None = None,
         split: str | None = None,
         task: str | None = None,
         on_bad_line: OnBadLine = "error",
@@ -86,6 +101,12 @@ class Corpus:
         a header line and CSV quoting. A task is one name for all labels of the line, or as many as there are labels.
         The columns ``task``, ``split`` and ``id`` may be absent as long as they are not called otherwise.
 
+        Several label columns are as many tasks, each named after its column; a sentence needs a label in one of them.
+        With ``span_column`` labels come from there instead: a list of objects with ``start``, ``end`` (characters, the
+        end not included), ``label`` and perhaps ``task``; only the tokens of a span count for its label. With
+        ``turns`` the text column holds conversations, lists of objects with ``role`` and ``content``, and the turns
+        that count are those of this role, the ``last``, or ``all``.
+
         ``split`` and ``task`` narrow the corpus as :meth:`where` does; in a file without a task column ``task``
         instead names the task of all labels. The whole file is checked in any case.
 
@@ -94,8 +115,9 @@ class Corpus:
                 unknown split or task, no sentence at all, one label in two tasks; and, unless ``on_bad_line`` is
                 ``"skip"``, the first bad line as ``file:line: reason`` (in Parquet, line means row).
         """
-        columns = _Columns(text_column, label_column, task_column, split_column, id_column)
-        return cls._scanned(_File(Path(path), columns), columns, split, task, on_bad_line)
+        columns = _columns(text_column, label_column, task_column, split_column, id_column, span_column)
+        form = _Form(span_column is not None, turns)
+        return cls._scanned(_File(Path(path), columns), columns, form, split, task, on_bad_line)
 
     @classmethod
     def from_records(
@@ -103,10 +125,12 @@ class Corpus:
         records: Iterable[Mapping[str, Any]],
         *,
         text_column: str = "text",
-        label_column: str = "label",
+        label_column: str | Sequence[str] = "label",
         task_column: str = "task",
         split_column: str = "split",
         id_column: str = "id",
+        span_column: str | None = None,
+        turns: str | None = None,
         split: str | None = None,
         task: str | None = None,
         on_bad_line: OnBadLine = "error",
@@ -116,14 +140,52 @@ class Corpus:
         Raises:
             InputError: as :meth:`from_file`.
         """
-        columns = _Columns(text_column, label_column, task_column, split_column, id_column)
-        return cls._scanned(_Memory(records, columns), columns, split, task, on_bad_line)
+        columns = _columns(text_column, label_column, task_column, split_column, id_column, span_column)
+        form = _Form(span_column is not None, turns)
+        return cls._scanned(_Memory(records, columns), columns, form, split, task, on_bad_line)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        config: str | None = None,
+        text_column: str = "text",
+        label_column: str | Sequence[str] = "label",
+        task_column: str = "task",
+        split_column: str = "split",
+        id_column: str = "id",
+        span_column: str | None = None,
+        turns: str | None = None,
+        split: str | None = None,
+        task: str | None = None,
+        on_bad_line: OnBadLine = "error",
+    ) -> Corpus:
+        """The same from a dataset of Hugging Face ``datasets``, streamed: it is read once now and once more each time
+        the corpus is iterated, and never held.
+
+        ``dataset`` is a dataset object (of one split or several, streaming or not), the folder of one that
+        ``save_to_disk`` wrote, or whatever ``load_dataset`` takes: a folder of files or a name, with ``config`` where
+        it has several. The split is the dataset's own where no column names one. Class labels come by their names.
+
+        Raises:
+            InputError: as :meth:`from_file`; ``datasets`` is not installed; the dataset cannot be loaded.
+        """
+        columns = _columns(text_column, label_column, task_column, split_column, id_column, span_column)
+        form = _Form(span_column is not None, turns)
+        return cls._scanned(_Dataset(dataset, config, columns), columns, form, split, task, on_bad_line)
 
     @classmethod
     def _scanned(
-        cls, source: _Source, columns: _Columns, split: str | None, task: str | None, on_bad_line: str
+        cls,
+        source: _Source,
+        columns: _Columns,
+        form: _Form,
+        split: str | None,
+        task: str | None,
+        on_bad_line: str,
     ) -> Corpus:
-        scan = _Scan(source, columns, task or DEFAULT_TASK, on_bad_line)
+        scan = _Scan(source, columns, form, task or DEFAULT_TASK, on_bad_line)
         return cls(scan, None, None).where(split=split, task=task)
 
     def __init__(self, scan: _Scan, split: str | None, task: str | None) -> None:
@@ -223,12 +285,13 @@ class Corpus:
         scan, kept, split = self._scan, self._kept, self.split
         for line, row in scan.source.rows():
             try:
-                text, pairs, own_split, id = scan.parse(line, row)
+                units = scan.parse(line, row)
             except _Bad:
                 continue  # the scan has counted it
-            labels = kept.get(pairs)
-            if labels and (split is None or own_split == split):
-                yield Sentence(text, labels, own_split, id)
+            for text, pairs, own_split, id, span, messages in units:
+                labels = kept.get(pairs)
+                if labels and (split is None or own_split == split):
+                    yield Sentence(text, labels, own_split, id, span, messages)
 
     def __repr__(self) -> str:
         narrowed = "".join(f", {key}={value!r}" for key, value in (("split", self.split), ("task", self.task)) if value)
@@ -243,10 +306,37 @@ _Pairs: TypeAlias = tuple[tuple[str, str], ...]
 
 class _Columns(NamedTuple):
     text: str
-    label: str
+    label: str | tuple[str, ...]  # that of the spans, where there are any
     task: str
     split: str
     id: str
+
+    @property
+    def names(self) -> list[str]:
+        """All of them, one by one."""
+        labels = (self.label,) if isinstance(self.label, str) else self.label
+        return [self.text, *labels, self.task, self.split, self.id]
+
+
+def _columns(text: str, label: str | Sequence[str], task: str, split: str, id: str, spans: str | None) -> _Columns:
+    if spans is not None:
+        label = spans
+    elif not isinstance(label, str):
+        label = tuple(label)
+        if not label:
+            raise InputError("label_column is an empty sequence; expected one column or several")
+    return _Columns(text, label, task, split, id)
+
+
+class _Form(NamedTuple):
+    """What the text and the label column hold beside plain text and names."""
+
+    spans: bool
+    turns: str | None
+
+
+#: One sentence of a row: text, labels, split, id, span, messages.
+_Unit: TypeAlias = tuple[str, "_Pairs", "str | None", str, "tuple[int, int] | None", "tuple[Message, ...] | None"]
 
 
 #: The raw values of one line, in the order of _Columns; None where the line has none.
@@ -271,11 +361,12 @@ class _Group:
 class _Scan:
     """What one pass over a source has found; shared by all views of it."""
 
-    def __init__(self, source: _Source, columns: _Columns, default_task: str, on_bad_line: str) -> None:
+    def __init__(self, source: _Source, columns: _Columns, form: _Form, default_task: str, on_bad_line: str) -> None:
         if on_bad_line not in ("error", "skip"):
             raise InputError(f"on_bad_line is {on_bad_line!r}, expected 'error' or 'skip'")
         self.source = source
         self.columns = columns
+        self.form = form
         self.default_task = default_task
         self.on_bad_line = on_bad_line
         self.groups: defaultdict[tuple[str | None, _Pairs], _Group] = defaultdict(_Group)
@@ -289,7 +380,7 @@ class _Scan:
     def _run(self) -> None:
         for line, row in self.source.rows():
             try:
-                text, pairs, split, _ = self.parse(line, row)
+                units = self.parse(line, row)
             except _Bad as bad:
                 if self.on_bad_line == "error":
                     raise InputError(f"{self.source}:{line}: {bad}") from None
@@ -297,9 +388,11 @@ class _Scan:
                 if len(self.bad_lines) < KEPT_BAD_LINES:
                     self.bad_lines.append((line, str(bad)))
                 continue
-            group = self.groups[split, pairs]
-            group.count += 1
-            group.texts += int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+            for text, pairs, split, _, span, messages in units:
+                group = self.groups[split, pairs]
+                group.count += 1
+                read = text if span is None and messages is None else json.dumps([text, span, messages])
+                group.texts += int.from_bytes(hashlib.blake2b(read.encode(), digest_size=16).digest(), "little")
         if not self.groups:
             why = ""
             if self.bad_lines:
@@ -307,8 +400,8 @@ class _Scan:
                 why = f": all {self.skipped} lines are bad, the first is line {line}: {reason}"
             raise InputError(f"{self.source} holds no sentence{why}")
 
-    def parse(self, line: int, row: _Row | _Bad) -> tuple[str, _Pairs, str | None, str]:
-        """Check one line: its text, labels, split and id. Every pass goes by the same rules.
+    def parse(self, line: int, row: _Row | _Bad) -> list[_Unit]:
+        """Check one line and take its sentences out of it: one, or one for each span. All passes go by the same rules.
 
         Raises:
             _Bad: it cannot be used.
@@ -316,6 +409,10 @@ class _Scan:
         if isinstance(row, _Bad):
             raise row
         text, label, task, split, id = row
+        messages = None
+        if self.form.turns is not None:
+            messages = _read_messages(text, self.columns.text, self.form.turns)
+            text = "\n".join(message.content for message in messages if message.counts)
         if not isinstance(text, str):
             raise _Bad(f"{self.columns.text} is {_kind(text)}, expected a string")
         if not text or text.isspace():
@@ -328,19 +425,56 @@ class _Scan:
             id = str(id)
         elif id is not None and not isinstance(id, str):
             raise _Bad(f"{self.columns.id} is {_kind(id)}, expected a string or an integer")
+        split, id = split or None, id or str(line)
+        if self.form.spans:
+            return [
+                (text, pairs, split, f"{id}#{number}", span, messages)
+                for number, (span, pairs) in enumerate(self._spans(line, label, len(text)).items(), 1)
+            ]
+        return [(text, self._label_pairs(line, label, task), split, id, None, messages)]
+
+    def _label_pairs(self, line: int, label: Any, task: Any) -> _Pairs:
         if isinstance(label, list):
             label = tuple(label)
         if isinstance(task, list):
             task = tuple(task)
         try:
-            pairs = self._pairs[label, task]
+            return self._pairs[label, task]
         except (KeyError, TypeError):  # not seen before, or of a kind that has no hash
             pairs = self._pairs[label, task] = self._labels(line, label, task)
-        return text, pairs, split or None, id or str(line)
+            return pairs
+
+    def _spans(self, line: int, spans: Any, length: int) -> dict[tuple[int, int], _Pairs]:
+        """The labels of each span, by its place in the text."""
+        column = self.columns.label
+        if not isinstance(spans, list):
+            raise _Bad(f"{column} is {_kind(spans)}, expected a list of objects with start, end and label")
+        found: dict[tuple[int, int], _Pairs] = {}
+        for span in spans:
+            if not isinstance(span, Mapping):
+                raise _Bad(f"{column} holds {_kind(span)}, expected objects with start, end and label")
+            start, end = span.get("start"), span.get("end")
+            whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (start, end))
+            if not whole or not 0 <= start < end <= length:
+                raise _Bad(f"{column} holds a span from {start} to {end}, expected 0 <= start < end <= {length}")
+            pairs = self._label_pairs(line, span.get("label"), span.get("task"))
+            found[start, end] = tuple(sorted({*found.get((start, end), ()), *pairs}))
+        if not found:
+            raise _Bad(f"{column} is an empty list")
+        return found
 
     def _labels(self, line: int, label: Any, task: Any) -> _Pairs:
-        labels = _read_names(label, self.columns.label)
-        tasks = [self.default_task] if task is None else _read_names(task, self.columns.task)
+        column = self.columns.label
+        if isinstance(column, tuple):  # each of several is a task
+            given = [(name, value) for name, value in zip(column, label, strict=True) if value not in (None, "", ())]
+            if not given:
+                raise _Bad(f"{', '.join(column)} are empty")
+            each = [(one, name) for name, value in given for one in _read_names(value, name)]
+            labels, tasks = [one for one, _ in each], [name for _, name in each]
+            task = tasks
+        else:
+            labels = _read_names(label, column)
+            tasks = [self.default_task] if task is None else _read_names(task, self.columns.task)
         if len(tasks) not in (1, len(labels)):
             raise _Bad(f"number of tasks is {len(tasks)}, of labels {len(labels)}; expected one, or one for each label")
         pairs = tuple(sorted(zip(labels, tasks * len(labels) if len(tasks) == 1 else tasks, strict=True)))
@@ -377,6 +511,23 @@ def _read_names(value: Any, column: str) -> list[str]:
         if not _is_unicode(name):
             raise _Bad(f"{column} holds half a surrogate pair")
     return [name.strip() for name in names]
+
+
+def _read_messages(value: Any, column: str, turns: str) -> tuple[Message, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise _Bad(f"{column} is {_kind(value)}, expected a list of objects with role and content")
+    read: list[tuple[str, str]] = []
+    for turn in value:
+        role, content = (turn.get("role"), turn.get("content")) if isinstance(turn, Mapping) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise _Bad(f"{column} holds {_kind(turn)}, expected objects with role and content, both strings")
+        read.append((role, content))
+    counted = [turns in ("all", role) for role, _ in read]
+    if turns == "last" and read:
+        counted[-1] = True
+    if not any(counted):
+        raise _Bad(f"{column} has no turn of {turns!r}; roles there: {_names(dict.fromkeys(role for role, _ in read))}")
+    return tuple(Message(role, content, counts) for (role, content), counts in zip(read, counted, strict=True))
 
 
 def _is_unicode(text: str) -> bool:
@@ -420,13 +571,16 @@ class _Source:
     name: str
 
     def __init__(self, columns: _Columns) -> None:
-        for column, times in Counter(columns).items():
+        for column, times in Counter(columns.names).items():
             if times > 1:
                 raise InputError(f"column {column!r} is given two roles; text, label, task, split and id must differ")
         self.columns = columns
         # Columns that the caller has renamed must exist: silently reading no split at all would be worse.
         self._required = [
-            (role, column) for role, column in columns._asdict().items() if role in ("text", "label") or column != role
+            (role, column)
+            for role, given in columns._asdict().items()
+            for column in ((given,) if isinstance(given, str) else given)
+            if role in ("text", "label") or column != role
         ]
 
     def rows(self) -> _Rows:
@@ -440,11 +594,22 @@ class _Source:
     def _row(self, record: Any) -> _Row | _Bad:
         try:
             if not isinstance(record, Mapping):
-                raise _Bad(f"is {_kind(record)}, expected an object with {_names(self.columns[:2])}")
+                raise _Bad(f"is {_kind(record)}, expected an object with {_names(self.columns.names[:2])}")
             self.require_columns(record)
         except _Bad as bad:
             return bad
-        return tuple(map(record.get, self.columns))
+        return self._row_of(record)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        label = self.columns.label
+        return (label,) if isinstance(label, str) else label
+
+    def _row_of(self, record: Mapping[str, Any]) -> _Row:
+        return tuple(
+            record.get(column) if isinstance(column, str) else tuple(_hashable(record.get(name)) for name in column)
+            for column in self.columns
+        )
 
     def __str__(self) -> str:
         return str(self.path or self.name)
@@ -462,6 +627,65 @@ class _Memory(_Source):
 
     def rows(self) -> _Rows:
         return iter(self._rows)
+
+
+class _Dataset(_Source):
+    """A dataset of Hugging Face: an object, or where to load one from."""
+
+    path = None
+
+    def __init__(self, dataset: Any, config: str | None, columns: _Columns) -> None:
+        super().__init__(columns)
+        try:
+            import datasets
+        except ImportError:
+            raise InputError("reading a dataset needs datasets (pip install 'affectron[data]')") from None
+        self.name = "dataset"
+        if isinstance(dataset, (str, os.PathLike)):
+            self.name = Path(dataset).name
+            folder = Path(dataset)
+            saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+            try:
+                if saved:
+                    dataset = datasets.load_from_disk(str(folder))
+                else:
+                    dataset = datasets.load_dataset(str(dataset), config, streaming=True)
+            except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+                why = str(error).partition("\n")[0] or type(error).__name__
+                raise InputError(f"cannot load the dataset {self.name}: {why}") from error
+        if isinstance(dataset, Mapping):  # of several splits
+            self._parts = {str(split): part for split, part in dataset.items()}
+        else:
+            own = str(getattr(dataset, "split", None) or "")
+            self._parts = {own: dataset}
+
+    def rows(self) -> _Rows:
+        line = 0
+        for split, part in self._parts.items():
+            features = getattr(part, "features", None) or {}
+            named = {name: _class_names(features.get(name)) for name in (*self.label_columns, self.columns.task)}
+            for record in part:
+                line += 1
+                record = {**record, self.columns.split: record.get(self.columns.split, split or None)}
+                for name, names in named.items():
+                    if names is not None and record.get(name) is not None:
+                        record[name] = _by_name(record[name], names)
+                yield line, self._row(record)
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """The names of a column of class labels, or of lists of them."""
+    inner = getattr(feature, "feature", feature)
+    if isinstance(inner, list) and inner:
+        inner = inner[0]
+    names = getattr(inner, "names", None)
+    return list(names) if names else None
+
+
+def _by_name(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_by_name(one, names) for one in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
 
 
 class _File(_Source):
@@ -553,8 +777,10 @@ class _File(_Source):
                 elif len(cells) != len(header):
                     row = _Bad(f"number of fields is {len(cells)}, expected {len(header)} as in the header")
                 else:
-                    text, label, task, split, id = [None if place is None else cells[place] for place in places]
-                    row = text, _cell_names(label), _cell_names(task), split, id
+                    record: dict[str, Any] = {name: cells[at] for name, at in places.items() if at is not None}
+                    for name in (*self.label_columns, self.columns.task):
+                        record[name] = _cell_names(record.get(name))
+                    row = self._row_of(record)
             yield line, row
 
     def _read_csv(self, file: BinaryIO) -> _Rows:
@@ -572,26 +798,27 @@ class _File(_Source):
         try:
             table = pq.ParquetFile(file)
             places = self._find_columns(table.schema_arrow.names)
-            names = [name for name, place in zip(self.columns, places, strict=True) if place is not None]
+            names = [name for name, place in places.items() if place is not None]
             line = 0
             for batch in table.iter_batches(batch_size=4096, columns=names):
-                for row in _arrow_rows(batch, self.columns):
+                for record in _arrow_records(batch, names):
+                    row = record if isinstance(record, _Bad) else self._row_of(record)
                     line += 1
                     yield line, row
         except pa.ArrowException as error:
             why = str(error).partition("\n")[0]
             raise InputError(f"{self.path} is not a Parquet file that can be read: {why}") from error
 
-    def _find_columns(self, header: list[str]) -> list[int | None]:
+    def _find_columns(self, header: list[str]) -> dict[str, int | None]:
         """The place of each column in a header; None for an optional one that is absent."""
         try:
             self.require_columns(header)
         except _Bad as bad:
             raise InputError(f"{self.path}: {bad}") from None
-        for column in self.columns:
+        for column in self.columns.names:
             if header.count(column) > 1:
                 raise InputError(f"{self.path}: the header names column {column!r} more than once")
-        return [header.index(column) if column in header else None for column in self.columns]
+        return {column: header.index(column) if column in header else None for column in self.columns.names}
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
@@ -611,19 +838,23 @@ def _cell_names(cell: str | None) -> str | list[str] | None:
     return cell.split(CELL_SEPARATOR) if cell is not None and CELL_SEPARATOR in cell else cell
 
 
-def _arrow_rows(batch: Any, columns: _Columns) -> Iterator[_Row | _Bad]:
-    """The batch's rows in the order of the columns, None for a column that it lacks."""
-    names = batch.schema.names
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _arrow_records(batch: Any, names: list[str]) -> Iterator[dict[str, Any] | _Bad]:
+    """The batch's rows by column."""
     try:
-        values = [batch.column(name).to_pylist() if name in names else [None] * len(batch) for name in columns]
+        values = [batch.column(name).to_pylist() for name in names]
     except UnicodeDecodeError as error:
         if len(batch) == 1:
             yield _Bad(f"not UTF-8 (byte 0x{error.object[error.start]:02x})")
         else:  # one value spoils the whole batch
             for place in range(len(batch)):
-                yield from _arrow_rows(batch.slice(place, 1), columns)
+                yield from _arrow_records(batch.slice(place, 1), names)
     else:
-        yield from zip(*values, strict=True)
+        for row in zip(*values, strict=True):
+            yield dict(zip(names, row, strict=True))
 
 
 _READERS: dict[str, Callable[[_File, BinaryIO], _Rows]] = {

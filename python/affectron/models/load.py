@@ -102,7 +102,10 @@ def fingerprint(model: nn.Module) -> str:
     """
     chunks = []
     for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
+        value = parameter.detach()
+        if type(value) is not torch.Tensor:  # quantised, or one part of a tensor on several devices
+            value = value.full_tensor() if hasattr(value, "full_tensor") else value.dequantize()
+        flat = value.reshape(-1)
         step = max(1, flat.numel() // _FINGERPRINT_VALUES)
         values = flat[::step][:_FINGERPRINT_VALUES].float().cpu()
         chunks += [f"{name} {list(parameter.shape)}".encode(), values.numpy().tobytes()]

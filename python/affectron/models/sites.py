@@ -59,7 +59,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     known: dict[Any, Structure | None] = {}
     attached = swap.attached()
     lasts: dict[int, int] = {}
-    taken: set[int] = set()  # the linear layers of blocks in which an MLP was found
+    blocks: set[str] = set()  # those in which an MLP was found
     for place, name, block in probe.named_blocks(unwrapped(model)):
         if experts.stacked(block):
             each = experts.structure(block)
@@ -72,7 +72,7 @@ def find_sites(model: nn.Module) -> list[Site]:
         elif id(block) in attached:
             structure = attached[id(block)]
         else:
-            closed = frozenset(key for key, layer in layers.items() if id(layer) in taken)
+            closed = frozenset(key for key in layers if any(f"{name}.{part}" in blocks for part in _above(key)))
             # What lies in one child only was looked at there.
             if len({key.partition(".")[0] if "." in key else key for key in layers if key not in closed}) < 2:
                 continue
@@ -82,7 +82,7 @@ def find_sites(model: nn.Module) -> list[Site]:
             structure = known[key]
         if structure is None:
             continue
-        taken.update(map(id, layers.values()))
+        blocks.add(name)
         last = id(block.get_submodule(structure.last))
         if last in lasts:  # two blocks share the layer, and with it the neurons: one site, at both places
             shared = found[lasts[last]]
@@ -104,6 +104,12 @@ def find_sites(model: nn.Module) -> list[Site]:
             stacklevel=2,
         )
     return sites
+
+
+def _above(name: str) -> list[str]:
+    """The names of the modules that the module of this name is in."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _gate_known(site: Site) -> bool:
