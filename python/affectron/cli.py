@@ -76,10 +76,20 @@ class OnBadLine(str, enum.Enum):
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a transformers causal language model.")]
 CorpusArgument = Annotated[
-    Path, typer.Argument(metavar="CORPUS", help="Labelled sentences: .jsonl, .ndjson, .csv, .tsv or .parquet.")
+    Path,
+    typer.Argument(
+        metavar="CORPUS",
+        help="Labelled sentences: .jsonl, .ndjson, .csv, .tsv, .parquet; or a Hugging Face dataset, by folder or name.",
+    ),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column of the sentence.")]
-LabelColumn = Annotated[str, typer.Option(help="Column of the label, or list of labels.")]
+LabelColumn = Annotated[str, typer.Option(help="Column of the label, or list of labels; A,B for several, each a task.")]
+SpanColumn = Annotated[
+    str | None, typer.Option(help="Column of spans with start, end and label: only their tokens count for a label.")
+]
+TurnsOption = Annotated[
+    str | None, typer.Option(help="The text is a list of messages; count those of this role, the last, or all.")
+]
 TaskColumn = Annotated[str, typer.Option(help="Column of the task; may be absent.")]
 SplitColumn = Annotated[str, typer.Option(help="Column of the split; may be absent.")]
 TaskOption = Annotated[
@@ -95,14 +105,26 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 _PROMPT_HELP = r"with {text} and perhaps {bos} in it; \n is a line break"
 
 
-def _read_corpus(path: Path, columns: tuple[str, str, str, str], task: str | None, on_bad_line: OnBadLine) -> Corpus:
+def _read_corpus(
+    path: Path,
+    columns: tuple[str, str, str, str],
+    task: str | None,
+    on_bad_line: OnBadLine,
+    span_column: str | None = None,
+    turns: str | None = None,
+) -> Corpus:
     text_column, label_column, task_column, split_column = columns
-    corpus = affectron.Corpus.from_file(
+    # A name of a dataset has no suffix, or none of those of files.
+    is_file = path.is_file() or (not path.is_dir() and path.suffix != "")
+    read = affectron.Corpus.from_file if is_file else affectron.Corpus.from_dataset
+    corpus = read(
         path,
         text_column=text_column,
-        label_column=label_column,
+        label_column=label_column.split(",") if "," in label_column else label_column,
         task_column=task_column,
         split_column=split_column,
+        span_column=span_column,
+        turns=turns,
         task=task,
         on_bad_line=on_bad_line.value,
     )
@@ -350,9 +372,14 @@ def screen(
     ),
     template: Annotated[str, typer.Option(help=f"What the model reads, {_PROMPT_HELP}.")] = "{text}",
     count_special: Annotated[bool, typer.Option("--count-special", help="Special tokens count too.")] = False,
+    long_texts: Annotated[
+        str, typer.Option(help="truncate, or windows: read them in overlapping pieces.")
+    ] = "truncate",
     batch_tokens: BatchTokens = 8192,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    span_column: SpanColumn = None,
+    turns: TurnsOption = None,
     task_column: TaskColumn = "task",
     split_column: SplitColumn = "split",
     split: Annotated[str | None, typer.Option(help="Read this split only.")] = None,
@@ -366,7 +393,7 @@ def screen(
     """Measure every MLP neuron of MODEL over the labelled sentences of CORPUS."""
     _output(output)
     columns = (text_column, label_column, task_column, split_column)
-    sentences = _read_corpus(corpus, columns, task, on_bad_line)
+    sentences = _read_corpus(corpus, columns, task, on_bad_line, span_column, turns)
     if split is not None:
         sentences = sentences.where(split=split)
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
@@ -380,6 +407,7 @@ def screen(
             batch_tokens=batch_tokens,
             template=_template(template),
             count_special=count_special,
+            long_texts=long_texts,
             progress=True,
         )
     _save(stats, output)

@@ -453,7 +453,8 @@ class _Scan:
         for span in spans:
             if not isinstance(span, Mapping):
                 raise _Bad(f"{column} holds {_kind(span)}, expected objects with start, end and label")
-            start, end = span.get("start"), span.get("end")
+            start: Any = span.get("start")
+            end: Any = span.get("end")
             whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (start, end))
             if not whole or not 0 <= start < end <= length:
                 raise _Bad(f"{column} holds a span from {start} to {end}, expected 0 <= start < end <= {length}")

@@ -21,6 +21,7 @@ from affectron.errors import InputError
 from affectron.models import (
     Site,
     attach,
+    check_tokenizer,
     config_hash,
     evaluating,
     find_sites,
@@ -50,6 +51,7 @@ def screen(
     batch_tokens: int = 8192,
     template: str = "{text}",
     count_special: bool = False,
+    long_texts: str = "truncate",
     progress: bool = False,
 ) -> ActivationStats:
     """Statistics of every MLP neuron of ``model`` for each label of ``corpus`` (METHODS sections 1 and 2).
@@ -68,6 +70,8 @@ def screen(
         active: a neuron is active at a token where act(g) > 0 (``gate``) or where h > 0 (``product``).
         batch_tokens: tokens in a batch at most, padding included; a longer sentence is a batch of its own.
         template: what the model reads, with {text} and perhaps {bos} in it; only the text's tokens count.
+        long_texts: what becomes of a text longer than the model reads: ``truncate`` cuts off its end, ``windows`` reads
+            it in pieces that overlap by a quarter, each token counted once (with ``tokens="all"`` only).
         count_special: count the special tokens too that the tokenizer puts around a sentence.
         progress: show a bar on stderr, with tokens/s and the time left.
 
@@ -79,7 +83,10 @@ def screen(
         raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
     if active not in ACTIVE_RULES:
         raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
+    if long_texts == "windows" and tokens != "all":
+        raise InputError(f"long_texts is 'windows' and tokens {tokens!r}; expected tokens 'all', as a text has several")
     body, sites = _body(model), find_sites(model)
+    check_tokenizer(model, tokenizer)
     parts = set(body.modules())
     sites = [site for site in sites if site.module in parts]
     run = _Screening(sites, len(corpus.segments), tokens, active)
@@ -90,6 +97,7 @@ def screen(
         template=template,
         count_special=count_special,
         max_length=max_length(model),
+        long_texts=long_texts,
     )
     done = seen = padded = truncated = 0
     with (
@@ -106,7 +114,7 @@ def screen(
                 else:
                     inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(model.device)
                 body(**inputs)
-                done += len(batch.sentences)
+                done += len(batch.sentences) - batch.continuing
                 seen += int(batch.attention_mask.sum())
                 padded += batch.attention_mask.size
                 truncated += batch.truncated
@@ -134,6 +142,7 @@ def screen(
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "template": template,
         "count_special": count_special,
+        "long_texts": long_texts,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

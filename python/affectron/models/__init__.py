@@ -2,7 +2,7 @@
 
 from affectron.models.intervention import intervene
 from affectron.models.layout import Given, Kernel, Routed, Site, Structure
-from affectron.models.load import config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
+from affectron.models.load import check_tokenizer, config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
 from affectron.models.sites import attach, declare_mlp, evaluating, find_sites, max_length, unwrapped
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Site",
     "Structure",
     "attach",
+    "check_tokenizer",
     "config_hash",
     "declare_mlp",
     "evaluating",

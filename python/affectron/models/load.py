@@ -117,6 +117,24 @@ def config_hash(model: Any) -> str:
     return digest(_canonical(_lasting(model.config.to_dict())))
 
 
+def check_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that has tokens which the model does not know; one for padding may be the tokenizer's alone.
+
+    Raises:
+        InputError: it has; the message names one.
+    """
+    embeddings = model.get_input_embeddings()
+    known = getattr(embeddings, "num_embeddings", None)
+    if known is None:
+        return
+    beyond = {token: at for token, at in tokenizer.get_vocab().items() if at >= known and token != tokenizer.pad_token}
+    if beyond:
+        token, at = max(beyond.items(), key=lambda item: item[1])
+        raise InputError(
+            f"the tokenizer does not fit the model: its token {token!r} is number {at:,}, the model knows {known:,}"
+        )
+
+
 def tokenizer_hash(tokenizer: Any) -> str:
     """Hash of how a tokenizer turns text into ids; padding and truncation, set by calls, do not count."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
