@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench gpu wheel clean another
+.PHONY: help demo test lint bench gpu matrix wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,9 @@ gpu: ## on a machine with a GPU: install, run the GPU tests, then the GPU benchm
 	tests=0; $$python -m pytest tests/gpu -p no:cacheprovider || tests=$$?; \
 	$$python benchmarks/gpu.py; \
 	exit $$tests
+
+matrix: $(VENV)/installed ## try other versions of torch and transformers; writes docs/compatibility.md
+	@$(BIN)/python tests/matrix.py
 
 # By way of a source archive, so that what an archive lacks a wheel lacks too.
 wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in an empty environment
