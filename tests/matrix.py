@@ -53,7 +53,7 @@ def attempt(torch: str, transformers: str) -> tuple[str, int]:
     """Make the environment where it is not there yet and run the tests: the row of the table, and how many failed."""
     folder = ROOT / "build" / "matrix" / f"torch-{torch}-transformers-{transformers}"
     python = folder / "bin" / "python"
-    log = folder.with_suffix(".log")
+    log = folder.with_name(f"{folder.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     if not (folder / "installed").is_file():
         venv.create(folder, with_pip=True, clear=True)

@@ -214,10 +214,11 @@ class _Screening:
             each = rows.view(*counted.shape, -1)
             means = [sentence[mask].float().mean(0) for sentence, mask in zip(each, counted, strict=True)]
             return self.plan(h.device), torch.stack(means)
-        mine = counted.flatten()[routed.tokens]
-        # An expert's tokens come in the order of the batch, so that a sentence's are next to one another.
-        sentences, lengths = (routed.tokens[mine] // counted.shape[1]).unique_consecutive(return_counts=True)
-        means = [part.float().mean(0) for part in rows[mine].split(lengths.tolist())] if len(lengths) else []
+        # In the order of the batch a sentence's tokens are next to one another.
+        order = routed.tokens.argsort(stable=True)
+        order = order[counted.flatten()[routed.tokens[order]]]
+        sentences, lengths = (routed.tokens[order] // counted.shape[1]).unique_consecutive(return_counts=True)
+        means = [part.float().mean(0) for part in rows[order].split(lengths.tolist())] if len(lengths) else []
         plan = ops.SegmentPlan(self.rows.to(h.device)[sentences], self.segments)
         return plan, torch.stack(means) if means else rows[:0].float()
 

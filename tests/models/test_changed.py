@@ -101,30 +101,27 @@ def test_a_quantised_model() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*exact, but not fused")
-@pytest.mark.parametrize("how", ["whole", "in place", "layer", "fallback"])
+@pytest.mark.parametrize("how", ["fused", "fallback"])
 def test_a_compiled_model(how: str) -> None:
-    """Compiled before, steered by one program after another, and left: the compiler notices each time."""
+    """Compiled before, steered by one program after another, and left: the compiler notices each time. Two layers are
+    compiled and not the whole, which takes many times as long."""
     model = build("llama")
     if how == "fallback":
         for layer in model.model.layers:
             layer.mlp.forward = lambda x, mlp=layer.mlp: type(mlp).forward(mlp, x)
     eager = logits(model)
-    compiled: Any = model
-    if how == "in place":
-        model.compile(backend="eager")
-    elif how == "layer":
-        model.model.layers[0] = torch.compile(model.model.layers[0], backend="eager")
-    else:
-        compiled = torch.compile(model, backend="eager")
-    assert {site.path for site in find_sites(compiled)} == {"fallback" if how == "fallback" else "fused"}
-    torch.testing.assert_close(logits(compiled), eager, **TOLERANCE)
+    for layer in (0, 2):
+        model.model.layers[layer] = torch.compile(model.model.layers[layer], backend="eager")
+    for wrapped in (model, torch.compile(model, backend="eager")):
+        assert [(site.name, site.path) for site in find_sites(wrapped)] == [(name, how) for name in site_names("llama")]
+    torch.testing.assert_close(logits(model), eager, **TOLERANCE)
     for factor in (3.0, -2.0):
         bare = build("llama")
         with amplified(down(bare), factor):
             wanted = logits(bare)
-        with intervene(compiled, program(factor=factor)) if factor > 1 else intervene(compiled, negated()):
-            torch.testing.assert_close(logits(compiled), wanted, **TOLERANCE)
-        torch.testing.assert_close(logits(compiled), eager, **TOLERANCE)
+        with intervene(model, program(factor=factor) if factor > 1 else negated()):
+            torch.testing.assert_close(logits(model), wanted, **TOLERANCE)
+        torch.testing.assert_close(logits(model), eager, **TOLERANCE)
 
 
 def negated() -> interventions.Program:

@@ -65,13 +65,15 @@ class Site:
 
     ``name`` is the name of the block that holds its linear layers (``model.layers.7.mlp``; in OPT the decoder layer;
     ``model.layers.7.mlp.experts.3`` for an expert), ``module`` the block, or what holds the weights of all experts of
-    a layer when they are stacked; then ``expert`` is the expert's number.
+    a layer when they are stacked; then ``expert`` is the expert's number. Where experts are modules in a list ``owner``
+    is the block that routes tokens to them.
     """
 
     name: str
     module: nn.Module
     structure: Structure
     expert: int | None = None
+    owner: nn.Module | None = None
 
     @property
     def layout(self) -> str:

@@ -60,7 +60,9 @@ def find_sites(model: nn.Module) -> list[Site]:
     attached = swap.attached()
     lasts: dict[int, int] = {}
     blocks: set[str] = set()  # those in which an MLP was found
-    for place, name, block in probe.named_blocks(unwrapped(model)):
+    candidates = list(probe.named_blocks(unwrapped(model)))
+    by_name = {name: block for _, name, block in candidates}
+    for place, name, block in candidates:
         if experts.stacked(block):
             each = experts.structure(block)
             numbers = range(experts.number(block))
@@ -89,7 +91,7 @@ def find_sites(model: nn.Module) -> list[Site]:
             found[lasts[last]] = [replace(s, structure=replace(s.structure, whole=False)) for s in shared]
             continue
         lasts[last] = place
-        found[place] = [Site(name, block, structure)]
+        found[place] = [Site(name, block, structure, owner=_owner(name, by_name))]
     sites = [site for place in sorted(found) for site in found[place]]
     if not sites:
         raise InputError(
@@ -104,6 +106,15 @@ def find_sites(model: nn.Module) -> list[Site]:
             stacklevel=2,
         )
     return sites
+
+
+def _owner(name: str, blocks: dict[str, nn.Module]) -> nn.Module | None:
+    """The block that routes tokens to an expert: it holds, inside a layer, a list of several."""
+    place, _, _ = name.rpartition(".")
+    several = blocks.get(place)
+    if not isinstance(several, (nn.ModuleList, nn.ModuleDict)) or len(several) < 2:
+        return None
+    return blocks.get(place.rpartition(".")[0])
 
 
 def _above(name: str) -> list[str]:

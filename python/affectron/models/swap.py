@@ -21,7 +21,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from affectron.models.layout import Given, Kernel, Site, Structure
+from affectron.models import routing
+from affectron.models.layout import Given, Kernel, Routed, Site, Structure
 
 
 class Link(NamedTuple):
@@ -39,18 +40,22 @@ class Chain:
         self.site = site
         self.links: list[Link] = []
         self.undo = ExitStack()
+        self.routed: tuple[Routed, ...] = ()  # in an expert, the tokens of the call that is under way
 
     def compute(self, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
         position, kernel, _ = self.links[0]
-        h = kernel(position, gate, up, act)
+        h = kernel(position, gate, up, act, *self.routed)
         for position, _, given in self.links[1:]:
-            h = given(position, h, gate)
+            h = given(position, h, gate, *self.routed)
         return h
 
     def give(self, h: Tensor, gate: Tensor | None) -> Tensor:
         for position, _, given in self.links:
-            h = given(position, h, gate)
+            h = given(position, h, gate, *self.routed)
         return h
+
+    def tell(self, routed: Routed | None) -> None:
+        self.routed = () if routed is None else (routed,)
 
 
 class KernelActivation(nn.Module):
@@ -98,6 +103,8 @@ def add(site: Site, link: Link) -> Callable[[], None]:
 
 def _enter(site: Site, last: nn.Module, chain: Chain) -> None:
     found = site.structure
+    if site.owner is not None:
+        routing.follow(site.module, site.owner, chain.tell, chain.undo)
     dropping = found.dropout and site.module.training
     if site.plain_activation and found.activation is not None:
         path, _, name = found.activation.rpartition(".")
