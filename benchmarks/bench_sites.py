@@ -1,7 +1,7 @@
 """What it costs to find the sites of a model and to put kernels on them, and what a kernel's way in costs in each call.
 
-The model has the shape of Llama 3.1 8B and no weights; a stand-in of its blocks is run all the same. The calls are on so
-few numbers that time is what Python takes.
+The model has the shape of Llama 3.1 8B and no weights; a stand-in of its blocks is run all the same. The calls are on
+so few numbers that time is what Python takes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def find_and_attach() -> None:
 
 
 def test_find_and_attach(contend: Any) -> None:
-    """The goal is 50 ms; contenders are compared by ratio, so the yardstick is a wait of that long."""
+    """The goal is 50 ms, on a machine with nothing else to do."""
     contend("sites of an 8B model", "find and attach", find_and_attach, rounds=10)
 
 

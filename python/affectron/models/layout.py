@@ -102,10 +102,13 @@ class Site:
 
 def sizes(module: nn.Module) -> tuple[int, int] | None:
     """(inputs, outputs) of a linear layer, quantised or with an adapter too; GPT-2's Conv1D names them nx and nf."""
-    for names in (("in_features", "out_features"), ("nx", "nf")):
-        found = tuple(getattr(module, name, None) for name in names)
-        if isinstance(found[0], int) and isinstance(found[1], int):
-            return found[0], found[1]
+    own, kind = vars(module), type(module)
+    for first, second in (("in_features", "out_features"), ("nx", "nf")):
+        # An attribute or a property: to ask a module for what it lacks takes ten times as long.
+        if (first in own or hasattr(kind, first)) and (second in own or hasattr(kind, second)):
+            found = getattr(module, first), getattr(module, second)
+            if isinstance(found[0], int) and isinstance(found[1], int):
+                return found
     return None
 
 

@@ -183,8 +183,7 @@ def _hook(site: Site, last: nn.Module, chain: Chain) -> None:
 
 def _unlike(module: nn.Module, chain: Chain) -> None:
     """Make torch.compile see that a module is not what it was: it looks at forwards, and not at hooks."""
-    forward = module.forward
-    swap_forward(module, lambda *args, **named: forward(*args, **named), chain.undo)
+    swap_forward(module, partial(module.forward), chain.undo)
 
 
 def by_identity(kernel: Kernel) -> Given:
