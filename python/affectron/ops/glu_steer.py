@@ -73,22 +73,23 @@ def glu_steer(
     gate_rows = as_rows("gate", gate)
     up_rows = None if up is None else as_rows("up", up, gate)
     n, f = gate_rows.shape
-    if program.dtype != torch.float32:
-        raise TypeError(f"program has dtype {program.dtype}, expected float32")
-    if program.dim() != 3 or program.shape[1:] != (4, f) or not program.is_contiguous():
-        raise ValueError(f"program has shape {list(program.shape)}, expected contiguous [programs, 4, {f}]")
-    if program.device != gate.device:
-        raise ValueError(f"program is on {program.device}, expected {gate.device}")
-    if rows is None:
-        if program.shape[0] != 1:
-            raise ValueError(f"program holds {program.shape[0]} programs, expected 1 where rows is not given")
-    else:
-        _check_rows(rows, n, program)
+    check_program(program, rows, n, f, gate.device)
     h: Tensor = _glu_steer(gate_rows, up_rows, program, rows, act)
     return h if gate.dim() == 2 else h.view(gate.shape)
 
 
-def _check_rows(rows: Tensor, n: int, program: Tensor) -> None:
+def check_program(program: Tensor, rows: Tensor | None, n: int, f: int, device: torch.device) -> None:
+    """Raise unless ``program`` and ``rows`` fit n rows of f neurons on ``device``."""
+    if program.dtype != torch.float32:
+        raise TypeError(f"program has dtype {program.dtype}, expected float32")
+    if program.dim() != 3 or program.shape[1:] != (4, f) or not program.is_contiguous():
+        raise ValueError(f"program has shape {list(program.shape)}, expected contiguous [programs, 4, {f}]")
+    if program.device != device:
+        raise ValueError(f"program is on {program.device}, expected {device}")
+    if rows is None:
+        if program.shape[0] != 1:
+            raise ValueError(f"program holds {program.shape[0]} programs, expected 1 where rows is not given")
+        return
     if rows.dtype != torch.int32:
         raise TypeError(f"rows has dtype {rows.dtype}, expected int32")
     if rows.shape != (n,) or not rows.is_contiguous() or rows.device != program.device:
