@@ -17,12 +17,14 @@ _HOMES = {
     "errors": ("InputError",),
     "interventions": (
         "Program",
+        "Schedule",
         "amplify",
         "attenuate",
         "compose",
         "cross_signal",
         "induce",
         "mean",
+        "schedule",
         "zero",
     ),
     "models": ("find_sites", "intervene", "load_model"),
@@ -64,6 +66,9 @@ if TYPE_CHECKING:
         Program as Program,
     )
     from affectron.interventions import (
+        Schedule as Schedule,
+    )
+    from affectron.interventions import (
         amplify as amplify,
     )
     from affectron.interventions import (
@@ -80,6 +85,9 @@ if TYPE_CHECKING:
     )
     from affectron.interventions import (
         mean as mean,
+    )
+    from affectron.interventions import (
+        schedule as schedule,
     )
     from affectron.interventions import (
         zero as zero,

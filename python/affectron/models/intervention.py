@@ -5,44 +5,57 @@ Apart from interventions.py, which makes the programs and knows no torch.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from affectron import ops
 from affectron.errors import InputError
-from affectron.interventions import Program
-from affectron.models.layout import Site, device_of, is_attached
+from affectron.interventions import MAX_PIECES, Program, Schedule
+from affectron.models.layout import Site, device_of, is_attached, swap_attribute
 from affectron.models.sites import attach, find_sites
+from affectron.ops.glu_steer import steer_rows
 
-# Row indices are kept by length: decoding needs one, a corpus as many as it has batch shapes. The oldest go.
-_KEPT_ROW_INDICES = 64
+# A start that no step reaches, and a prompt that no sequence outgrows.
+_NEVER = 2**62
 
 
 @contextmanager
-def intervene(model: nn.Module, program: Program | Sequence[Program | None]) -> Iterator[None]:
+def intervene(
+    model: nn.Module,
+    program: Program | Schedule | Sequence[Program | Schedule | None],
+    capacity: int | None = None,
+) -> Iterator[Steering]:
     """Steer every forward of ``model`` while the context is open: h' = h · max(s - d·|h|, f) + b.
 
     One program serves all rows of a batch. A sequence of P programs serves a batch of P requests, in order;
-    None leaves a request untouched, to the bit. Each request may hold several rows of the batch, next to one
-    another, as beam search and ``num_return_sequences`` make them: of B rows, row r belongs to program
-    ``r // (B // P)``. Prefill, cached decoding and padding on either side need nothing further: padded
-    positions are steered too, and attention ignores them as always.
+    None leaves a request untouched. Each request may hold several rows of the batch, next to one another, as beam
+    search and ``num_return_sequences`` make them: of B rows, row r belongs to program ``r // (B // P)``. Prefill,
+    cached decoding and padding on either side need nothing further: padded positions are steered too, and attention
+    ignores them as always. A :class:`Schedule` changes with the position in the text.
 
-    Sites that no program touches are left alone. On the way out, also after an exception, the model is
-    exactly what it was (:func:`attach`).
+    What is yielded, the :class:`Steering`, changes the programs while decoding goes on. Compile the model inside the
+    context: whatever is changed afterwards, no compiled or captured step has to be made again.
+
+    ``capacity`` is the number of different programs that can be held at a time, schedules counting each of theirs;
+    None means as many as there are requests, or as ``program`` holds. They take capacity x 16 bytes a neuron on the
+    model's device.
+
+    The activation of every site is computed by ``ops.glu_steer``: of an untouched row to the last bit as eager torch
+    does it where the activation function is SiLU or ReLU, within that bit elsewhere. On the way out, also after an
+    exception, the model is exactly what it was (:func:`attach`). Under gradient checkpointing differentiate a forward
+    before a program changes.
 
     Raises:
         InputError: no program, a program that names a site which the model lacks or a neuron beyond its
-            width; all before the model is changed.
+            width, or more programs than ``capacity``; all before the model is changed.
         RuntimeError: the model is attached already.
         ValueError: in a forward, a batch that is not a multiple of P rows.
     """
-    programs: list[Program | None] = [program] if isinstance(program, Program) else list(program)
+    programs = [program] if isinstance(program, (Program, Schedule)) else list(program)
     if not programs:
         raise InputError("program is an empty sequence; expected one program or None for each request")
     sites = find_sites(model)
@@ -52,94 +65,200 @@ def intervene(model: nn.Module, program: Program | Sequence[Program | None]) -> 
                 f"{site.name} is attached already: leave the running intervene, screen or attach first "
                 "(to combine programs, compose them)"
             )
-    _check_sites(programs, sites)
-
-    touched: list[Site] = []
-    tables: list[Tensor] = []
-    slots: list[tuple[int, ...]] = []
-    for site in sites:
-        table, slot = _site_table(programs, site)
-        if table is not None:
-            touched.append(site)
-            tables.append(torch.from_numpy(table).to(device_of(site)))
-            slots.append(slot)
-
-    rows = _Rows(len(programs))
-
-    def kernel(position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
-        table = tables[position]
-        if table.device != gate.device:  # the model was moved since
-            table = tables[position] = table.to(gate.device)
-        return ops.glu_steer(gate, up, table, rows(slots[position], gate), act)
-
+    steering = Steering(sites, programs, capacity)
+    # What a model of transformers runs with or without a head on it, and what knows the cache.
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     with ExitStack() as undo:
-        if touched and len(programs) > 1:
-            # A block's input still has its batch dimension; OPT flattens it before the activation.
-            check = touched[0].module.register_forward_pre_hook(rows.check_batch, with_kwargs=True)
-            undo.callback(check.remove)
-        undo.enter_context(attach(touched, kernel))
-        yield
+        undo.callback(decoder.register_forward_pre_hook(steering._begin_forward, with_kwargs=True).remove)
+        undo.callback(decoder.register_forward_hook(steering._end_forward).remove)
+        if hasattr(model, "generate"):
+            swap_attribute(model, "generate", _telling_the_prompt(model.generate, steering), undo)
+        undo.enter_context(attach(sites, steering._kernel))
+        yield steering
 
 
-def _check_sites(programs: list[Program | None], sites: list[Site]) -> None:
-    known = {site.name for site in sites}
-    for program in programs:
-        if program is None:
-            continue
+def _telling_the_prompt(generate: Any, steering: Steering) -> Any:
+    @functools.wraps(generate)
+    def telling(*args: Any, **kwargs: Any) -> Any:
+        given = kwargs.get("inputs_embeds"), *args[:1], kwargs.get("inputs"), kwargs.get("input_ids")
+        prompt = next((tensor for tensor in given if tensor is not None), None)
+        steering.prompt_length = None if prompt is None else prompt.shape[1]
+        try:
+            return generate(*args, **kwargs)
+        finally:
+            steering.prompt_length = None
+
+    return telling
+
+
+class Steering(Sequence["Program | Schedule | None"]):
+    """The programs of a batch's requests, in order: a sequence of fixed length whose items can be changed.
+
+    ``steering[i] = program`` (or a schedule, or None) holds from the next forward on. What it changes lies on the
+    device and keeps its place there: a table of parameters for each site and, for each request, which rows of it hold
+    at which position. So a step that was compiled, or captured into a graph, serves whatever is set later.
+    """
+
+    def __init__(
+        self, sites: Sequence[Site], programs: Sequence[Program | Schedule | None], capacity: int | None
+    ) -> None:
+        self._sites = list(sites)
+        self._given: list[Program | Schedule | None] = [None] * len(programs)
+        held = len(_distinct(programs))
+        if capacity is None:
+            capacity = max(len(programs), held)
+        self._places: list[Program | None] = [None] * capacity
+        self._prompt_length: int | None = None
+        device = device_of(sites[0])
+        # Also where the context is opened in inference mode: its tensors could not be changed outside of it.
+        with torch.inference_mode(False):
+            # fp32 [capacity, 4, F] a site: scale, damping, floor, shift.
+            self._tables = [torch.zeros(capacity, 4, site.neurons, device=device_of(site)) for site in sites]
+            # Of each request, at which generated token each piece begins, and its row of each site's table.
+            self._starts = torch.full((len(programs), MAX_PIECES), _NEVER, device=device)
+            self._starts[:, 0] = -_NEVER
+            self._slots = torch.full((len(sites), len(programs), MAX_PIECES), -1, dtype=torch.int32, device=device)
+            self._prompt = torch.full((), _NEVER, device=device)
+        self._rows: tuple[Tensor, ...] | None = None  # of the forward that runs: int32 [N] a site
+        self._assign(programs)
+
+    def __len__(self) -> int:
+        return len(self._given)
+
+    def __getitem__(self, request: Any) -> Any:
+        return self._given[request]
+
+    def __setitem__(self, request: int, program: Program | Schedule | None) -> None:
+        """Steer a request by ``program`` from the next forward on; None leaves it alone.
+
+        Raises:
+            IndexError: there is no such request.
+            InputError: as :func:`intervene`; then nothing has changed.
+        """
+        wanted = list(self._given)
+        wanted[request] = program
+        self._assign(wanted)
+
+    @property
+    def prompt_length(self) -> int | None:
+        """Positions of the text that are its prompt, padding on the left included; None: all of them.
+
+        ``model.generate`` sets it. A decoding loop of one's own has to, where schedules are to tell prompt and
+        generated tokens apart; positions are counted by the cache that the model is called with.
+        """
+        return self._prompt_length
+
+    @prompt_length.setter
+    def prompt_length(self, length: int | None) -> None:
+        self._prompt_length = length
+        self._prompt.fill_(_NEVER if length is None else length)
+
+    def _assign(self, wanted: Sequence[Program | Schedule | None]) -> None:
+        """Let the requests have the programs ``wanted``: check, then write what differs from what is there."""
+        needed = _distinct(wanted)
+        if len(needed) > len(self._places):
+            raise InputError(
+                f"capacity is {len(self._places)}, expected at least {len(needed)}: the different programs that are "
+                "wanted at a time, schedules counting each of theirs"
+            )
+        tables = {program: self._tables_of(program) for program in needed if program not in self._places}
+        for place, program in enumerate(self._places):
+            if program not in needed:
+                self._places[place] = None
+        for program, parts in tables.items():
+            place = self._places.index(None)
+            self._places[place] = program
+            for position, part in parts.items():
+                self._tables[position][place].copy_(part)
+        for request, (old, new) in enumerate(zip(self._given, wanted, strict=True)):
+            if old is not new:
+                self._point(request, new)
+        self._given = list(wanted)
+
+    def _tables_of(self, program: Program) -> dict[int, Tensor]:
+        """The parameters [4, F] of each site that the program touches, by the site's position."""
+        known = [site.name for site in self._sites]
         for name in program.sites:
             if name not in known:
                 raise InputError(
                     f"program {program.name!r} touches site {name!r}, which the model does not have "
-                    f"(it has {len(sites)}: {sites[0].name} to {sites[-1].name})"
+                    f"(it has {len(known)}: {known[0]} to {known[-1]})"
                 )
+        return {
+            position: torch.from_numpy(program.table(site.name, site.neurons))
+            for position, site in enumerate(self._sites)
+            if _touches(program, site)
+        }
 
+    def _point(self, request: int, program: Program | Schedule | None) -> None:
+        """Write which rows of the tables hold for a request, and from which generated token on."""
+        starts = torch.full((MAX_PIECES,), _NEVER)
+        slots = torch.full((len(self._sites), MAX_PIECES), -1, dtype=torch.int32)
+        for piece, (start, part) in enumerate(_pieces(program)):
+            starts[piece] = start
+            if part is not None:
+                place = self._places.index(part)
+                for position, site in enumerate(self._sites):
+                    if _touches(part, site):
+                        slots[position, piece] = place
+        self._starts[request].copy_(starts)
+        self._slots[:, request].copy_(slots)
 
-def _site_table(programs: list[Program | None], site: Site) -> tuple[np.ndarray | None, tuple[int, ...]]:
-    """The distinct programs that touch a site as float32 [U, 4, F], and each request's place there, or -1.
+    def _begin_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = *args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+        text = next((tensor for tensor in given if isinstance(tensor, Tensor)), None)
+        # [B, T] token ids or [B, T, hidden] embeddings; anything else leaves it to the sites' own shapes.
+        if text is None or text.dim() != (3 if text.is_floating_point() else 2):
+            return
+        past = kwargs.get("past_key_values")
+        self._rows = self._find_rows(*text.shape[:2], 0 if past is None else past.get_seq_length())
 
-    A program that serves many requests takes one place: the kernel then reads one row of parameters for all.
-    """
-    tables: list[np.ndarray] = []
-    places: dict[int, int] = {}
-    slots = []
-    for program in programs:
-        if program is None or site.name not in program.sites or not len(program.sites[site.name].index):
-            slots.append(-1)
-            continue
-        if id(program) not in places:
-            places[id(program)] = len(tables)
-            tables.append(program.table(site.name, site.neurons))
-        slots.append(places[id(program)])
-    return (np.stack(tables) if tables else None), tuple(slots)
+    def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._rows = None
 
-
-class _Rows:
-    """The program of each flattened row, int32 [N], for batches shared out evenly to a number of requests."""
-
-    def __init__(self, requests: int) -> None:
-        self.requests = requests
-        self.kept: dict[tuple[tuple[int, ...], int, torch.device], Tensor] = {}
-
-    def __call__(self, slots: tuple[int, ...], gate: Tensor) -> Tensor | None:
-        """None where all take the program at place 0. Rows are batch-major: a request's are contiguous."""
-        if not any(slots):
-            return None
-        n = gate.numel() // gate.shape[-1]
-        if n % self.requests:
-            raise ValueError(f"{n} rows cannot be shared out to {self.requests} programs: not a multiple")
-        key = (slots, n, gate.device)
-        index = self.kept.get(key)
-        if index is None:
-            if len(self.kept) >= _KEPT_ROW_INDICES:
-                del self.kept[next(iter(self.kept))]
-            index = torch.tensor(slots, dtype=torch.int32).repeat_interleave(n // self.requests)
-            index = self.kept[key] = index.to(gate.device)
-        return index
-
-    def check_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = args[0] if args else next(iter(kwargs.values()))
-        if hidden.dim() == 3 and hidden.shape[0] % self.requests:
+    def _find_rows(self, batch: int, length: int, start: int | Tensor) -> tuple[Tensor, ...]:
+        """The table row of each of the B·T flattened rows, for each site, -1 where it is untouched: int32 [N]."""
+        requests = len(self._given)
+        if batch % requests:
             raise ValueError(
-                f"a batch of {hidden.shape[0]} rows cannot be shared out to {self.requests} programs: "
-                f"expected a multiple of {self.requests}"
+                f"a batch of {batch} rows cannot be shared out to {requests} programs: expected a multiple of "
+                f"{requests}"
             )
+        if self._slots.device != (device := self._tables[0].device):  # the model was moved since
+            self._slots, self._starts, self._prompt = (
+                tensor.to(device) for tensor in (self._slots, self._starts, self._prompt)
+            )
+        step = torch.arange(length, device=device) + (start - self._prompt)
+        piece = (step[:, None] >= self._starts[:, None]).sum(-1) - 1  # [P, T]
+        sites = len(self._sites)
+        slots = self._slots.gather(2, piece.expand(sites, requests, length))
+        rows = slots[:, :, None].expand(sites, requests, batch // requests, length)
+        return rows.reshape(sites, batch * length).contiguous().unbind(0)  # reshape may leave a stride of 0
+
+    def _kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
+        table = self._tables[position]
+        if table.device != gate.device:  # the model was moved since
+            table = self._tables[position] = table.to(gate.device)
+        rows = self._rows
+        if rows is None:  # no decoder has told: a block of its own, or one that a checkpoint computes again
+            n = gate.numel() // gate.shape[-1]
+            batch = gate.shape[0] if gate.dim() == 3 else len(self)
+            rows = self._find_rows(batch, n // batch, 0)
+        row = rows[position]
+        return steer_rows(gate, up, table, row if row.device == gate.device else row.to(gate.device), act)
+
+
+def _pieces(program: Program | Schedule | None) -> tuple[tuple[int, Program | None], ...]:
+    """(first generated token, program) of each piece; the prompt's begins before all tokens."""
+    if isinstance(program, Schedule):
+        return ((-_NEVER, program.prompt), *program.generated)
+    return ((-_NEVER, program),)
+
+
+def _distinct(programs: Sequence[Program | Schedule | None]) -> list[Program]:
+    found = (part for program in programs for _, part in _pieces(program) if part is not None)
+    return list(dict.fromkeys(found))
+
+
+def _touches(program: Program, site: Site) -> bool:
+    return site.name in program.sites and len(program.sites[site.name].index) > 0

@@ -122,17 +122,20 @@ def is_attached(site: Site) -> bool:
 
 
 def swap_forward(module: nn.Module, forward: Callable[[Tensor], Tensor], undo: ExitStack) -> None:
-    """Let this instance run ``forward`` until ``undo`` is unwound; then its attributes are what they were."""
-    own: dict[str, Any] = vars(module)
-    restore: Callable[[], Any]
-    if "forward" in own:
-        restore = partial(own.__setitem__, "forward", own["forward"])
-    else:
-        restore = partial(own.pop, "forward", None)
+    """Let this instance run ``forward`` until ``undo`` is unwound."""
     forward.affectron_kernel = True  # type: ignore[attr-defined]
+    swap_attribute(module, "forward", forward, undo)
+
+
+def swap_attribute(module: nn.Module, name: str, value: Any, undo: ExitStack) -> None:
+    """Let this instance have ``value`` as its attribute until ``undo`` is unwound; then all is what it was."""
+    own: dict[str, Any] = vars(module)
+    restore: Callable[[], Any] = (
+        partial(own.__setitem__, name, own[name]) if name in own else partial(own.pop, name, None)
+    )
     # First the way back, then the change: an interruption between the two leaves nothing behind.
     undo.callback(restore)
-    own["forward"] = forward
+    own[name] = value
 
 
 def swap_child(module: nn.Module, name: str, child: nn.Module, undo: ExitStack) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from affectron.ops import native, reference
 from affectron.ops.glu import activation_gradients
-from affectron.ops.library import LIBRARY, as_rows, check_activation, define
+from affectron.ops.library import LIBRARY, as_rows, check_activation, define, serves_directly
 
 
 def _fake(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
@@ -99,3 +99,16 @@ def check_program(program: Tensor, rows: Tensor | None, n: int, f: int, device: 
         if low < -1 or high >= program.shape[0]:
             wrong = low if low < -1 else high
             raise IndexError(f"rows holds {wrong}, expected -1 (untouched) to {program.shape[0] - 1}")
+
+
+def steer_rows(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor, act: str) -> Tensor:
+    """:func:`glu_steer` for arguments that are known to fit, as they are in every layer of a model that decodes.
+
+    On a CPU, where neither a gradient nor anything else that torch offers is asked for, the kernel is called without
+    torch's dispatcher: 8 µs a call for one row of 1792 neurons where :func:`glu_steer` takes 42 (torch 2.13).
+    """
+    gate_rows = gate if gate.dim() == 2 else gate.reshape(-1, gate.shape[-1])
+    up_rows = None if up is None else up if up.dim() == 2 else up.reshape(-1, up.shape[-1])
+    steer = native.glu_steer if serves_directly(gate, up) else _glu_steer
+    h: Tensor = steer(gate_rows, up_rows, program, rows, act)
+    return h if gate.dim() == 2 else h.view(gate.shape)

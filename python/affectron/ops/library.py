@@ -152,6 +152,17 @@ def define_plain(schema: str, implementation: Callable[..., Any], fake: Callable
     return getattr(torch.ops.affectron, name).default  # type: ignore[no-any-return]
 
 
+def serves_directly(*args: Tensor | None) -> bool:
+    """Whether the native kernel may be called without torch's dispatcher: plain CPU tensors, no gradient, and neither
+    a compiler nor a transform nor a dispatch mode that wants to see the op."""
+    if torch.compiler.is_compiling() or _forced == "reference" or torch._C._len_torch_dispatch_stack():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    grad = torch.is_grad_enabled()
+    return all(a is None or (type(a) is Tensor and a.is_cpu and not (grad and a.requires_grad)) for a in args)
+
+
 def check_activation(act: str) -> None:
     if act not in ACTIVATIONS:
         raise ValueError(f"act is {act!r}, expected one of {', '.join(ACTIVATIONS)}")
