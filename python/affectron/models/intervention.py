@@ -119,6 +119,8 @@ class Steering(Sequence["Program | Schedule | None"]):
             self._starts[:, 0] = -_NEVER
             self._slots = torch.full((len(sites), len(programs), MAX_PIECES), -1, dtype=torch.int32, device=device)
             self._prompt = torch.full((), _NEVER, device=device)
+        for tensor in (*self._tables, self._starts, self._slots, self._prompt):
+            torch._dynamo.mark_static_address(tensor)  # a captured graph reads it where it lies, without a copy
         self._rows: tuple[Tensor, ...] | None = None  # of the forward that runs: int32 [N] a site
         self._assign(programs)
 
