@@ -27,7 +27,7 @@ _HOMES = {
         "schedule",
         "zero",
     ),
-    "models": ("find_sites", "intervene", "load_model"),
+    "models": ("Steering", "compact", "find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet", "select"),
     "ops": ("SegmentPlan", "StatsBuffers"),
     "report": ("build_report",),
@@ -92,6 +92,8 @@ if TYPE_CHECKING:
     from affectron.interventions import (
         zero as zero,
     )
+    from affectron.models import Steering as Steering
+    from affectron.models import compact as compact
     from affectron.models import find_sites as find_sites
     from affectron.models import intervene as intervene
     from affectron.models import load_model as load_model

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -144,7 +145,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.generated]
-        if not starts or starts[0] != 0 or any(a >= b for a, b in zip(starts, starts[1:], strict=False)):
+        if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
             raise InputError(f"generated begins at tokens {starts}, expected ascending numbers from 0")
         if len(starts) >= MAX_PIECES:
             raise InputError(f"generated holds {len(starts)} programs, expected at most {MAX_PIECES - 1}")

@@ -4,6 +4,7 @@ what may change between two steps without any of them being compiled again."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -238,9 +239,7 @@ def recompiles() -> Iterator[Callable[[], int]]:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_programs_change_while_decoding_goes_on(
-    llama: Bench, recompiles: Callable[[], int], compiled: bool
-) -> None:
+def test_programs_change_while_decoding_goes_on(llama: Bench, recompiles: Callable[[], int], compiled: bool) -> None:
     """Added, removed and exchanged, with other strengths, other neurons and a schedule: the tokens are those of hooks
     that change at the same step, and nothing is compiled again."""
     (composed, c), (induce, i), (zero, z) = (llama.kinds[kind] for kind in ("composed", "induce", "zero"))
@@ -285,7 +284,9 @@ def test_programs_change_while_decoding_goes_on(
                 if steering[request] is not program:
                     steering[request] = program
 
-        step = torch.compile(llama.model, fullgraph=True, backend="aot_eager", dynamic=True) if compiled else llama.model
+        step = (
+            torch.compile(llama.model, fullgraph=True, backend="aot_eager", dynamic=True) if compiled else llama.model
+        )
         assert torch.equal(decode(llama.model, inputs, step, before), wanted)
         made = recompiles()
         steering[0], steering[1], steering[2] = script[0][0][0], None, schedule(induce, half_life=3)
@@ -334,7 +335,7 @@ def test_places_are_used_again_and_their_number_is_kept(llama: Bench) -> None:
     programs = [interventions.zero([(names[1], index)]) for index in range(6)]
     inputs = batch(rows=2)
     with intervene(llama.model, [programs[0], None], capacity=2) as steering:
-        for a, b in zip(programs, programs[1:], strict=False):
+        for a, b in pairwise(programs):
             steering[0], steering[1] = a, a
             steering[1] = b
             with torch.no_grad():
@@ -359,8 +360,9 @@ def test_places_are_used_again_and_their_number_is_kept(llama: Bench) -> None:
         with pytest.raises(IndexError):
             steering[2] = None
         assert list(steering) == before
-    with pytest.raises(InputError, match="capacity is 1, expected at least 2"), intervene(
-        llama.model, programs[:2], capacity=1
+    with (
+        pytest.raises(InputError, match="capacity is 1, expected at least 2"),
+        intervene(llama.model, programs[:2], capacity=1),
     ):
         pytest.fail("the body must not run")
 

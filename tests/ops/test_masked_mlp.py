@@ -54,7 +54,7 @@ def truth(
 @pytest.mark.parametrize("by_neuron", [True, False])
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_against_the_definition(isa, one_thread, dtype, size, by_neuron, backend):
-    inputs, neurons, outputs = size
+    inputs, neurons, _ = size
     w_gate, w_up, w_down = weights(size, dtype)
     down = ops.neuron_major(w_down) if by_neuron else w_down
     table = masking(programs(3, neurons), torch.arange(0, neurons, 2))

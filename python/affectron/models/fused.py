@@ -32,6 +32,10 @@ def match(module: nn.Module) -> Match | None:
     return Match(down_size[0], activation)
 
 
+def projections(module: nn.Module) -> tuple[list[nn.Module], nn.Module]:
+    return [module.get_submodule(_NAMES[0])], module.get_submodule(_NAMES[1])
+
+
 def swap(site: Site, position: int, kernel: Kernel, undo: ExitStack) -> None:
     module: Any = site.module
     act = site.act

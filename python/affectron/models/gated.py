@@ -32,6 +32,11 @@ def match(module: nn.Module) -> Match | None:
     return Match(gate_size[1], activation)
 
 
+def projections(module: nn.Module) -> tuple[list[nn.Module], nn.Module]:
+    gate, up, down = (module.get_submodule(name) for name in _NAMES[:3])
+    return [gate, up], down
+
+
 def swap(site: Site, position: int, kernel: Kernel, undo: ExitStack) -> None:
     module: Any = site.module
     act = site.act

@@ -67,7 +67,8 @@ def intervene(
             )
     steering = Steering(sites, programs, capacity)
     # What a model of transformers runs with or without a head on it, and what knows the cache.
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+    find: Any = getattr(model, "get_decoder", None)
+    decoder = model if find is None else find()
     with ExitStack() as undo:
         undo.callback(decoder.register_forward_pre_hook(steering._begin_forward, with_kwargs=True).remove)
         undo.callback(decoder.register_forward_hook(steering._end_forward).remove)
@@ -179,13 +180,7 @@ class Steering(Sequence["Program | Schedule | None"]):
 
     def _tables_of(self, program: Program) -> dict[int, Tensor]:
         """The parameters [4, F] of each site that the program touches, by the site's position."""
-        known = [site.name for site in self._sites]
-        for name in program.sites:
-            if name not in known:
-                raise InputError(
-                    f"program {program.name!r} touches site {name!r}, which the model does not have "
-                    f"(it has {len(known)}: {known[0]} to {known[-1]})"
-                )
+        check_sites(program, self._sites)
         return {
             position: torch.from_numpy(program.table(site.name, site.neurons))
             for position, site in enumerate(self._sites)
@@ -213,7 +208,8 @@ class Steering(Sequence["Program | Schedule | None"]):
         if text is None or text.dim() != (3 if text.is_floating_point() else 2):
             return
         past = kwargs.get("past_key_values")
-        self._rows = self._find_rows(*text.shape[:2], 0 if past is None else past.get_seq_length())
+        batch, length = text.shape[:2]
+        self._rows = self._find_rows(batch, length, 0 if past is None else past.get_seq_length())
 
     def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._rows = None
@@ -248,6 +244,17 @@ class Steering(Sequence["Program | Schedule | None"]):
             rows = self._find_rows(batch, n // batch, 0)
         row = rows[position]
         return steer_rows(gate, up, table, row if row.device == gate.device else row.to(gate.device), act)
+
+
+def check_sites(program: Program, sites: Sequence[Site]) -> None:
+    """Raise InputError where the program touches a site that is none of ``sites``."""
+    known = [site.name for site in sites]
+    for name in program.sites:
+        if name not in known:
+            raise InputError(
+                f"program {program.name!r} touches site {name!r}, which the model does not have "
+                f"(it has {len(known)}: {known[0]} to {known[-1]})"
+            )
 
 
 def _pieces(program: Program | Schedule | None) -> tuple[tuple[int, Program | None], ...]:

@@ -1,8 +1,9 @@
 """What every layout of an MLP shares: the description of a site, the names of activations, the two swaps.
 
 Apart from sites.py so that gated.py, fused.py and plain.py can import it and sites.py can import them.
-A layout is a module with two functions: ``match(module)`` returns what was recognised or None, and
-``swap(site, position, kernel, undo)`` lets the kernel compute the activation until ``undo`` is unwound.
+A layout is a module with three functions: ``match(module)`` returns what was recognised or None,
+``swap(site, position, kernel, undo)`` lets the kernel compute the activation until ``undo`` is unwound, and
+``projections(module)`` gives the linear layers before the activation and the one after it.
 """
 
 from __future__ import annotations
@@ -96,6 +97,13 @@ def sizes(linear: nn.Module) -> tuple[int, int] | None:
         if isinstance(found[0], int) and isinstance(found[1], int):
             return found[0], found[1]
     return None
+
+
+def set_sizes(linear: Any, inputs: int, outputs: int) -> None:
+    """What :func:`sizes` tells of a layer whose weights have changed."""
+    names = ("nx", "nf") if hasattr(linear, "nf") else ("in_features", "out_features")
+    setattr(linear, names[0], inputs)
+    setattr(linear, names[1], outputs)
 
 
 def require_known(module: nn.Module, known: set[str]) -> None:

@@ -33,6 +33,14 @@ def match(module: nn.Module) -> Match | None:
     return None
 
 
+def _names(module: nn.Module) -> tuple[str, str, str]:
+    return next(names for names in _NAMES if children(module, *names) is not None)
+
+
+def projections(module: nn.Module) -> tuple[list[nn.Module], nn.Module]:
+    first, _, last = _names(module)
+    return [module.get_submodule(first)], module.get_submodule(last)
+
+
 def swap(site: Site, position: int, kernel: Kernel, undo: ExitStack) -> None:
-    name = next(names[1] for names in _NAMES if children(site.module, *names) is not None)
-    swap_child(site.module, name, KernelActivation(position, kernel, site.act), undo)
+    swap_child(site.module, _names(site.module)[1], KernelActivation(position, kernel, site.act), undo)

@@ -49,6 +49,13 @@ def find_sites(model: nn.Module) -> list[Site]:
     return sites
 
 
+def projections(site: Site) -> tuple[list[nn.Module], nn.Module]:
+    """The linear layers whose outputs are the site's neurons (gate and up, both in one, or a single one), and the one
+    whose inputs they are."""
+    found: tuple[list[nn.Module], nn.Module] = _LAYOUTS[site.layout].projections(site.module)
+    return found
+
+
 @contextmanager
 def attach(sites: Sequence[Site], kernel: Kernel) -> Iterator[None]:
     """Let ``kernel(position, gate, up, act)`` compute the activation h of ``sites[position]`` for a while.
