@@ -2,7 +2,7 @@
 
     python examples/per_request.py
 
-One decoding loop with a static cache, as a server would run it. Requests 0 and 1 are angry and happy; request 2 is left
+One decoding loop with a static cache, as a server would run it. Requests 0 and 1 are afraid and happy; request 2 is left
 alone and becomes sad half-way; the joy of request 3 fades. To compile the step, wrap `model` in `torch.compile` inside
 the context: what is set later is read by the same compiled step.
 """
@@ -24,13 +24,13 @@ def main() -> None:
     model, tokenizer = affectron.load_model(MODEL)
     corpus = affectron.Corpus.from_records(generate()[::15])
     stats = affectron.screen(model, tokenizer, corpus.where(split="train"), template="{bos}{text}")
-    neurons = affectron.select(stats, top=0.05)
+    neurons = affectron.select(stats, top=0.1)
 
     def induce(label: str, beta: float) -> affectron.Program:
         return affectron.induce(neurons[label], stats, beta)
 
     programs = [
-        induce("anger", 4.0),
+        induce("fear", 4.0),
         induce("happiness", 4.0),
         None,
         affectron.schedule(induce("happiness", 6.0), half_life=6),
@@ -47,7 +47,7 @@ def main() -> None:
             new = model(new, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
             texts = torch.cat([texts, new], 1)
         for program, text in zip(steering, tokenizer.batch_decode(texts, skip_special_tokens=True), strict=True):
-            print(f"{program.name if program else 'no program'}:\n    {' / '.join(text.splitlines())}")
+            print(f"{'no program' if program is None else program.name}:\n    {' / '.join(text.splitlines())}")
 
 
 if __name__ == "__main__":

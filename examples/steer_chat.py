@@ -3,7 +3,7 @@
     python examples/steer_chat.py                            # the embedded model, measured first
     python examples/steer_chat.py MODEL run/neurons.json     # your own, with its stats.safetensors beside the neurons
 
-A line is answered as it is written. `/anger 3` induces anger with strength 3 from then on, `/off` ends it, and an empty
+A line is answered as it is written. `/fear 4` induces fear with strength 4 from then on, `/off` ends it, and an empty
 line ends the talk.
 """
 
@@ -23,7 +23,7 @@ def measured(model, tokenizer):
     """Neurons and statistics of the embedded model, from a few of the sentences that it was trained on."""
     corpus = affectron.Corpus.from_records(generate()[::15])
     stats = affectron.screen(model, tokenizer, corpus.where(split="train"), template="{bos}{text}")
-    return affectron.select(stats, top=0.05), stats
+    return affectron.select(stats, top=0.1), stats
 
 
 def loaded(neurons: Path):

@@ -30,13 +30,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one
 
 def test_steer_chat(run) -> None:
     said = run(
-        "steer_chat.py", "This morning", "/anger 30", "This morning", "/off", "This morning", "/envy 2", "/fear x"
+        "steer_chat.py", "This morning", "/fear 4", "This morning", "/off", "This morning", "/envy 2", "/fear much"
     )
-    labels, plain, set_anger, angry, set_off, again, unknown, wrong, _ = (part.strip() for part in said.split("\0"))
-    assert "anger" in labels
+    labels, plain, set_fear, afraid, set_off, again, unknown, wrong, _ = (part.strip() for part in said.split("\0"))
+    assert "fear" in labels
     assert plain
-    assert set_anger == set_off == ""
-    assert angry != plain
+    assert set_fear == set_off == ""
+    assert afraid != plain
     assert again == plain
     assert "label 'envy'" in unknown
     assert "could not convert" in wrong
