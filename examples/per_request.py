@@ -2,9 +2,9 @@
 
     python examples/per_request.py
 
-One decoding loop with a static cache, as a server would run it. Requests 0 and 1 are afraid and happy; request 2 is left
-alone and becomes sad half-way; the joy of request 3 fades. To compile the step, wrap `model` in `torch.compile` inside
-the context: what is set later is read by the same compiled step.
+One decoding loop with a static cache, as a server would run it. Requests 0 and 1 are afraid and happy; request 2 is
+left alone and becomes sad half-way; the joy of request 3 fades. To compile the step, wrap `model` in `torch.compile`
+inside the context: what is set later is read by the same compiled step.
 """
 
 from __future__ import annotations
