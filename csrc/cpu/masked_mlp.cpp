@@ -42,7 +42,7 @@ void dots(const typename Format<D>::type *const *weights, const typename Format<
     Vec from[R];
     for (int r = 0; r < R; ++r) from[r] = load_float(x[r] + i);
     for (int w = 0; w < W; ++w) {
-      __builtin_prefetch(next[w] + i);
+      __builtin_prefetch(next[w] + i, 0, 2);
       Vec weight = load(weights[w] + i);
       for (int r = 0; r < R; ++r) total[w][r] = fma(weight, from[r], total[w][r]);
     }
@@ -81,12 +81,7 @@ struct Kept {
   std::vector<char> computed;
 };
 
-// METHODS section 6: the factor max(scale - damping |h|, floor) is 0 for every h, so that h' = shift.
-inline bool hard_masked(const float *table, int64_t width, int64_t f) {
-  const float scale = table[f], damping = table[width + f], floor = table[2 * width + f];
-  return std::max(scale, floor) == 0.0f && (damping == 0.0f || floor == 0.0f);
-}
-
+// Masks are read for every call, by one thread: loops without a branch, that the compiler turns into vectors.
 Kept find_kept(const MlpShape &shape, const Programs &programs, bool all) {
   std::vector<const float *> tables;
   bool plain = false; // some row has no program
@@ -100,20 +95,29 @@ Kept find_kept(const MlpShape &shape, const Programs &programs, bool all) {
     std::sort(tables.begin(), tables.end());
     tables.erase(std::unique(tables.begin(), tables.end()), tables.end());
   }
-  Kept kept;
-  kept.neuron.reserve(size_t(shape.neurons));
-  kept.computed.reserve(size_t(shape.neurons));
-  for (int64_t f = 0; f < shape.neurons; ++f) {
-    bool computed = plain, shifted = false;
-    for (size_t t = 0; t < tables.size() && !computed; ++t) {
-      computed = !hard_masked(tables[t], shape.neurons, f);
-      shifted |= tables[t][3 * shape.neurons + f] != 0.0f;
+  const int64_t size = shape.neurons;
+  std::vector<int32_t> computed(size_t(size), plain), kept(size_t(size), plain || all);
+  for (const float *table : tables) {
+    const float *scale = table, *damping = table + size, *floor = table + 2 * size, *shift = table + 3 * size;
+    for (int64_t f = 0; f < size; ++f) {
+      // METHODS section 6: masked where the factor max(scale - damping |h|, floor) is 0 for every h, so that h' =
+      // shift.
+      const int32_t zero = (scale[f] > floor[f] ? scale[f] : floor[f]) == 0.0f;
+      const int32_t masked = zero & (int32_t(damping[f] == 0.0f) | int32_t(floor[f] == 0.0f));
+      computed[size_t(f)] |= 1 - masked;
+      kept[size_t(f)] |= (1 - masked) | int32_t(shift[f] != 0.0f);
     }
-    if (!computed && !shifted && !all) continue;
-    kept.neuron.push_back(f);
-    kept.computed.push_back(computed);
   }
-  return kept;
+  Kept found{std::vector<int64_t>(size_t(size)), std::vector<char>(size_t(size))};
+  size_t count = 0;
+  for (int64_t f = 0; f < size; ++f) {
+    found.neuron[count] = f;
+    found.computed[count] = char(computed[size_t(f)]);
+    count += size_t(kept[size_t(f)]);
+  }
+  found.neuron.resize(count);
+  found.computed.resize(count);
+  return found;
 }
 
 template <Dtype D> struct Pass {
@@ -207,7 +211,7 @@ template <Dtype D> struct Pass {
       auto body = [&](int64_t c, auto load) {
         Vec weight[kTogether];
         for (int64_t i = 0; i < kTogether; ++i) {
-          __builtin_prefetch(next[i] + c);
+          __builtin_prefetch(next[i] + c, 0, 2);
           weight[i] = load(from[i] + c);
         }
         for (int64_t n = 0; n < shape.rows; ++n) {
