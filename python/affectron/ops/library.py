@@ -155,7 +155,7 @@ def define_plain(schema: str, implementation: Callable[..., Any], fake: Callable
 def serves_directly(*args: Tensor | None) -> bool:
     """Whether the native kernel may be called without torch's dispatcher: plain CPU tensors, no gradient, and neither
     a compiler nor a transform nor a dispatch mode that wants to see the op."""
-    if torch.compiler.is_compiling() or _forced == "reference" or torch._C._len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or _forced not in (None, "native") or torch._C._len_torch_dispatch_stack():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return False
