@@ -172,12 +172,12 @@ def schedule(
             of half of that time (one token at least), twelve of them, and then to nothing.
 
     Raises:
-        InputError: start or stop is negative, stop is not after start (but for 0), or half_life is not above 0.
+        InputError: start or stop is negative, stop is not after start (but for 0), or half_life is below 1.
     """
     if start < 0 or (stop is not None and stop < 0):
         raise InputError(f"start is {start} and stop is {stop}, expected at least 0")
-    if half_life is not None and not (math.isfinite(half_life) and half_life > 0):
-        raise InputError(f"half_life is {half_life}, expected a number above 0")
+    if half_life is not None and not (math.isfinite(half_life) and half_life >= 1):
+        raise InputError(f"half_life is {half_life}, expected a finite number of at least 1")
     if stop is not None and stop <= start and stop + start > 0:
         raise InputError(f"stop is {stop}, expected more than start, {start}")
     pieces: list[tuple[int, Program | None]] = [(0, None)] if start else []
