@@ -33,6 +33,7 @@ _GPU_PREFERENCE = {
     "glu": ("triton", "native", "reference"),
     "glu_stats": ("triton", "native", "reference"),
     "glu_steer": ("triton", "native", "reference"),
+    "masked_mlp": ("reference",),
     "neuron_stats": ("triton", "native", "reference"),
 }
 KERNELS = tuple(_GPU_PREFERENCE)
@@ -91,7 +92,10 @@ def backend_for(op: str, device: torch.device | str) -> tuple[str, str]:
         raise ValueError(f"op is {op!r}, expected one of {', '.join(KERNELS)}")
     kind = torch.device(device).type
     if _forced is not None:
-        if absence := absence_of(_forced, kind):
+        absence = absence_of(_forced, kind)
+        if absence is None and (_forced, kind) != ("native", "cpu") and _forced not in _GPU_PREFERENCE[op]:
+            absence = f"it has no {op} for {kind} tensors"
+        if absence:
             raise RuntimeError(f"the {_forced} backend was asked for, and cannot serve: {absence}")
         return _forced, "asked for"
     if kind == "cpu":
@@ -100,7 +104,8 @@ def backend_for(op: str, device: torch.device | str) -> tuple[str, str]:
     for backend in _GPU_PREFERENCE[op]:
         absence = absence_of(backend, kind)
         if absence is None:
-            return backend, "; ".join(passed) or "the first choice for this op"
+            first = "this op has no kernel for GPUs" if backend == "reference" else "the first choice for this op"
+            return backend, "; ".join(passed) or first
         passed.append(absence)
     raise AssertionError("the reference backend serves every device")
 
