@@ -31,6 +31,7 @@ Stats stats(uintptr_t count, uintptr_t tally, uintptr_t moments, uintptr_t extre
 PYBIND11_MODULE(_native, m) {
   m.doc() = "CPU and CUDA kernels; see csrc/. Called through affectron.ops.";
   m.attr("TILE_ROWS") = kTileRows;
+  m.attr("MLP_ROWS") = kMlpRows;
   m.def("isa_levels", &isa_levels);
   m.def("isa_level", &isa_level);
   m.def("set_isa_level", &set_isa_level);
@@ -60,6 +61,18 @@ PYBIND11_MODULE(_native, m) {
                         {pointer<const float>(table), pointer<const int32_t>(program_rows)}, Dtype(dtype), Act(act),
                         threads);
   });
+
+  m.def("masked_mlp",
+        [](uintptr_t out, uintptr_t x, int64_t x_stride, uintptr_t gate, int64_t gate_stride, uintptr_t up,
+           int64_t up_stride, uintptr_t down, int64_t down_stride, bool by_neuron, int64_t n, int64_t inputs,
+           int64_t neurons, int64_t outputs, uintptr_t table, uintptr_t program_rows, int dtype, int act, int threads) {
+          py::gil_scoped_release release;
+          kernels().masked_mlp({pointer<void>(out), outputs}, rows(x, x_stride),
+                               {rows(gate, gate_stride), rows(up, up_stride), rows(down, down_stride), by_neuron},
+                               {n, inputs, neurons, outputs},
+                               {pointer<const float>(table), pointer<const int32_t>(program_rows)}, Dtype(dtype),
+                               Act(act), threads);
+        });
 
   m.def("neuron_stats", [](uintptr_t h, int64_t h_stride, uintptr_t gate, int64_t gate_stride, int64_t n, int64_t f,
                            uintptr_t order, uintptr_t tiles, int64_t num_tiles, uintptr_t count, uintptr_t tally,

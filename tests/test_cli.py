@@ -110,9 +110,9 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
 
     steering = ("--neurons", neurons, "--label", "joy", "--strength", 40, "--prompt", "w1 w2", "--max-new-tokens", 5)
     steered = json.loads(run("steer", model, *steering, "--json"))
-    assert steered["program"] == "induce 40 joy"
+    assert [program["name"] for program in steered["programs"]] == ["induce 40 joy"]
     (text,) = steered["texts"]
-    assert text["unsteered"] != text["steered"]
+    assert text["unsteered"] != text["steered"][0]
 
     page = json.loads(run("report", copy, "--json"))["output"]
     assert "joy" in Path(page).read_text()
@@ -152,8 +152,40 @@ def test_bad_lines_are_skipped_and_counted_on_request(copy: Path) -> None:
 def test_every_program_steers(made: Path, program: str, arguments: tuple, name: str) -> None:
     common = ("--neurons", made / "neurons.json", "--label", "joy", "--prompt", "w1", "--max-new-tokens", 2, "--json")
     steered = json.loads(run("steer", made / "model", *common, "--program", program, *arguments))
-    assert steered["program"] == name
-    assert steered["neurons"] == len(affectron.NeuronSet.load(made / "neurons.json")["joy"])
+    neurons = len(affectron.NeuronSet.load(made / "neurons.json")["joy"])
+    assert steered["programs"] == [{"name": name, "neurons": neurons}]
+
+
+def test_programs_side_by_side_for_the_prompts_of_a_file(copy: Path, one_thread: None) -> None:
+    """Each text is the one that its program gives alone, whatever stands beside it."""
+    (copy / "prompts.txt").write_text("w1 w2\n\nw3\\nw4 w5 w6\n")
+    common = ("steer", copy / "model", "--neurons", copy / "neurons.json", "--max-new-tokens", 6, "--json")
+    file = ("--prompts", copy / "prompts.txt")
+    labels, strengths = ("joy", "anger"), (20, 60)
+    asked = [word for label in labels for word in ("--label", label)] + [
+        word for strength in strengths for word in ("--strength", strength)
+    ]
+    for options in ((), ("--temperature", 1.0, "--seed", 7)):
+        together = json.loads(run(*common, *file, "--prompt", "w7", *asked, *options))
+        programs = [f"induce {strength} {label}" for label in labels for strength in strengths]
+        assert [program["name"] for program in together["programs"]] == programs
+        assert [text["prompt"] for text in together["texts"]] == ["w7", "w1 w2", "w3\nw4 w5 w6"]
+        assert together["tokens"] <= 3 * 5 * 6
+        assert together["tokens_per_second"] > 0
+        assert len({text for row in together["texts"] for text in (row["unsteered"], *row["steered"])}) > 6
+        for place, (label, strength) in enumerate((label, s) for label in labels for s in strengths):
+            alone = json.loads(run(*common, *file, "--label", label, "--strength", strength, *options))
+            assert [row["steered"][0] for row in alone["texts"]] == [
+                row["steered"][place] for row in together["texts"][1:]
+            ]
+            assert [row["unsteered"] for row in alone["texts"]] == [row["unsteered"] for row in together["texts"][1:]]
+
+
+def test_steering_shows_every_text_and_its_speed(made: Path, one_thread: None) -> None:
+    shown = run("steer", made / "model", "--neurons", made / "neurons.json", "--label", "joy", "--prompt", "w1 w2")
+    assert "unsteered" in shown
+    assert "induce 1 joy, " in shown
+    assert re.search(r"\d tokens in \d+\.\d s, [\d,]+ tokens/s", shown)
 
 
 def test_info_describes_backends_and_a_model_without_its_weights(copy: Path) -> None:
@@ -231,6 +263,11 @@ def listing(folder: Path) -> list[Path]:
             "strength is 2.0, but .* has none",
         ),
         (lambda f: steer(f, "--label", "joy", "--program", "cross-signal"), "signal is None, expected a label"),
+        (lambda f: steer(f, "--label", "joy", "--prompts", f / "absent"), "cannot read .*absent: No such file"),
+        (
+            lambda f: ("steer", f / "model", "--neurons", f / "neurons.json", "--label", "joy"),
+            "no prompt is given, expected --prompt or --prompts",
+        ),
         (lambda f: steer(f, "--label", "joy", "--chat"), "the tokenizer has no chat template"),
         (lambda f: ("report", f / "model"), "has none of stats.safetensors, neurons.json, validation.json"),
     ],

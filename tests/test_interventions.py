@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from affectron import interventions
 from affectron.errors import InputError
-from affectron.interventions import Program, SiteProgram
+from affectron.interventions import Program, Schedule, SiteProgram, schedule
 from affectron.neurons import NeuronList
+from tests.errors import message
 from tests.raw_activations import raw
 
 SITE = "model.layers.0.mlp"
@@ -250,3 +251,59 @@ def test_a_neuron_never_finite_under_the_label_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=f"neuron 6 of {SITES[0]} has no finite activation under"):
             make()
+
+
+# --- schedules ---
+
+
+def test_a_share_of_a_program_goes_that_share_of_the_way() -> None:
+    rng = np.random.default_rng(0)
+    fields = rng.uniform(-1, 1, (4, 9))
+    fields[1] = abs(fields[1])
+    fields[2, ::2] = -np.inf
+    program = Program({"a": SiteProgram(np.arange(9), *fields)}, "some")
+    h = rng.normal(size=9)
+
+    def applied(one: Program) -> np.ndarray:
+        scale, damping, floor, shift = one.table("a", 9).astype(np.float64)
+        return h * np.maximum(scale - damping * abs(h), floor) + shift
+
+    for weight in (0.1, 0.5, 1.0):
+        np.testing.assert_allclose(applied(program.scaled(weight)), h + weight * (applied(program) - h), rtol=1e-5)
+    for weight in (0.0, -1.0, 1.5, float("nan")):
+        assert "expected a number in (0, 1]" in message(lambda weight=weight: program.scaled(weight))
+
+
+def test_the_pieces_of_a_schedule() -> None:
+    program = interventions.zero([("a", 1)])
+    assert schedule(program).generated == ((0, program),)
+    assert schedule(program, stop=0).generated == ((0, None),)
+    later = schedule(program, prompt=False, start=3, stop=7)
+    assert (later.prompt, later.generated) == (None, ((0, None), (3, program), (7, None)))
+    fading = schedule(program, half_life=10, start=2, stop=30)
+    starts = [start for start, _ in fading.generated]
+    assert starts == [0, 2, 7, 12, 17, 22, 27, 30]
+    scales = [1 - one.sites["a"].scale[0] for _, one in fading.generated if one is not None]
+    np.testing.assert_allclose(scales, 2.0 ** (-np.arange(6) / 2), rtol=1e-6)
+    whole = schedule(program, half_life=1)
+    assert [start for start, _ in whole.generated] == list(range(13))
+    assert whole.generated[-1][1] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"start": -1}, "start is -1"),
+        ({"start": 4, "stop": 4}, "stop is 4, expected more than start, 4"),
+        ({"half_life": 0.5}, "half_life is 0.5, expected a finite number of at least 1"),
+    ],
+)
+def test_schedules_that_cannot_be(options: dict, expected: str) -> None:
+    assert expected in message(lambda: schedule(interventions.zero([("a", 1)]), **options))
+
+
+def test_a_schedule_of_ones_own_ascends_from_the_first_token() -> None:
+    assert "expected ascending numbers from 0" in message(lambda: Schedule(None, ((1, None),), "late"))
+    assert "expected ascending numbers from 0" in message(lambda: Schedule(None, ((0, None), (0, None)), "twice"))
+    many = tuple((k, None) for k in range(16))
+    assert "holds 16 programs, expected at most 15" in message(lambda: Schedule(None, many, "long"))

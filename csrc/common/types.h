@@ -46,6 +46,9 @@ struct Stats {
   float *max;         // [S, F]
 };
 
+// Rows that masked_mlp takes at most: with more, library products win.
+constexpr int64_t kMlpRows = 16;
+
 // Rows in tiles of at most kTileRows rows of one segment, in an order that the segments alone decide.
 constexpr int64_t kTileRows = 32;
 
@@ -66,6 +69,21 @@ struct Plan {
 struct Programs {
   const float *table;
   const int32_t *rows; // [N], the program of each row, -1 for none; null: program 0 everywhere
+};
+
+// The matrices of a gated MLP; without `up`, of a plain one.
+struct MlpWeights {
+  Rows gate; // [F, K]
+  Rows up;   // [F, K]
+  Rows down; // [O, F], or [F, O] where `by_neuron`
+  bool by_neuron;
+};
+
+struct MlpShape {
+  int64_t rows;    // N
+  int64_t inputs;  // K
+  int64_t neurons; // F
+  int64_t outputs; // O
 };
 
 } // namespace affectron

@@ -9,33 +9,6 @@ namespace {
 // Neurons at a time: their values stay in the nearest cache between the activation and the intervention.
 constexpr int64_t kBlock = 512;
 
-template <Dtype D> void intervene_slice(const float *h, const float *table, int64_t width, void *out, int64_t neurons) {
-  using F = Format<D>;
-  using T = typename F::type;
-  const float *scale = table, *damping = table + width, *floor = table + 2 * width, *shift = table + 3 * width;
-  T *to = static_cast<T *>(out);
-  int64_t i = 0;
-  for (; i + Vec::width <= neurons; i += Vec::width) {
-    F::store(to + i, F::round(intervene(load_float(h + i), load_float(scale + i), load_float(damping + i),
-                                        load_float(floor + i), load_float(shift + i))));
-  }
-  if (int64_t rest = neurons - i; rest > 0) {
-    auto part = [rest](const float *p) { return load_part<Dtype::f32>(p, rest); };
-    store_part<D>(
-        to + i, F::round(intervene(part(h + i), part(scale + i), part(damping + i), part(floor + i), part(shift + i))),
-        rest);
-  }
-}
-
-auto intervene_slice_for(Dtype dtype) {
-  switch (dtype) {
-  case Dtype::f32: return intervene_slice<Dtype::f32>;
-  case Dtype::bf16: return intervene_slice<Dtype::bf16>;
-  case Dtype::f16: return intervene_slice<Dtype::f16>;
-  }
-  throw std::invalid_argument("unknown dtype code");
-}
-
 } // namespace
 
 void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act, int threads) {

@@ -15,6 +15,8 @@ struct Kernels {
                     bool product, int threads);
   void (*glu_steer)(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,
                     int threads);
+  void (*masked_mlp)(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Programs programs, Dtype dtype,
+                     Act act, int threads);
   void (*neuron_stats)(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype dtype, int threads);
 };
 

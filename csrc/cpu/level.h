@@ -19,6 +19,8 @@ inline void *at(MutableRows rows, int64_t n, int64_t f, int64_t size) {
                  bool product, int threads);                                                                           \
   void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,            \
                  int threads);                                                                                         \
+  void masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Programs programs, Dtype dtype,         \
+                  Act act, int threads);                                                                               \
   void neuron_stats(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype dtype, int threads);                 \
   }
 

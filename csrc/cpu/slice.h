@@ -1,5 +1,6 @@
-// act(gate) up over a slice of one row: the loop that every GLU kernel runs, with what it leaves behind as a template
-// parameter. Rounding follows the eager model: once after the activation, once after the product.
+// act(gate) up over a slice of one row, the loop that every GLU kernel runs, with what it leaves behind as a template
+// parameter; and the intervention on such a slice. Rounding follows the eager model: once after the activation, once
+// after the product.
 #pragma once
 
 #include <stdexcept>
@@ -71,6 +72,34 @@ template <Emit E> SliceKernel glu_slice_for(Dtype dtype, Act act, bool gated) {
   case Dtype::f32: return glu_slice_for<Dtype::f32, E>(act, gated);
   case Dtype::bf16: return glu_slice_for<Dtype::bf16, E>(act, gated);
   case Dtype::f16: return glu_slice_for<Dtype::f16, E>(act, gated);
+  }
+  throw std::invalid_argument("unknown dtype code");
+}
+
+// The intervention on a slice of h, with a table [4, width] that begins at the slice's first neuron.
+template <Dtype D> void intervene_slice(const float *h, const float *table, int64_t width, void *out, int64_t neurons) {
+  using F = Format<D>;
+  using T = typename F::type;
+  const float *scale = table, *damping = table + width, *floor = table + 2 * width, *shift = table + 3 * width;
+  T *to = static_cast<T *>(out);
+  int64_t i = 0;
+  for (; i + Vec::width <= neurons; i += Vec::width) {
+    F::store(to + i, F::round(intervene(load_float(h + i), load_float(scale + i), load_float(damping + i),
+                                        load_float(floor + i), load_float(shift + i))));
+  }
+  if (int64_t rest = neurons - i; rest > 0) {
+    auto part = [rest](const float *p) { return load_part<Dtype::f32>(p, rest); };
+    store_part<D>(
+        to + i, F::round(intervene(part(h + i), part(scale + i), part(damping + i), part(floor + i), part(shift + i))),
+        rest);
+  }
+}
+
+inline auto intervene_slice_for(Dtype dtype) {
+  switch (dtype) {
+  case Dtype::f32: return intervene_slice<Dtype::f32>;
+  case Dtype::bf16: return intervene_slice<Dtype::bf16>;
+  case Dtype::f16: return intervene_slice<Dtype::f16>;
   }
   throw std::invalid_argument("unknown dtype code");
 }

@@ -17,15 +17,17 @@ _HOMES = {
     "errors": ("InputError",),
     "interventions": (
         "Program",
+        "Schedule",
         "amplify",
         "attenuate",
         "compose",
         "cross_signal",
         "induce",
         "mean",
+        "schedule",
         "zero",
     ),
-    "models": ("declare_mlp", "find_sites", "intervene", "load_model"),
+    "models": ("Steering", "compact", "declare_mlp", "find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet", "select"),
     "ops": ("SegmentPlan", "StatsBuffers"),
     "report": ("build_report",),
@@ -64,6 +66,9 @@ if TYPE_CHECKING:
         Program as Program,
     )
     from affectron.interventions import (
+        Schedule as Schedule,
+    )
+    from affectron.interventions import (
         amplify as amplify,
     )
     from affectron.interventions import (
@@ -82,8 +87,13 @@ if TYPE_CHECKING:
         mean as mean,
     )
     from affectron.interventions import (
+        schedule as schedule,
+    )
+    from affectron.interventions import (
         zero as zero,
     )
+    from affectron.models import Steering as Steering
+    from affectron.models import compact as compact
     from affectron.models import declare_mlp as declare_mlp
     from affectron.models import find_sites as find_sites
     from affectron.models import intervene as intervene

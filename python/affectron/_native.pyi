@@ -1,6 +1,7 @@
 """The compiled module (csrc/bindings.cpp): addresses, sizes and codes; called through affectron.ops.native only."""
 
 TILE_ROWS: int
+MLP_ROWS: int
 CUDA_BUILT: bool  # without it, the functions cuda_* are absent
 
 def isa_levels() -> list[str]: ...
@@ -38,6 +39,27 @@ def glu_steer(
     up_stride: int,
     n: int,
     f: int,
+    table: int,
+    program_rows: int,
+    dtype: int,
+    act: int,
+    threads: int,
+) -> None: ...
+def masked_mlp(
+    out: int,
+    x: int,
+    x_stride: int,
+    gate: int,
+    gate_stride: int,
+    up: int,
+    up_stride: int,
+    down: int,
+    down_stride: int,
+    by_neuron: bool,
+    n: int,
+    inputs: int,
+    neurons: int,
+    outputs: int,
     table: int,
     program_rows: int,
     dtype: int,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
@@ -198,13 +199,12 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _print_side_by_side(title: str, prompts: Sequence[str], plain: Sequence[str], steered: Sequence[str]) -> None:
-    table = Table(title=Text(title), title_justify="left", show_lines=True)
-    for column in ("prompt", "unsteered", "steered"):
-        table.add_column(column, ratio=1, overflow="fold")
-    for row in zip(prompts, plain, steered, strict=True):
-        table.add_row(*(Text(text.strip()) for text in row))
-    _console().print(table)
+def _side_by_side(prompt: str, columns: Sequence[str], texts: Sequence[str]) -> Table:
+    table = Table(title=Text(prompt), title_justify="left")
+    for column in columns:
+        table.add_column(Text(column), ratio=1, overflow="fold")
+    table.add_row(*(Text(text.strip()) for text in texts))
+    return table
 
 
 def _console() -> Console:
@@ -289,8 +289,8 @@ def demo(
         _print_json(result)
         return
     _print_validation(found.validation)
-    title = f"induce {sample.label} by {sample.beta:g}"
-    _print_side_by_side(title, [sample.prompt], [sample.unsteered], [sample.steered])
+    columns = ("unsteered", f"induce {sample.beta:g} {sample.label}")
+    _console().print(_side_by_side(sample.prompt, columns, (sample.unsteered, sample.steered)))
     steps = ", ".join(f"{step} {taken:.1f} s" for step, taken in found.seconds.items())
     print(f"{sum(found.seconds.values()):.0f} s in all ({steps})")
     print(f"report written to {found.report}")
@@ -633,58 +633,102 @@ _STRENGTH = {
 def steer(
     model: ModelArgument,
     neurons: Annotated[Path, typer.Option(help="Neurons saved by select.")],
-    label: Annotated[str, typer.Option(help="The label whose neurons are steered.")],
+    label: Annotated[list[str], typer.Option(help="A label whose neurons are steered. Repeatable: one text for each.")],
     prompt: Annotated[
-        list[str], typer.Option(help=r"Text to continue, perhaps with {bos} in it; \n is a line break. Repeatable.")
-    ],
+        list[str] | None,
+        typer.Option(help=r"Text to continue, perhaps with {bos} in it; \n is a line break. Repeatable."),
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, written in the same way.")] = (
+        None
+    ),
     program: Annotated[ProgramName, typer.Option(help="What is done to the neurons.")] = ProgramName.induce,
     strength: Annotated[
-        float | None,
-        typer.Option(help="attenuate: alpha (0.5); induce: beta (1); amplify: factor (2); cross-signal: omega (1)."),
+        list[float] | None,
+        typer.Option(
+            help="attenuate: alpha (0.5); induce: beta (1); amplify: factor (2); cross-signal: omega (1). "
+            "Repeatable: one text for each."
+        ),
     ] = None,
     signal: Annotated[str | None, typer.Option(help="cross-signal: the label whose mean activation is added.")] = None,
-    share: Annotated[float, typer.Option(help="Share of the label's neurons to steer, best first.")] = 1.0,
+    share: Annotated[float, typer.Option(help="Share of a label's neurons to steer, best first.")] = 1.0,
     stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 40,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always writes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="For a temperature above 0; both texts are drawn alike.")] = 0,
+    seed: Annotated[int, typer.Option(help="For a temperature above 0; all texts are drawn alike.")] = 0,
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue each prompt without and with steering, side by side."""
+    """Continue each prompt without and with steering, side by side in one batch, as the texts are written."""
     from affectron.generation import continuations
 
+    texts = _prompts(prompt or [], prompts)
     selected = affectron.NeuronSet.load(neurons)
-    chosen = selected[label].top(share)
-    if not chosen:
-        raise InputError(f"label {label!r} has no neurons in {neurons}; select more with a larger --top")
-    steering = _program(program, chosen, lambda: _stats_beside(neurons, stats), strength, signal)
+    steering = []
+    strengths: Sequence[float | None] = strength or [None]
+    for one in dict.fromkeys(label):
+        chosen = selected[one].top(share)
+        if not chosen:
+            raise InputError(f"label {one!r} has no neurons in {neurons}; select more with a larger --top")
+        for each in strengths:
+            steering.append(_program(program, chosen, lambda: _stats_beside(neurons, stats), each, signal))
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
     _check_model(loaded, selected)
-    texts = [_template(text) for text in prompt]
-
-    def write() -> list[str]:
-        return continuations(
-            loaded,
-            tokenizer,
-            texts,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            chat=chat,
-        )
-
-    plain = write()
-    with affectron.intervene(loaded, steering):
-        steered = write()
+    columns = ["unsteered", *(f"{each.name}, {len(each)} neurons" for each in steering)]
+    found = []
+    for text in texts:
+        with _watched(text, columns, as_json) as watch:
+            written = continuations(
+                loaded,
+                tokenizer,
+                text,
+                [None, *steering],
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                chat=chat,
+                watch=watch,
+            )
+            watch(written.texts)
+        found.append(written)
+    tokens, seconds = sum(one.tokens for one in found), sum(one.seconds for one in found)
     if as_json:
-        rows = [{"prompt": p, "unsteered": u, "steered": s} for p, u, s in zip(texts, plain, steered, strict=True)]
-        _print_json({"program": steering.name, "neurons": len(steering), "texts": rows})
+        result = {
+            "programs": [{"name": each.name, "neurons": len(each)} for each in steering],
+            "texts": [
+                {"prompt": text, "unsteered": one.texts[0], "steered": one.texts[1:]}
+                for text, one in zip(texts, found, strict=True)
+            ],
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+        _print_json(result)
         return
-    _print_side_by_side(f"{steering.name}, {len(steering)} neurons", texts, plain, steered)
+    print(f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
+
+
+def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
+    prompts = list(given)
+    if file is not None:
+        try:
+            prompts += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
+    if not prompts:
+        raise InputError("no prompt is given, expected --prompt or --prompts with a line in it")
+    return [_template(text) for text in prompts]
+
+
+@contextmanager
+def _watched(prompt: str, columns: Sequence[str], quiet: bool) -> Iterator[Callable[[list[str]], None]]:
+    """Shows the texts as they are written; where nobody looks on, in a pipe, once they are complete."""
+    if quiet:
+        yield lambda texts: None
+        return
+    with Live(console=_console(), auto_refresh=False, vertical_overflow="visible") as live:
+        yield lambda texts: live.update(_side_by_side(prompt, columns, texts), refresh=sys.stdout.isatty())
 
 
 def _program(

@@ -1,62 +1,128 @@
-"""Text that a model writes after a prompt; apart because the command line and the demo both show it."""
+"""Text that a model writes after a prompt under several programs at once; apart because the command line and the demo
+both show it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+from transformers.generation.streamers import BaseStreamer
 
 from affectron.errors import InputError
+from affectron.interventions import Program, Schedule
+from affectron.models import intervene
+
+
+@dataclass(frozen=True)
+class Continuations:
+    """What was written after one prompt: a text for each program, the tokens in all of them (a token that ends a text
+    counts), and the seconds that it took."""
+
+    texts: list[str]
+    tokens: int
+    seconds: float
 
 
 def continuations(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
+    prompt: str,
+    programs: Sequence[Program | Schedule | None],
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
     chat: bool = False,
-) -> list[str]:
-    """What the model writes after each prompt, without the prompt; one at a time, so that none is padded.
+    watch: Callable[[list[str]], None] | None = None,
+) -> Continuations:
+    """What the model writes after ``prompt`` under each program, without the prompt: one batch, so that no text waits
+    for another and none is padded.
 
     Args:
-        prompts: texts. One with {bos} in it is read as it stands, with the beginning-of-sequence token there; any
+        prompt: a text. With {bos} in it, it is read as it stands, with the beginning-of-sequence token there; any
             other gets the special tokens that the tokenizer adds for this model.
+        programs: one a text; None writes the unsteered one.
         max_new_tokens: tokens to write at most; fewer where the model ends its text.
         temperature: 0 takes the likeliest token each time, more draws from all tokens.
-        seed: of the draws, set anew for each prompt.
+        seed: of the draws. All texts are drawn with the same random numbers, so that they differ by the programs.
         chat: put the prompt into the tokenizer's chat template, as the user's turn.
+        watch: is given the texts so far after every token.
 
     Raises:
         InputError: the tokenizer has no token for {bos}, or no chat template.
     """
+    ids = _prompt_ids(tokenizer, prompt, chat).to(model.device)
+    if not ids.shape[1]:
+        raise InputError(f"prompt is {prompt!r}, expected text with at least one token")
+    ends = model.generation_config.eos_token_id
+    written = _Written(tokenizer, {ends} if isinstance(ends, int) else set(ends or ()), len(programs), watch)
+    ids = ids.expand(len(programs), -1)
+    start = time.perf_counter()
+    with intervene(model, programs):
+        model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            do_sample=False,
+            logits_processor=[_Draws(temperature, seed)] if temperature > 0 else [],
+            streamer=written,
+        )
+    return Continuations(written.texts(), sum(map(len, written.ids)), time.perf_counter() - start)
+
+
+def _prompt_ids(tokenizer: Any, prompt: str, chat: bool) -> Tensor:
     if chat and not tokenizer.chat_template:
         raise InputError("chat is asked for, but the tokenizer has no chat template")
-    written = []
-    for prompt in prompts:
-        raw = "{bos}" in prompt
-        if raw and tokenizer.bos_token is None:
-            raise InputError(f"prompt is {prompt!r}, but the tokenizer has no beginning-of-sequence token for {{bos}}")
-        text = prompt.replace("{bos}", tokenizer.bos_token or "")
-        if chat:
-            turn = [{"role": "user", "content": text}]
-            text, raw = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False), True
-        inputs = tokenizer(text, add_special_tokens=not raw, return_tensors="pt").to(model.device)
-        length = inputs["input_ids"].shape[1]
-        if not length:
-            raise InputError(f"prompt is {prompt!r}, expected text with at least one token")
-        drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            output = model.generate(
-                input_ids=inputs["input_ids"],
-                attention_mask=inputs["attention_mask"],
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-                **(drawn if temperature > 0 else {"do_sample": False}),
-            )
-        written.append(tokenizer.decode(output[0, length:], skip_special_tokens=True))
-    return written
+    raw = "{bos}" in prompt
+    if raw and tokenizer.bos_token is None:
+        raise InputError(f"prompt is {prompt!r}, but the tokenizer has no beginning-of-sequence token for {{bos}}")
+    text = prompt.replace("{bos}", tokenizer.bos_token or "")
+    if chat:
+        turn = [{"role": "user", "content": text}]
+        text, raw = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False), True
+    ids: Tensor = tokenizer(text, add_special_tokens=not raw, return_tensors="pt")["input_ids"]
+    return ids
+
+
+class _Draws(LogitsProcessor):
+    """Turns the choice of the likeliest token into a draw: the maximum of logits / temperature plus Gumbel noise is a
+    sample of their softmax. The noise of a step is one and the same for all texts."""
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        self.temperature = temperature
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        noise = -torch.empty(scores.shape[1]).exponential_(generator=self.generator).log()
+        return scores.float() / self.temperature + noise.to(scores.device)
+
+
+class _Written(BaseStreamer):
+    """The tokens of each text, up to the one that ends it. Transformers' own streamers take one text only."""
+
+    def __init__(self, tokenizer: Any, ends: set[int], texts: int, watch: Callable[[list[str]], None] | None) -> None:
+        self.tokenizer, self.ends, self.watch = tokenizer, ends, watch
+        self.ids: list[list[int]] = [[] for _ in range(texts)]
+        self.begun = False
+
+    def put(self, value: Tensor) -> None:
+        if not self.begun:  # the first are the prompts
+            self.begun = True
+            return
+        for ids, token in zip(self.ids, value.reshape(-1).tolist(), strict=True):
+            if not ids or ids[-1] not in self.ends:
+                ids.append(token)
+        if self.watch is not None:
+            self.watch(self.texts())
+
+    def end(self) -> None:
+        pass
+
+    def texts(self) -> list[str]:
+        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self.ids]

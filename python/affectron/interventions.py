@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +83,26 @@ class Program:
         """The number of neurons touched."""
         return sum(len(site.index) for site in self.sites.values())
 
+    def scaled(self, weight: float) -> Program:
+        """A share of what this program does: h + weight · (h' - h), for a weight in (0, 1].
+
+        Raises:
+            InputError: another weight.
+        """
+        if not 0 < weight <= 1:
+            raise InputError(f"weight is {weight}, expected a number in (0, 1]")
+        sites = {
+            name: SiteProgram(
+                part.index,
+                1 + weight * (part.scale - 1),
+                weight * part.damping,
+                1 + weight * (part.floor - 1),
+                weight * part.shift,
+            )
+            for name, part in self.sites.items()
+        }
+        return Program(sites, f"{self.name} x {weight:.3g}")
+
     def table(self, site: str, width: int) -> NDArray[np.float32]:
         """Float32 [4, width]: scale, damping, floor, shift of a site's neurons, neutral where untouched.
 
@@ -98,6 +119,82 @@ class Program:
                 )
             table[:, program.index] = [getattr(program, field) for field in _FIELDS]
         return table
+
+
+#: Programs that a schedule can hold one after the other, the prompt's included.
+MAX_PIECES = 16
+# A decay is a staircase of this many steps, each half of the half-life wide: the last one does 2 % of the program.
+_DECAY_STEPS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Programs by position in a text: see :func:`schedule` for the usual ones.
+
+    A program acts in the forward that reads a token. ``prompt`` acts on the tokens of the prompt; ``generated`` holds
+    pairs (k, program), k ascending from 0: the program that acts from the k-th generated token on, counted from 0.
+    None leaves the tokens alone. ``name`` is for people.
+
+    Raises:
+        InputError: the starts do not ascend from 0, or there are more than 15 of them.
+    """
+
+    prompt: Program | None
+    generated: tuple[tuple[int, Program | None], ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        starts = [start for start, _ in self.generated]
+        if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
+            raise InputError(f"generated begins at tokens {starts}, expected ascending numbers from 0")
+        if len(starts) >= MAX_PIECES:
+            raise InputError(f"generated holds {len(starts)} programs, expected at most {MAX_PIECES - 1}")
+
+
+def schedule(
+    program: Program,
+    *,
+    prompt: bool = True,
+    start: int = 0,
+    stop: int | None = None,
+    half_life: float | None = None,
+) -> Schedule:
+    """Let ``program`` act on a part of a text only, or fade away.
+
+    Generated tokens are counted from 0. The first is written by the forward over the prompt, so that what acts on
+    generated tokens only is first seen in the second.
+
+    Args:
+        prompt: whether it acts on the prompt.
+        start: the first generated token that it acts on.
+        stop: the first that it no longer acts on; 0 with ``prompt``: the prompt only. None: it goes on.
+        half_life: tokens from ``start`` on after which it does half as much (:meth:`Program.scaled`), falling in steps
+            of half of that time (one token at least), twelve of them, and then to nothing.
+
+    Raises:
+        InputError: start or stop is negative, stop is not after start (but for 0), or half_life is below 1.
+    """
+    if start < 0 or (stop is not None and stop < 0):
+        raise InputError(f"start is {start} and stop is {stop}, expected at least 0")
+    if half_life is not None and not (math.isfinite(half_life) and half_life >= 1):
+        raise InputError(f"half_life is {half_life}, expected a finite number of at least 1")
+    if stop is not None and stop <= start and stop + start > 0:
+        raise InputError(f"stop is {stop}, expected more than start, {start}")
+    pieces: list[tuple[int, Program | None]] = [(0, None)] if start else []
+    if half_life is None:
+        pieces.append((start, program))
+    else:
+        width = max(1, round(half_life / 2))
+        weights = [2 ** (-step * width / half_life) for step in range(_DECAY_STEPS)]
+        pieces += [(start + step * width, program.scaled(weight)) for step, weight in enumerate(weights)]
+        pieces.append((start + _DECAY_STEPS * width, None))
+    if stop is not None:
+        pieces = [*(piece for piece in pieces if piece[0] < stop), (stop, None)]
+    where = ["prompt"] if prompt else []
+    if stop != 0:
+        where.append(f"generated {start} to {'end' if stop is None else stop - 1}")
+    fading = "" if half_life is None else f", half-life {half_life:g}"
+    return Schedule(program if prompt else None, tuple(pieces), f"{program.name} ({' and '.join(where)}{fading})")
 
 
 def zero(neurons: Neurons) -> Program:

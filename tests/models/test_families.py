@@ -190,6 +190,34 @@ def test_every_kind_of_program_agrees_with_its_definition(family: Family, model:
 
 
 @torch.no_grad()
+def test_schedules_hold_at_their_positions(family: Family, model: Any) -> None:
+    """Of an expert's rows those of the right tokens, in one request of three."""
+    if family.head != "ForCausalLM":
+        pytest.skip("a schedule goes by the text that is written on")
+    given = inputs(family)
+    length = given["input_ids"].shape[1]
+    neurons = range(0, family.neurons, 2)
+
+    def change(site: str, h: Tensor, gate: Any, routed: Tensor | None) -> Tensor:
+        rows = torch.arange(h.numel() // h.shape[-1]) if routed is None else routed
+        mine = ((rows // length == 1) & (rows % length >= 4)).reshape(*h.shape[:-1], 1)
+        out = h.clone()
+        out[..., neurons] = torch.where(mine, 3 * h[..., neurons], h[..., neurons])
+        return out
+
+    with watched(model, family, change):
+        wanted = model(**given).logits
+    program = interventions.amplify([(site, i) for site in family.names for i in neurons], 3.0)
+    plain = model(**given).logits
+    with intervene(model, [None, interventions.schedule(program, prompt=False), None]) as steering:
+        steering.prompt_length = 4
+        found = model(**given).logits
+    torch.testing.assert_close(found, wanted, rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(found[1, :4], plain[1, :4], rtol=2e-4, atol=2e-4)
+    assert (found[1, 4:] - plain[1, 4:]).abs().max() > 1e-3
+
+
+@torch.no_grad()
 @pytest.mark.usefixtures("one_thread")
 def test_a_vision_model_is_steered_too() -> None:
     """Its neurons have no text to be measured on, but a program is a program."""

@@ -25,6 +25,7 @@ def arguments(name: str, grad: bool) -> tuple:
         "glu": (gate, up, "silu"),
         "glu_steer": (gate, up, table, rows, "gelu"),
         "glu_stats": (gate, up, plan.order, plan.tiles, *stats.tensors, "silu", False),
+        "masked_mlp": (gate[:5], gate[5:20], up[5:20], up[:9, :15], torch.rand(2, 4, 15), rows[:5], "silu"),
         "neuron_stats": (gate, up, plan.order, plan.tiles, *stats.tensors),
         "segment_plan": (segments, 3),
     }[name]
@@ -36,6 +37,7 @@ def arguments(name: str, grad: bool) -> tuple:
         ("glu", True),
         ("glu_steer", True),
         ("glu_stats", False),
+        ("masked_mlp", False),
         ("neuron_stats", False),
         ("segment_plan", False),
     ],

@@ -13,7 +13,7 @@ from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import EMOTIONS, write
 from affectron.generation import continuations
 from affectron.interventions import induce
-from affectron.models import intervene, load_model
+from affectron.models import load_model
 from affectron.neurons import select
 from affectron.report import build_report
 from affectron.screening import screen
@@ -96,9 +96,8 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     begin("steer", "write with and without the neurons of one label")
     label = max(EMOTIONS[:-1], key=lambda name: len(neurons[name]))  # the last is neutral
     beta, prompt = BETAS[-1], "{bos}Yesterday evening"
-    (unsteered,) = continuations(model, tokenizer, [prompt], max_new_tokens=32)
-    with intervene(model, induce(neurons[label], stats, beta)):
-        (steered,) = continuations(model, tokenizer, [prompt], max_new_tokens=32)
+    programs = [None, induce(neurons[label], stats, beta)]
+    unsteered, steered = continuations(model, tokenizer, prompt, programs, max_new_tokens=32).texts
 
     begin("report", "tables and figures as one HTML page")
     page = build_report(folder)

@@ -1,6 +1,7 @@
 """Models of transformers: where their MLP neurons are, how to measure and steer them, how to load them."""
 
-from affectron.models.intervention import intervene
+from affectron.models.compaction import compact
+from affectron.models.intervention import Steering, intervene
 from affectron.models.layout import Given, Kernel, Routed, Site, Structure
 from affectron.models.load import check_tokenizer, config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
 from affectron.models.sites import attach, declare_mlp, evaluating, find_sites, max_length, unwrapped
@@ -10,9 +11,11 @@ __all__ = [
     "Kernel",
     "Routed",
     "Site",
+    "Steering",
     "Structure",
     "attach",
     "check_tokenizer",
+    "compact",
     "config_hash",
     "declare_mlp",
     "evaluating",

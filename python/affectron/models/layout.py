@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,13 @@ def sizes(module: nn.Module) -> tuple[int, int] | None:
             if isinstance(found[0], int) and isinstance(found[1], int):
                 return found
     return None
+
+
+def set_sizes(linear: Any, inputs: int, outputs: int) -> None:
+    """What :func:`sizes` tells of a layer whose weights have changed."""
+    names = ("nx", "nf") if hasattr(linear, "nf") else ("in_features", "out_features")
+    setattr(linear, names[0], inputs)
+    setattr(linear, names[1], outputs)
 
 
 def device_of(site: Site) -> torch.device:

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from operator import attrgetter
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -122,7 +121,7 @@ def _forward(site: Site, chain: Chain) -> Callable[..., Tensor]:
     The linear layers are looked up in every call, as the block itself does: an adapter may replace them.
     """
     found, act, compute = site.structure, site.act, chain.compute
-    first, last = attrgetter(found.first or ""), attrgetter(found.last)
+    first, last = _getter(found.first or ""), _getter(found.last)
     module: Any = site.module
 
     def gated(x: Tensor | None = None, **named: Tensor) -> Tensor:
@@ -140,8 +139,20 @@ def _forward(site: Site, chain: Chain) -> Callable[..., Tensor]:
 
     if found.layout != "gated":
         return one_linear
-    second = attrgetter(found.second or "")
+    second = _getter(found.second or "")
     return gated
+
+
+def _getter(path: str) -> Callable[[Any], Any]:
+    """``operator.attrgetter(path)`` in a form that torch.compile can trace."""
+    names = path.split(".")
+
+    def get(module: Any) -> Any:
+        for name in names:
+            module = getattr(module, name)
+        return module
+
+    return get
 
 
 def split(both: Tensor, layout: str) -> tuple[Tensor, Tensor | None]:
@@ -191,6 +202,8 @@ def by_identity(kernel: Kernel) -> Given:
     ones: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
     def given(position: int, h: Tensor, _gate: Tensor | None, *routed: Any) -> Tensor:
+        if h.stride(-1) != 1:  # the block's own; a kernel reads rows without gaps
+            h = h.contiguous()
         key = (h.shape[-1], h.dtype, h.device)
         if key not in ones:
             ones[key] = torch.ones(h.shape[-1], dtype=h.dtype, device=h.device)
@@ -201,16 +214,20 @@ def by_identity(kernel: Kernel) -> Given:
 
 
 def swap_forward(module: nn.Module, forward: Callable[..., Any], undo: ExitStack) -> None:
-    """Let this instance run ``forward`` until ``undo`` is unwound; then its attributes are what they were."""
+    """Let this instance run ``forward`` until ``undo`` is unwound."""
+    swap_attribute(module, "forward", forward, undo)
+
+
+def swap_attribute(module: nn.Module, name: str, value: Any, undo: ExitStack) -> None:
+    """Let this instance have ``value`` as its attribute until ``undo`` is unwound; then all is what it was."""
     own: dict[str, Any] = vars(module)
-    restore: Callable[[], Any]
-    if "forward" in own:  # someone else's, such as a patch that another library made
-        restore = partial(own.__setitem__, "forward", own["forward"])
-    else:
-        restore = partial(own.pop, "forward", None)
+    # What is there already is someone else's, such as a patch that another library made.
+    restore: Callable[[], Any] = (
+        partial(own.__setitem__, name, own[name]) if name in own else partial(own.pop, name, None)
+    )
     # First the way back, then the change: an interruption between the two leaves nothing behind.
     undo.callback(restore)
-    own["forward"] = forward
+    own[name] = value
 
 
 def swap_child(module: nn.Module, name: str, child: nn.Module, undo: ExitStack) -> None:

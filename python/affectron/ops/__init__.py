@@ -6,16 +6,20 @@ from affectron.ops.glu import glu
 from affectron.ops.glu_stats import glu_stats
 from affectron.ops.glu_steer import glu_steer
 from affectron.ops.library import backend_for, use_backend
+from affectron.ops.masked_mlp import MLP_ROWS, masked_mlp, neuron_major
 from affectron.ops.neuron_stats import neuron_stats
 from affectron.ops.segments import SegmentPlan
 
 __all__ = [
+    "MLP_ROWS",
     "SegmentPlan",
     "StatsBuffers",
     "backend_for",
     "glu",
     "glu_stats",
     "glu_steer",
+    "masked_mlp",
+    "neuron_major",
     "neuron_stats",
     "use_backend",
 ]

@@ -33,6 +33,7 @@ _GPU_PREFERENCE = {
     "glu": ("triton", "native", "reference"),
     "glu_stats": ("triton", "native", "reference"),
     "glu_steer": ("triton", "native", "reference"),
+    "masked_mlp": ("reference",),
     "neuron_stats": ("triton", "native", "reference"),
 }
 KERNELS = tuple(_GPU_PREFERENCE)
@@ -91,7 +92,10 @@ def backend_for(op: str, device: torch.device | str) -> tuple[str, str]:
         raise ValueError(f"op is {op!r}, expected one of {', '.join(KERNELS)}")
     kind = torch.device(device).type
     if _forced is not None:
-        if absence := absence_of(_forced, kind):
+        absence = absence_of(_forced, kind)
+        if absence is None and (_forced, kind) != ("native", "cpu") and _forced not in _GPU_PREFERENCE[op]:
+            absence = f"it has no {op} for {kind} tensors"
+        if absence:
             raise RuntimeError(f"the {_forced} backend was asked for, and cannot serve: {absence}")
         return _forced, "asked for"
     if kind == "cpu":
@@ -100,7 +104,8 @@ def backend_for(op: str, device: torch.device | str) -> tuple[str, str]:
     for backend in _GPU_PREFERENCE[op]:
         absence = absence_of(backend, kind)
         if absence is None:
-            return backend, "; ".join(passed) or "the first choice for this op"
+            first = "this op has no kernel for GPUs" if backend == "reference" else "the first choice for this op"
+            return backend, "; ".join(passed) or first
         passed.append(absence)
     raise AssertionError("the reference backend serves every device")
 
@@ -150,6 +155,17 @@ def define_plain(schema: str, implementation: Callable[..., Any], fake: Callable
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"affectron::{name}", fake, lib=LIBRARY)
     return getattr(torch.ops.affectron, name).default  # type: ignore[no-any-return]
+
+
+def serves_directly(*args: Tensor | None) -> bool:
+    """Whether the native kernel may be called without torch's dispatcher: plain CPU tensors, no gradient, and neither
+    a compiler nor a transform nor a dispatch mode that wants to see the op."""
+    if torch.compiler.is_compiling() or _forced not in (None, "native") or torch._C._len_torch_dispatch_stack():
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False
+    grad = torch.is_grad_enabled()
+    return all(a is None or (type(a) is Tensor and a.is_cpu and not (grad and a.requires_grad)) for a in args)
 
 
 def check_activation(act: str) -> None:

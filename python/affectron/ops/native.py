@@ -95,6 +95,25 @@ def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | N
     return out
 
 
+def stored_by_neuron(w_down: Tensor) -> bool:
+    """Whether the weights [O, F] of one neuron lie next to one another: what ops.neuron_major makes."""
+    return w_down.dim() == 2 and w_down.stride(0) == 1 != w_down.stride(1)
+
+
+def masked_mlp(
+    x: Tensor, w_gate: Tensor, w_up: Tensor | None, w_down: Tensor, program: Tensor, rows: Tensor | None, act: str
+) -> Tensor:
+    (n, inputs), (outputs, f) = x.shape, w_down.shape
+    out = torch.empty((n, outputs), dtype=x.dtype, device=x.device)
+    by_neuron = stored_by_neuron(w_down)
+    _native.masked_mlp(
+        out.data_ptr(), *_rows(x), *_rows(w_gate), *_rows(w_up), *_rows(w_down.t() if by_neuron else w_down), by_neuron,
+        n, inputs, f, outputs, program.data_ptr(), 0 if rows is None else rows.data_ptr(),
+        _DTYPE_CODE[x.dtype], _ACT_CODE[act], torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
 def neuron_stats(
     h: Tensor, gate: Tensor | None, order: Tensor, tiles: Tensor,
     count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor,

@@ -39,6 +39,13 @@ def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | N
     return torch.where((rows >= 0)[:, None], intervene(h.float(), *table.unbind(1)).to(h.dtype), h)
 
 
+def masked_mlp(
+    x: Tensor, w_gate: Tensor, w_up: Tensor | None, w_down: Tensor, program: Tensor, rows: Tensor | None, act: str
+) -> Tensor:
+    up = None if w_up is None else F.linear(x, w_up)
+    return F.linear(glu_steer(F.linear(x, w_gate), up, program, rows, act), w_down)
+
+
 def neuron_stats(
     h: Tensor, gate: Tensor | None, order: Tensor, tiles: Tensor,
     count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor,

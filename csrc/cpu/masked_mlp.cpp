@@ -1,0 +1,301 @@
+// out = down . intervention(act(gate x) (up x)) for a few rows: decoding, where reading the weights is all the work.
+// Two passes, each weight read once: gate and up with the activation and the intervention, then down. What every row
+// has hard-masked is not computed: its gate and up rows are not read, nor is its down column where the weights are
+// stored by neuron.
+//
+// Every sum is added up in an order that the sizes and the masks alone fix: the same bits for any number of threads.
+#include <algorithm>
+#include <vector>
+
+#include "level.h"
+#include "slice.h"
+
+namespace affectron::AFFECTRON_ISA {
+
+namespace {
+
+// Neurons that a thread takes at a time: few enough to share out a small site, enough to fill the vectors.
+constexpr int64_t kBlock = 32;
+// Neurons whose down columns are added in one go, so that the accumulators are read and written once for all.
+constexpr int64_t kTogether = 8;
+
+constexpr int64_t whole_vectors(int64_t n) { return (n + Vec::width - 1) / Vec::width * Vec::width; }
+
+inline float sum(Vec v) {
+  float lane[Vec::width];
+  store_float(lane, v);
+  for (int64_t half = Vec::width / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) lane[i] += lane[i + half];
+  }
+  return lane[0];
+}
+
+// to[w][r] = weights[w] . x[r] for W rows of weights and R rows of x: floats, with zeros up to a whole vector.
+// `next` are the weights that come after: they are fetched meanwhile, since past a masked neuron the processor fetches
+// the wrong ones by itself (half of the neurons masked at random: a quarter less time).
+template <Dtype D, int W, int R>
+void dots(const typename Format<D>::type *const *weights, const typename Format<D>::type *const *next,
+          const float *const *x, int64_t size, float (*to)[R]) {
+  Vec total[W][R];
+  for (auto &row : total) std::fill(row, row + R, Vec(0.0f));
+  auto body = [&](int64_t i, auto load) {
+    Vec from[R];
+    for (int r = 0; r < R; ++r) from[r] = load_float(x[r] + i);
+    for (int w = 0; w < W; ++w) {
+      __builtin_prefetch(next[w] + i, 0, 2);
+      Vec weight = load(weights[w] + i);
+      for (int r = 0; r < R; ++r) total[w][r] = fma(weight, from[r], total[w][r]);
+    }
+  };
+  using T = typename Format<D>::type;
+  int64_t i = 0;
+  for (; i + Vec::width <= size; i += Vec::width) body(i, [](const T *p) { return Format<D>::load(p); });
+  if (int64_t rest = size - i; rest > 0) body(i, [=](const T *p) { return load_part<D>(p, rest); });
+  for (int w = 0; w < W; ++w) {
+    for (int r = 0; r < R; ++r) to[w][r] = sum(total[w][r]);
+  }
+}
+
+// to[w * to_stride + n] for W rows of weights and all n rows of x, two rows of x at a time.
+template <Dtype D, int W>
+void dots_of_rows(const typename Format<D>::type *const *weights, const typename Format<D>::type *const *next,
+                  const float *x, int64_t x_stride, int64_t rows, int64_t size, float *to, int64_t to_stride) {
+  int64_t n = 0;
+  for (; n + 2 <= rows; n += 2) {
+    const float *pair[2] = {x + n * x_stride, x + (n + 1) * x_stride};
+    float found[W][2];
+    dots<D, W, 2>(weights, next, pair, size, found);
+    for (int w = 0; w < W; ++w) std::copy(found[w], found[w] + 2, to + w * to_stride + n);
+  }
+  if (n < rows) {
+    const float *one[1] = {x + n * x_stride};
+    float found[W][1];
+    dots<D, W, 1>(weights, next, one, size, found);
+    for (int w = 0; w < W; ++w) to[w * to_stride + n] = found[w][0];
+  }
+}
+
+// Neurons that contribute to the output, ascending; `computed` tells those whose h depends on the input.
+struct Kept {
+  std::vector<int64_t> neuron;
+  std::vector<char> computed;
+};
+
+// Masks are read for every call, by one thread: loops without a branch, that the compiler turns into vectors.
+Kept find_kept(const MlpShape &shape, const Programs &programs, bool all) {
+  std::vector<const float *> tables;
+  bool plain = false; // some row has no program
+  if (!programs.rows) {
+    tables.push_back(programs.table);
+  } else {
+    for (int64_t n = 0; n < shape.rows; ++n) {
+      plain |= programs.rows[n] < 0;
+      if (programs.rows[n] >= 0) tables.push_back(programs.table + programs.rows[n] * 4 * shape.neurons);
+    }
+    std::sort(tables.begin(), tables.end());
+    tables.erase(std::unique(tables.begin(), tables.end()), tables.end());
+  }
+  const int64_t size = shape.neurons;
+  std::vector<int32_t> computed(size_t(size), plain), kept(size_t(size), plain || all);
+  for (const float *table : tables) {
+    const float *scale = table, *damping = table + size, *floor = table + 2 * size, *shift = table + 3 * size;
+    for (int64_t f = 0; f < size; ++f) {
+      // METHODS section 6: masked where the factor max(scale - damping |h|, floor) is 0 for every h, so that h' =
+      // shift.
+      const int32_t zero = (scale[f] > floor[f] ? scale[f] : floor[f]) == 0.0f;
+      const int32_t masked = zero & (int32_t(damping[f] == 0.0f) | int32_t(floor[f] == 0.0f));
+      computed[size_t(f)] |= 1 - masked;
+      kept[size_t(f)] |= (1 - masked) | int32_t(shift[f] != 0.0f);
+    }
+  }
+  Kept found{std::vector<int64_t>(size_t(size)), std::vector<char>(size_t(size))};
+  size_t count = 0;
+  for (int64_t f = 0; f < size; ++f) {
+    found.neuron[count] = f;
+    found.computed[count] = char(computed[size_t(f)]);
+    count += size_t(kept[size_t(f)]);
+  }
+  found.neuron.resize(count);
+  found.computed.resize(count);
+  return found;
+}
+
+template <Dtype D> struct Pass {
+  using F = Format<D>;
+  using T = typename F::type;
+
+  const MlpWeights &weights;
+  const MlpShape &shape;
+  const Programs &programs;
+  const Kept &kept;
+  std::vector<float> x; // [N, x_stride], zeros past K
+  int64_t x_stride;
+  std::vector<float> h; // [N, h_stride], zeros past the kept neurons: the intervened activation, rounded
+  int64_t h_stride;
+
+  Pass(Rows from, const MlpWeights &weights, const MlpShape &shape, const Programs &programs, const Kept &kept)
+      : weights(weights), shape(shape), programs(programs), kept(kept), x_stride(whole_vectors(shape.inputs)),
+        h_stride(whole_vectors(int64_t(kept.neuron.size()))) {
+    x.resize(size_t(shape.rows * x_stride));
+    h.resize(size_t(shape.rows * h_stride));
+    for (int64_t n = 0; n < shape.rows; ++n) {
+      const T *row = static_cast<const T *>(at(from, n, 0, sizeof(T)));
+      for (int64_t i = 0; i < shape.inputs; i += Vec::width) {
+        const int64_t rest = std::min(shape.inputs - i, Vec::width);
+        store_float(x.data() + n * x_stride + i, load_part<D>(row + i, rest));
+      }
+    }
+  }
+
+  const T *row_of(Rows rows, int64_t f) const { return static_cast<const T *>(at(rows, f, 0, sizeof(T))); }
+
+  // h of the kept neurons [first, first + count).
+  void activate_block(int64_t first, int64_t count, SliceKernel slice,
+                      void (*intervene)(const float *, const float *, int64_t, void *, int64_t)) {
+    float gate[kBlock][kMlpRows], up[kBlock][kMlpRows];
+    for (int64_t i = 0; i < count; ++i) {
+      if (!kept.computed[size_t(first + i)]) { // h' is the shift, whatever h is
+        std::fill(gate[i], gate[i] + kMlpRows, 0.0f);
+        std::fill(up[i], up[i] + kMlpRows, 0.0f);
+        continue;
+      }
+      const int64_t f = kept.neuron[size_t(first + i)];
+      const T *both[2] = {row_of(weights.gate, f), row_of(weights.up, f)};
+      const int64_t after = kept.neuron[size_t(first + std::min(i + 1, count - 1))];
+      const T *next[2] = {row_of(weights.gate, after), row_of(weights.up, after)};
+      float found[2][kMlpRows];
+      if (weights.up.data) {
+        dots_of_rows<D, 2>(both, next, x.data(), x_stride, shape.rows, shape.inputs, found[0], kMlpRows);
+        std::copy(found[1], found[1] + shape.rows, up[i]);
+      } else {
+        dots_of_rows<D, 1>(both, next, x.data(), x_stride, shape.rows, shape.inputs, found[0], kMlpRows);
+      }
+      std::copy(found[0], found[0] + shape.rows, gate[i]);
+    }
+    for (int64_t n = 0; n < shape.rows; ++n) {
+      alignas(64) T g[kBlock], u[kBlock], out[kBlock];
+      alignas(64) float wide[kBlock + Vec::width], table[4][kBlock];
+      auto round_to = [&](T *to, const float (*from)[kMlpRows]) {
+        for (int64_t i = 0; i < kBlock; ++i) wide[i] = i < count ? from[i][n] : 0.0f;
+        for (int64_t i = 0; i < kBlock; i += Vec::width) F::store(to + i, F::round(load_float(wide + i)));
+      };
+      round_to(g, gate);
+      if (weights.up.data) round_to(u, up);
+      float *to = h.data() + n * h_stride + first;
+      const int64_t program = programs.rows ? programs.rows[n] : 0;
+      slice({g, weights.up.data ? u : nullptr, nullptr, wide, nullptr, kBlock, false});
+      if (program >= 0) {
+        const float *whole = programs.table + program * 4 * shape.neurons;
+        for (int64_t i = 0; i < kBlock; ++i) {
+          const int64_t f = kept.neuron[size_t(first + std::min(i, count - 1))];
+          for (int64_t p = 0; p < 4; ++p) table[p][i] = whole[p * shape.neurons + f];
+        }
+        intervene(wide, table[0], kBlock, out, kBlock);
+        for (int64_t i = 0; i < kBlock; i += Vec::width) store_float(wide + i, F::load(out + i));
+      }
+      std::copy(wide, wide + count, to);
+    }
+  }
+
+  // Outputs [first, first + count) where down is stored by neuron: its rows, times h, are added up.
+  void down_by_neuron(int64_t first, int64_t count, MutableRows out) const {
+    const int64_t width = whole_vectors(count);
+    std::vector<float> total(size_t(shape.rows * width));
+    const int64_t neurons = int64_t(kept.neuron.size());
+    for (int64_t k = 0; k < neurons; k += kTogether) {
+      const T *from[kTogether], *next[kTogether];
+      for (int64_t i = 0; i < kTogether; ++i) { // past the last the factors are zero
+        from[i] = row_of(weights.down, kept.neuron[size_t(std::min(k + i, neurons - 1))]) + first;
+        next[i] = row_of(weights.down, kept.neuron[size_t(std::min(k + i + kTogether, neurons - 1))]) + first;
+      }
+      auto body = [&](int64_t c, auto load) {
+        Vec weight[kTogether];
+        for (int64_t i = 0; i < kTogether; ++i) {
+          __builtin_prefetch(next[i] + c, 0, 2);
+          weight[i] = load(from[i] + c);
+        }
+        for (int64_t n = 0; n < shape.rows; ++n) {
+          const float *factor = h.data() + n * h_stride + k;
+          Vec part = weight[0] * Vec(factor[0]);
+          for (int64_t i = 1; i < kTogether; ++i) part = fma(weight[i], Vec(factor[i]), part);
+          float *sums = total.data() + n * width + c;
+          store_float(sums, load_float(sums) + part);
+        }
+      };
+      int64_t c = 0;
+      for (; c + Vec::width <= count; c += Vec::width) body(c, [](const T *p) { return F::load(p); });
+      if (int64_t rest = count - c; rest > 0) body(c, [=](const T *p) { return load_part<D>(p, rest); });
+    }
+    for (int64_t n = 0; n < shape.rows; ++n) {
+      T *to = static_cast<T *>(at(out, n, first, sizeof(T)));
+      for (int64_t c = 0; c < count; c += Vec::width) {
+        const Vec rounded = F::round(load_float(total.data() + n * width + c));
+        store_part<D>(to + c, rounded, std::min(count - c, Vec::width));
+      }
+    }
+  }
+
+  // The W outputs from `first` on where down is stored as torch.nn.Linear does, an output a row.
+  template <int W> void down_by_output(int64_t first, MutableRows out) const {
+    const T *from[W];
+    for (int w = 0; w < W; ++w) from[w] = row_of(weights.down, first + w);
+    float found[W][kMlpRows];
+    dots_of_rows<D, W>(from, from, h.data(), h_stride, shape.rows, shape.neurons, found[0], kMlpRows);
+    for (int64_t n = 0; n < shape.rows; ++n) {
+      for (int w = 0; w < W; ++w) {
+        Vec rounded = F::round(Vec(found[w][n]));
+        store_part<D>(static_cast<T *>(at(out, n, first + w, sizeof(T))), rounded, 1);
+      }
+    }
+  }
+};
+
+template <Dtype D>
+void run(MutableRows out, Rows x, const MlpWeights &weights, const MlpShape &shape, const Programs &programs, Act act,
+         int threads) {
+  const Kept kept = find_kept(shape, programs, !weights.by_neuron);
+  Pass<D> pass(x, weights, shape, programs, kept);
+  SliceKernel slice = glu_slice_for<D, Emit::floats>(act, weights.up.data != nullptr);
+  auto intervene = intervene_slice<D>;
+  const int64_t neurons = int64_t(kept.neuron.size());
+#pragma omp parallel num_threads(useful_threads({shape.neurons, shape.inputs}, threads))
+  {
+#pragma omp for schedule(static)
+    for (int64_t first = 0; first < neurons; first += kBlock) {
+      pass.activate_block(first, std::min(kBlock, neurons - first), slice, intervene);
+    }
+    // The implicit barrier: h is complete.
+    if (weights.by_neuron) {
+#pragma omp for schedule(static)
+      for (int64_t part = 0; part < threads; ++part) { // as wide as can be, to read long stretches of memory
+        const int64_t width = whole_vectors((shape.outputs + threads - 1) / threads);
+        const int64_t first = part * width, count = std::min(width, shape.outputs - first);
+        if (count > 0) pass.down_by_neuron(first, count, out);
+      }
+    } else {
+#pragma omp for schedule(static)
+      for (int64_t first = 0; first < shape.outputs; first += 4) {
+        if (first + 4 <= shape.outputs) {
+          pass.template down_by_output<4>(first, out);
+        } else {
+          for (int64_t o = first; o < shape.outputs; ++o) pass.template down_by_output<1>(o, out);
+        }
+      }
+    }
+  }
+}
+
+} // namespace
+
+void masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Programs programs, Dtype dtype, Act act,
+                int threads) {
+  if (shape.rows == 0) return;
+  switch (dtype) {
+  case Dtype::f32: return run<Dtype::f32>(out, x, weights, shape, programs, act, threads);
+  case Dtype::bf16: return run<Dtype::bf16>(out, x, weights, shape, programs, act, threads);
+  case Dtype::f16: return run<Dtype::f16>(out, x, weights, shape, programs, act, threads);
+  }
+  throw std::invalid_argument("unknown dtype code");
+}
+
+} // namespace affectron::AFFECTRON_ISA

@@ -1,0 +1,103 @@
+"""ops.masked_mlp: a whole gated MLP for a few rows, without the neurons that a program masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from affectron import _native
+from affectron.ops import native, reference
+from affectron.ops.glu_steer import check_program, glu_steer
+from affectron.ops.library import as_rows, check_activation, define
+
+# Rows that the kernel takes at most; with more, the library's matrix products are faster.
+MLP_ROWS: int = _native.MLP_ROWS
+
+
+def _fake(
+    x: Tensor, w_gate: Tensor, w_up: Tensor | None, w_down: Tensor, program: Tensor, rows: Tensor | None, act: str
+) -> Tensor:
+    return x.new_empty((x.shape[0], w_down.shape[0]))
+
+
+_masked_mlp = define(
+    "masked_mlp(Tensor x, Tensor w_gate, Tensor? w_up, Tensor w_down, Tensor program, Tensor? rows, str act) -> Tensor",
+    native.masked_mlp,
+    reference.masked_mlp,
+    _fake,
+)
+
+
+def neuron_major(w_down: Tensor) -> Tensor:
+    """The same down projection [O, F] with the weights of each neuron next to one another in memory: strides (1, O).
+
+    A copy, as large as ``w_down`` (O F elements). :func:`masked_mlp` then leaves out the down columns of masked
+    neurons. Every torch function takes the result for the matrix that it is, so it can stand in for the original
+    (``layer.weight.data = neuron_major(layer.weight.data)``), and then costs no memory.
+    """
+    return w_down.t().contiguous().t()
+
+
+def masked_mlp(
+    x: Tensor,
+    w_gate: Tensor,
+    w_up: Tensor | None,
+    w_down: Tensor,
+    program: Tensor,
+    rows: Tensor | None = None,
+    act: str = "silu",
+) -> Tensor:
+    """The MLP down · h', with h = act(gate x) (up x) and h' its intervention, of METHODS section 6.
+
+    Up to 16 rows take two passes over the weights, each weight read once: gate and up with the activation and the
+    intervention, then down. Products are added up in fp32; gate, up, h, h' and the result are rounded to the dtype, as
+    the eager model rounds them. A neuron that is hard-masked in every row (its factor max(scale - damping |h|, floor)
+    is 0 for every h, so that h' = shift) is not computed: its gate and up rows are not read, and where the shift is 0
+    and ``w_down`` is :func:`neuron_major` its down column is not either. An infinite h there counts as finite.
+
+    More rows, and calls that need a gradient, take torch's matrix products with :func:`ops.glu_steer` between, which
+    compute every neuron.
+
+    Args:
+        x: fp32, bf16 or fp16 [..., K], last stride 1.
+        w_gate, w_up: [F, K] as torch.nn.Linear stores them, last stride 1; the halves of one [2F, K] will do. ``w_up``
+            is None in a plain MLP.
+        w_down: [O, F], as torch.nn.Linear stores it or :func:`neuron_major`.
+        program, rows: as for :func:`ops.glu_steer`, with the rows of the flattened ``x``.
+        act: silu, gelu (erf), gelu_tanh, relu or relu2.
+
+    Returns:
+        [..., O], contiguous, in the dtype of x.
+
+    Raises:
+        TypeError, ValueError, IndexError: as :func:`ops.glu_steer`, also for the weights.
+    """
+    check_activation(act)
+    x_rows = as_rows("x", x)
+    n, inputs = x_rows.shape
+    f = w_gate.shape[0] if w_gate.dim() == 2 else 0
+    _check_weight("w_gate", w_gate, x, (f, inputs))
+    if w_up is not None:
+        _check_weight("w_up", w_up, x, (f, inputs))
+    outputs = w_down.shape[0] if w_down.dim() == 2 else 0
+    _check_weight("w_down", w_down, x, (outputs, f), by_neuron=native.stored_by_neuron(w_down))
+    check_program(program, rows, n, f, x.device)
+    factors = (x, w_gate, w_up, w_down)
+    if n > MLP_ROWS or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in factors)):
+        up = None if w_up is None else linear(x_rows, w_up)
+        y = linear(glu_steer(linear(x_rows, w_gate), up, program, rows, act), w_down)
+    else:
+        y = _masked_mlp(x_rows, w_gate, w_up, w_down, program, rows, act)
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _check_weight(name: str, weight: Tensor, x: Tensor, shape: tuple[int, int], by_neuron: bool = False) -> None:
+    if weight.shape != shape:
+        raise ValueError(f"{name} has shape {list(weight.shape)}, expected {list(shape)}")
+    if weight.dtype != x.dtype:
+        raise TypeError(f"{name} has dtype {weight.dtype}, expected {x.dtype}")
+    if weight.device != x.device:
+        raise ValueError(f"{name} is on {weight.device}, expected {x.device}")
+    if weight.shape[1] > 1 and weight.stride(1) != 1 and not by_neuron:
+        raise ValueError(f"{name} has strides {weight.stride()}, expected a last stride of 1: call .contiguous() first")

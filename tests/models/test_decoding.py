@@ -1,0 +1,427 @@
+"""Steered decoding, token for token, against hooks on a model that computes its whole text anew for every token; and
+what may change between two steps without any of them being compiled again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from transformers import CompileConfig, StaticCache
+
+from affectron import interventions
+from affectron.errors import InputError
+from affectron.interventions import Program, Schedule, schedule
+from affectron.models import find_sites, intervene
+from tests.models.test_intervention import KINDS, TOLERANCE, Bench, by_request, generate, logits, make_bench
+from tests.models.tiny import FAMILIES, batch, build, last_inputs, site_names, state
+
+# h [T, F] of one request and the number of its prompt's tokens -> what becomes of it.
+Change = Callable[[str, Tensor, int], Tensor]
+WRITTEN = 8
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def bench(request) -> Bench:
+    return make_bench(request.param)
+
+
+@pytest.fixture(scope="module")
+def llama() -> Bench:
+    return make_bench("llama")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> None:
+    pass
+
+
+@torch.no_grad()
+def slow(bench: Bench, inputs: dict[str, Tensor], changes: list[Change | None]) -> Tensor:
+    """Greedy decoding without a cache: a hook changes every token's activation in every forward, by request."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    rows, prompt = ids.shape
+
+    def change(site: str, h: Tensor) -> Tensor:
+        each = zip(changes, h.view(rows, -1, h.shape[-1]), strict=True)
+        return torch.stack([one if own is None else own(site, one, prompt) for own, one in each]).view(h.shape)
+
+    for _ in range(WRITTEN):
+        position = (mask.cumsum(-1) - 1).clamp(min=0)
+        with last_inputs(bench.model, bench.family, change):
+            found = bench.model(ids, attention_mask=mask, position_ids=position, use_cache=False).logits
+        ids = torch.cat([ids, found[:, -1:].argmax(-1)], 1)
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    return ids
+
+
+def everywhere(change: Callable[[str, Tensor], Tensor]) -> Change:
+    return lambda site, h, prompt: change(site, h)
+
+
+def on(change: Callable[[str, Tensor], Tensor], start: int | None = None, stop: int | None = None) -> Change:
+    """``change`` on the positions [start, stop) relative to the end of the prompt, and nowhere else."""
+
+    def part(site: str, h: Tensor, prompt: int) -> Tensor:
+        position = torch.arange(len(h)) - prompt
+        inside = torch.ones(len(h), dtype=torch.bool)
+        if start is not None:
+            inside &= position >= start
+        if stop is not None:
+            inside &= position < stop
+        return torch.where(inside[:, None], change(site, h), h)
+
+    return part
+
+
+CACHES = {"dynamic": {}, "static": {"cache_implementation": "static"}, "none": {"use_cache": False}}
+
+
+@pytest.mark.parametrize("side", [None, "left", "right"])
+def test_every_kind_in_one_batch_token_for_token(bench: Bench, side: str | None) -> None:
+    """Requests with each kind of program and with none, over padding sides and caches."""
+    inputs = batch(rows=len(KINDS) + 1, length=12, side=side)
+    changes = [bench.kinds[kind][1] for kind in KINDS]
+    if side == "right":  # generate goes on after the padding, at positions of its own: the hooks do it there
+        with last_inputs(bench.model, bench.family, by_request([*changes, None], len(KINDS) + 1)):
+            wanted = generate(bench.model, inputs)
+    else:
+        wanted = slow(bench, inputs, [*map(everywhere, changes), None])
+    plain = generate(bench.model, inputs)
+    with intervene(bench.model, [*(bench.kinds[kind][0] for kind in KINDS), None]):
+        for name, options in CACHES.items():
+            written = generate(bench.model, inputs, **options)
+            assert torch.equal(written, wanted), name
+    assert torch.equal(wanted[-1], plain[-1])
+    assert (wanted != plain).any(1).sum() >= len(KINDS) - 2
+
+
+def test_requests_without_a_program_keep_every_bit() -> None:
+    """SiLU at a width that torch's vectors divide: there the kernel's bits are torch's, in both precisions."""
+    for dtype in (torch.float32, torch.bfloat16):
+        model = build("llama", intermediate_size=128).to(dtype)
+        program = interventions.zero([(site, index) for site in site_names("llama") for index in range(0, 128, 3)])
+        inputs = batch(rows=4, side="left")
+        with torch.no_grad():
+            plain = model(**inputs).logits
+            with intervene(model, [program, None, program.scaled(0.5), None]):
+                steered = model(**inputs).logits
+        assert torch.equal(steered[1::2], plain[1::2])
+        assert (steered[::2] - plain[::2]).abs().amax((1, 2)).min() > 1e-3
+
+
+def test_sampling_draws_from_the_steered_logits(llama: Bench) -> None:
+    program, change = llama.kinds["dynamic"]
+    inputs = batch(rows=3)
+    options = {"do_sample": True, "max_new_tokens": 6, "temperature": 0.7}
+    with last_inputs(llama.model, "llama", change):
+        torch.manual_seed(3)
+        wanted = generate(llama.model, inputs, **options)
+    with intervene(llama.model, program):
+        torch.manual_seed(3)
+        assert torch.equal(generate(llama.model, inputs, **options), wanted)
+
+
+@pytest.mark.parametrize("how", ["assistant", "prompt lookup"])
+@pytest.mark.parametrize("when", ["always", "by position"])
+def test_assisted_decoding_writes_what_plain_decoding_does(llama: Bench, how: str, when: str) -> None:
+    """Several tokens a forward, some of them taken back: positions are counted by the cache, not by forwards."""
+    program, change = llama.kinds["composed"]
+    inputs = batch(rows=1, length=20)
+    inputs["input_ids"][0, 10:] = inputs["input_ids"][0, :10]  # something to look up
+    assistant = {"assistant_model": build("llama")} if how == "assistant" else {"prompt_lookup_num_tokens": 3}
+    steered = program if when == "always" else schedule(program, prompt=False, start=2, stop=5)
+    wanted = slow(llama, inputs, [everywhere(change) if when == "always" else on(change, 2, 5)])
+    with intervene(llama.model, steered):
+        assert torch.equal(generate(llama.model, inputs, **assistant), wanted)
+
+
+def schedules(bench: Bench) -> list[tuple[Schedule | Program, Change]]:
+    (composed, c), (induce, i) = bench.kinds["composed"], bench.kinds["induce"]
+    mixed = Schedule(composed, ((0, None), (1, induce), (4, composed)), "mixed")
+    return [
+        (schedule(composed, stop=0), on(c, None, 0)),
+        (schedule(composed, prompt=False), on(c, 0)),
+        (schedule(induce, prompt=False, start=3), on(i, 3)),
+        (schedule(induce, prompt=False, start=1, stop=4), on(i, 1, 4)),
+        (mixed, lambda site, h, n: on(c, 4)(site, on(i, 1, 4)(site, on(c, None, 0)(site, h, n), n), n)),
+        (induce, everywhere(i)),
+    ]
+
+
+@pytest.mark.parametrize("side", [None, "left"])
+def test_schedules_act_where_they_say(bench: Bench, side: str | None) -> None:
+    """Each request at its own positions, whatever the cache; beams and chunked prompts too."""
+    both = schedules(bench)
+    inputs = batch(rows=len(both) + 1, length=12, side=side)
+    wanted = slow(bench, inputs, [*(change for _, change in both), None])
+    with intervene(bench.model, [*(steered for steered, _ in both), None]):
+        for name, options in (CACHES | {"chunks": {"prefill_chunk_size": 5}}).items():
+            if name == "chunks" and bench.family == "opt":
+                continue  # counts its positions from the mask of one chunk
+            assert torch.equal(generate(bench.model, inputs, **options), wanted), name
+        # One beam a row is greedy: two rows for each request must both follow its schedule.
+        doubled = {key: value.repeat_interleave(2, 0) for key, value in inputs.items()}
+        assert torch.equal(generate(bench.model, doubled), wanted.repeat_interleave(2, 0))
+
+
+def test_a_decay_halves_by_its_half_life(llama: Bench) -> None:
+    induce, change = llama.kinds["induce"]
+    inputs = batch(rows=1)
+    fading = schedule(induce, half_life=2)
+
+    def faded(site: str, h: Tensor, prompt: int) -> Tensor:
+        step = (torch.arange(len(h)) - prompt).clamp(min=0)
+        return h + 2.0 ** (-step[:, None] / 2) * (change(site, h) - h)
+
+    wanted = slow(llama, inputs, [faded])
+    with intervene(llama.model, fading):
+        assert torch.equal(generate(llama.model, inputs), wanted)
+
+
+def test_without_generate_all_of_a_text_is_prompt_unless_said(llama: Bench) -> None:
+    program, change = llama.kinds["composed"]
+    inputs = batch(rows=2)
+
+    def by_hooks(stop: int | None) -> Tensor:
+        part = on(change, None, stop)
+        with last_inputs(llama.model, "llama", lambda site, h: torch.stack([part(site, one, 0) for one in h])):
+            return logits(llama.model, inputs)
+
+    whole, begun = by_hooks(None), by_hooks(4)
+    with intervene(llama.model, schedule(program, stop=0)) as steering:
+        torch.testing.assert_close(logits(llama.model, inputs), whole, **TOLERANCE)
+        steering.prompt_length = 4
+        torch.testing.assert_close(logits(llama.model, inputs), begun, **TOLERANCE)
+        generate(llama.model, inputs)
+        assert steering.prompt_length is None
+
+
+def test_generate_tells_every_context_its_prompt(llama: Bench) -> None:
+    (composed, c), (induce, i) = llama.kinds["composed"], llama.kinds["induce"]
+    inputs, before = batch(rows=2), state(llama.model)
+
+    def both(site: str, h: Tensor, prompt: int) -> Tensor:
+        return on(i, 2)(site, on(c, 0)(site, h, prompt), prompt)
+
+    for first_leaves in (True, False):
+        first = intervene(llama.model, schedule(composed, prompt=False))
+        second = intervene(llama.model, schedule(induce, prompt=False, start=2))
+        first.__enter__()
+        second.__enter__()
+        assert torch.equal(generate(llama.model, inputs), slow(llama, inputs, [both] * 2))
+        (first if first_leaves else second).__exit__(None, None, None)
+        found = generate(llama.model, inputs)
+        (second if first_leaves else first).__exit__(None, None, None)
+        assert torch.equal(found, slow(llama, inputs, [on(i, 2) if first_leaves else on(c, 0)] * 2))
+        assert state(llama.model) == before
+
+
+# --- changes while decoding goes on ---
+
+
+@torch.no_grad()
+def decode(model: nn.Module, inputs: dict[str, Tensor], step: Callable[..., Tensor], before: Callable[[int], None]):
+    """Greedy decoding with a static cache: ``step(ids, mask, position, cache)`` gives the next token; ``before(k)`` is
+    called before the k-th."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    rows, prompt = ids.shape
+    cache = StaticCache(config=model.config, max_cache_len=prompt + WRITTEN)
+    whole = torch.cat([mask, torch.ones(rows, WRITTEN, dtype=mask.dtype)], 1)
+    position = (whole.cumsum(-1) - 1).clamp(min=0)
+    written, now, start = [ids], ids, 0
+    for k in range(WRITTEN):
+        before(k)
+        end = start + now.shape[1]
+        run = model if k == 0 else step
+        found = run(
+            input_ids=now,
+            attention_mask=whole[:, :end],
+            position_ids=position[:, start:end],
+            past_key_values=cache,
+            use_cache=True,
+        ).logits
+        now, start = found[:, -1:].argmax(-1), end
+        written.append(now)
+    return torch.cat(written, 1)
+
+
+@pytest.fixture
+def recompiles() -> Iterator[Callable[[], int]]:
+    """Graphs compiled so far."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_programs_change_while_decoding_goes_on(llama: Bench, recompiles: Callable[[], int], compiled: bool) -> None:
+    """Added, removed and exchanged, with other strengths, other neurons and a schedule: the tokens are those of hooks
+    that change at the same step, and nothing is compiled again."""
+    (composed, c), (induce, i), (zero, z) = (llama.kinds[kind] for kind in ("composed", "induce", "zero"))
+    other = interventions.amplify([(site_names("llama")[1], 5)], 30.0)  # a site that no other program touches
+
+    def amplified(site: str, h: Tensor, prompt: int) -> Tensor:
+        h = h.clone()
+        if site == site_names("llama")[1]:
+            h[..., 5] *= 30
+        return h
+
+    inputs = batch(rows=3, length=7, side="left")
+    # (program, its definition) of each request from step k on.
+    script: dict[int, list[tuple[Program | Schedule | None, Change | None]]] = {
+        0: [(composed, everywhere(c)), (None, None), (induce, everywhere(i))],
+        2: [(composed, everywhere(c)), (zero, everywhere(z)), (None, None)],
+        4: [(other, amplified), (zero, everywhere(z)), (zero, everywhere(z))],
+        5: [(None, None), (schedule(induce, prompt=False, start=6), on(i, 6)), (composed, everywhere(c))],
+    }
+
+    def at(step: int) -> list[tuple[Program | Schedule | None, Change | None]]:
+        return script[max(k for k in script if k <= step)]
+
+    # A cache keeps what was computed under the programs of the time: the oracle changes position by position.
+    def timed(request: int) -> Change:
+        def change(site: str, h: Tensor, prompt: int) -> Tensor:
+            out = h.clone()
+            for t in range(len(h)):
+                own = at(max(0, t - prompt + 1))[request][1]
+                if own is not None:
+                    out[t] = own(site, h, prompt)[t]
+            return out
+
+        return change
+
+    wanted = slow(llama, inputs, [timed(request) for request in range(3)])
+    with intervene(llama.model, [program for program, _ in script[0]], capacity=16) as steering:
+        steering.prompt_length = 7
+
+        def before(k: int) -> None:
+            for request, (program, _) in enumerate(at(k)):
+                if steering[request] is not program:
+                    steering[request] = program
+
+        step = (
+            torch.compile(llama.model, fullgraph=True, backend="aot_eager", dynamic=True) if compiled else llama.model
+        )
+        assert torch.equal(decode(llama.model, inputs, step, before), wanted)
+        made = recompiles()
+        steering[0], steering[1], steering[2] = script[0][0][0], None, schedule(induce, half_life=3)
+        again = decode(llama.model, inputs, step, lambda k: None)
+        assert not torch.equal(again[2], wanted[2])
+        assert recompiles() == made == int(compiled)
+        assert list(steering[:2]) == [composed, None]
+        assert len(steering) == 3
+
+
+def test_generate_compiles_its_step_once(llama: Bench, recompiles: Callable[[], int]) -> None:
+    """The way that generate takes by itself on a GPU: static cache and a step compiled as a whole."""
+    (composed, _), (induce, i) = llama.kinds["composed"], llama.kinds["induce"]
+    inputs = batch(rows=2, side="left")
+    config = CompileConfig(fullgraph=True, backend="aot_eager", mode=None, dynamic=False)
+    config._compile_all_devices = True
+    options = {"cache_implementation": "static", "compile_config": config}
+    with intervene(llama.model, [composed, None], capacity=20) as steering:
+        generate(llama.model, inputs, **options)
+        made = recompiles()
+        for strength in (0.25, 0.5, 1.0):
+            steering[1] = induce.scaled(strength)
+            steering[0] = schedule(composed.scaled(strength), half_life=4)
+            generate(llama.model, inputs, **options)
+        steering[0], steering[1] = schedule(induce, prompt=False, start=2), None
+        written = generate(llama.model, inputs, **options)
+        assert recompiles() == made >= 1
+    assert torch.equal(written, slow(llama, inputs, [on(i, 2), None]))
+
+
+def test_the_step_that_inductor_makes(recompiles: Callable[[], int]) -> None:
+    bench = make_bench("llama")
+    (composed, _), (induce, i) = bench.kinds["composed"], bench.kinds["induce"]
+    inputs = batch(rows=2, length=7)
+    with intervene(bench.model, [composed, composed]) as steering:
+        step = torch.compile(bench.model, fullgraph=True, dynamic=True)
+        decode(bench.model, inputs, step, lambda k: None)
+        steering[0], steering[1] = induce, None
+        written = decode(bench.model, inputs, step, lambda k: None)
+        assert recompiles() == 1
+    assert torch.equal(written, slow(bench, inputs, [everywhere(i), None]))
+
+
+def test_places_are_used_again_and_their_number_is_kept(llama: Bench) -> None:
+    names = site_names("llama")
+    programs = [interventions.zero([(names[1], index)]) for index in range(6)]
+    inputs = batch(rows=2)
+    with intervene(llama.model, [programs[0], None], capacity=2) as steering:
+        for a, b in pairwise(programs):
+            steering[0], steering[1] = a, a
+            steering[1] = b
+            with torch.no_grad():
+                found = llama.model(**inputs).logits
+            for row, program in enumerate((a, b)):
+                index = int(program.sites[names[1]].index[0])
+
+                def zeroed(site: str, h: Tensor, index: int = index) -> Tensor:
+                    h = h.clone()
+                    if site == names[1]:
+                        h[..., index] = 0
+                    return h
+
+                model = build("llama")
+                with torch.no_grad(), last_inputs(model, "llama", zeroed):
+                    torch.testing.assert_close(found[row], model(**inputs).logits[row], rtol=1e-5, atol=1e-5)
+        before = list(steering)
+        with pytest.raises(InputError, match="capacity is 2, expected at least 14"):
+            steering[0] = schedule(programs[0], half_life=8)
+        with pytest.raises(InputError, match="touches site 'model.layers.9.mlp', which the model does not have"):
+            steering[0] = interventions.zero([("model.layers.9.mlp", 1)])
+        with pytest.raises(IndexError):
+            steering[2] = None
+        assert list(steering) == before
+    with (
+        pytest.raises(InputError, match="capacity is 1, expected at least 2"),
+        intervene(llama.model, programs[:2], capacity=1),
+    ):
+        pytest.fail("the body must not run")
+
+
+# --- gradients ---
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_with_and_without_checkpointing(bench: Bench, checkpointing: bool) -> None:
+    """Mixed programs and a schedule, against hooks; the weights of the first site and of the embedding."""
+    both = [*schedules(bench)[:3], (None, None)]
+    inputs = batch(rows=4, length=9)
+    weights = [next(p for p in find_sites(bench.model)[0].module.parameters() if p.dim() == 2)]
+    weights.append(bench.model.get_input_embeddings().weight)
+
+    def change(site: str, h: Tensor) -> Tensor:
+        each = h.view(4, -1, h.shape[-1])
+        return torch.stack(
+            [h if own is None else own(site, h, 5) for (_, own), h in zip(both, each, strict=True)]
+        ).view(h.shape)
+
+    def gradients() -> tuple[Tensor, ...]:
+        loss = bench.model(**inputs, labels=inputs["input_ids"], use_cache=False).loss
+        return torch.autograd.grad(loss, weights)
+
+    with last_inputs(bench.model, bench.family, change):
+        wanted = gradients()
+    try:
+        if checkpointing:
+            bench.model.gradient_checkpointing_enable({"use_reentrant": False})
+            bench.model.train()  # transformers checkpoints nothing otherwise; without dropout nothing else differs
+            for module in bench.model.modules():
+                own = vars(module)
+                own.update({name: 0.0 for name in ("p", "dropout", "attention_dropout", "layerdrop") if name in own})
+        with intervene(bench.model, [program for program, _ in both]) as steering:
+            steering.prompt_length = 5
+            found = gradients()
+    finally:
+        bench.model.gradient_checkpointing_disable()
+        bench.model.eval()
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
