@@ -222,13 +222,13 @@ def _print_validation(result: Validation) -> None:
             points(row["random"], row["random_interval"]),
             points(row["others"]),
             "-" if row["loss"] is None else f"{row['loss']:+.3f}",
-            {True: "yes", False: "no", None: "-"}[row["beats_random"]],
+            row["verdict"] or "-",
         )
         for row in result.rows()
     ]
     columns = (
         "task", "label", "masked", "alpha", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss",
-        "beats random",
+        "verdict",
     )  # fmt: skip
     _print_table("change of test accuracy in points, with 95 % intervals", columns, rows)
 
@@ -511,9 +511,6 @@ def validate(
     min_drop: Annotated[float, typer.Option(help="Drop of dev accuracy, a fraction, at which the loop stops.")] = 0.05,
     random_sets: Annotated[int, typer.Option(help="Random neuron sets to compare with.")] = 20,
     bootstrap: Annotated[int, typer.Option(help="Resamples behind each interval.")] = 1000,
-    beta: Annotated[
-        list[float] | None, typer.Option(help="Measure induction at this strength, too. Repeatable.")
-    ] = None,
     limit: Annotated[int | None, typer.Option(help="Sentences of a label in a split at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of random sets, resamples and limited sentences.")] = 0,
     text_column: TextColumn = "text",
@@ -556,7 +553,6 @@ def validate(
         min_drop=min_drop,
         random_sets=random_sets,
         bootstrap=bootstrap,
-        betas=beta or (),
         seed=seed,
         limit=limit,
         progress=True,

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 
 from affectron.errors import InputError
 from affectron.files import atomic_write, digest
+from affectron.findings import KINDS, Findings
 from affectron.neurons import NeuronSet
 from affectron.report import words
 from affectron.report.results import LabelResult, ValidationResult, read_validation
@@ -28,8 +29,8 @@ from affectron.stats import ActivationStats
 
 STATS, NEURONS, VALIDATION = "stats.safetensors", "neurons.json", "validation.json"
 
-#: Where each figure is saved, in the order in which they are numbered.
-FIGURES = {name: f"figure-{name}.svg" for name in ("accuracy", "layers", "overlap", "trace", "induction")}
+#: The figures in the order in which they are numbered; each is saved as figure-NAME.svg and .png.
+FIGURES = ("accuracy", "layers", "overlap", "trace", "induction", "fluency")
 
 #: What the pieces of one run must agree on, and how the page names it.
 _SAME = {"model_hash": "model configuration", "weights": "weights", "tokenizer": "tokenizer"}
@@ -84,10 +85,13 @@ class _Pieces:
     stats: ActivationStats | None = None
     neurons: NeuronSet | None = None
     validation: ValidationResult | None = None
+    findings: dict[str, Findings] = field(default_factory=dict)
 
     def provenances(self) -> dict[str, dict[str, Any]]:
         found = {STATS: self.stats, NEURONS: self.neurons, VALIDATION: self.validation}
-        return {name: piece.provenance for name, piece in found.items() if piece is not None}
+        return {name: piece.provenance for name, piece in found.items() if piece is not None} | {
+            f"{kind}.json": one["provenance"] for kind, one in self.findings.items()
+        }
 
 
 def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -127,6 +131,9 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
         pieces.neurons = NeuronSet.load(folder / NEURONS)
     if (folder / VALIDATION).is_file():
         pieces.validation = read_validation(folder / VALIDATION)
+    for kind in KINDS:
+        if (folder / f"{kind}.json").is_file():
+            pieces.findings[kind] = Findings.load(folder / f"{kind}.json", kind)
     if pieces.validation and pieces.neurons:
         _check_sites(pieces.validation, pieces.neurons)
 
@@ -134,8 +141,8 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     titles = {name: f"Figure {place}: {name}" for place, name in enumerate(drawn, start=1)}
     context = _context(pieces, folder)
     context["figures"] = {
-        name: _Drawing(place, figures.inline(svg, f"f{place}", titles[name]), FIGURES[name])
-        for place, (name, svg) in enumerate(drawn.items(), start=1)
+        name: _Drawing(place, figures.inline(drawing.svg, f"f{place}", titles[name]), f"figure-{name}")
+        for place, (name, drawing) in enumerate(drawn.items(), start=1)
     }
     context["contents"] = _contents(context)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
@@ -146,24 +153,26 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
 
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for name, file in FIGURES.items():
+        for name in FIGURES:
             if name not in drawn:  # left by an earlier report of a run that had more
-                (target / file).unlink(missing_ok=True)
+                (target / f"figure-{name}.svg").unlink(missing_ok=True)
+                (target / f"figure-{name}.png").unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write to {target}: {error.strerror or error}") from error
-    for name, svg in drawn.items():
-        _write(target / FIGURES[name], svg)
-    _write(target / "index.html", page)
+    for name, drawing in drawn.items():
+        _write(target / f"figure-{name}.svg", drawing.svg.encode())
+        _write(target / f"figure-{name}.png", drawing.png)
+    _write(target / "index.html", page.encode())
     return target / "index.html"
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
 
 
-def _draw(pieces: _Pieces, figures: Any) -> dict[str, str]:
-    """Name -> SVG of every figure that there are numbers for, in order."""
+def _draw(pieces: _Pieces, figures: Any) -> dict[str, Any]:
+    """Name -> drawing of every figure that there are numbers for, in order."""
     drawn = {}
     results = list(pieces.validation.labels()) if pieces.validation else []
     if pieces.validation and results:
@@ -187,9 +196,17 @@ def _draw(pieces: _Pieces, figures: Any) -> dict[str, str]:
         min_drop = pieces.validation.options.get("min_drop")
         known = isinstance(min_drop, (int, float)) and math.isfinite(min_drop)
         drawn["trace"] = figures.trace_figure(results, min_drop if known else None)
-    if pieces.validation and any(part.share for part in pieces.validation.induction):
-        drawn["induction"] = figures.induction_figure(pieces.validation.induction)
+    curves = {label: curve for part in _tasks(pieces, "induction").values() for label, curve in part.items()}
+    if curves:
+        betas = pieces.findings["induction"]["options"]["betas"]
+        drawn["induction"] = figures.induction_figure(curves, betas)
+        drawn["fluency"] = figures.fluency_figure(curves, betas)
     return drawn
+
+
+def _tasks(pieces: _Pieces, kind: str) -> dict[str, Any]:
+    found: dict[str, Any] = pieces.findings[kind]["tasks"] if kind in pieces.findings else {}
+    return found
 
 
 def _check_sites(validation: ValidationResult, neurons: NeuronSet) -> None:
@@ -213,6 +230,7 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
         "random_sets": any(result.random for result in results),
         "headline": words.headline(results),
         "validation": validation,
+        "induction": pieces.findings.get("induction"),
         "results": results,
         "neurons": None if neurons is None else _neurons(neurons),
         "stats": None if stats is None else _stats(stats),
@@ -454,7 +472,7 @@ def _methods(pieces: _Pieces, provenances: Mapping[str, Mapping[str, Any]]) -> l
             ("Intervals", "Those of a mask: 95 % bootstrap over test sentences. That of the random sets: the middle "
              "95 % of the sets."),
         ]  # fmt: skip
-    if pieces.validation is not None and pieces.validation.induction:
+    if "induction" in pieces.findings:
         methods.append(("Induction", "h′ = h + β · mean activation under the label, at the label's neurons."))
     return methods
 

@@ -1,8 +1,8 @@
-"""The figures of the report, as SVG text: apart because this is the only file that draws.
+"""The figures of the report: apart because this is the only file that draws.
 
-Every function takes plain numbers and returns one SVG document. Text stays text (so that it can be searched and
-copied, and so that a label in any script is set by the reader's own fonts), the same input gives the same bytes, and
-no global state of matplotlib is touched. Colours are those of Okabe and Ito (2008), which stay apart for readers
+Every function takes plain numbers and returns one drawing, as SVG and as PNG. Text stays text (so that it can be
+searched and copied, and so that a label in any script is set by the reader's own fonts), the same input gives the same
+bytes, and no global state of matplotlib is touched. Colours are those of Okabe and Ito (2008), which stay apart for readers
 with any common form of colour blindness; marks differ in shape too.
 """
 
@@ -11,12 +11,13 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from affectron.report.results import MASKS, Induction, LabelResult, TaskResult
+from affectron.report.results import MASKS, LabelResult, TaskResult
 from affectron.report.words import clean, decimal, layer_names
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
@@ -73,17 +74,26 @@ def _short(text: str, limit: int = 22) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as an SVG document with neither date nor version in it."""
-    FigureCanvasSVG(figure)
-    buffer = io.StringIO()
+class Drawing(NamedTuple):
+    """A figure as an SVG document and as a PNG image of twice the resolution of a screen."""
+
+    svg: str
+    png: bytes
+
+
+def _drawn(figure: Figure) -> Drawing:
+    """The figure in both forms, with neither date nor version in them."""
+    svg, png = io.StringIO(), io.BytesIO()
     with warnings.catch_warnings():
         # A label may use a script that the measuring font lacks; the reader's font sets it.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing.*")
+        FigureCanvasSVG(figure)
         figure.savefig(
-            buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), facecolor="none"
+            svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), facecolor="none"
         )
-    return buffer.getvalue()
+        FigureCanvasAgg(figure)
+        figure.savefig(png, format="png", dpi=192, metadata={"Software": None}, facecolor="white")
+    return Drawing(svg.getvalue(), png.getvalue())
 
 
 def inline(svg: str, name: str, title: str) -> str:
@@ -119,7 +129,7 @@ def inline(svg: str, name: str, title: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def accuracy_figure(tasks: Sequence[TaskResult]) -> str:
+def accuracy_figure(tasks: Sequence[TaskResult]) -> Drawing:
     """Accuracy change in points (x) by label (y): one panel a task, a mark with its interval for each mask, and
     the random sets' interval as a band with their mean as a line."""
     tasks = [task for task in tasks if task.results]
@@ -143,7 +153,7 @@ def accuracy_figure(tasks: Sequence[TaskResult]) -> str:
                 Line2D([], [], color="#777777", marker="|", markersize=11, linestyle="", label="random sets: mean")
             )
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4)
-        return _svg(figure)
+        return _drawn(figure)
 
 
 def _accuracy_panel(axes: Axes, task: TaskResult) -> None:
@@ -192,7 +202,7 @@ def _grid(count: int, panel_height: float, extra: float) -> tuple[Figure, list[A
 
 def layers_figure(
     selected: Mapping[str, Mapping[str, int]], masked: Mapping[str, Mapping[str, int]], sites: Sequence[str]
-) -> str:
+) -> Drawing:
     """Neurons by site, one panel a label: bars of the selected ones, in front those that the adaptive mask took.
 
     Args:
@@ -222,7 +232,7 @@ def layers_figure(
         if masked:
             handles.append(Patch(facecolor=VERMILLION, label="of these, in the final adaptive mask"))
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
-        return _svg(figure)
+        return _drawn(figure)
 
 
 def _ink_on(fill: str) -> str:
@@ -235,7 +245,7 @@ def _ink_on(fill: str) -> str:
 
 def overlap_figure(
     labels: Sequence[str], jaccard: NDArray[np.float64], sizes: Sequence[int], tasks: Sequence[str]
-) -> str:
+) -> Drawing:
     """Jaccard overlap of the labels' neurons as a heat map with its numbers; the diagonal carries the set sizes.
 
     Args:
@@ -276,10 +286,10 @@ def overlap_figure(
         axes.set_aspect("equal")
         axes.set_xlim(-0.5, count - 0.5)
         axes.set_ylim(count - 0.5, -0.5)
-        return _svg(figure)
+        return _drawn(figure)
 
 
-def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> str:
+def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> Drawing:
     """The feedback loop on the dev split, one panel a label: drop of accuracy in points (y) against the rounds (x),
     whose ticks name the attenuation alpha and the masked share; the wanted drop as a dashed line."""
     results = [result for result in results if result.trace]
@@ -312,33 +322,64 @@ def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> str:
         if min_drop is not None:
             handles.append(Line2D([], [], color=ORANGE, linewidth=1.6, linestyle=(0, (4, 2)), label="wanted drop"))
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
-        return _svg(figure)
+        return _drawn(figure)
 
 
-def induction_figure(induction: Sequence[Induction]) -> str:
-    """Share of predictions that move to the label (y, in per cent) against beta (x), one panel a label; the dotted
-    line is the share without intervention where the file has it."""
-    curves = [(part, label) for part in induction for label in part.share]
+Curve = Mapping[str, Any]
+"""What induction.json holds for a label."""
+
+
+def induction_figure(curves: Mapping[str, Curve], betas: Sequence[float]) -> Drawing:
+    """Share of predictions that move to the label (y, in per cent) against beta (x), one panel a label, with its 95 %
+    interval; dashed, the same shift at random neurons; dotted, the share without intervention."""
+    order = np.argsort(betas, kind="stable")
+    x = np.array(betas)[order]
     with matplotlib.rc_context(_RC):
         figure, panels = _grid(len(curves), 1.65, 0.75)
-        for axes, (part, label) in zip(panels, curves, strict=True):
-            axes.grid(axis="y")
-            axes.set_title(_short(label))
-            if label in part.baseline:
-                axes.axhline(100 * part.baseline[label], color="#777777", linewidth=1.2, linestyle=":")
-            order = np.argsort(part.betas, kind="stable")
-            axes.plot(
-                np.array(part.betas)[order], 100 * np.array(part.share[label])[order],
-                color=BLUE, linewidth=1.5, marker="o", markersize=4.5,
-            )  # fmt: skip
-            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        for axes, (label, curve) in zip(panels, curves.items(), strict=True):
+            _curve_panel(axes, label)
+            axes.axhline(100 * curve["baseline"], color="#777777", linewidth=1.2, linestyle=":")
+            low, high = 100 * np.array(curve["interval"])[order].T
+            axes.fill_between(x, low, high, color=SKY, alpha=0.35, linewidth=0)
+            axes.plot(x, 100 * np.array(curve["share"])[order], color=BLUE, linewidth=1.5, marker="o", markersize=4.5)
+            if curve["random"]:
+                axes.plot(
+                    x, 100 * np.array(curve["random"])[order],
+                    color=VERMILLION, linewidth=1.3, linestyle=(0, (4, 2)), marker="s", markersize=3.5,
+                )  # fmt: skip
         panels[0].set_ylim(bottom=0)  # the panels share it; set once all curves are in
         figure.supxlabel("β", fontsize=9)
         figure.supylabel("predicted as the label, %", fontsize=9)
-        handles = [Line2D([], [], color=BLUE, marker="o", markersize=4.5, linewidth=1.5, label="with induction")]
-        if any(label in part.baseline for part, label in curves):
-            handles.append(Line2D([], [], color="#777777", linewidth=1.2, linestyle=":", label="without"))
-        figure.legend(handles=handles, loc="outside upper left", ncols=2)
-        return _svg(figure)
+        handles = [
+            Line2D([], [], color=BLUE, marker="o", markersize=4.5, linewidth=1.5, label="the label's neurons"),
+            Line2D([], [], color="#777777", linewidth=1.2, linestyle=":", label="no shift"),
+        ]
+        if any(curve["random"] for curve in curves.values()):
+            dashed = Line2D([], [], color=VERMILLION, linewidth=1.3, linestyle=(0, (4, 2)), marker="s", markersize=3.5)
+            dashed.set_label("random neurons")
+            handles.insert(1, dashed)
+        figure.legend(handles=handles, loc="outside upper left", ncols=3)
+        return _drawn(figure)
+
+
+def fluency_figure(curves: Mapping[str, Curve], betas: Sequence[float]) -> Drawing:
+    """Change of the loss of a token under induction, in nats (y), against beta (x), one panel a label."""
+    order = np.argsort(betas, kind="stable")
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(curves), 1.65, 0.45)
+        for axes, (label, curve) in zip(panels, curves.items(), strict=True):
+            _curve_panel(axes, label)
+            axes.axhline(0, color="#777777", linewidth=0.9, zorder=1)
+            values = np.array([np.nan if loss is None else loss for loss in curve["loss_delta"]])
+            axes.plot(np.array(betas)[order], values[order], color=GREEN, linewidth=1.5, marker="D", markersize=4)
+        figure.supxlabel("β", fontsize=9)
+        figure.supylabel("change of loss, nats a token", fontsize=9)
+        return _drawn(figure)
+
+
+def _curve_panel(axes: Axes, label: str) -> None:
+    axes.grid(axis="y")
+    axes.set_title(_short(label))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
