@@ -681,6 +681,47 @@ def _program(
 
 
 @app.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to do (.toml); docs/run.md has every option.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder that all files go to; default: the file's output.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run and about how long.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """A whole experiment: screen, select, validate, ablate, induce, and a report. What is done is not done again."""
+    from affectron import runs
+
+    found = runs.load_config(config)
+    if output is not None:
+        found = dataclasses.replace(found, output=output)
+    _quiet_transformers()
+    if dry_run:
+        stages = runs.plan(found)
+    else:
+        page, stages = runs.run(found, say=_say, progress=True)
+    if as_json:
+        result: dict[str, Any] = {"stages": [dataclasses.asdict(stage) for stage in stages]}
+        _print_json(result if dry_run else {"report": str(page), **result})
+        return
+    rows = [(one.stage, one.reason, "-" if one.seconds is None else _duration(one.seconds)) for one in stages]
+    _print_table(f"{config.name} in {found.output}", ("stage", "", "about" if dry_run else "took"), rows)
+    if not dry_run:
+        print(f"report written to {page}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min"
+        if minutes >= 60
+        else f"{minutes} min {rest} s"
+        if minutes
+        else f"{rest} s"
+    )
+
+
+@app.command()
 def report(
     run: Annotated[
         Path, typer.Argument(metavar="RUN", help="Folder with stats.safetensors, neurons.json, validation.json.")

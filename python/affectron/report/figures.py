@@ -2,8 +2,8 @@
 
 Every function takes plain numbers and returns one drawing, as SVG and as PNG. Text stays text (so that it can be
 searched and copied, and so that a label in any script is set by the reader's own fonts), the same input gives the same
-bytes, and no global state of matplotlib is touched. Colours are those of Okabe and Ito (2008), which stay apart for readers
-with any common form of colour blindness; marks differ in shape too.
+bytes, and no global state of matplotlib is touched. Colours are those of Okabe and Ito (2008), which stay
+apart for readers with any common form of colour blindness; marks differ in shape too.
 """
 
 from __future__ import annotations
