@@ -345,12 +345,13 @@ def _value(kind: Any, value: Any, file: Path, place: str) -> Any:
             raise InputError(f"{file}: {place} is {value!r}, expected a table")
         return {key: _value(str, one, file, f"{place}.{key}") for key, one in value.items()}
     expected = {str: "text", Path: "a path", bool: "true or false", int: "an integer", float: "a number"}[kind]
-    given = {str: str, Path: str, bool: bool, int: int, float: (int, float)}[kind]
-    if not isinstance(value, given) or (isinstance(value, bool) and kind is not bool):
+    given: dict[Any, tuple[type, ...]] = {str: (str,), Path: (str,), bool: (bool,), int: (int,), float: (int, float)}
+    found: Any = value
+    if not isinstance(found, given[kind]) or (isinstance(found, bool) and kind is not bool):
         raise InputError(f"{file}: {place} is {value!r}, expected {expected}")
     if kind is Path:
-        return file.parent / value
-    return float(value) if kind is float else value
+        return file.parent / found
+    return float(found) if kind is float else found
 
 
 def _plain(value: Any) -> Any:
