@@ -107,7 +107,7 @@ def ablate(
                     place |= {"alpha": mask.alpha, "masked": len(mask.neurons), "sentences": len(asked.own(one.target))}
                     rows.append(place | effects.get(_key(mask), {}))
     options = {
-        **exam.options, "alpha": alpha, "alphas": list(alphas), "shares": list(shares),
+        **exam.options(tasks), "alpha": alpha, "alphas": list(alphas), "shares": list(shares),
         "model_shares": list(model_shares), "selection": selection, "random_sets": random_sets, "bootstrap": bootstrap,
     }  # fmt: skip
     return Findings("ablations", {"provenance": exam.provenance(neurons), "options": options, "rows": rows})

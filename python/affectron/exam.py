@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -195,12 +195,17 @@ class Exam:
             "versions": versions(),
         }
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What the questions depend on, as JSON; with what the evaluator has used or chosen so far."""
+    def options(self, tasks: Iterable[str]) -> dict[str, Any]:
+        """What the questions about these tasks depend on, as JSON; with what the evaluator has used or chosen."""
+        names = set(tasks)
+        # What it holds for each task may hold others', that another experiment asked about.
+        chosen = {
+            key: {task: found for task, found in value.items() if task in names} if isinstance(value, dict) else value
+            for key, value in self.evaluator.options.items()
+        }
         return {
             "evaluator": self.evaluator.name,
-            **self.evaluator.options,
+            **chosen,
             "dev": self.dev,
             "test": self.test,
             "limit": self.limit,

@@ -122,7 +122,7 @@ def compare_methods(
                 }
             found[name] = {"labels": results, "agreement": _agreement(chosen[name])}
     options = {
-        **exam.options, "methods": list(methods), "top": top, "alpha": alpha, "random_sets": random_sets,
+        **exam.options(tasks), "methods": list(methods), "top": top, "alpha": alpha, "random_sets": random_sets,
         "bootstrap": bootstrap,
     }  # fmt: skip
     return Findings("methods", {"provenance": exam.provenance(neurons), "options": options, "tasks": found})

@@ -78,7 +78,7 @@ def induction(
                 step(len(programs))
             found[name] = results
     options = {
-        **exam.options, "betas": [float(beta) for beta in betas], "random_sets": random_sets, "bootstrap": bootstrap,
+        **exam.options(tasks), "betas": [float(beta) for beta in betas], "random_sets": random_sets, "bootstrap": bootstrap,
     }  # fmt: skip
     return Findings("induction", {"provenance": exam.provenance(neurons), "options": options, "tasks": found})
 
@@ -159,7 +159,7 @@ def cross_signal(
             step(len(devices) * (1 + random_sets))
             found[label] = {"sentences": len(asked.own(one.target)), "selected": len(one.neurons), "devices": pairs}
     options = {
-        **exam.options, "source": source, "target": target, "omegas": [float(omega) for omega in omegas],
+        **exam.options([target]), "source": source, "target": target, "omegas": [float(omega) for omega in omegas],
         "random_sets": random_sets, "bootstrap": bootstrap,
     }  # fmt: skip
     return Findings("cross_signal", {"provenance": exam.provenance(neurons), "options": options, "labels": found})

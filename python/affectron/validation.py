@@ -295,7 +295,7 @@ def validate_exam(
             "format": FORMAT,
             "version": VERSION,
             "provenance": exam.provenance(neurons),
-            "options": {**exam.options, **asdict(options), "neutral": neutral},
+            "options": {**exam.options(tasks), **asdict(options), "neutral": neutral},
             "tasks": results,
         }
     )
