@@ -160,6 +160,7 @@ def make_validation(tasks: dict[str, list[str]], neurons: NeuronSet) -> dict[str
                     "interval": [low, high],
                 },
                 "beats_random": effect < low,
+                "verdict": "unspecific" if effect < low else "no effect",
             }
         content["tasks"][task] = {
             "labels": labels,
@@ -288,6 +289,7 @@ def test_main_table_shows_every_label_and_number_of_the_file(whole: tuple[Path, 
             row.append([written(adaptive["others_delta"]), written_pair(adaptive["others_interval"])])
             row.append([f"{adaptive['loss_delta']:+.3f}".replace("-", "−").replace("+0.000", "0.000")])
             row.append(["yes" if result["beats_random"] else "no"])
+            row.append([result["verdict"]])
             expected.append(row)
     assert rows == expected
 
@@ -339,7 +341,7 @@ def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     again = build_report(path.parent.parent, out=tmp_path / "elsewhere")
     names = sorted(file.name for file in path.parent.iterdir())
     assert names == sorted(file.name for file in again.parent.iterdir())
-    assert len(names) == 13
+    assert len(names) == 17
     for name in names:
         assert (path.parent / name).read_bytes() == (again.parent / name).read_bytes(), name
 

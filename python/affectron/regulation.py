@@ -78,7 +78,8 @@ def induction(
                 step(len(programs))
             found[name] = results
     options = {
-        **exam.options(tasks), "betas": [float(beta) for beta in betas], "random_sets": random_sets, "bootstrap": bootstrap,
+        **exam.options(tasks), "betas": [float(beta) for beta in betas], "random_sets": random_sets,
+        "bootstrap": bootstrap,
     }  # fmt: skip
     return Findings("induction", {"provenance": exam.provenance(neurons), "options": options, "tasks": found})
 

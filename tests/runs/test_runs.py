@@ -87,9 +87,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for one in corpus
     ]
     write_corpus(folder / "corpus.jsonl", records)
-    moods = [
-        {"text": one["text"], "label": one["label"], "split": one["split"]} for one in records if one["task"] == "mood"
-    ]
+    moods = [{key: one[key] for key in ("text", "label", "split")} for one in records if one["task"] == "mood"]
     strange = [{"text": "w1 w2", "label": "w3", "split": split} for split in ("train", "dev", "test")]
     write_corpus(folder / "other.jsonl", [*moods[::-1], *strange])
     (folder / "config.toml").write_text(CONFIG, encoding="utf-8")

@@ -22,15 +22,12 @@ from affectron.errors import InputError
 from affectron.files import atomic_write, digest
 from affectron.findings import KINDS, Findings
 from affectron.neurons import NeuronSet
-from affectron.report import words
+from affectron.report import experiments, words
 from affectron.report.results import LabelResult, ValidationResult, read_validation
 from affectron.scores import SCORES
 from affectron.stats import ActivationStats
 
-STATS, NEURONS, VALIDATION = "stats.safetensors", "neurons.json", "validation.json"
-
-#: The figures in the order in which they are numbered; each is saved as figure-NAME.svg and .png.
-FIGURES = ("accuracy", "layers", "overlap", "trace", "induction", "fluency")
+STATS, NEURONS, VALIDATION, CROSS = "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json"
 
 #: What the pieces of one run must agree on, and how the page names it.
 _SAME = {"model_hash": "model configuration", "weights": "weights", "tokenizer": "tokenizer"}
@@ -86,9 +83,10 @@ class _Pieces:
     neurons: NeuronSet | None = None
     validation: ValidationResult | None = None
     findings: dict[str, Findings] = field(default_factory=dict)
+    other: ValidationResult | None = None
 
     def provenances(self) -> dict[str, dict[str, Any]]:
-        found = {STATS: self.stats, NEURONS: self.neurons, VALIDATION: self.validation}
+        found = {STATS: self.stats, NEURONS: self.neurons, VALIDATION: self.validation, CROSS: self.other}
         return {name: piece.provenance for name, piece in found.items() if piece is not None} | {
             f"{kind}.json": one["provenance"] for kind, one in self.findings.items()
         }
@@ -134,16 +132,25 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     for kind in KINDS:
         if (folder / f"{kind}.json").is_file():
             pieces.findings[kind] = Findings.load(folder / f"{kind}.json", kind)
+    if (folder / CROSS).is_file():
+        pieces.other = read_validation(folder / CROSS)
     if pieces.validation and pieces.neurons:
         _check_sites(pieces.validation, pieces.neurons)
 
     drawn = _draw(pieces, figures)
+    chapters = experiments.sections(pieces.findings, pieces.other, figures)
+    drawn |= {name: drawing for chapter in chapters for name, drawing, _ in chapter.figures}
+    tables = [table for chapter in chapters for table in chapter.tables]
+    if pieces.validation and any(pieces.validation.labels()):
+        caption = "Change of test accuracy under each mask"
+        tables.append(experiments.results_table(pieces.validation, "results", caption, VALIDATION))
     titles = {name: f"Figure {place}: {name}" for place, name in enumerate(drawn, start=1)}
     context = _context(pieces, folder)
     context["figures"] = {
         name: _Drawing(place, figures.inline(drawing.svg, f"f{place}", titles[name]), f"figure-{name}")
         for place, (name, drawing) in enumerate(drawn.items(), start=1)
     }
+    context["chapters"] = chapters
     context["contents"] = _contents(context)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(
@@ -151,17 +158,20 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     )
     page = words.clean(template.render(context))
 
+    files = {f"figure-{name}.svg": drawing.svg.encode() for name, drawing in drawn.items()}
+    files |= {f"figure-{name}.png": drawing.png for name, drawing in drawn.items()}
+    files |= {f"table-{table.name}.csv": words.clean(table.csv()).encode() for table in tables}
+    files |= {f"table-{table.name}.tex": words.clean(table.latex()).encode() for table in tables}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for name in FIGURES:
-            if name not in drawn:  # left by an earlier report of a run that had more
-                (target / f"figure-{name}.svg").unlink(missing_ok=True)
-                (target / f"figure-{name}.png").unlink(missing_ok=True)
+        for pattern in ("figure-*.svg", "figure-*.png", "table-*.csv", "table-*.tex"):
+            for file in target.glob(pattern):
+                if file.name not in files:  # left by an earlier report of a run that had more
+                    file.unlink()
     except OSError as error:
         raise InputError(f"cannot write to {target}: {error.strerror or error}") from error
-    for name, drawing in drawn.items():
-        _write(target / f"figure-{name}.svg", drawing.svg.encode())
-        _write(target / f"figure-{name}.png", drawing.png)
+    for name, content in files.items():
+        _write(target / name, content)
     _write(target / "index.html", page.encode())
     return target / "index.html"
 
@@ -196,17 +206,7 @@ def _draw(pieces: _Pieces, figures: Any) -> dict[str, Any]:
         min_drop = pieces.validation.options.get("min_drop")
         known = isinstance(min_drop, (int, float)) and math.isfinite(min_drop)
         drawn["trace"] = figures.trace_figure(results, min_drop if known else None)
-    curves = {label: curve for part in _tasks(pieces, "induction").values() for label, curve in part.items()}
-    if curves:
-        betas = pieces.findings["induction"]["options"]["betas"]
-        drawn["induction"] = figures.induction_figure(curves, betas)
-        drawn["fluency"] = figures.fluency_figure(curves, betas)
     return drawn
-
-
-def _tasks(pieces: _Pieces, kind: str) -> dict[str, Any]:
-    found: dict[str, Any] = pieces.findings[kind]["tasks"] if kind in pieces.findings else {}
-    return found
 
 
 def _check_sites(validation: ValidationResult, neurons: NeuronSet) -> None:
@@ -220,7 +220,8 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
     validation, neurons, stats = pieces.validation, pieces.neurons, pieces.stats
     results = list(validation.labels()) if validation else []
     provenances = pieces.provenances()
-    files = [_file(folder, name) for name in (STATS, NEURONS, VALIDATION)]
+    others = [f"{kind}.json" for kind in pieces.findings] + ([CROSS] if pieces.other else [])
+    files = [_file(folder, name) for name in (STATS, NEURONS, VALIDATION, *others)]
     model = _first(provenances, "model")
     return {
         "version": metadata.version("affectron"),
@@ -230,7 +231,7 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
         "random_sets": any(result.random for result in results),
         "headline": words.headline(results),
         "validation": validation,
-        "induction": pieces.findings.get("induction"),
+        "verdict_rule": experiments.RULE,
         "results": results,
         "neurons": None if neurons is None else _neurons(neurons),
         "stats": None if stats is None else _stats(stats),
@@ -271,7 +272,7 @@ def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("layers", "Where the neurons lie", "layers" in figures),
         ("overlap", "Overlap of the labels", "overlap" in figures),
         ("feedback", "The feedback loop on dev", "trace" in figures),
-        ("induction", "Induction", "induction" in figures),
+        *((chapter.id, chapter.heading, True) for chapter in context["chapters"]),
         ("baseline", "Accuracy without intervention", validation and validation.tasks),
         ("corpus", "Corpus and selection", context["selection"]),
         ("methods", "Methods and definitions", True),

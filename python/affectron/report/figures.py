@@ -91,6 +91,7 @@ def _drawn(figure: Figure) -> Drawing:
         figure.savefig(
             svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), facecolor="none"
         )
+        figure.set_layout_engine("none")  # the layout stays as it is: to find it again takes half of the time
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=192, metadata={"Software": None}, facecolor="white")
     return Drawing(svg.getvalue(), png.getvalue())
@@ -383,3 +384,128 @@ def _curve_panel(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+
+
+def sweep_figure(rows: Mapping[str, Sequence[Mapping[str, Any]]], settings: Sequence[str], axis: str) -> Drawing:
+    """Change of accuracy in points (y) under each setting (x), one panel a label: a mark with its 95 % interval, and
+    as a grey band what holds 95 % of the random sets.
+
+    Args:
+        rows: label -> for each setting the measured effect, without ``delta`` where nothing was masked.
+        settings: what the ticks say.
+        axis: what they are.
+    """
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(rows), 1.6, 0.75)
+        for axes, (label, effects) in zip(panels, rows.items(), strict=True):
+            axes.grid(axis="y")
+            axes.set_title(_short(label))
+            axes.axhline(0, color="#777777", linewidth=0.9, zorder=1)
+            for place, effect in enumerate(effects):
+                if "delta" not in effect:
+                    continue
+                if effect["random"]:
+                    low, high = (100 * value for value in effect["random"]["interval"])
+                    mean = 100 * effect["random"]["mean"]
+                    axes.fill_between([place - 0.36, place + 0.36], low, high, color=BAND, linewidth=0, zorder=0.9)
+                    axes.plot([place - 0.36, place + 0.36], [mean, mean], color="#777777", linewidth=1.1, zorder=1.5)
+                axes.plot([place] * 2, [100 * v for v in effect["interval"]], color=VERMILLION, linewidth=1.6, zorder=2)
+                axes.plot(
+                    place, 100 * effect["delta"], marker="o", color=VERMILLION, markersize=5.5,
+                    markeredgecolor="white", markeredgewidth=0.7, zorder=3,
+                )  # fmt: skip
+            axes.set_xticks(range(len(settings)), settings, fontsize=8)
+            axes.set_xlim(-0.6, len(settings) - 0.4)
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        figure.supxlabel(axis, fontsize=9)
+        figure.supylabel("change of accuracy, points", fontsize=9)
+        handles = [
+            Line2D([], [], color=VERMILLION, marker="o", markersize=5.5, linewidth=1.6, label="the label's neurons"),
+            Patch(facecolor=BAND, label="random sets: 95 % interval, and mean"),
+        ]
+        figure.legend(handles=handles, loc="outside upper left", ncols=2)
+        return _drawn(figure)
+
+
+def matrix_figure(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: NDArray[np.float64],
+    *,
+    places: int,
+    bold: NDArray[np.bool_] | None = None,
+) -> Drawing:
+    """A heat map with its numbers: white at zero, orange below and blue above, as dark as they are far from it.
+
+    Args:
+        values: [rows, columns]; NaN is shown as a dash.
+        places: decimals.
+        bold: cells to be framed.
+    """
+    scale = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    colors = LinearSegmentedColormap.from_list(
+        "orange to blue", ["#7A3300", VERMILLION, "#F3C6A5", "#FFFFFF", "#A9D3EE", BLUE, "#003A5C"]
+    )
+    wide = max(0.62, 0.095 * (places + 5))
+    with matplotlib.rc_context({**_RC, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = Figure(figsize=(2.4 + wide * len(columns), 1.4 + 0.36 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for row in range(len(rows)):
+            for column in range(len(columns)):
+                value = float(values[row, column])
+                missing = bool(np.isnan(value))
+                fill = "#FFFFFF" if missing else to_hex(colors(0.5 + 0.5 * value / scale))
+                axes.add_patch(
+                    Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="#DDDDDD", linewidth=0.6)
+                )
+                axes.text(
+                    column, row, "–" if missing else decimal(value, places), ha="center", va="center_baseline",
+                    color=_ink_on(fill), fontsize=8.5,
+                )  # fmt: skip
+        for row, column in np.argwhere(bold) if bold is not None else ():
+            frame = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.6)
+            axes.add_patch(frame)
+        axes.set_yticks(range(len(rows)), [_short(name) for name in rows])
+        axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=45, ha="left",
+                        rotation_mode="anchor")  # fmt: skip
+        axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        return _drawn(figure)
+
+
+def ranked_figure(
+    values: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[Sequence[float]]] | None,
+    axis: str,
+    limits: tuple[float, float],
+    line: float,
+) -> Drawing:
+    """A value of each neuron (y), highest first (x), one panel a label; with its interval where there are any."""
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(values), 1.5, 0.45)
+        for axes, (label, found) in zip(panels, values.items(), strict=True):
+            axes.grid(axis="y")
+            axes.set_title(_short(label))
+            axes.axhline(line, color="#777777", linewidth=1.0, linestyle=":", zorder=1)
+            order = np.argsort(-np.array(found), kind="stable")
+            if intervals is not None:
+                for place, neuron in enumerate(order, start=1):
+                    axes.plot([place] * 2, intervals[label][neuron], color=SKY, linewidth=1.2, zorder=1.5)
+            axes.plot(
+                range(1, len(order) + 1),
+                np.array(found)[order],
+                color=BLUE,
+                linestyle="",
+                marker="o",
+                markersize=3,
+                zorder=2,
+            )
+            axes.set_ylim(*limits)
+            axes.set_xlim(0.2, max(len(order), 1) + 0.8)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        figure.supxlabel("neurons of the label, highest first", fontsize=9)
+        figure.supylabel(axis, fontsize=9)
+        return _drawn(figure)

@@ -344,14 +344,17 @@ def _value(kind: Any, value: Any, file: Path, place: str) -> Any:
         if not isinstance(value, dict):
             raise InputError(f"{file}: {place} is {value!r}, expected a table")
         return {key: _value(str, one, file, f"{place}.{key}") for key, one in value.items()}
+    return _scalar(kind, value, file, place)
+
+
+def _scalar(kind: Any, value: Any, file: Path, place: str) -> Any:
     expected = {str: "text", Path: "a path", bool: "true or false", int: "an integer", float: "a number"}[kind]
     given: dict[Any, tuple[type, ...]] = {str: (str,), Path: (str,), bool: (bool,), int: (int,), float: (int, float)}
-    found: Any = value
-    if not isinstance(found, given[kind]) or (isinstance(found, bool) and kind is not bool):
+    if not isinstance(value, given[kind]) or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"{file}: {place} is {value!r}, expected {expected}")
     if kind is Path:
-        return file.parent / found
-    return float(found) if kind is float else found
+        return file.parent / str(value)
+    return value * 1.0 if kind is float else value  # type: ignore[operator]
 
 
 def _plain(value: Any) -> Any:
