@@ -22,7 +22,7 @@ from affectron.models import find_sites, intervene
 
 SHARED = Path(os.environ.get("AFFECTRON_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 LOOP, LABELS, SWEEP = "program by program, label by label", "program by program", "all at once"
-SENTENCES, PROGRAMS, BATCH = 32, 8, 32
+SENTENCES, PROGRAMS, BATCH = 16, 6, 16
 INSTRUCTION = "Read the text below with care and say which of the emotions it has, in one word and no more. "
 # What the prompt begins with, and the first of the six sites that the programs touch.
 WORKS = {"all sites": ("", 0), "top third": ("", 4), "all sites, long prompt": (INSTRUCTION, 0)}
@@ -92,4 +92,4 @@ def test_evaluation(contend: Any, work: str, contender: str) -> None:
         expected, found = loop(prompt, chosen), reader.scores(rows, chosen)
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
         assert np.array_equal(found.argmax(-1), expected.argmax(-1))
-    contend(f"evaluate, {work}", contender, function, rounds=3, goals={LOOP: 0.25} if contender == SWEEP else {})
+    contend(f"evaluate, {work}", contender, function, rounds=2, goals={LOOP: 0.25} if contender == SWEEP else {})

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("affectron")
 
 _HOMES = {
+    "ablations": ("ablate",),
+    "associations": ("associate",),
     "corpus": ("Corpus", "Sentence"),
     "errors": ("InputError",),
+    "exam": ("Exam",),
+    "findings": ("Findings",),
     "interventions": (
         "Program",
         "amplify",
@@ -25,6 +29,7 @@ _HOMES = {
         "mean",
         "zero",
     ),
+    "methods": ("compare_methods",),
     "models": ("find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet", "select"),
     "ops": ("SegmentPlan", "StatsBuffers"),
@@ -57,9 +62,13 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from affectron import models as models
     from affectron import ops as ops
+    from affectron.ablations import ablate as ablate
+    from affectron.associations import associate as associate
     from affectron.corpus import Corpus as Corpus
     from affectron.corpus import Sentence as Sentence
     from affectron.errors import InputError as InputError
+    from affectron.exam import Exam as Exam
+    from affectron.findings import Findings as Findings
     from affectron.interventions import (
         Program as Program,
     )
@@ -84,6 +93,7 @@ if TYPE_CHECKING:
     from affectron.interventions import (
         zero as zero,
     )
+    from affectron.methods import compare_methods as compare_methods
     from affectron.models import find_sites as find_sites
     from affectron.models import intervene as intervene
     from affectron.models import load_model as load_model

@@ -13,7 +13,7 @@ VERSION = 1
 
 #: What a file may hold, by the name of its experiment.
 KINDS = (
-    "ablations", "associations", "candidates", "cross_signal", "induction", "methods", "pairs", "stability",
+    "ablations", "associations", "candidates", "cross_signal", "induction", "methods", "stability",
 )  # fmt: skip
 
 

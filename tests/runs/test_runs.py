@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,15 @@ from typer.testing import CliRunner
 
 from affectron.cli import app
 from affectron.findings import KINDS
+from affectron.runs import config as config_module
 from affectron.runs import load_config, plan, run, stages
 from tests.errors import message
 from tests.planted import PROMPTS, TOKENIZER, make_corpus, make_model
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,7 +144,7 @@ def renewed(inputs: Path, output: Path, **changes: Any) -> list[str]:
 
 def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None:
     files = {path.name for path in whole.iterdir()}
-    assert {f"{kind}.json" for kind in KINDS if kind != "pairs"} <= files
+    assert {f"{kind}.json" for kind in KINDS} <= files
     assert {"stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json", "run.json", "report"} <= files
     record = json.loads((whole / "run.json").read_text())
     assert record["config"]["screen"]["shards"] == 3
@@ -264,3 +271,19 @@ def test_what_the_corpus_does_not_have_is_named_before_anything_is_run(
     assert named in result.stderr
     assert result.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_documentation_shows_every_option_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
+    shown = tomllib.loads(page.split("```toml")[1].split("```")[0])
+
+    def defaults(kind: Any) -> dict[str, Any]:
+        made = kind()
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(made).items()}
+
+    for name, table in shown.items():
+        if isinstance(table, dict) and name not in ("columns", "cross_signal", "cross_dataset"):
+            known = defaults(getattr(config_module, "".join(part.title() for part in name.split("_"))))
+            known.pop("enabled", None)
+            given = {key: value for key, value in known.items() if value is not None}
+            assert table == given, name

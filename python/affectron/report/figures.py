@@ -493,15 +493,8 @@ def ranked_figure(
             if intervals is not None:
                 for place, neuron in enumerate(order, start=1):
                     axes.plot([place] * 2, intervals[label][neuron], color=SKY, linewidth=1.2, zorder=1.5)
-            axes.plot(
-                range(1, len(order) + 1),
-                np.array(found)[order],
-                color=BLUE,
-                linestyle="",
-                marker="o",
-                markersize=3,
-                zorder=2,
-            )
+            ranks = range(1, len(order) + 1)
+            axes.plot(ranks, np.array(found)[order], color=BLUE, linestyle="", marker="o", markersize=3, zorder=2)
             axes.set_ylim(*limits)
             axes.set_xlim(0.2, max(len(order), 1) + 0.8)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
