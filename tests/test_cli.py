@@ -101,7 +101,7 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
     assert found == affectron.select(affectron.ActivationStats.load(copy / "stats.safetensors"), top=0.2)
     assert {label: one["neurons"] for label, one in selected["labels"].items()} == {k: len(v) for k, v in found.items()}
 
-    options = ("--prompt", r"label={bos}{text}\nw1", "--random-sets", 2, "--bootstrap", 50, "--beta", 1)
+    options = ("--prompt", r"label={bos}{text}\nw1", "--random-sets", 2, "--bootstrap", 50)
     validated = json.loads(
         run("validate", model, corpus, "--neurons", neurons, *options, "-o", copy / "validation.json", "--json")
     )

@@ -222,13 +222,13 @@ def _print_validation(result: Validation) -> None:
             points(row["random"], row["random_interval"]),
             points(row["others"]),
             "-" if row["loss"] is None else f"{row['loss']:+.3f}",
-            {True: "yes", False: "no", None: "-"}[row["beats_random"]],
+            row["verdict"] or "-",
         )
         for row in result.rows()
     ]
     columns = (
         "task", "label", "masked", "alpha", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss",
-        "beats random",
+        "verdict",
     )  # fmt: skip
     _print_table("change of test accuracy in points, with 95 % intervals", columns, rows)
 
@@ -511,9 +511,6 @@ def validate(
     min_drop: Annotated[float, typer.Option(help="Drop of dev accuracy, a fraction, at which the loop stops.")] = 0.05,
     random_sets: Annotated[int, typer.Option(help="Random neuron sets to compare with.")] = 20,
     bootstrap: Annotated[int, typer.Option(help="Resamples behind each interval.")] = 1000,
-    beta: Annotated[
-        list[float] | None, typer.Option(help="Measure induction at this strength, too. Repeatable.")
-    ] = None,
     limit: Annotated[int | None, typer.Option(help="Sentences of a label in a split at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of random sets, resamples and limited sentences.")] = 0,
     text_column: TextColumn = "text",
@@ -556,7 +553,6 @@ def validate(
         min_drop=min_drop,
         random_sets=random_sets,
         bootstrap=bootstrap,
-        betas=beta or (),
         seed=seed,
         limit=limit,
         progress=True,
@@ -726,6 +722,43 @@ def _program(
             return affectron.amplify(neurons, strength)
         case ProgramName.cross_signal:
             return affectron.cross_signal(neurons, load_stats(), str(signal), strength)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to do (.toml); docs/run.md has every option.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder that all files go to; default: the file's output.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run and about how long.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """A whole experiment: screen, select, validate, ablate, induce, and a report. What is done is not done again."""
+    from affectron import runs
+
+    found = runs.load_config(config)
+    if output is not None:
+        found = dataclasses.replace(found, output=output)
+    _quiet_transformers()
+    if dry_run:
+        stages = runs.plan(found)
+    else:
+        page, stages = runs.run(found, say=_say, progress=True)
+    if as_json:
+        result: dict[str, Any] = {"stages": [dataclasses.asdict(stage) for stage in stages]}
+        _print_json(result if dry_run else {"report": str(page), **result})
+        return
+    rows = [(one.stage, one.reason, "-" if one.seconds is None else _duration(one.seconds)) for one in stages]
+    _print_table(f"{config.name} in {found.output}", ("stage", "", "about" if dry_run else "took"), rows)
+    if not dry_run:
+        print(f"report written to {page}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 @app.command()

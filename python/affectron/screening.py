@@ -63,12 +63,40 @@ def screen(
         InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable.
         ScreeningInterrupted: Ctrl-C.
     """
+    (stats,) = screen_shards(
+        model, tokenizer, corpus, 1, tokens, active, batch_tokens, template, count_special, progress
+    )  # fmt: skip
+    return stats
+
+
+def screen_shards(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    shards: int,
+    tokens: str = "all",
+    active: str = "gate",
+    batch_tokens: int = 8192,
+    template: str = "{text}",
+    count_special: bool = False,
+    progress: bool = False,
+) -> list[ActivationStats]:
+    """:func:`screen`, with the sentences of each label set dealt out to ``shards`` statistics in turn, in one pass.
+
+    The shards are disjoint and together the whole: :meth:`ActivationStats.pooled` gives it, or any resample of them.
+    The accumulators take ``shards`` times the memory.
+
+    Raises:
+        InputError: shards is below 1, or as :func:`screen`.
+    """
+    if shards < 1:
+        raise InputError(f"shards is {shards}, expected at least 1")
     if tokens not in TOKEN_RULES:
         raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
     if active not in ACTIVE_RULES:
         raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
     sites = find_sites(model)
-    run = _Screening(sites, len(corpus.segments), tokens, active)
+    run = _Screening(sites, len(corpus.segments), shards, tokens, active)
     # A base model is the model without its lm_head, whose product with the vocabulary nobody would read.
     body = getattr(model, "base_model", model)
     source = batches(
@@ -89,7 +117,7 @@ def screen(
         try:
             for batch in source:
                 inputs = run.begin(batch, model.device)
-                if not _reads_left_only(model):
+                if not reads_left_only(model):
                     inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(model.device)
                 body(**inputs, use_cache=False)
                 done += len(batch.sentences)
@@ -126,16 +154,23 @@ def screen(
             "transformers": transformers.__version__,
         },
     }
-    return ActivationStats(corpus.tasks, corpus.segments, run.arrays(), provenance)
+    return [
+        ActivationStats(
+            corpus.tasks, corpus.segments, arrays, provenance | ({"shard": [shard, shards]} if shards > 1 else {})
+        )
+        for shard, arrays in enumerate(run.arrays())
+    ]
 
 
 class _Screening:
     """The accumulators of every site, and the plan of the batch that is under way."""
 
-    def __init__(self, sites: list[Site], segments: int, tokens: str, active: str) -> None:
-        self.sites, self.segments, self.tokens, self.active = sites, segments, tokens, active
+    def __init__(self, sites: list[Site], segments: int, shards: int, tokens: str, active: str) -> None:
+        self.sites, self.tokens, self.active = sites, tokens, active
+        self.shards, self.segments = shards, segments * shards
+        self.dealt = np.zeros(segments, dtype=np.int64)  # sentences of each segment so far
         self.buffers = [
-            ops.StatsBuffers(segments, site.neurons, active, device=next(site.module.parameters()).device)
+            ops.StatsBuffers(self.segments, site.neurons, active, device=next(site.module.parameters()).device)
             for site in sites
         ]
         self.plans: dict[torch.device, ops.SegmentPlan] = {}
@@ -145,14 +180,21 @@ class _Screening:
     def begin(self, batch: Batch, device: torch.device) -> dict[str, Tensor]:
         """Take the batch's labels; returns the model's inputs."""
         counted = batch.counted
+        segments = batch.segments
+        if self.shards > 1:
+            turn = np.empty_like(segments)
+            for row, segment in enumerate(segments):
+                turn[row] = self.dealt[segment] % self.shards
+                self.dealt[segment] += 1
+            segments = turn * len(self.dealt) + segments
         if self.tokens == "last":
             # The last counted token: the first one of the reversed row.
             last = counted.shape[1] - 1 - counted[:, ::-1].argmax(axis=1)
             counted = counted & (np.arange(counted.shape[1]) == last[:, None])
         if self.tokens == "mean":
-            rows = np.where(counted.any(axis=1), batch.segments, -1)
+            rows = np.where(counted.any(axis=1), segments, -1)
         else:
-            rows = np.where(counted, batch.segments[:, None], -1)
+            rows = np.where(counted, segments[:, None], -1)
         self.rows, self.counted = torch.from_numpy(rows), torch.from_numpy(counted)
         self.plans.clear()
         return {"input_ids": torch.from_numpy(batch.input_ids).to(device)}
@@ -180,15 +222,24 @@ class _Screening:
         means = [rows[mask].float().mean(0) for rows, mask in zip(h, counted, strict=True)]
         return torch.stack(means)
 
-    def arrays(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
+    def arrays(self) -> list[dict[str, dict[str, np.ndarray[Any, Any]]]]:
+        """For each shard: site -> the arrays of its statistics."""
         fields = ("count", "active", "nonfinite", "mean", "m2", "min", "max")
-        return {
-            site.name: {name: getattr(final, name).cpu().numpy() for name in fields}
+        finals = [
+            (site.name, {name: getattr(final, name).cpu().numpy() for name in fields})
             for site, final in ((s, b.finalize()) for s, b in zip(self.sites, self.buffers, strict=True))
-        }
+        ]
+        size = len(self.dealt)
+        return [
+            {
+                site: {name: array[shard * size : (shard + 1) * size] for name, array in final.items()}
+                for site, final in finals
+            }
+            for shard in range(self.shards)
+        ]
 
 
-def _reads_left_only(model: Any) -> bool:
+def reads_left_only(model: Any) -> bool:
     """Whether no token of a right-padded sentence can see the padding behind it: then a mask would change nothing,
     and without one the attention kernels take their causal path."""
     return bool(model.can_generate()) and not model.config.is_encoder_decoder

@@ -5,6 +5,7 @@ from affectron.models.intervention import Steering, intervene
 from affectron.models.layout import Kernel, Site
 from affectron.models.load import config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
 from affectron.models.sites import attach, evaluating, find_sites, max_length
+from affectron.models.sweeps import sweep
 
 __all__ = [
     "Kernel",
@@ -20,5 +21,6 @@ __all__ = [
     "load_model",
     "load_skeleton",
     "max_length",
+    "sweep",
     "tokenizer_hash",
 ]

@@ -110,6 +110,8 @@ class Steering(Sequence["Program | Schedule | None"]):
             capacity = max(len(programs), held)
         self._places: list[Program | None] = [None] * capacity
         self._prompt_length: int | None = None
+        #: Rows that each row of the model's batch has become where programs apply: models.sweep multiplies them.
+        self.repeats = 1
         device = device_of(sites[0])
         # Also where the context is opened in inference mode: its tensors could not be changed outside of it.
         with torch.inference_mode(False):
@@ -209,7 +211,7 @@ class Steering(Sequence["Program | Schedule | None"]):
             return
         past = kwargs.get("past_key_values")
         batch, length = text.shape[:2]
-        self._rows = self._find_rows(batch, length, 0 if past is None else past.get_seq_length())
+        self._rows = self._find_rows(batch * self.repeats, length, 0 if past is None else past.get_seq_length())
 
     def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._rows = None
@@ -243,6 +245,8 @@ class Steering(Sequence["Program | Schedule | None"]):
             batch = gate.shape[0] if gate.dim() == 3 else len(self)
             rows = self._find_rows(batch, n // batch, 0)
         row = rows[position]
+        if self.repeats > 1:  # below the layer that repeats them: rows of no program
+            row = row[: gate.numel() // gate.shape[-1]]
         return steer_rows(gate, up, table, row if row.device == gate.device else row.to(gate.device), act)
 
 
