@@ -62,6 +62,8 @@ class Corpus:
         counts: (split, label) -> number of sentences, for pairs that occur; the split is None where a line has none.
         hash: hex digest of the view's sentences with their labels, as a multiset. File format, line order, ids,
             splits and all other columns leave it unchanged.
+        order: hex digest of the whole source's sentences with their labels and splits, in the order in which they
+            stand: what a place in the corpus means depends on it.
         skipped: how many bad lines of the source were left out (always 0 with ``on_bad_line="error"``).
         bad_lines: (line, reason) of the first 20 of them.
     """
@@ -133,6 +135,7 @@ class Corpus:
         self.name = scan.source.name
         self.split = split
         self.task = task
+        self.order = scan.order
         self.skipped = scan.skipped
         self.bad_lines = list(scan.bad_lines)
 
@@ -199,6 +202,14 @@ class Corpus:
             if label not in self.task_of:
                 where = f"split {self.split!r} of {self.name}" if self.split is not None else self.name
                 raise InputError(f"label {label!r} has no sentence in {where}; labels there: {_names(self.labels)}")
+
+    def check_unchanged(self) -> None:
+        """Check that the source is still the one that was scanned.
+
+        Raises:
+            InputError: the file was changed (size or time of change), or is gone.
+        """
+        self._scan.source.check_unchanged()
 
     def segment_index(self, sentence: Sentence) -> int:
         """The position in ``segments`` of the sentence's label set.
@@ -287,6 +298,8 @@ class _Scan:
         self._run()
 
     def _run(self) -> None:
+        order = hashlib.blake2b(digest_size=16)
+        number_of: dict[tuple[str | None, _Pairs], bytes] = {}
         for line, row in self.source.rows():
             try:
                 text, pairs, split, _ = self.parse(line, row)
@@ -299,7 +312,10 @@ class _Scan:
                 continue
             group = self.groups[split, pairs]
             group.count += 1
-            group.texts += int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "little")
+            text_digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            group.texts += int.from_bytes(text_digest, "little")
+            order.update(text_digest + number_of.setdefault((split, pairs), len(number_of).to_bytes(8, "little")))
+        self.order = digest(order.digest(), json.dumps(list(number_of)).encode())
         if not self.groups:
             why = ""
             if self.bad_lines:
@@ -432,6 +448,9 @@ class _Source:
     def rows(self) -> _Rows:
         raise NotImplementedError
 
+    def check_unchanged(self) -> None:
+        """Memory does not change; a file may."""
+
     def require_columns(self, found: Iterable[Any]) -> None:
         for role, column in self._required:
             if column not in found:
@@ -488,7 +507,12 @@ class _File(_Source):
             try:
                 yield from self._read(self, file)
             except OSError as error:
-                raise InputError(f"cannot read {self.path}: {error.strerror or error}") from error
+                why = error.strerror or str(error).partition("\n")[0]  # Parquet's own have lines
+                raise InputError(f"cannot read {self.path}: {why}") from error
+            self._check_unchanged(file)
+
+    def check_unchanged(self) -> None:
+        with self._reading() as file:
             self._check_unchanged(file)
 
     def _reading(self) -> BinaryIO:

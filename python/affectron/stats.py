@@ -302,7 +302,8 @@ class ActivationStats:
         }
         mine_at = {frozenset(segment): row for row, segment in enumerate(self.segments)}
         theirs_at = {frozenset(segment): row for row, segment in enumerate(other.segments)}
-        union = sorted({*mine_at, *theirs_at}, key=sorted)
+        alike = self.segments == other.segments
+        union = list(mine_at) if alike else sorted({*mine_at, *theirs_at}, key=sorted)
         arrays = {}
         for site in self.sites:
             halves = (_aligned(self, site, mine_at, union), _aligned(other, site, theirs_at, union))
