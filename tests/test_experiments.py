@@ -20,7 +20,7 @@ from affectron.methods import METHODS, compare_methods, select_by
 from affectron.models import intervene
 from affectron.neurons import NeuronList, NeuronSet, select
 from affectron.regulation import cross_signal, induction
-from affectron.screening import screen, screen_shards
+from affectron.screening import screen, screen_folds
 from affectron.stability import keep_stable, stability
 from affectron.stats import FIELDS, ActivationStats
 from tests.errors import message
@@ -33,13 +33,13 @@ SITES = [f"model.layers.{layer}.mlp" for layer in range(LAYERS)]
 
 
 @pytest.fixture(scope="module")
-def shards() -> list[ActivationStats]:
-    return screen_shards(MODEL, TOKENIZER, CORPUS.where(split="train"), 4)
+def folds() -> list[ActivationStats]:
+    return screen_folds(MODEL, TOKENIZER, CORPUS.where(split="train"), 4)
 
 
 @pytest.fixture(scope="module")
-def stats(shards: list[ActivationStats]) -> ActivationStats:
-    return ActivationStats.pooled(shards)
+def stats(folds: list[ActivationStats]) -> ActivationStats:
+    return ActivationStats.pooled(folds)
 
 
 @pytest.fixture(scope="module")
@@ -182,24 +182,24 @@ def test_cross_signal_chooses_on_dev_and_reports_on_test(
 # --- stability ---------------------------------------------------------------------------------------------------
 
 
-def test_shards_are_the_whole_dealt_out(shards: list[ActivationStats], stats: ActivationStats) -> None:
+def test_folds_are_the_whole_dealt_out(folds: list[ActivationStats], stats: ActivationStats) -> None:
     whole = screen(MODEL, TOKENIZER, CORPUS.where(split="train"))
     for site in whole.sites:
-        assert len({tuple(shard.count[site]) for shard in shards}) == 1  # 36 sentences a label in four
+        assert len({tuple(fold.count[site]) for fold in folds}) == 1  # 36 sentences a label in four
         for name in FIELDS:
             np.testing.assert_allclose(getattr(stats, name)[site], getattr(whole, name)[site], rtol=2e-5, atol=1e-6)
         np.testing.assert_array_equal(stats.active[site], whole.active[site])
-    assert stats.provenance == whole.provenance
-    assert shards[2].provenance["shard"] == [2, 4]
-    twice = ActivationStats.pooled([shards[0], shards[0], shards[1]])
-    by_merging = shards[0].merge(shards[0]).merge(shards[1])
+    assert stats.provenance == {key: value for key, value in whole.provenance.items() if key != "padding"}
+    assert folds[2].provenance["fold"] == [2, 4]
+    twice = ActivationStats.pooled([folds[0], folds[0], folds[1]])
+    by_merging = folds[0].merge(folds[0]).merge(folds[1])
     for site in whole.sites:
         np.testing.assert_allclose(twice.m2[site], by_merging.m2[site], rtol=1e-9)
         np.testing.assert_array_equal(twice.active[site], by_merging.active[site])
 
 
-def test_planted_neurons_are_stable_and_chance_is_not(shards: list[ActivationStats], neurons: NeuronSet) -> None:
-    found = stability(shards, selection={"top": 0.05, "filter_rate": None}, resamples=25, splits=4, seed=1)
+def test_planted_neurons_are_stable_and_chance_is_not(folds: list[ActivationStats], neurons: NeuronSet) -> None:
+    found = stability(folds, selection={"top": 0.05, "filter_rate": None}, resamples=25, splits=4, seed=1)
     for label, entry in found["labels"].items():
         share = {(site, index): frequency for site, index, frequency in entry["neurons"]}
         assert share[where(label)] == 1.0
@@ -211,11 +211,11 @@ def test_planted_neurons_are_stable_and_chance_is_not(shards: list[ActivationSta
         stable = {(site, index) for site, index, frequency in entry["neurons"] if frequency == 1.0}
         assert [one[:2] for one in kept[label]] == [one[:2] for one in neurons[label] if one[:2] in stable]
     assert kept.provenance["select"]["min_frequency"] == 1.0
-    noise = screen_shards(MODEL, TOKENIZER, make_corpus(shuffled=True).where(split="train"), 4)
+    noise = screen_folds(MODEL, TOKENIZER, make_corpus(shuffled=True).where(split="train"), 4)
     chance = stability(noise, selection={"top": 0.05, "filter_rate": None}, resamples=25, splits=4, seed=1)
     halves = [entry["split_half"] for part in (found, chance) for entry in part["labels"].values()]
     assert np.mean(halves[:5]) > np.mean([half or 0.0 for half in halves[5:]]) + 0.2
-    assert message(lambda: stability(shards[:1])) == "shards is 1, expected at least two"
+    assert message(lambda: stability(folds[:1])) == "folds is 1, expected at least two"
 
 
 # --- candidates --------------------------------------------------------------------------------------------------

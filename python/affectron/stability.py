@@ -1,4 +1,4 @@
-"""Stability: would another corpus of the same kind give the same neurons? From the shards of one screening, since
+"""Stability: would another corpus of the same kind give the same neurons? From the folds of one screening, since
 statistics merge. Apart from the selection, which sees one corpus."""
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from affectron.stats import ActivationStats
 
 
 def stability(
-    shards: Sequence[ActivationStats],
+    folds: Sequence[ActivationStats],
     *,
     selection: Mapping[str, Any] | None = None,
     resamples: int = 100,
     splits: int = 20,
     seed: int = 0,
 ) -> Findings:
-    """How often a neuron is selected for a label when the shards are resampled, and how far two halves agree.
+    """How often a neuron is selected for a label when the folds are resampled, and how far two halves agree.
 
     Args:
-        shards: of one screening (:func:`affectron.screening.screen_shards`).
+        folds: of one screening (:func:`affectron.screening.screen_folds`).
         selection: options of :func:`affectron.select`.
-        resamples: bootstrap samples, each of as many shards with replacement; a neuron's ``frequency`` is the share of
+        resamples: bootstrap samples, each of as many folds with replacement; a neuron's ``frequency`` is the share of
             them in which it is selected for the label.
-        splits: random halves of the shards; ``split_half`` is the Jaccard index of the two halves' neurons.
+        splits: random halves of the folds; ``split_half`` is the Jaccard index of the two halves' neurons.
 
     Raises:
-        InputError: fewer than two shards, or an option of the selection that cannot be used.
+        InputError: fewer than two folds, or an option of the selection that cannot be used.
     """
     whole_number("resamples", resamples, 1)
     whole_number("splits", splits, 1)
-    if len(shards) < 2:
-        raise InputError(f"shards is {len(shards)}, expected at least two")
+    if len(folds) < 2:
+        raise InputError(f"folds is {len(folds)}, expected at least two")
     rng = np.random.default_rng(seed)
     options = dict(selection or {})
-    count = len(shards)
+    count = len(folds)
 
     def chosen(members: Sequence[int]) -> NeuronSet:
-        return select(ActivationStats.pooled([shards[member] for member in members]), **options)
+        return select(ActivationStats.pooled([folds[member] for member in members]), **options)
 
     whole = chosen(range(count))
     times: dict[str, Counter[tuple[str, int]]] = {label: Counter() for label in whole}
@@ -74,13 +74,13 @@ def stability(
         }
         for label, neurons in whole.items()
     }
-    provenance = {key: value for key, value in shards[0].provenance.items() if key != "shard"}
+    provenance = {key: value for key, value in folds[0].provenance.items() if key != "fold"}
     return Findings(
         "stability",
         {
             "provenance": provenance,
             "options": {
-                "shards": count, "selection": options, "resamples": resamples, "splits": splits, "seed": seed,
+                "folds": count, "selection": options, "resamples": resamples, "splits": splits, "seed": seed,
             },
             "labels": labels,
         },

@@ -281,8 +281,8 @@ class ActivationStats:
     def pooled(cls, parts: Sequence[ActivationStats], provenance: Mapping[str, Any] | None = None) -> ActivationStats:
         """The statistics of all parts together, a part as often as it is listed; exact in the counts.
 
-        The parts are shards of one corpus or a resample of them, with the same segments and sites. ``provenance`` is
-        that of the first without its shard, unless given.
+        The parts are folds of one corpus or a resample of them, with the same segments and sites. ``provenance`` is
+        that of the first without its fold, unless given.
 
         Raises:
             InputError: no part, or parts with different segments or sites.
@@ -298,7 +298,7 @@ class ActivationStats:
             for site in first.sites
         }
         if provenance is None:
-            provenance = {key: value for key, value in first.provenance.items() if key != "shard"}
+            provenance = {key: value for key, value in first.provenance.items() if key != "fold"}
         return cls(first.tasks, first.segments, arrays, provenance)
 
     def merge(self, other: ActivationStats) -> ActivationStats:
@@ -326,7 +326,8 @@ class ActivationStats:
         }
         mine_at = {frozenset(segment): row for row, segment in enumerate(self.segments)}
         theirs_at = {frozenset(segment): row for row, segment in enumerate(other.segments)}
-        union = sorted({*mine_at, *theirs_at}, key=sorted)
+        alike = self.segments == other.segments
+        union = list(mine_at) if alike else sorted({*mine_at, *theirs_at}, key=sorted)
         arrays = {}
         for site in self.sites:
             halves = (_aligned(self, site, mine_at, union), _aligned(other, site, theirs_at, union))

@@ -31,7 +31,7 @@ model = "model"
 corpus = "corpus.jsonl"
 output = "out"
 [screen]
-shards = 3
+folds = 3
 [select]
 top = 0.05
 filter_rate = 0
@@ -147,7 +147,7 @@ def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None
     assert {f"{kind}.json" for kind in KINDS} <= files
     assert {"stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json", "run.json", "report"} <= files
     record = json.loads((whole / "run.json").read_text())
-    assert record["config"]["screen"]["shards"] == 3
+    assert record["config"]["screen"]["folds"] == 3
     assert record["config"]["validate"]["alpha"] == 0.3  # defaults are written out
     assert set(record["versions"]) == {"python", "torch", "transformers"}
     other = json.loads((whole / "cross_dataset.json").read_text())
@@ -171,7 +171,7 @@ def test_a_changed_option_runs_what_depends_on_it(inputs: Path, whole: Path) -> 
     assert renewed(inputs, whole, associate={"score": "welch_t"}) == ["associate", "report"]
     assert renewed(inputs, whole, validate={"alpha": 0.5}) == ["validate", "cross_dataset", "report"]
     assert renewed(inputs, whole, select={"top": 0.1}) == ALL[1:]
-    assert renewed(inputs, whole, screen={"shards": 4}) == ALL
+    assert renewed(inputs, whole, screen={"folds": 4}) == ALL
     assert renewed(inputs, whole, evaluate={"limit": 5}) == [
         "validate", "methods", "ablate", "induce", "cross_signal", "cross_dataset", "report",
     ]  # fmt: skip
@@ -225,8 +225,8 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
-        ("shards = 3", "shards = 1", "screen.shards is 1, expected an integer of at least 2"),
-        ("shards = 3", "shard = 3", "screen.shard is not an option, expected one of split, tokens"),
+        ("folds = 3", "folds = 1", "screen.folds is 1, expected an integer of at least 2"),
+        ("folds = 3", "fold = 3", "screen.fold is not an option, expected one of split, tokens"),
         ("top = 0.05", 'top = "much"', "select.top is 'much', expected a number"),
         ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a share in (0, 1]"),
         ("top = 0.05", 'score = "best"', "select.score is 'best', expected one of entropy"),

@@ -5,10 +5,12 @@ Apart because screening and steering use the same mechanism with different kerne
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from affectron.errors import InputError
@@ -65,17 +67,45 @@ def attach(sites: Sequence[Site], kernel: Kernel) -> Iterator[None]:
     were there. Parameters, buffers and the keys of the state dict never change. A forward made under gradient
     checkpointing has to be differentiated before the context is left, since it is computed again then.
 
+    The context serves the thread that opened it. A forward of these sites in another one is refused: it would be
+    measured or steered unasked, or, as it may have been meant to be, not at all.
+
     Raises:
-        RuntimeError: one of the sites is attached already.
+        RuntimeError: one of the sites is attached already; in a forward, another thread runs it.
     """
     with ExitStack() as undo:
-        for position, site in enumerate(sites):
-            if is_attached(site):
-                raise RuntimeError(
-                    f"{site.name} is attached already: leave the running intervene, screen or attach first"
-                )
-            _LAYOUTS[site.layout].swap(site, position, kernel, undo)
+        with _ATTACHING:
+            for position, site in enumerate(sites):
+                if is_attached(site):
+                    raise RuntimeError(
+                        f"{site.name} is attached already: leave the running intervene, screen or attach first"
+                    )
+                _LAYOUTS[site.layout].swap(site, position, kernel, undo)
+        if sites:  # every forward passes the first
+            undo.callback(sites[0].module.register_forward_pre_hook(_Owner()).remove)
         yield
+
+
+# Two threads that attach the same model at once: one of them is refused.
+_ATTACHING = threading.Lock()
+
+
+class _Owner:
+    """A forward pre-hook that lets the thread pass in which it was made."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+
+    def __call__(self, *_: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() == self.thread.ident:
+            return
+        # Autograd's own threads compute a checkpointed forward again.
+        if torch._C._current_graph_task_id() != -1:
+            return
+        raise RuntimeError(
+            f"thread {threading.current_thread().name!r} runs a model that thread {self.thread.name!r} measures or "
+            "steers: open the context in the thread that runs the model, or give each thread a model of its own"
+        )
 
 
 def max_length(model: Any) -> int | None:

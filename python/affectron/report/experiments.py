@@ -83,8 +83,8 @@ def _stability(found: Findings, figures: ModuleType) -> Section:
     options, labels = found["options"], found["labels"]
     section = Section("stability", "Stability of the selection")
     section.text.append(
-        f"The corpus was measured in {options['shards']} shards. A neuron's frequency is the share of "
-        f"{options['resamples']} bootstrap resamples of the shards in which it is selected for the label; split-half "
+        f"The corpus was measured in {options['folds']} folds. A neuron's frequency is the share of "
+        f"{options['resamples']} bootstrap resamples of the folds in which it is selected for the label; split-half "
         f"is the mean Jaccard index of the neurons of two halves, over {options['splits']} random splits."
     )
     shares = {label: [one[2] for one in entry["neurons"]] for label, entry in labels.items() if entry["neurons"]}

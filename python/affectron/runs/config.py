@@ -42,7 +42,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Screen:
-    """What is measured; ``shards`` is how many parts stability resamples."""
+    """What is measured; ``folds`` is how many parts stability resamples."""
 
     split: str = "train"
     tokens: str = "all"
@@ -50,13 +50,13 @@ class Screen:
     template: str = "{text}"
     count_special: bool = False
     batch_tokens: int = 8192
-    shards: int = 10
+    folds: int = 10
 
     def __post_init__(self) -> None:
         one_of("tokens", self.tokens, TOKEN_RULES)
         one_of("active", self.active, ACTIVE_RULES)
         whole_number("batch_tokens", self.batch_tokens, 1)
-        whole_number("shards", self.shards, 2)
+        whole_number("folds", self.folds, 2)
 
 
 @dataclass(frozen=True)

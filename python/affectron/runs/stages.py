@@ -34,7 +34,7 @@ from affectron.report import build_report
 from affectron.runs.cache import Cache, file_digest, folder_digests, stage_key
 from affectron.runs.config import Columns, Config
 from affectron.scores import SCORES
-from affectron.screening import screen_shards
+from affectron.screening import screen_folds
 from affectron.stability import keep_stable, stability
 from affectron.stats import ActivationStats
 from affectron.validation import validate_exam
@@ -310,27 +310,27 @@ def _corpus(path: Path, columns: Columns, task: str | None) -> Corpus:
 # --- the work ---------------------------------------------------------------------------------------------------
 
 
-def _shards(config: Config) -> list[str]:
-    return [f"shards/{shard:02}.safetensors" for shard in range(config.screen.shards)]
+def _folds(config: Config) -> list[str]:
+    return [f"folds/{fold:02}.safetensors" for fold in range(config.screen.folds)]
 
 
 def _screen(here: _Run) -> None:
     section = here.config.screen
-    shards = screen_shards(
-        *here.loaded, here.corpus.where(split=section.split), section.shards, section.tokens, section.active,
+    folds = screen_folds(
+        *here.loaded, here.corpus.where(split=section.split), section.folds, section.tokens, section.active,
         section.batch_tokens, section.template, section.count_special, here.progress,
     )  # fmt: skip
-    (here.folder / "shards").mkdir(exist_ok=True)
-    for name, shard in zip(_shards(here.config), shards, strict=True):
-        shard.save(here.folder / name)
-    ActivationStats.pooled(shards).save(here.folder / STATS)
+    (here.folder / "folds").mkdir(exist_ok=True)
+    for name, fold in zip(_folds(here.config), folds, strict=True):
+        fold.save(here.folder / name)
+    ActivationStats.pooled(folds).save(here.folder / STATS)
 
 
 def _stability(here: _Run) -> None:
-    shards = [ActivationStats.load(here.folder / name) for name in _shards(here.config)]
+    folds = [ActivationStats.load(here.folder / name) for name in _folds(here.config)]
     section = here.config.stability
     stability(
-        shards, selection=here.config.select.options(), resamples=section.resamples, splits=section.splits,
+        folds, selection=here.config.select.options(), resamples=section.resamples, splits=section.splits,
         seed=here.config.seed,
     ).save(here.folder / "stability.json")  # fmt: skip
 
@@ -487,11 +487,11 @@ _EVALUATED = ("evaluate", "seed")
 
 STAGES: tuple[_Stage, ...] = (
     _Stage(
-        "screen", _section("screen"), _fixed(), lambda config: [STATS, *_shards(config)], True, _screen,
+        "screen", _section("screen"), _fixed(), lambda config: [STATS, *_folds(config)], True, _screen,
         lambda here: _plain_tokens(here, here.config.screen.split),
     ),
     _Stage(
-        "stability", _section("stability", "select", "seed"), _shards, _fixed("stability.json"), False, _stability,
+        "stability", _section("stability", "select", "seed"), _folds, _fixed("stability.json"), False, _stability,
         lambda here: 0,
     ),
     _Stage(
@@ -540,7 +540,7 @@ STAGES: tuple[_Stage, ...] = (
         "report", lambda _: {},
         lambda config: [
             name for stage in STAGES[:-1] if stage.options(config) is not None for name in stage.outputs(config)
-            if not name.startswith("shards/")
+            if not name.startswith("folds/")
         ],
         _fixed("report/index.html"), False, _report, lambda here: 0,
     ),
