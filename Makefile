@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench gpu matrix wheel clean another
+.PHONY: help demo test lint bench fuzz gpu matrix wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -51,6 +51,11 @@ gpu: ## on a machine with a GPU: install, run the GPU tests, then the GPU benchm
 
 matrix: $(VENV)/installed ## try other versions of torch and transformers; writes docs/compatibility.md
 	@$(BIN)/python tests/matrix.py
+
+fuzz: $(VENV)/installed ## fuzz the loaders for ten minutes, guided by coverage
+	@$(BIN)/pip install -q -c constraints.txt 'affectron[fuzz]'
+	@mkdir -p build/fuzz && cd build/fuzz && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m tests.fuzz_loaders \
+		-max_total_time=600
 
 # By way of a source archive, so that what an archive lacks a wheel lacks too.
 wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in an empty environment

@@ -2,7 +2,7 @@
 
     python examples/per_request.py
 
-One decoding loop with a static cache, as a server would run it. Requests 0 and 1 are afraid and happy; request 2 is
+One decoding loop with a static cache, as a server would run it. Requests 0 and 1 are surprised and happy; request 2 is
 left alone and becomes sad half-way; the joy of request 3 fades. To compile the step, wrap `model` in `torch.compile`
 inside the context: what is set later is read by the same compiled step.
 """
@@ -30,10 +30,10 @@ def main() -> None:
         return affectron.induce(neurons[label], stats, beta)
 
     programs = [
-        induce("fear", 4.0),
-        induce("happiness", 4.0),
+        induce("surprise", 4.0),
+        induce("happiness", 8.0),
         None,
-        affectron.schedule(induce("happiness", 6.0), half_life=6),
+        affectron.schedule(induce("happiness", 8.0), half_life=6),
     ]
     prompt = [tokenizer.bos_token_id, *tokenizer.encode("Yesterday evening", add_special_tokens=False)]
     ids = torch.tensor([prompt] * len(programs))

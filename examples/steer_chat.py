@@ -3,8 +3,8 @@
     python examples/steer_chat.py                            # the embedded model, measured first
     python examples/steer_chat.py MODEL run/neurons.json     # your own, with its stats.safetensors beside the neurons
 
-A line is answered as it is written. `/fear 4` induces fear with strength 4 from then on, `/off` ends it, and an empty
-line ends the talk.
+A line is answered as it is written. `/surprise 4` induces surprise with strength 4 from then on, `/off` ends it, and an
+empty line ends the talk.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
     assert found == affectron.select(affectron.ActivationStats.load(copy / "stats.safetensors"), top=0.2)
     assert {label: one["neurons"] for label, one in selected["labels"].items()} == {k: len(v) for k, v in found.items()}
 
-    options = ("--prompt", r"label={bos}{text}\nw1", "--random-sets", 2, "--bootstrap", 50, "--beta", 1)
+    options = ("--prompt", r"label={bos}{text}\nw1", "--random-sets", 2, "--bootstrap", 50)
     validated = json.loads(
         run("validate", model, corpus, "--neurons", neurons, *options, "-o", copy / "validation.json", "--json")
     )
@@ -365,7 +365,7 @@ def test_ctrl_c_while_screening_says_how_far_it_got(copy: Path, monkeypatch: pyt
 
     def interrupted(*arguments, **options):
         for number, batch in enumerate(batches(*arguments, **options)):
-            if number == 3:
+            if number == 70:  # made ahead: a few have been measured by then
                 os.kill(os.getpid(), signal.SIGINT)
             yield batch
 
@@ -376,5 +376,13 @@ def test_ctrl_c_while_screening_says_how_far_it_got(copy: Path, monkeypatch: pyt
         line = refuse(*screen(copy, "--batch-tokens", 1))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert "screening was interrupted after 3 of 90 sentences" in line
+    kept = copy / "out.safetensors.shards"
+    assert re.search(f"screening was interrupted after [1-9][0-9]* of 90 sentences; they are kept in {kept}", line)
     assert not (copy / "out.safetensors").exists()
+    monkeypatch.undo()
+
+    assert "keeps the shards of an interrupted screening" in refuse(*screen(copy, "--batch-tokens", 1))
+    run(*screen(copy, "--batch-tokens", 1, "--resume"))
+    assert not kept.exists()
+    run(*screen(copy, "--batch-tokens", 1)[:3], "-o", copy / "whole.safetensors", "--batch-tokens", 1)
+    assert (copy / "out.safetensors").read_bytes() == (copy / "whole.safetensors").read_bytes()

@@ -15,9 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
-from affectron.evaluators import LabelLikelihood, LinearProbe, default_prompt, ridge, text_loss, truths
-from affectron.models import load_model
-from tests.models.tiny import build, make_tokenizer, state
+from affectron.evaluators import AS_IT_IS, LabelLikelihood, LinearProbe, default_prompt, ridge, text_loss, truths
+from affectron.interventions import Program, amplify, zero
+from affectron.models import find_sites, intervene, load_model
+from tests.models.tiny import FAMILIES, build, make_tokenizer, state
 
 # Of one token; of one and several that begin alike, or not.
 SINGLE = ("w50", "w51", "w52")
@@ -79,16 +80,16 @@ def seen(model: torch.nn.Module) -> Iterator[tuple[list[torch.Tensor], list[torc
 def test_scores_are_those_of_one_sequence_at_a_time(family: str, labels: tuple[str, ...]) -> None:
     model, tokenizer = build(family), make_tokenizer()
     reader = LabelLikelihood({"mood": PROMPT}).reader(model, tokenizer, SENTENCES, "mood", labels)
-    scores = reader.scores(ALL)
+    (scores,) = reader.scores(ALL)
     expected = expected_scores(model.double(), tokenizer, labels)
     np.testing.assert_allclose(scores, expected, rtol=2e-5, atol=2e-5)
     model.float()
-    assert np.array_equal(reader(ALL), expected.argmax(1))
+    assert np.array_equal(reader(ALL)[0], expected.argmax(1))
 
 
 def test_models_that_change_their_logits_are_read_through_their_own_forward() -> None:
     model, tokenizer = build("llama"), make_tokenizer()
-    plain = LabelLikelihood({"mood": PROMPT}).reader(model, tokenizer, SENTENCES, "mood", MIXED).scores(ALL)
+    plain = LabelLikelihood({"mood": PROMPT}).reader(model, tokenizer, SENTENCES, "mood", MIXED).scores(ALL)[0]
     inner = model.forward
 
     def capped(**kwargs):
@@ -97,7 +98,7 @@ def test_models_that_change_their_logits_are_read_through_their_own_forward() ->
         return out
 
     model.forward = capped
-    scores = LabelLikelihood({"mood": PROMPT}).reader(model, tokenizer, SENTENCES, "mood", MIXED).scores(ALL)
+    scores = LabelLikelihood({"mood": PROMPT}).reader(model, tokenizer, SENTENCES, "mood", MIXED).scores(ALL)[0]
     np.testing.assert_allclose(scores, expected_scores(model, tokenizer, MIXED), rtol=2e-5, atol=2e-5)
     assert np.abs(scores - plain).max() > 0.1
 
@@ -127,10 +128,10 @@ def test_a_sentence_is_read_once_for_all_labels_that_begin_alike() -> None:
 def test_any_selection_of_rows_gives_the_same_answers() -> None:
     model, tokenizer = build("gpt2"), make_tokenizer()
     reader = LabelLikelihood({"mood": PROMPT}).reader(model, tokenizer, SENTENCES, "mood", MIXED)
-    scores = reader.scores(ALL)
+    (scores,) = reader.scores(ALL)
     rows = np.array([7, 3, 3, 21])
-    np.testing.assert_allclose(reader.scores(rows), scores[rows], rtol=1e-5, atol=1e-5)
-    assert reader(np.array([], dtype=np.int64)).shape == (0,)
+    np.testing.assert_allclose(reader.scores(rows)[0], scores[rows], rtol=1e-5, atol=1e-5)
+    assert reader(np.array([], dtype=np.int64)).shape == (1, 0)
 
 
 def test_an_answer_that_is_no_number_is_none() -> None:
@@ -156,7 +157,7 @@ def test_a_token_that_joins_prompt_and_label_belongs_to_the_label() -> None:
     context = [ids[c] for c in "bad"] + [ids[" "], ids["e"], ids["g"], ids["g"]]
     answers = [[ids[": "], ids["f"], ids["a"]], [ids[": "], ids["a"]], [ids[": "], ids["g"], ids["o"]]]
     expected = [likelihood(model, context, answer) for answer in answers]
-    np.testing.assert_allclose(reader.scores(np.array([0]))[0], expected, rtol=2e-5)
+    np.testing.assert_allclose(reader.scores(np.array([0]))[0, 0], expected, rtol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_too_long_a_prompt_loses_the_end_of_the_text_and_nothing_else() -> None:
     answers = [tokenizer(label, add_special_tokens=False)["input_ids"] for label in labels]
     expected = [likelihood(model, context, answers[0]), np.nan]
     expected[1] = float(np.mean([likelihood(model, context + answers[1][:k], answers[1][k : k + 1]) for k in range(2)]))
-    scores = reader.scores(np.array([0, 1]))
+    (scores,) = reader.scores(np.array([0, 1]))
     np.testing.assert_allclose(scores[0, 0], expected[0], rtol=2e-5)
     with torch.no_grad():  # all three tokens, the last one predicted from the 64th position
         logits = model(input_ids=torch.tensor([context + answers[1][:2]])).logits[0].double()
@@ -281,7 +282,7 @@ def test_the_probe_learns_what_is_there_and_answers_as_its_closed_form(family: s
     probe = LinearProbe()
     before = state(model)
     probe.fit(model, tokenizer, train, dev, "mood", labels)
-    answers = probe.reader(model, tokenizer, test, "mood", labels)(np.arange(len(test)))
+    (answers,) = probe.reader(model, tokenizer, test, "mood", labels)(np.arange(len(test)))
     assert state(model) == before
     assert truths(test, labels)[np.arange(len(test)), answers].mean() > 0.95
 
@@ -327,7 +328,7 @@ def test_loss_is_that_of_one_sentence_at_a_time(family: str, bos: bool) -> None:
     model, tokenizer = build(family), make_tokenizer(bos)
     read, tokens = text_loss(model, tokenizer, SENTENCES)
     rows = ALL[::-2]
-    losses = read(rows)
+    (losses,) = read(rows, AS_IT_IS)
     model.double()
     for row, loss in zip(rows, losses, strict=True):
         words = SENTENCES[row].text.split()
@@ -347,6 +348,72 @@ def test_without_any_first_token_the_first_word_does_not_count() -> None:
     assert tokens.tolist() == [len(one.text.split()) - 1 for one in SENTENCES]
 
 
+# --- many programs at once -------------------------------------------------------------------------------------
+
+SHARED = "{bos}" + " ".join(f"w{place}" for place in range(20)) + " {text} w2 w3"
+
+
+def programs_of(model: torch.nn.Module, lowest: int) -> list[Program | None]:
+    """Programs of different sites from the ``lowest`` on, more than one batch takes, and none in their midst."""
+    sites = [site.name for site in find_sites(model)][lowest:]
+    neurons = [[(sites[place % len(sites)], index) for index in range(place, 40)] for place in range(10)]
+    steered = [zero(found) if place % 2 else amplify(found, 3) for place, found in enumerate(neurons)]
+    return [*steered[:4], None, *steered[4:]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("prompt", "lowest"), [(PROMPT, 0), (SHARED, 1)])
+def test_many_programs_at_once_answer_as_one_after_the_other(family: str, prompt: str, lowest: int) -> None:
+    model, tokenizer = build(family), make_tokenizer()
+    programs = programs_of(model, lowest)
+    reader = LabelLikelihood({"mood": prompt}).reader(model, tokenizer, SENTENCES, "mood", MIXED)
+    loss, _ = text_loss(model, tokenizer, SENTENCES)
+    before = state(model)
+    rows = ALL[::3]
+    scores, losses = reader.scores(rows, programs), loss(rows, programs)
+    assert state(model) == before
+    for place, program in enumerate(programs):
+        with intervene(model, [program]):
+            expected = [[*reader.scores(np.array([row]))[0]] for row in rows]  # alone: no prefix is shared
+            np.testing.assert_allclose(losses[place], loss(rows, AS_IT_IS)[0], rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(scores[place], np.concatenate(expected), rtol=5e-5, atol=5e-5)
+    assert len(np.unique(scores.round(3), axis=0)) >= len(programs) - 1
+
+
+def test_what_no_program_changes_is_computed_once() -> None:
+    model, tokenizer = build("llama"), make_tokenizer()
+    programs = programs_of(model, 2)[:6]
+    reader = LabelLikelihood({"mood": SHARED}).reader(model, tokenizer, SENTENCES, "mood", SINGLE)
+    tokens = [0, 0, 0]
+
+    def count(layer: int) -> object:
+        def hook(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+            tokens[layer] += args[0].shape[0] * args[0].shape[1]
+
+        return model.model.layers[layer].self_attn.q_proj.register_forward_pre_hook(hook)
+
+    for layer in range(3):
+        count(layer)
+    reader(ALL, programs)
+    own = sum(len(one.text.split()) + 2 for one in SENTENCES)
+    # The prefix of <s> and 20 words once; padding adds to the sentences' own tokens, at most half here.
+    assert tokens[0] == tokens[1] <= 21 + 1.5 * own
+    assert tokens[2] == 6 * tokens[0]
+
+
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_the_probe_reads_many_programs_at_once(family: str) -> None:
+    model, tokenizer = build(family), make_tokenizer()
+    probe, sentences = LinearProbe(), separable(80, 4)
+    probe.fit(model, tokenizer, sentences, sentences[:40], "mood", ("a", "b", "c"))
+    reader = probe.reader(model, tokenizer, sentences, "mood", ("a", "b", "c"))
+    programs = programs_of(model, 1)
+    answers = reader(np.arange(80), programs)
+    for place, program in enumerate(programs):
+        with intervene(model, [program]):
+            assert np.array_equal(answers[place], reader(np.arange(80))[0])
+
+
 # --- a real model ----------------------------------------------------------------------------------------------
 
 
@@ -357,7 +424,8 @@ def test_a_promptable_model_reaches_its_known_accuracy(shared: Path) -> None:
     for task, known in (("emotion", 0.629), ("rhetoric", 0.695)):
         sentences = list(corpus.where(task=task))
         labels = corpus.tasks[task]
-        answers = LabelLikelihood(prompts).reader(model, tokenizer, sentences, task, labels)(np.arange(len(sentences)))
+        reader = LabelLikelihood(prompts).reader(model, tokenizer, sentences, task, labels)
+        (answers,) = reader(np.arange(len(sentences)))
         accuracy = truths(sentences, labels)[np.arange(len(sentences)), answers].mean()
         # Known from bfloat16, one sentence at a time; a sentence is 0.0014 or 0.0017.
         assert accuracy == pytest.approx(known, abs=0.004)

@@ -30,13 +30,15 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one
 
 def test_steer_chat(run) -> None:
     said = run(
-        "steer_chat.py", "This morning", "/fear 4", "This morning", "/off", "This morning", "/envy 2", "/fear much"
+        "steer_chat.py", "This morning", "/surprise 4", "This morning", "/off", "This morning", "/envy 2", "/fear much"
     )
-    labels, plain, set_fear, afraid, set_off, again, unknown, wrong, _ = (part.strip() for part in said.split("\0"))
-    assert "fear" in labels
+    labels, plain, set_surprise, surprised, set_off, again, unknown, wrong, _ = (
+        part.strip() for part in said.split("\0")
+    )
+    assert "surprise" in labels
     assert plain
-    assert set_fear == set_off == ""
-    assert afraid != plain
+    assert set_surprise == set_off == ""
+    assert surprised != plain
     assert again == plain
     assert "label 'envy'" in unknown
     assert "could not convert" in wrong
@@ -44,7 +46,7 @@ def test_steer_chat(run) -> None:
 
 def test_per_request(run) -> None:
     lines = run("per_request.py").splitlines()
-    assert [line.split(" ")[:2] for line in lines[::2]] == [["induce", "4"]] * 3 + [["induce", "6"]]
+    assert [line.split(" ")[:2] for line in lines[::2]] == [["induce", strength] for strength in "4848"]
     assert all(line.strip().startswith("Yesterday evening") for line in lines[1::2])
     assert len(set(lines[1::2])) >= 3
 

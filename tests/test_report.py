@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import affectron.report
 from affectron.errors import InputError
+from affectron.findings import Findings
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.report import build_report, figures, words
 from affectron.report.results import LabelResult, Mask, RandomSets, read_validation
@@ -103,7 +104,6 @@ def make_validation(tasks: dict[str, list[str]], neurons: NeuronSet) -> dict[str
             "neutral": None,
         },
         "tasks": {},
-        "induction": {},
     }  # fmt: skip
     for task, labels in tasks.items():
         per_label = {label: float(rng.uniform(0.4, 0.85)) for label in labels}
@@ -160,6 +160,7 @@ def make_validation(tasks: dict[str, list[str]], neurons: NeuronSet) -> dict[str
                     "interval": [low, high],
                 },
                 "beats_random": effect < low,
+                "verdict": "unspecific" if effect < low else "no effect",
             }
         content["tasks"][task] = {
             "labels": labels,
@@ -171,13 +172,24 @@ def make_validation(tasks: dict[str, list[str]], neurons: NeuronSet) -> dict[str
             },
             "results": results,
         }
-        betas = [0.0, 0.5, 1.0, 2.0, 4.0]
-        content["induction"][task] = {
-            "betas": betas,
-            "share": {label: (0.1 + 0.5 * (1 - np.exp(-np.array(betas) * rng.random()))).tolist() for label in labels},
-            "baseline": dict.fromkeys(labels, 0.1),
-        }
     return content
+
+
+def make_induction(tasks: dict[str, list[str]]) -> Findings:
+    rng = np.random.default_rng(4)
+    betas = [0.0, 0.5, 1.0, 2.0, 4.0]
+
+    def curve() -> dict[str, Any]:
+        share = 0.1 + 0.5 * (1 - np.exp(-np.array(betas) * rng.random()))
+        return {
+            "selected": 9, "sentences": 100, "baseline": 0.1, "share": share.tolist(),
+            "interval": np.stack([share - 0.05, share + 0.05], 1).tolist(), "random": [0.1, 0.11, 0.1, 0.12, 0.13],
+            "random_interval": [[0.05, 0.15]] * 5, "loss_delta": [0.0, 0.01, 0.05, 0.2, None],
+        }  # fmt: skip
+
+    found = {task: {label: curve() for label in labels} for task, labels in tasks.items()}
+    options = {"betas": betas, "random_sets": 5}
+    return Findings("induction", {"provenance": PROVENANCE, "options": options, "tasks": found})
 
 
 def make_run(folder: Path, tasks: dict[str, list[str]] = TASKS) -> dict[str, Any]:
@@ -188,6 +200,7 @@ def make_run(folder: Path, tasks: dict[str, list[str]] = TASKS) -> dict[str, Any
     neurons.save(folder / "neurons.json")
     content = make_validation(tasks, neurons)
     (folder / "validation.json").write_text(json.dumps(content), encoding="utf-8")
+    make_induction(tasks).save(folder / "induction.json")
     return content
 
 
@@ -276,6 +289,7 @@ def test_main_table_shows_every_label_and_number_of_the_file(whole: tuple[Path, 
             row.append([written(adaptive["others_delta"]), written_pair(adaptive["others_interval"])])
             row.append([f"{adaptive['loss_delta']:+.3f}".replace("-", "−").replace("+0.000", "0.000")])
             row.append(["yes" if result["beats_random"] else "no"])
+            row.append([result["verdict"]])
             expected.append(row)
     assert rows == expected
 
@@ -327,7 +341,7 @@ def test_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     again = build_report(path.parent.parent, out=tmp_path / "elsewhere")
     names = sorted(file.name for file in path.parent.iterdir())
     assert names == sorted(file.name for file in again.parent.iterdir())
-    assert len(names) == 6
+    assert len(names) == 17
     for name in names:
         assert (path.parent / name).read_bytes() == (again.parent / name).read_bytes(), name
 
@@ -460,7 +474,7 @@ def test_a_figure_of_an_earlier_report_does_not_stay(tmp_path: Path) -> None:
     (tmp_path / "neurons.json").unlink()
     build_report(tmp_path)
     assert sorted(f.name for f in path.parent.glob("*.svg")) == [
-        "figure-accuracy.svg", "figure-induction.svg", "figure-trace.svg",
+        "figure-accuracy.svg", "figure-fluency.svg", "figure-induction.svg", "figure-trace.svg",
     ]  # fmt: skip
 
 
@@ -470,7 +484,7 @@ def test_one_label_with_as_little_as_there_can_be(tmp_path: Path) -> None:
     result["masks"] = {"adaptive": {**result["masks"]["adaptive"], "interval": None, "others_delta": None,
                                     "others_interval": None, "loss_delta": None}}  # fmt: skip
     result |= {"random": None, "beats_random": None, "trace": [], "sites": {}}
-    content["induction"] = None
+    (tmp_path / "induction.json").unlink()
     content["options"] = {}
     (tmp_path / "validation.json").write_text(json.dumps(content))
     page = Page(build_report(tmp_path))
@@ -503,7 +517,7 @@ def test_strings_of_the_files_are_text_and_nothing_else(tmp_path: Path) -> None:
     content = make_validation(tasks, neurons)
     content["provenance"]["<i>key</i>"] = {"<u>deep</u>": ["</td></table>"]}
     content["options"]["<s>option</s>"] = "</pre></details>"
-    content["induction"] = None
+    (tmp_path / "induction.json").unlink()
     (tmp_path / "validation.json").write_text(json.dumps(content))
     path = build_report(tmp_path)
     page = Page(path)
@@ -534,7 +548,7 @@ def test_strings_of_the_files_are_text_and_nothing_else(tmp_path: Path) -> None:
 def test_what_no_file_can_carry_is_replaced(tmp_path: Path) -> None:
     tasks = {"tone": ["\x07bell", "\ud800half"]}
     content = make_validation(tasks, make_neurons(tasks))
-    content["induction"] = None
+    (tmp_path / "induction.json").unlink()
     (tmp_path / "validation.json").write_text(json.dumps(content))
     path = build_report(tmp_path)
     assert [row[0] for row in Page(path).tables["main-table"][2:]] == [["\ufffdbell"], ["\ufffdhalf"]]
@@ -545,7 +559,7 @@ def label_result(beats: bool | None, interval: tuple[float, float] | None) -> La
     random = None if beats is None else RandomSets(20, (0.0,) * 20, -0.001, (-0.01, 0.01))
     mask = Mask(0.5, -0.05 if beats else 0.0, interval, None, None, None)
     return LabelResult("t", f"{beats} {interval}", 9, 3, 0.5, 0.3, "caps reached", (), {}, 0.6, 80, {"adaptive": mask},
-                       random, beats)  # fmt: skip
+                       random, beats, None)  # fmt: skip
 
 
 def test_the_summary_claims_an_effect_only_where_both_controls_agree() -> None:
@@ -577,11 +591,11 @@ def test_any_label_makes_a_figure(labels: list[str]) -> None:
     selected = {label: {SITES[0]: place + 1} for place, label in enumerate(labels)}
     drawn = figures.layers_figure(selected, {}, SITES)
     # The label comes back as it is but for blanks, length and what XML cannot hold.
-    shown = ["".join(node.itertext()) for node in ElementTree.fromstring(drawn).iter(f"{SVG}text")]
+    shown = ["".join(node.itertext()) for node in ElementTree.fromstring(drawn.svg).iter(f"{SVG}text")]
     for label in labels:
         kept = "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in label)
         assert not label.isprintable() or len(label) > 22 or (" ".join(kept.split()) or "(empty)") in shown
-    ElementTree.fromstring(figures.inline(drawn, "f1", labels[0]))
+    ElementTree.fromstring(figures.inline(drawn.svg, "f1", labels[0]))
 
 
 def at(content: dict[str, Any], path: str) -> tuple[Any, str]:
@@ -607,7 +621,6 @@ def at(content: dict[str, Any], path: str) -> tuple[Any, str]:
         ("tasks/tone/results/calm/sites/nowhere", 3, "site 'nowhere' of label 'calm' is not in neurons.json"),
         ("tasks/tone/results/odd", {}, "tasks.tone.results.odd is not among the task's labels"),
         ("tasks/tone/labels", ["calm", 3], "tasks.tone.labels is ['calm', 3], expected a list of texts"),
-        ("induction/tone/share/calm", [0.1], "induction.tone.share.calm is [0.1], expected 5 numbers"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_written(place: str, value: Any, named: str, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from affectron.corpus import Corpus
-from affectron.errors import InputError
+from affectron.errors import InputError, ScreeningInterrupted
 from affectron.models import load_model
-from affectron.screening import ScreeningInterrupted, screen
+from affectron.screening import screen
 from affectron.stats import SiteStats
 from tests.models.tiny import HIDDEN, NEURONS, build, last_inputs, make_tokenizer, site_names, state
 

@@ -16,15 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectron.corpus import Corpus, Sentence
+from affectron.effects import bootstrap_interval, draw_matched, verdict
 from affectron.errors import InputError
-from affectron.interventions import attenuate, induce, zero
+from affectron.interventions import Program, attenuate, zero
 from affectron.models import config_hash, find_sites, fingerprint, intervene, load_model, tokenizer_hash
 from affectron.neurons import NeuronList, NeuronSet, select
 from affectron.report import build_report
 from affectron.report.results import read_validation
 from affectron.screening import screen
 from affectron.stats import FIELDS, ActivationStats
-from affectron.validation import Validation, bootstrap_interval, draw_matched, induction, validate
+from affectron.validation import Validation, validate
 from tests.models.tiny import build, make_tokenizer, state
 
 FIRST, SECOND = "model.layers.0.mlp", "model.layers.1.mlp"
@@ -117,7 +118,7 @@ def neurons(stats: ActivationStats) -> NeuronSet:
 
 @pytest.fixture(scope="module")
 def result(stats: ActivationStats, neurons: NeuronSet) -> Validation:
-    return validate(MODEL, TOKENIZER, CORPUS, neurons, stats, prompts=PROMPTS, betas=(0, 1, 4), bootstrap=200)
+    return validate(MODEL, TOKENIZER, CORPUS, neurons, stats, prompts=PROMPTS, bootstrap=200)
 
 
 def test_the_planted_neuron_is_found_to_carry_its_label(result: Validation) -> None:
@@ -136,6 +137,8 @@ def test_the_planted_neuron_is_found_to_carry_its_label(result: Validation) -> N
         assert (mask["others_delta"], mask["others_interval"]) == (0.0, [0.0, 0.0])
     assert joy["random"]["deltas"] == [0.0] * 20
     assert joy["beats_random"] is True
+    assert joy["verdict"] == "specific"
+    assert joy["masks"]["adaptive"]["specific_interval"] == [-1.0, -1.0]
 
 
 def test_neurons_that_do_nothing_are_found_to_do_nothing(result: Validation) -> None:
@@ -148,6 +151,7 @@ def test_neurons_that_do_nothing_are_found_to_do_nothing(result: Validation) -> 
     assert gloom["sites"] == {FIRST: 1, SECOND: 2}
     assert all(mask["delta"] == 0.0 for mask in gloom["masks"].values())
     assert gloom["beats_random"] is False
+    assert gloom["verdict"] == "no effect"
 
 
 def test_a_label_without_neurons_is_listed_and_not_tested(result: Validation) -> None:
@@ -155,17 +159,6 @@ def test_a_label_without_neurons_is_listed_and_not_tested(result: Validation) ->
     assert (calm["selected"], calm["masked"], calm["stopped"]) == (0, 0, "no neuron selected")
     assert (calm["masks"], calm["random"], calm["beats_random"], calm["trace"]) == ({}, None, None, [])
     assert (calm["baseline"], calm["sentences"]) == (0.0, 16)
-    assert CALM not in result.induction["mood"]["share"]
-
-
-def test_induction_moves_other_sentences_to_the_label(result: Validation, stats: ActivationStats) -> None:
-    induced = result.induction["mood"]
-    assert induced["betas"] == [0.0, 1.0, 4.0]
-    # One word in four fires the neuron (the mean is a quarter of what fires), and one and a half quarters do not
-    # reach the bias; four times that do.
-    assert induced["share"][JOY] == [0.0, 0.0, 1.0]
-    assert induced["share"][GLOOM] == [0.5, 0.5, 0.5]  # of joy and calm, calm is answered gloom as it is
-    assert induced["baseline"] == {JOY: 0.0, GLOOM: 0.5}
 
 
 def test_rows_hold_what_the_table_needs(result: Validation) -> None:
@@ -252,6 +245,7 @@ class Scripted:
         self.options: dict[str, Any] = {"script": seed}
         self.rng = np.random.default_rng(seed)
         self.calls: list[tuple[str, list[Sentence], np.ndarray]] = []
+        self.programs: list[Program | None] = []
 
     def fit(self, *_: Any) -> None:
         raise AssertionError("it does not train")
@@ -260,11 +254,12 @@ class Scripted:
         return self.rng.integers(-1, target, len(sentences))
 
     def reader(self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]):
-        def read(rows: np.ndarray) -> np.ndarray:
+        def read(rows: np.ndarray, programs: Sequence[Program | None] = (None,)) -> np.ndarray:
             asked = [sentences[row] for row in rows]
-            answers = self.answers(asked, len(labels))
-            self.calls.append((task, asked, answers))
-            return answers
+            answers = [self.answers(asked, len(labels)) for _ in programs]
+            self.calls += [(task, asked, one) for one in answers]
+            self.programs += programs
+            return np.array(answers)
 
         return read
 
@@ -446,7 +441,7 @@ def test_the_same_seed_gives_the_same_result_and_labels_do_not_depend_on_each_ot
     mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
 ) -> None:
     model, stats, neurons = mixed
-    options: dict[str, Any] = {"prompts": BOTH, "random_sets": 3, "bootstrap": 50, "betas": (2,), "min_drop": 0.1}
+    options: dict[str, Any] = {"prompts": BOTH, "random_sets": 3, "bootstrap": 50, "min_drop": 0.1}
     one = validate(model, TOKENIZER, MIXED, neurons, stats, **options)
     again = validate(model, TOKENIZER, MIXED, neurons, stats, **options)
     assert one.content == again.content
@@ -465,23 +460,18 @@ def test_the_same_seed_gives_the_same_result_and_labels_do_not_depend_on_each_ot
 
 
 def test_random_sets_are_matched_by_site_and_attenuated_as_the_label_is(
-    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet], monkeypatch: pytest.MonkeyPatch
+    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
 ) -> None:
     model, stats, neurons = mixed
-    programs = []
-
-    def watching(inner: Any, program: Any) -> Any:
-        programs.append(program)
-        return intervene(inner, program)
-
-    monkeypatch.setattr("affectron.validation.intervene", watching)
+    script = Scripted()
     found = validate(
-        model, TOKENIZER, MIXED, neurons, stats, task="mood", evaluator=Scripted(), random_sets=12, bootstrap=10
+        model, TOKENIZER, MIXED, neurons, stats, task="mood", evaluator=script, random_sets=12, bootstrap=10
     )
+    programs = script.programs
     label = MIXED.tasks["mood"][0]
     entry = found.tasks["mood"]["results"][label]
     # The mean mask comes last of a label's own.
-    last = max(place for place, program in enumerate(programs) if program.name == f"mean {label}")
+    last = max(place for place, program in enumerate(programs) if program and program.name == f"mean {label}")
     sets = programs[last + 1 : last + 13]
     selected = {(site, index) for site, index, _ in neurons[label]}
     drawn = [{(site, int(i)) for site, part in p.sites.items() for i in part.index} for p in sets]
@@ -535,6 +525,26 @@ def test_draws_are_uniform() -> None:
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
+# --- the verdict -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "beats", "specific", "expected"),
+    [
+        ((-0.2, -0.01), True, (-0.2, -0.01), "specific"),
+        ((-0.2, -0.01), True, None, "specific"),  # there are no others to suffer
+        ((-0.2, -0.01), True, (-0.2, 0.0), "unspecific"),
+        ((-0.2, -0.01), False, (-0.2, -0.01), "unspecific"),
+        ((-0.2, 0.0), True, (-0.2, -0.01), "no effect"),
+        ((0.1, 0.2), False, (0.1, 0.2), "no effect"),
+        ((-0.2, 0.0), None, None, "no effect"),
+        ((-0.2, -0.01), None, (-0.2, -0.01), None),
+    ],
+)
+def test_the_verdict_follows_its_rule(interval, beats, specific, expected) -> None:
+    assert verdict(interval, beats, specific) == expected
+
+
 # --- intervals ---------------------------------------------------------------------------------------------------
 
 
@@ -565,34 +575,6 @@ def test_parts_of_a_large_bootstrap_are_put_together() -> None:
     low, high = bootstrap_interval(differences, 5, np.random.default_rng(0))
     error = 1 / np.sqrt(1 << 21)
     assert -5 * error < low - differences.mean() < high - differences.mean() < 5 * error
-
-
-# --- induction ---------------------------------------------------------------------------------------------------
-
-
-def test_induction_counts_answers_under_each_shift(
-    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
-) -> None:
-    model, stats, neurons = mixed
-    label = MIXED.tasks["tone"][0]
-    sentences = list(MIXED.where(split="test", task="tone"))
-    seen: list[float] = []
-
-    def read(rows: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            out = model(input_ids=torch.tensor([[1, 5, 9]])).logits[0, -1]
-        seen.append(float(out[0]))
-        return rows % 3
-
-    shares = induction(model, neurons[label], stats, (0, -2, 0.5), read, np.arange(7), 1)
-    assert shares == [2 / 7] * 3
-    expected = []
-    for beta in (0, -2, 0.5):
-        with torch.no_grad(), intervene(model, induce(neurons[label], stats, beta)):
-            expected.append(float(model(input_ids=torch.tensor([[1, 5, 9]])).logits[0, -1, 0]))
-    assert seen == pytest.approx(expected, abs=1e-6)
-    assert len(set(seen)) == 3
-    assert sentences
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
@@ -675,7 +657,6 @@ def test_a_limit_takes_that_many_sentences_of_each_label(stats: ActivationStats,
         ({"bootstrap": 10.0}, "bootstrap is 10.0, expected an integer of at least 1"),
         ({"seed": True}, "seed is True, expected an integer of at least 0"),
         ({"limit": 0}, "limit is 0, expected an integer of at least 1"),
-        ({"betas": (1, float("inf"))}, "betas has inf, expected finite numbers"),
         ({"evaluator": "guess"}, "evaluator is 'guess', expected label_likelihood or linear_probe"),
         ({"prompts": {"mood": "Say:"}}, r"prompt without \{text\}: template is 'Say:'"),
         ({"prompts": {"moods": "{text}"}}, "prompts has task 'moods', expected mood"),
@@ -744,7 +725,7 @@ def test_labels_and_tasks_must_mean_the_same_everywhere(stats: ActivationStats, 
         validate(MODEL, TOKENIZER, Corpus.from_records(records), neurons, stats, prompts=PROMPTS)
     records = [{"text": "w1", "label": "a", "task": "tone", "split": split} for split in ("dev", "test")]
     with pytest.raises(InputError, match="task 'mood' is not in records; known: 'tone'"):
-        validate(MODEL, TOKENIZER, Corpus.from_records(records), neurons, stats, prompts=PROMPTS)
+        validate(MODEL, TOKENIZER, Corpus.from_records(records), neurons, stats, prompts={"tone": "{text}"})
 
 
 def test_a_mask_that_cannot_be_made_is_refused_before_the_loop(stats: ActivationStats) -> None:
@@ -787,7 +768,7 @@ def test_a_real_model_and_corpus(shared: Path, tmp_path: Path) -> None:
     chosen = select(measured, top=0.05)
     found = validate(
         model, tokenizer, corpus, chosen, measured,
-        prompts={"rhetoric": "{bos}{text}\nDevice:"}, limit=6, random_sets=2, bootstrap=50, betas=(0, 3),
+        prompts={"rhetoric": "{bos}{text}\nDevice:"}, limit=6, random_sets=2, bootstrap=50,
     )  # fmt: skip
     assert set(found.tasks["rhetoric"]["results"]) == set(corpus.tasks["rhetoric"])
     assert 0.4 < found.tasks["rhetoric"]["baseline"]["test"]["accuracy"] <= 1

@@ -32,7 +32,7 @@ inline float sum(Vec v) {
 
 // to[w][r] = weights[w] . x[r] for W rows of weights and R rows of x: floats, with zeros up to a whole vector.
 // `next` are the weights that come after: they are fetched meanwhile, since past a masked neuron the processor fetches
-// the wrong ones by itself (half of the neurons masked at random: a quarter less time).
+// the wrong ones by itself (half of 1792 neurons masked, 512 inputs, bf16: a fifth less time).
 template <Dtype D, int W, int R>
 void dots(const typename Format<D>::type *const *weights, const typename Format<D>::type *const *next,
           const float *const *x, int64_t size, float (*to)[R]) {

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("affectron")
 
 _HOMES = {
+    "ablations": ("ablate",),
+    "associations": ("associate",),
     "corpus": ("Corpus", "Sentence"),
     "errors": ("InputError",),
+    "exam": ("Exam",),
+    "findings": ("Findings",),
     "interventions": (
         "Program",
         "Schedule",
@@ -27,6 +31,7 @@ _HOMES = {
         "schedule",
         "zero",
     ),
+    "methods": ("compare_methods",),
     "models": ("Steering", "compact", "declare_mlp", "find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet", "select"),
     "ops": ("SegmentPlan", "StatsBuffers"),
@@ -59,9 +64,13 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from affectron import models as models
     from affectron import ops as ops
+    from affectron.ablations import ablate as ablate
+    from affectron.associations import associate as associate
     from affectron.corpus import Corpus as Corpus
     from affectron.corpus import Sentence as Sentence
     from affectron.errors import InputError as InputError
+    from affectron.exam import Exam as Exam
+    from affectron.findings import Findings as Findings
     from affectron.interventions import (
         Program as Program,
     )
@@ -92,6 +101,7 @@ if TYPE_CHECKING:
     from affectron.interventions import (
         zero as zero,
     )
+    from affectron.methods import compare_methods as compare_methods
     from affectron.models import Steering as Steering
     from affectron.models import compact as compact
     from affectron.models import declare_mlp as declare_mlp

@@ -4,7 +4,7 @@ corpus because this is where a tokenizer comes in; still free of torch, as batch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -281,12 +281,14 @@ def batches(
     max_length: int | None = None,
     long_texts: str = "truncate",
     pool: int = 8192,
+    sentences: Iterable[Sentence] | None = None,
 ) -> Iterator[Batch]:
     """Stream a corpus as batches of at most ``batch_tokens`` tokens, padding included (B x T <= batch_tokens).
 
     ``pool`` sentences at a time are tokenised and sorted by length, longest first, so that a batch has little padding
     and too large a budget shows at once; equal lengths keep the corpus' order. A sentence longer than the budget is a
-    batch of its own. The same corpus and options give the same batches.
+    batch of its own. The same corpus and options give the same batches. ``sentences`` are the ones to read, where it
+    shall not be all of the corpus.
 
     Raises:
         InputError: as :func:`encode` and iterating the corpus; ``batch_tokens`` or ``pool`` below 1.
@@ -295,11 +297,13 @@ def batches(
         if value < 1:
             raise InputError(f"{name} is {value}, expected at least 1")
     encode(tokenizer, [], template, count_special, max_length, long_texts)  # options fail here, before anything is read
-    return _batches(corpus, tokenizer, batch_tokens, template, count_special, max_length, long_texts, pool)
+    found = corpus if sentences is None else sentences
+    return _batches(corpus, found, tokenizer, batch_tokens, template, count_special, max_length, long_texts, pool)
 
 
 def _batches(
     corpus: Corpus,
+    sentences: Iterable[Sentence],
     tokenizer: PreTrainedTokenizerBase,
     batch_tokens: int,
     template: str,
@@ -308,7 +312,7 @@ def _batches(
     long_texts: str,
     pool: int,
 ) -> Iterator[Batch]:
-    sentences = iter(corpus)
+    sentences = iter(sentences)
     while pooled := list(islice(sentences, pool)):
         encoded = encode(tokenizer, pooled, template, count_special, max_length, long_texts)
         encoded.sort(key=lambda one: len(one.input_ids), reverse=True)  # stable, in reverse too

@@ -10,8 +10,10 @@ import dataclasses
 import enum
 import json
 import os
+import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +27,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import affectron
-from affectron.errors import InputError
+from affectron.errors import Incomplete, InputError
 
 if TYPE_CHECKING:
     from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program, Validation
@@ -35,14 +37,17 @@ class _Commands(TyperGroup):
     """Turns what a user can mend into one line on stderr and exit code 2."""
 
     def invoke(self, ctx: Any) -> Any:
+        status = 2
         try:
             return super().invoke(ctx)
         except InputError as error:
             message = str(error)
         except KeyboardInterrupt as error:
             message = str(error) or "interrupted; nothing was written"
+        except Incomplete as error:
+            message, status = str(error), 1
         print(f"error: {message}", file=sys.stderr)
-        raise typer.Exit(2)
+        raise typer.Exit(status)
 
 
 app = typer.Typer(
@@ -57,6 +62,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the command ``affectron``."""
+    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
     app()
 
 
@@ -244,13 +250,13 @@ def _print_validation(result: Validation) -> None:
             points(row["random"], row["random_interval"]),
             points(row["others"]),
             "-" if row["loss"] is None else f"{row['loss']:+.3f}",
-            {True: "yes", False: "no", None: "-"}[row["beats_random"]],
+            row["verdict"] or "-",
         )
         for row in result.rows()
     ]
     columns = (
         "task", "label", "masked", "alpha", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss",
-        "beats random",
+        "verdict",
     )  # fmt: skip
     _print_table("change of test accuracy in points, with 95 % intervals", columns, rows)
 
@@ -388,10 +394,31 @@ def screen(
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = "cpu",
     trust_remote_code: TrustOption = False,
+    shards: Annotated[
+        int | None, typer.Option(help="Runs of sentences measured apart; default: one for 8192 of them, 64 at most.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder that keeps what is done until all is; default: OUTPUT.shards.")
+    ] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Save what is done as often as this.")] = 5.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from what the checkpoint folder holds.")] = False,
+    log_json: Annotated[
+        Path | None, typer.Option(help="Append progress, checkpoints and a summary to this file, a JSON object a line.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every MLP neuron of MODEL over the labelled sentences of CORPUS."""
+    """Measure every MLP neuron of MODEL over the labelled sentences of CORPUS.
+
+    Started by torchrun, the processes share out the corpus. What was interrupted goes on with --resume.
+    """
+    from affectron import distributed
+
     _output(output)
+    events = _EventLog(None if log_json is None else _output(log_json))
+    folder = checkpoint or output.with_name(f"{output.name}.shards")
+    if distributed.launched():
+        distributed.initialise()
+        device = distributed.local_device(device)
     columns = (text_column, label_column, task_column, split_column)
     sentences = _read_corpus(corpus, columns, task, on_bad_line, span_column, turns)
     if split is not None:
@@ -409,12 +436,38 @@ def screen(
             count_special=count_special,
             long_texts=long_texts,
             progress=True,
+            shards=shards,
+            checkpoint=folder,
+            checkpoint_minutes=checkpoint_minutes,
+            resume=resume or distributed.restarted(),
+            log=events,
         )
-    _save(stats, output)
-    _print_screened(stats, sentences, output, seconds[0], as_json)
+    if events.summary["rank"] == 0:
+        _save(stats, output)
+        _print_screened(stats, sentences, output, seconds[0], events.summary, as_json)
+    distributed.finish()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _print_screened(stats: ActivationStats, corpus: Corpus, output: Path, seconds: float, as_json: bool) -> None:
+class _EventLog:
+    """Appends each event as a line of JSON to a file, if there is one, and remembers the summary."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.summary: dict[str, Any] = {}
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "summary":
+            self.summary = event
+        if self.path is not None:
+            # One write a line, at the end: several processes may share the file.
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event) + "\n")
+
+
+def _print_screened(
+    stats: ActivationStats, corpus: Corpus, output: Path, seconds: float, summary: dict[str, Any], as_json: bool
+) -> None:
     site = stats.sites[0]
     counts: dict[str, int] = {}
     for (_, label), count in corpus.counts.items():
@@ -436,6 +489,7 @@ def _print_screened(stats: ActivationStats, corpus: Corpus, output: Path, second
             "truncated": stats.provenance["truncated"],
             "tokens_read": read,
             "seconds": round(seconds, 3),
+            "summary": summary,
         }
         _print_json(result)
         return
@@ -446,6 +500,14 @@ def _print_screened(stats: ActivationStats, corpus: Corpus, output: Path, second
     print(
         f"{sum(stats.widths.values()):,} neurons at {len(stats.sites)} sites, {read:,} tokens in {seconds:.1f} s "
         f"({read / seconds:,.0f} tokens/s); saved to {output}"
+    )
+    made, versions = stats.provenance, stats.provenance["versions"]
+    print(
+        f"affectron {made['affectron']}, torch {versions['torch']}, transformers {versions['transformers']}, "
+        f"{made['dtype']}; {made['shards']} shards, padding {made['padding']:.1%}, waiting for batches "
+        f"{summary['waiting']:.1%}, {summary['checkpoints']} checkpoints in {summary['checkpoint_seconds']:.1f} s, "
+        f"peak memory {summary['memory_peak_bytes'] / 2**20:,.0f} MiB"
+        f" and {summary['device_peak_bytes'] / 2**20:,.0f} MiB on the device"
     )
 
 
@@ -541,9 +603,6 @@ def validate(
     min_drop: Annotated[float, typer.Option(help="Drop of dev accuracy, a fraction, at which the loop stops.")] = 0.05,
     random_sets: Annotated[int, typer.Option(help="Random neuron sets to compare with.")] = 20,
     bootstrap: Annotated[int, typer.Option(help="Resamples behind each interval.")] = 1000,
-    beta: Annotated[
-        list[float] | None, typer.Option(help="Measure induction at this strength, too. Repeatable.")
-    ] = None,
     limit: Annotated[int | None, typer.Option(help="Sentences of a label in a split at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of random sets, resamples and limited sentences.")] = 0,
     text_column: TextColumn = "text",
@@ -586,7 +645,6 @@ def validate(
         min_drop=min_drop,
         random_sets=random_sets,
         bootstrap=bootstrap,
-        betas=beta or (),
         seed=seed,
         limit=limit,
         progress=True,
@@ -756,6 +814,43 @@ def _program(
             return affectron.amplify(neurons, strength)
         case ProgramName.cross_signal:
             return affectron.cross_signal(neurons, load_stats(), str(signal), strength)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to do (.toml); docs/run.md has every option.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder that all files go to; default: the file's output.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run and about how long.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """A whole experiment: screen, select, validate, ablate, induce, and a report. What is done is not done again."""
+    from affectron import runs
+
+    found = runs.load_config(config)
+    if output is not None:
+        found = dataclasses.replace(found, output=output)
+    _quiet_transformers()
+    if dry_run:
+        stages = runs.plan(found)
+    else:
+        page, stages = runs.run(found, say=_say, progress=True)
+    if as_json:
+        result: dict[str, Any] = {"stages": [dataclasses.asdict(stage) for stage in stages]}
+        _print_json(result if dry_run else {"report": str(page), **result})
+        return
+    rows = [(one.stage, one.reason, "-" if one.seconds is None else _duration(one.seconds)) for one in stages]
+    _print_table(f"{config.name} in {found.output}", ("stage", "", "about" if dry_run else "took"), rows)
+    if not dry_run:
+        print(f"report written to {page}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 @app.command()

@@ -75,6 +75,8 @@ class Corpus:
         counts: (split, label) -> number of sentences, for pairs that occur; the split is None where a line has none.
         hash: hex digest of the view's sentences with their labels, as a multiset. File format, line order, ids,
             splits and all other columns leave it unchanged.
+        order: hex digest of the whole source's sentences with their labels and splits, in the order in which they
+            stand: what a place in the corpus means depends on it.
         skipped: how many bad lines of the source were left out (always 0 with ``on_bad_line="error"``).
         bad_lines: (line, reason) of the first 20 of them.
     """
@@ -188,13 +190,15 @@ class Corpus:
         scan = _Scan(source, columns, form, task or DEFAULT_TASK, on_bad_line)
         return cls(scan, None, None).where(split=split, task=task)
 
-    def __init__(self, scan: _Scan, split: str | None, task: str | None) -> None:
-        """Internal: corpora are made by :meth:`from_file`, :meth:`from_records` and :meth:`where`."""
+    def __init__(self, scan: _Scan, split: str | None, task: str | None, fold: tuple[int, int] = (0, 1)) -> None:
+        """Internal: corpora are made by :meth:`from_file`, :meth:`from_records`, :meth:`where` and :meth:`folds`."""
         self._scan = scan
+        self._fold = fold  # which one, of how many
         self.path = scan.source.path
         self.name = scan.source.name
         self.split = split
         self.task = task
+        self.order = scan.order
         self.skipped = scan.skipped
         self.bad_lines = list(scan.bad_lines)
 
@@ -225,13 +229,16 @@ class Corpus:
         self._segment_index = {labels: index for index, labels in enumerate(self.segments)}
 
         counts: Counter[tuple[str | None, str]] = Counter()
+        sizes: Counter[tuple[str, ...]] = Counter()
         texts: defaultdict[tuple[str, ...], int] = defaultdict(int)
         for (key_split, pairs), group in groups:
             labels = self._kept[pairs]
             texts[tuple(sorted(labels))] += group.texts
+            sizes[labels] += group.count
             for label in labels:
                 counts[key_split, label] += group.count
-        self._len = sum(group.count for _, group in groups)
+        # Of the sentences of a label set fold i of n takes the i-th, the (i + n)-th, and so on.
+        self._len = sum(len(range(fold[0], size, fold[1])) for size in sizes.values())
         self.counts: dict[tuple[str | None, str], int] = dict(counts)
         self.hash: str = digest(json.dumps(sorted(texts.items())).encode())
 
@@ -246,10 +253,26 @@ class Corpus:
             raise InputError(f"split {split!r} is not in {self.name}; {known}")
         if task is not None and task not in self.tasks:
             raise InputError(f"task {task!r} is not in {self.name}; known: {_names(self.tasks)}")
-        view = Corpus(self._scan, self.split if split is None else split, self.task if task is None else task)
+        narrowed = self.split if split is None else split, self.task if task is None else task
+        view = Corpus(self._scan, *narrowed, self._fold)
         if not len(view):
             raise InputError(f"{self.name} has no sentence of task {view.task!r} in split {view.split!r}")
         return view
+
+    def folds(self, number: int) -> list[Corpus]:
+        """The corpus in ``number`` disjoint parts, into which the sentences of each label set are dealt in turn.
+
+        A fold has the sentences of its own; its labels, segments, counts and hash are those of the whole.
+
+        Raises:
+            InputError: number is below 1, or a fold would have no sentence.
+        """
+        if number < 1:
+            raise InputError(f"folds is {number}, expected at least 1")
+        views = [Corpus(self._scan, self.split, self.task, (fold, number)) for fold in range(number)]
+        if not len(views[-1]):
+            raise InputError(f"folds is {number}, and no label set of {self.name} has as many sentences")
+        return views
 
     def require(self, labels: Iterable[str]) -> None:
         """Check that each of the labels has a sentence in this corpus.
@@ -261,6 +284,14 @@ class Corpus:
             if label not in self.task_of:
                 where = f"split {self.split!r} of {self.name}" if self.split is not None else self.name
                 raise InputError(f"label {label!r} has no sentence in {where}; labels there: {_names(self.labels)}")
+
+    def check_unchanged(self) -> None:
+        """Check that the source is still the one that was scanned.
+
+        Raises:
+            InputError: the file was changed (size or time of change), or is gone.
+        """
+        self._scan.source.check_unchanged()
 
     def segment_index(self, sentence: Sentence) -> int:
         """The position in ``segments`` of the sentence's label set.
@@ -283,6 +314,8 @@ class Corpus:
             InputError: the file was changed (size or time of change) since it was scanned, or cannot be read.
         """
         scan, kept, split = self._scan, self._kept, self.split
+        fold, folds = self._fold
+        dealt: Counter[tuple[str, ...]] = Counter()
         for line, row in scan.source.rows():
             try:
                 units = scan.parse(line, row)
@@ -291,7 +324,9 @@ class Corpus:
             for text, pairs, own_split, id, span, messages in units:
                 labels = kept.get(pairs)
                 if labels and (split is None or own_split == split):
-                    yield Sentence(text, labels, own_split, id, span, messages)
+                    turn, dealt[labels] = dealt[labels] % folds, dealt[labels] + 1
+                    if turn == fold:
+                        yield Sentence(text, labels, own_split, id, span, messages)
 
     def __repr__(self) -> str:
         narrowed = "".join(f", {key}={value!r}" for key, value in (("split", self.split), ("task", self.task)) if value)
@@ -378,6 +413,8 @@ class _Scan:
         self._run()
 
     def _run(self) -> None:
+        order = hashlib.blake2b(digest_size=16)
+        number_of: dict[tuple[str | None, _Pairs], bytes] = {}
         for line, row in self.source.rows():
             try:
                 units = self.parse(line, row)
@@ -392,7 +429,10 @@ class _Scan:
                 group = self.groups[split, pairs]
                 group.count += 1
                 read = text if span is None and messages is None else json.dumps([text, span, messages])
-                group.texts += int.from_bytes(hashlib.blake2b(read.encode(), digest_size=16).digest(), "little")
+                text_digest = hashlib.blake2b(read.encode(), digest_size=16).digest()
+                group.texts += int.from_bytes(text_digest, "little")
+                order.update(text_digest + number_of.setdefault((split, pairs), len(number_of).to_bytes(8, "little")))
+        self.order = digest(order.digest(), json.dumps(list(number_of)).encode())
         if not self.groups:
             why = ""
             if self.bad_lines:
@@ -587,6 +627,9 @@ class _Source:
     def rows(self) -> _Rows:
         raise NotImplementedError
 
+    def check_unchanged(self) -> None:
+        """Memory does not change; a file may."""
+
     def require_columns(self, found: Iterable[Any]) -> None:
         for role, column in self._required:
             if column not in found:
@@ -713,7 +756,12 @@ class _File(_Source):
             try:
                 yield from self._read(self, file)
             except OSError as error:
-                raise InputError(f"cannot read {self.path}: {error.strerror or error}") from error
+                why = error.strerror or str(error).partition("\n")[0]  # Parquet's own have lines
+                raise InputError(f"cannot read {self.path}: {why}") from error
+            self._check_unchanged(file)
+
+    def check_unchanged(self) -> None:
+        with self._reading() as file:
             self._check_unchanged(file)
 
     def _reading(self) -> BinaryIO:

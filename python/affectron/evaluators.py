@@ -1,7 +1,8 @@
 """Evaluators: how a model's answer to a labelled sentence is read, and what it makes of plain text.
 
 Apart from validation.py, which asks the same questions under one intervention after another and does not care how
-they are put. Everything is tokenised once; a reader then runs the model as it is at that moment, steered or not.
+they are put. Everything is tokenised once; a reader then runs the model under any number of programs at once, which
+share what none of them changes (:func:`affectron.models.sweep`) and the tokens that all prompts begin with.
 
 Sentences are padded on the right and no attention mask is passed: in a causal model no token sees what follows it,
 so the padding cannot change an answer, and positions count from the first token whatever stands beside it.
@@ -18,23 +19,39 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from affectron.batching import PLAIN, Encoded, encode, split_template
 from affectron.corpus import Sentence
 from affectron.errors import InputError
-from affectron.models import max_length
+from affectron.interventions import Program
+from affectron.models import max_length, sweep
 
 Integers = NDArray[np.int64]
 
-Reader = Callable[[Integers], Integers]
-"""``reader(rows)``: int64 [len(rows)], the answer of the model, as it is now, to each of these sentences (their
-positions in the list that the reader was made for). An answer is a label's position in the list of labels, or -1
-where the model gives none that is a number."""
+Programs = Sequence[Program | None]
+"""What the model is steered by, each by itself; None is the model as it is at that moment."""
+
+AS_IT_IS: Programs = (None,)
+
+
+class Reader(Protocol):
+    """``reader(rows, programs)``: int64 [P, len(rows)], the answer of the model under each of P programs to each of
+    these sentences (their positions in the list that the reader was made for). An answer is a label's position in the
+    list of labels, or -1 where the model gives none that is a number."""
+
+    def __call__(self, rows: Integers, programs: Programs = AS_IT_IS) -> Integers: ...
+
 
 # Tokens of a batch. On a CPU the activations of a small batch stay in the cache, and narrow batches need little
 # padding: 1024 tokens ran 1.4x as fast as 8192 (models of 1.3 and 3.1 million parameters, sentences of 25 tokens).
 _CPU_BATCH_TOKENS = 1024
 _BATCH_TOKENS = 8192
+# Programs of a batch at most. More would leave too few rows to what they share: at 1024 tokens of 25 a sentence, eight
+# programs still share batches of five sentences.
+_MOST_PROGRAMS = 8
+# Tokens that all prompts must begin with before their keys and values are computed once and handed to every batch.
+_LEAST_PREFIX = 16
 # Logits of a batch when every token's are needed: 2^26 are 256 MiB in float32.
 _BATCH_LOGITS = 1 << 26
 # Ridge penalties to choose from, in units of the mean eigenvalue of the features' scatter matrix.
@@ -119,21 +136,40 @@ class LikelihoodReader:
 
     def __init__(self, model: Any, head: nn.Module, rows: list[list[_Row]], labels: int, pad: int) -> None:
         self._model, self._head, self._rows, self._labels, self._pad = model, head, rows, labels, pad
+        self._prefix = _prefix([row for found in rows for row in found])
 
-    def scores(self, wanted: Integers) -> NDArray[np.float64]:
-        """float64 [len(wanted), L]: the mean log-likelihood, in nats, of each label's tokens."""
+    def scores(self, wanted: Integers, programs: Programs = AS_IT_IS) -> NDArray[np.float64]:
+        """float64 [P, len(wanted), L]: the mean log-likelihood, in nats, of each label's tokens under each program."""
         asked = [(line, row) for line, index in enumerate(wanted.tolist()) for row in self._rows[index]]
-        scores = np.full((len(wanted), self._labels), np.nan)
-        for places, ids in _batches([row.ids for _, row in asked], self._pad, _batch_tokens(self._model)):
-            batch = [asked[place] for place in places]
-            found = _row_scores(self._model, self._head, ids, [row for _, row in batch])
-            for (line, _), answers in zip(batch, found, strict=True):
-                for label, score in answers:
-                    scores[line, label] = score
+        scores = np.zeros((len(programs), len(wanted), self._labels))
+
+        def read(run: _Run) -> None:
+            batch = [asked[place] for place in run.places]
+            longest = max(len(answer) for _, row in batch for _, answer in row.answers)
+            first = torch.tensor([row.first - run.cached for _, row in batch])
+            positions = (first[:, None] + torch.arange(longest)).clamp(max=run.ids.shape[1] - 1)
+            with _head_reads_only(self._head, positions):
+                logits = run(self._model).logits.float()
+            logits = logits.view(-1, *positions.shape, logits.shape[-1])
+            at = [
+                (place, step, token, line, label, len(answer))
+                for place, (line, row) in enumerate(batch)
+                for label, answer in row.answers
+                for step, token in enumerate(answer)
+            ]
+            place, position, token, line, label, length = np.array(at).T
+            likelihood = torch.log_softmax(logits, dim=-1)
+            rows, steps, tokens = torch.from_numpy(np.stack([place, position, token])).to(logits.device)
+            picked = likelihood[:, rows, steps, tokens].double().cpu().numpy() / length
+            for found, mine in zip(scores[run.programs], picked, strict=True):
+                np.add.at(found, (line, label), mine)
+
+        ids = [row.ids for _, row in asked]
+        _each_batch(self._model, ids, self._pad, _batch_tokens(self._model), programs, read, self._prefix)
         return scores
 
-    def __call__(self, rows: Integers) -> Integers:
-        return _answers(self.scores(rows))
+    def __call__(self, rows: Integers, programs: Programs = AS_IT_IS) -> Integers:
+        return _answers(self.scores(rows, programs))
 
 
 class LinearProbe:
@@ -160,8 +196,8 @@ class LinearProbe:
         task: str,
         labels: Sequence[str],
     ) -> None:
-        states = _mean_states(model, tokenizer, train)(np.arange(len(train)))
-        held_out = _mean_states(model, tokenizer, dev)(np.arange(len(dev)))
+        (states,) = _mean_states(model, tokenizer, train)(np.arange(len(train)), AS_IT_IS)
+        (held_out,) = _mean_states(model, tokenizer, dev)(np.arange(len(dev)), AS_IT_IS)
         if not (np.isfinite(states).all() and np.isfinite(held_out).all()):
             raise InputError(f"task {task!r}: the model's final hidden states are not finite; a probe cannot be fitted")
         truth = truths(dev, labels)
@@ -180,7 +216,7 @@ class LinearProbe:
             raise InputError(f"task {task!r}: the probe has not been fitted")
         weights, intercept = self._fitted[task]
         states = _mean_states(model, tokenizer, sentences)
-        return lambda rows: _answers(states(rows) @ weights + intercept)
+        return lambda rows, programs=AS_IT_IS: _answers(states(rows, programs) @ weights + intercept)
 
 
 def ridge(
@@ -225,14 +261,12 @@ def default_prompt(tokenizer: Any, task: str, labels: Sequence[str]) -> str:
     return f"{'{bos}' if adds_bos else ''}Text: {{text}}\nThe {task} of this text ({choice}) is:"
 
 
-def text_loss(
-    model: Any, tokenizer: Any, sentences: Sequence[Sentence]
-) -> tuple[Callable[[Integers], NDArray[np.float64]], Integers]:
+def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tuple[States, Integers]:
     """How well the model predicts plain text: a reader, and int64 [n], the tokens that count in each sentence.
 
-    ``reader(rows)`` gives float64 [len(rows)], the sum over a sentence's tokens of -ln p(token | what precedes it),
-    in nats. A sentence is read as the tokenizer encodes it, after its beginning-of-sequence token where it has one;
-    the text's own tokens count, but for one that nothing precedes.
+    ``reader(rows, programs)`` gives float64 [P, len(rows)], the sum over a sentence's tokens of
+    -ln p(token | what precedes it), in nats. A sentence is read as the tokenizer encodes it, after its
+    beginning-of-sequence token where it has one; the text's own tokens count, but for one that nothing precedes.
     """
     template = PLAIN
     if tokenizer.bos_token is not None and tokenizer.is_fast and not _adds_special(tokenizer):
@@ -242,19 +276,22 @@ def text_loss(
     budget = max(1, min(_batch_tokens(model), _BATCH_LOGITS // vocabulary))
     pad = _pad(tokenizer)
 
-    def read(rows: Integers) -> NDArray[np.float64]:
+    def loss(rows: Integers, programs: Programs) -> NDArray[np.float64]:
         asked = [encoded[index] for index in rows.tolist()]
-        sums = np.zeros(len(asked))
-        for places, ids in _batches([one.input_ids for one in asked], pad, budget):
-            counted = _counted([asked[place] for place in places], ids.shape[1])[:, 1:]
-            ids = ids.to(model.device)
-            with torch.no_grad():
-                logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
-                nats = nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-            sums[places] = np.where(counted, nats.view(len(places), -1).double().cpu().numpy(), 0.0).sum(1)
+        sums = np.zeros((len(programs), len(asked)))
+
+        def read(run: _Run) -> None:
+            counted = _counted([asked[place] for place in run.places], run.ids.shape[1])[:, 1:]
+            logits = run(model).logits[:, :-1].float()
+            targets = run.ids[:, 1:].repeat(len(logits) // len(run.ids), 1)
+            nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+            nats = nats.view(-1, *counted.shape).double().cpu()
+            sums[run.programs, run.places] = np.where(counted, nats.numpy(), 0.0).sum(-1)
+
+        _each_batch(model, [one.input_ids for one in asked], pad, budget, programs, read)
         return sums
 
-    return read, np.array([sum(one.counted[1:]) for one in encoded], dtype=np.int64)
+    return loss, np.array([sum(one.counted[1:]) for one in encoded], dtype=np.int64)
 
 
 # --- label likelihood ------------------------------------------------------------------------------------------
@@ -339,33 +376,15 @@ def _grouped(context: list[int], answers: Sequence[tuple[int, ...]]) -> list[_Ro
     return [_Row([*context, *one], len(context) - 1, tuple(found)) for one, found in zip(kept, served, strict=True)]
 
 
-def _row_scores(model: Any, head: nn.Module, ids: Tensor, rows: Sequence[_Row]) -> list[list[tuple[int, float]]]:
-    """For each row of the batch, (label, mean log-likelihood of its tokens)."""
-    longest = max(len(answer) for row in rows for _, answer in row.answers)
-    first = torch.tensor([row.first for row in rows])
-    positions = (first[:, None] + torch.arange(longest)).clamp(max=ids.shape[1] - 1)
-    with torch.no_grad(), _head_reads_only(head, positions):
-        logits = model(input_ids=ids.to(model.device), use_cache=False).logits
-    likelihood = torch.log_softmax(logits.float(), dim=-1)
-    answers = [(place, label, answer) for place, row in enumerate(rows) for label, answer in row.answers]
-    at = [(place, step, token) for place, _, answer in answers for step, token in enumerate(answer)]
-    picked = likelihood[tuple(torch.tensor(at, device=likelihood.device).T)].double().cpu().numpy()
-    lengths = np.array([len(answer) for _, _, answer in answers])
-    means = np.add.reduceat(picked, np.cumsum(lengths) - lengths) / lengths
-    found: list[list[tuple[int, float]]] = [[] for _ in rows]
-    for (place, label, _), mean in zip(answers, means.tolist(), strict=True):
-        found[place].append((label, mean))
-    return found
-
-
 @contextmanager
 def _head_reads_only(head: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Let the model's own output layer see the hidden states at ``positions`` [B, K] only, inside its own forward:
-    whatever a model does to its logits (scaling, soft caps) is done to these."""
+    """Let the model's own output layer see the hidden states of each program's B rows at ``positions`` [B, K] only,
+    inside its own forward: whatever a model does to its logits (scaling, soft caps) is done to these."""
 
     def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = args[0]
-        index = positions.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
+        index = positions.to(hidden.device).repeat(len(hidden) // len(positions), 1)
+        index = index[..., None].expand(-1, -1, hidden.shape[-1])
         return (hidden.gather(1, index), *args[1:])
 
     handle = head.register_forward_pre_hook(pick)
@@ -376,19 +395,20 @@ def _head_reads_only(head: nn.Module, positions: Tensor) -> Iterator[None]:
 
 
 def _answers(scores: NDArray[np.float64]) -> Integers:
-    """int64 [n]: the position of the highest score in each row, the first of equals; -1 where none is a number."""
+    """int64 [...]: the position of the highest score [..., L], the first of equals; -1 where none is a number."""
     usable = np.where(np.isnan(scores), -np.inf, scores)
-    return np.where(np.isneginf(usable).all(axis=1), -1, usable.argmax(axis=1)).astype(np.int64)
+    return np.where(np.isneginf(usable).all(axis=-1), -1, usable.argmax(axis=-1)).astype(np.int64)
 
 
 # --- hidden states ---------------------------------------------------------------------------------------------
 
 
-def _mean_states(
-    model: Any, tokenizer: Any, sentences: Sequence[Sentence]
-) -> Callable[[Integers], NDArray[np.float64]]:
-    """``read(rows)``: float64 [len(rows), H], the mean final hidden state over each text's own tokens (over all
-    tokens where its tokenizer knows none of the text)."""
+States = Callable[[Integers, Programs], NDArray[np.float64]]
+
+
+def _mean_states(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> States:
+    """``read(rows, programs)``: float64 [P, len(rows), H], the mean final hidden state over each text's own tokens
+    (over all tokens where its tokenizer knows none of the text)."""
     encoded = encode(tokenizer, sentences, max_length=max_length(model))
     for one in encoded:
         if not any(one.counted):
@@ -396,24 +416,97 @@ def _mean_states(
     pad = _pad(tokenizer)
     body = getattr(model, "base_model", model)
 
-    def read(rows: Integers) -> NDArray[np.float64]:
+    def states(rows: Integers, programs: Programs) -> NDArray[np.float64]:
         asked = [encoded[index] for index in rows.tolist()]
-        states: NDArray[np.float64] | None = None
-        for places, ids in _batches([one.input_ids for one in asked], pad, _batch_tokens(model)):
-            counted = _counted([asked[place] for place in places], ids.shape[1])
-            with torch.no_grad():
-                hidden = body(input_ids=ids.to(model.device), use_cache=False).last_hidden_state
-            weights = torch.from_numpy(counted / np.maximum(counted.sum(1, keepdims=True), 1)).to(hidden.device)
-            means = torch.einsum("bt,bth->bh", weights, hidden.double()).cpu().numpy()
-            if states is None:
-                states = np.zeros((len(asked), means.shape[1]))
-            states[places] = means
-        return np.zeros((0, 0)) if states is None else states
+        found = np.zeros((len(programs), len(asked), model.get_input_embeddings().weight.shape[1]))
 
-    return read
+        def read(run: _Run) -> None:
+            counted = _counted([asked[place] for place in run.places], run.ids.shape[1])
+            hidden = run(body).last_hidden_state
+            weights = torch.from_numpy(counted / np.maximum(counted.sum(1, keepdims=True), 1)).to(hidden.device)
+            hidden = hidden.double().view(-1, *counted.shape, hidden.shape[-1])
+            found[run.programs, run.places] = torch.einsum("bt,pbth->pbh", weights, hidden).cpu().numpy()
+
+        _each_batch(model, [one.input_ids for one in asked], pad, _batch_tokens(model), programs, read)
+        return found
+
+    return states
 
 
 # --- batches ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A batch of B rows under P programs: positions of the programs (a slice) and of the rows [B] among those asked
+    for, ids [B, T] without the first ``cached`` tokens, and the keys and values of these for each layer."""
+
+    programs: slice
+    places: Integers
+    ids: Tensor
+    cached: int
+    prefix: Sequence[tuple[Tensor, Tensor]]
+
+    def __call__(self, model: Any) -> Any:
+        """The model's output for P B rows, program by program."""
+        if not self.cached:
+            return model(input_ids=self.ids, use_cache=False)
+        cache = DynamicCache()
+        for layer, states in enumerate(self.prefix):
+            # One row where the layer serves all programs alike, else one for each: as sweep hands rows to the layers.
+            keys, values = (state.repeat_interleave(len(self.ids), 0) for state in states)
+            cache.update(keys, values, layer)
+        return model(input_ids=self.ids, past_key_values=cache, use_cache=True)
+
+
+def _each_batch(
+    model: Any,
+    rows: Sequence[list[int]],
+    pad: int,
+    budget: int,
+    programs: Programs,
+    read: Callable[[_Run], None],
+    prefix: Sequence[int] = (),
+) -> None:
+    """Let ``read`` run the model on all rows under all programs, steered for it, ``budget`` tokens at a time.
+
+    All rows begin with ``prefix``, whose keys and values are computed once for each program where the model keeps
+    them in a form that can be handed on.
+    """
+    if not rows:
+        return
+    longest = max(map(len, rows)) - len(prefix)
+    size = max(1, min(len(programs), _MOST_PROGRAMS, budget // max(longest, 1)))
+    for start in range(0, len(programs), size):
+        chunk = programs[start : start + size]
+        with torch.no_grad(), sweep(model, chunk):
+            states = _prefix_states(model, prefix)
+            cached = len(prefix) if states else 0
+            for places, ids in _batches([row[cached:] for row in rows], pad, budget // len(chunk)):
+                span = slice(start, start + len(chunk))
+                read(_Run(span, places, ids.to(model.device), cached, states))
+
+
+def _prefix(rows: Sequence[_Row]) -> list[int]:
+    """The tokens that all rows begin with, up to the first whose logits are read; none where they are few."""
+    if len(rows) < 2:
+        return []
+    least, most = min(row.ids for row in rows), max(row.ids for row in rows)
+    end = next((place for place, pair in enumerate(zip(least, most, strict=False)) if pair[0] != pair[1]), len(least))
+    end = min(end, *(row.first for row in rows))
+    return least[:end] if end >= _LEAST_PREFIX else []
+
+
+def _prefix_states(model: Any, prefix: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of the prefix for each layer; empty without a prefix or where a layer keeps anything else."""
+    if not prefix:
+        return []
+    cache = DynamicCache()
+    model(input_ids=torch.tensor([list(prefix)], device=model.device), past_key_values=cache, use_cache=True)
+    layers = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
+    states = [(keys, values) for keys, values in layers if keys is not None and values is not None]
+    whole = len(states) == len(layers) and all(keys.shape[-2] == len(prefix) for keys, _ in states)
+    return states if whole else []
 
 
 def _batches(rows: Sequence[Sequence[int]], pad: int, budget: int) -> Iterator[tuple[Integers, Tensor]]:

@@ -322,6 +322,33 @@ def select(
         InputError: an option is out of its range or does not go with the score, an unknown task or score, or
             a task of which fewer than two labels have tokens.
     """
+    options = selection_options(
+        task=task, top=top, score=score, filter_rate=filter_rate, assign=assign,
+        activation_bar_ratio=activation_bar_ratio, sign=sign, min_effect=min_effect, fdr=fdr, min_count=min_count,
+    )  # fmt: skip
+    tasks = list(stats.tasks) if task is None else [task]
+    lists = [neurons for one in tasks for neurons in _select_task(stats, one, options)]
+    return NeuronSet(lists, stats.widths, {**stats.provenance, "select": options})
+
+
+def selection_options(
+    *,
+    task: str | None = None,
+    top: float = 0.01,
+    score: str = "entropy",
+    filter_rate: float | None = 0.95,
+    assign: str = "argmax",
+    activation_bar_ratio: float = 0.95,
+    sign: str | None = None,
+    min_effect: float | None = None,
+    fdr: float | None = None,
+    min_count: int | None = None,
+) -> dict[str, Any]:
+    """The options of :func:`select`, checked, defaults filled in, as JSON.
+
+    Raises:
+        InputError: an option is out of its range or does not go with the score.
+    """
     if score not in scores.SCORES:
         raise InputError(f"score is {score!r}, expected one of {', '.join(scores.SCORES)}")
     if sign not in (None, "positive", "negative"):
@@ -333,7 +360,7 @@ def select(
             raise InputError(f"assign is {assign!r}, which goes with an entropy and not with {score!r}")
         if filter_rate not in (None, 0.95):
             raise InputError(f"filter_rate is {filter_rate!r}, which goes with an entropy and not with {score!r}")
-    options = {
+    return {
         "task": task,
         "top": _share("top", top),
         "score": score,
@@ -345,9 +372,6 @@ def select(
         "fdr": None if fdr is None else _share("fdr", fdr),
         "min_count": None if min_count is None else _whole("min_count", min_count),
     }
-    tasks = list(stats.tasks) if task is None else [task]
-    lists = [neurons for one in tasks for neurons in _select_task(stats, one, options)]
-    return NeuronSet(lists, stats.widths, {**stats.provenance, "select": options})
 
 
 def _select_task(stats: ActivationStats, task: str, options: Mapping[str, Any]) -> list[NeuronList]:

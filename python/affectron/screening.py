@@ -1,11 +1,15 @@
 """Screening: run a model over a labelled corpus while the kernels accumulate the statistics of every MLP neuron.
 
 The activations stay where they are computed and are seen once; what comes back is a few arrays per site.
+
+A corpus is measured in shards, runs of sentences that its length alone decides. Each starts from nothing and is merged
+with the others in their order: who measured it, when, and after how many interruptions, changes no bit of the whole.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,9 @@ from torch import Tensor, nn
 
 from affectron import __version__, ops
 from affectron.batching import Batch, batches
-from affectron.corpus import Corpus
+from affectron.checkpoint import ShardFolder
+from affectron.corpus import Corpus, Sentence
+from affectron.distributed import Processes
 from affectron.errors import InputError
 from affectron.models import (
     Site,
@@ -27,19 +33,22 @@ from affectron.models import (
     find_sites,
     fingerprint,
     max_length,
+    parallel,
     tokenizer_hash,
     unwrapped,
 )
-from affectron.models.layout import Routed, device_of
+from affectron.models.layout import Routed
 from affectron.ops.buffers import ACTIVE_RULES
-from affectron.progress import track
-from affectron.stats import ActivationStats
+from affectron.progress import Log, Meter
+from affectron.sharding import Shards
+from affectron.stats import FIELDS, ActivationStats
 
 TOKEN_RULES = ("all", "last", "mean")
 
-
-class ScreeningInterrupted(KeyboardInterrupt):
-    """Ctrl-C while screening; the message says how far it got. Nothing has been written."""
+# A corpus has a shard for as many sentences as are tokenised and sorted together, but no more than this: enough for
+# many processes, and few enough that their files and their merge cost nothing beside the forwards.
+_SENTENCES_A_SHARD = 8192
+_MOST_SHARDS = 64
 
 
 def screen(
@@ -53,11 +62,19 @@ def screen(
     count_special: bool = False,
     long_texts: str = "truncate",
     progress: bool = False,
+    shards: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_minutes: float = 5.0,
+    resume: bool = False,
+    log: Log | None = None,
 ) -> ActivationStats:
     """Statistics of every MLP neuron of ``model`` for each label of ``corpus`` (METHODS sections 1 and 2).
 
     The model runs without its lm_head, in evaluation mode and without gradients, on sentences batched by length.
     The kernels add up in an order fixed by shapes alone; with torch's own products repeatable, so is the whole.
+
+    Where torch.distributed is initialised its processes share out the shards, and each returns the whole. The result is
+    the same, bit for bit, for any number of processes and interruptions, given as many threads in each.
 
     Args:
         model: a transformers language model, or one changed by an adapter, quantisation or torch.compile. Of an encoder
@@ -70,14 +87,24 @@ def screen(
         active: a neuron is active at a token where act(g) > 0 (``gate``) or where h > 0 (``product``).
         batch_tokens: tokens in a batch at most, padding included; a longer sentence is a batch of its own.
         template: what the model reads, with {text} and perhaps {bos} in it; only the text's tokens count.
+        count_special: count the special tokens too that the tokenizer puts around a sentence.
         long_texts: what becomes of a text longer than the model reads: ``truncate`` cuts off its end, ``windows`` reads
             it in pieces that overlap by a quarter, each token counted once (with ``tokens="all"`` only).
-        count_special: count the special tokens too that the tokenizer puts around a sentence.
         progress: show a bar on stderr, with tokens/s and the time left.
+        shards: runs of sentences that are measured apart and then merged; by default one for 8192 sentences, 64 at
+            most. More of them serve more processes.
+        checkpoint: folder that keeps the shards while they are measured; required of several processes. It is left
+            as it is when all are done. With it, Ctrl-C and SIGTERM let the batch end and keep what is done (in the main
+            thread, which alone is told of signals), and a shard that fails leaves the others to be done.
+        checkpoint_minutes: time after which an unfinished shard is saved again.
+        resume: go on from what ``checkpoint`` holds, which may be nothing.
+        log: told of progress every few seconds, of each checkpoint, and at the end of the whole (see :class:`Meter`).
 
     Raises:
-        InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable.
-        ScreeningInterrupted: Ctrl-C.
+        InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable;
+            ``checkpoint`` holds another run, or holds one and ``resume`` is false, or cannot be written to.
+        Incomplete: some shards failed; the others are kept in ``checkpoint``.
+        ScreeningInterrupted: Ctrl-C; with ``checkpoint`` also SIGTERM.
     """
     if tokens not in TOKEN_RULES:
         raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
@@ -85,46 +112,35 @@ def screen(
         raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
     if long_texts == "windows" and tokens != "all":
         raise InputError(f"long_texts is 'windows' and tokens {tokens!r}; expected tokens 'all', as a text has several")
-    body, sites = _body(model), find_sites(model)
+    if shards is None:
+        shards = min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
+    if not 1 <= shards <= len(corpus):
+        raise InputError(f"shards is {shards}, expected 1 to {len(corpus)}, the number of sentences")
+    if not checkpoint_minutes > 0:
+        raise InputError(f"checkpoint_minutes is {checkpoint_minutes}, expected more than 0")
+    processes = Processes(model)
+    if checkpoint is None and (resume or processes.size > 1):
+        what = "resume is True" if resume else f"there are {processes.size} processes"
+        raise InputError(f"checkpoint is None and {what}; expected the folder that keeps the shards")
+    sites = find_sites(model)
     check_tokenizer(model, tokenizer)
-    parts = set(body.modules())
+    parts = set(_body(model).modules())
     sites = [site for site in sites if site.module in parts]
-    run = _Screening(sites, len(corpus.segments), tokens, active)
-    source = batches(
-        corpus,
-        tokenizer,
-        batch_tokens=batch_tokens,
-        template=template,
-        count_special=count_special,
-        max_length=max_length(model),
-        long_texts=long_texts,
-    )
-    done = seen = padded = truncated = 0
-    with (
-        torch.no_grad(),
-        evaluating(model),
-        attach(sites, run.kernel, run.given),
-        track("screening", len(corpus), progress) as advance,
-    ):
-        try:
-            for batch in source:
-                inputs: dict[str, Any] = run.begin(batch, model.device)
-                if _reads_left_only(model):
-                    inputs["use_cache"] = False
-                else:
-                    inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(model.device)
-                body(**inputs)
-                done += len(batch.sentences) - batch.continuing
-                seen += int(batch.attention_mask.sum())
-                padded += batch.attention_mask.size
-                truncated += batch.truncated
-                advance(done, seen)
-        except KeyboardInterrupt:
-            raise ScreeningInterrupted(
-                f"screening was interrupted after {done:,} of {len(corpus):,} sentences ({seen:,} tokens); "
-                "nothing was written"
-            ) from None
-    provenance = {
+
+    def read(sentences: Iterable[Sentence]) -> Iterator[Batch]:
+        return batches(
+            corpus,
+            tokenizer,
+            batch_tokens=batch_tokens,
+            template=template,
+            count_special=count_special,
+            max_length=max_length(model),
+            long_texts=long_texts,
+            sentences=sentences,
+        )
+
+    read(())  # options fail here, before anything is read
+    provenance: dict[str, Any] = {
         "affectron": __version__,
         "model": Path(getattr(model, "name_or_path", "") or type(model).__name__).name,
         "model_hash": config_hash(model),
@@ -133,37 +149,127 @@ def screen(
         "corpus": [corpus.hash],
         "corpus_name": corpus.name,
         "split": corpus.split,
-        "sentences": done,
-        "tokens_read": seen,
-        "padding": round(1 - seen / padded, 4) if padded else 0.0,
-        "truncated": truncated,
         "tokens": tokens,
         "active": active,
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "template": template,
         "count_special": count_special,
         "long_texts": long_texts,
+        "shards": shards,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
     }
-    return ActivationStats(corpus.tasks, corpus.segments, run.arrays(), provenance)
+    folder = None
+    if checkpoint is not None:
+        names = ("model", "corpus_name")  # a run may be moved, and its files be called otherwise
+        # The dtype before the weights, which change with it: what differs first is named.
+        run = {"dtype": provenance["dtype"]} | {key: value for key, value in provenance.items() if key not in names}
+        run |= {
+            "corpus_order": corpus.order,
+            "task": corpus.task,
+            "batch_tokens": batch_tokens,
+            "max_length": max_length(model),
+            "sites": {site.name: site.neurons for site in sites},
+        }
+        processes.agree(run)
+        folder = ShardFolder(Path(checkpoint), run, resume)
+        processes.gather(None)  # no process makes the folder before all have looked
+
+    work = _Work(model, sites, corpus, tokens, active)
+    meter = Meter(log, processes.rank)
+    measured = Shards(corpus, shards, read, work, meter, progress, processes)
+    with torch.no_grad(), evaluating(model), attach(sites, work.kernel, work.given):
+        if folder is None:
+            stats, place = measured.measure()
+        else:
+            stats, place = measured.measure_kept(folder, 60 * checkpoint_minutes)
+    meter.end()
+    stats.provenance = {
+        **provenance,
+        "sentences": place.sentences,
+        "tokens_read": place.tokens_read,
+        "padding": round(1 - place.tokens_read / place.positions, 4) if place.positions else 0.0,
+        "truncated": place.truncated,
+    }
+    return stats
 
 
-class _Screening:
+def screen_folds(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    folds: int,
+    tokens: str = "all",
+    active: str = "gate",
+    batch_tokens: int = 8192,
+    template: str = "{text}",
+    count_special: bool = False,
+    progress: bool = False,
+) -> list[ActivationStats]:
+    """:func:`screen` of each of the corpus' ``folds`` (:meth:`Corpus.folds`), one after the other.
+
+    They are disjoint and together the whole: :meth:`ActivationStats.pooled` gives it, or any resample of them. The
+    provenance of each is that of the whole, without its padding, and says which fold it is.
+
+    Raises:
+        InputError: folds is below 1 or more than there are sentences, or as :func:`screen`.
+    """
+    parts = [
+        screen(model, tokenizer, fold, tokens, active, batch_tokens, template, count_special, progress=progress)
+        for fold in corpus.folds(folds)
+    ]
+    whole = {name: sum(part.provenance[name] for part in parts) for name in ("sentences", "tokens_read", "truncated")}
+    for number, part in enumerate(parts):
+        del part.provenance["padding"]
+        part.provenance |= {**whole, "fold": [number, folds]}
+    return parts
+
+
+class _Work:
     """The accumulators of every site, and the plan of the batch that is under way."""
 
-    def __init__(self, sites: list[Site], segments: int, tokens: str, active: str) -> None:
-        self.sites, self.segments, self.tokens, self.active = sites, segments, tokens, active
-        self.buffers = [ops.StatsBuffers(segments, site.neurons, active, device=device_of(site)) for site in sites]
+    def __init__(self, model: Any, sites: list[Site], corpus: Corpus, tokens: str, active: str) -> None:
+        self.model, self.sites, self.corpus, self.tokens, self.active = model, sites, corpus, tokens, active
+        self.segments = len(corpus.segments)
+        self.masked = not reads_left_only(model)
+        self.options: dict[str, Any] = {} if self.masked else {"use_cache": False}
+        # A fully sharded model gathers its weights for the forward of the whole: there the lm_head's product is made,
+        # for one position.
+        self.body = _body(model)
+        if parallel.is_fully_sharded(model):
+            self.body = model
+            if parallel.takes(model, "logits_to_keep"):
+                self.options["logits_to_keep"] = 1
+        self.tensor_group = parallel.tensor_group(model)
+        self.here = [slice(0, site.neurons) for site in sites]
+        self.kept: ActivationStats | None = None
+        self.buffers: list[ops.StatsBuffers | None] = []
         self.plans: dict[torch.device, ops.SegmentPlan] = {}
         self.rows: Tensor
         self.counted: Tensor
 
-    def begin(self, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-        """Take the batch's labels; returns the model's inputs."""
+    def start(self, kept: ActivationStats | None) -> None:
+        self.kept = kept
+        self.buffers = [None] * len(self.sites)
+
+    def buffers_at(self, position: int, gate: Tensor) -> ops.StatsBuffers:
+        """A site's accumulators, made where and as wide as its activation is first seen: weights kept on disk have no
+        device, and a plan may gather what it has sharded."""
+        found = self.buffers[position]
+        if found is None:
+            site, width = self.sites[position], gate.shape[-1]
+            here = self.here[position] = slice(0, width) if width == site.neurons else parallel.neurons_here(site)
+            found = ops.StatsBuffers(self.segments, width, self.active, device=gate.device)
+            if self.kept is not None:
+                arrays = {name: torch.from_numpy(getattr(self.kept, name)[site.name]) for name in FIELDS}
+                found.restore({name: array if name == "count" else array[:, here] for name, array in arrays.items()})
+            self.buffers[position] = found
+        return found
+
+    def forward(self, batch: Batch) -> None:
         counted = batch.counted
         if self.tokens == "last":
             # The last counted token: the first one of the reversed row.
@@ -175,7 +281,17 @@ class _Screening:
             rows = np.where(counted, batch.segments[:, None], -1)
         self.rows, self.counted = torch.from_numpy(rows), torch.from_numpy(counted)
         self.plans.clear()
-        return {"input_ids": torch.from_numpy(batch.input_ids).to(device)}
+        inputs = {"input_ids": torch.from_numpy(batch.input_ids).to(self.model.device)}
+        if self.masked:
+            inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(self.model.device)
+        self.body(**inputs, **self.options)
+
+    def idle(self) -> None:
+        self.rows, self.counted = torch.tensor([[-1]]), torch.tensor([[False]])
+        if self.tokens == "mean":
+            self.rows = self.rows[0]
+        self.plans.clear()
+        self.body(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=self.model.device), **self.options)
 
     def plan(self, device: torch.device, routed: Routed | None = None) -> ops.SegmentPlan:
         """The batch's plan on ``device``: made once, shared by all sites there. An expert needs one for its tokens."""
@@ -187,7 +303,7 @@ class _Screening:
 
     def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
         if self.tokens != "mean":
-            return ops.glu_stats(gate, up, self.plan(gate.device, routed), self.buffers[position], act)
+            return ops.glu_stats(gate, up, self.plan(gate.device, routed), self.buffers_at(position, gate), act)
         h = ops.glu(gate, up, act)
         self.measure(position, h, ops.glu(gate, None, act) if self.active == "gate" else None, routed)
         return h
@@ -199,11 +315,11 @@ class _Screening:
 
     def measure(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None) -> None:
         if self.tokens != "mean":
-            ops.neuron_stats(h, self.plan(h.device, routed), self.buffers[position], gate)
+            ops.neuron_stats(h, self.plan(h.device, routed), self.buffers_at(position, h), gate)
             return
         plan, means = self.sentence_means(h, routed)
         gate_means = None if gate is None else self.sentence_means(gate, routed)[1]
-        ops.neuron_stats(means, plan, self.buffers[position], gate_means)
+        ops.neuron_stats(means, plan, self.buffers_at(position, h), gate_means)
 
     def sentence_means(self, h: Tensor, routed: Routed | None) -> tuple[ops.SegmentPlan, Tensor]:
         """fp32 [B, F], the mean of h [..., F] over each sentence's counted tokens, and whose segments these are. In an
@@ -222,12 +338,33 @@ class _Screening:
         plan = ops.SegmentPlan(self.rows.to(h.device)[sentences], self.segments)
         return plan, torch.stack(means) if means else rows[:0].float()
 
-    def arrays(self) -> dict[str, dict[str, np.ndarray[Any, Any]]]:
-        fields = ("count", "active", "nonfinite", "mean", "m2", "min", "max")
-        return {
-            site.name: {name: getattr(final, name).cpu().numpy() for name in fields}
-            for site, final in ((s, b.finalize()) for s, b in zip(self.sites, self.buffers, strict=True))
-        }
+    def stats(self) -> ActivationStats:
+        if not any(self.buffers):  # no forward yet
+            return self.kept or self.blank()
+        arrays = {site.name: self.arrays(position) for position, site in enumerate(self.sites)}
+        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays)
+
+    def blank(self) -> ActivationStats:
+        arrays = {}
+        for site in self.sites:
+            shape = (self.segments, site.neurons)
+            arrays[site.name] = {
+                name: np.zeros(shape[:1] if name == "count" else shape, FIELDS[name]) for name in FIELDS
+            }
+        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays)
+
+    def arrays(self, position: int) -> dict[str, np.ndarray[Any, Any]]:
+        """A site's statistics so far, of all its neurons."""
+        site, here, buffers = self.sites[position], self.here[position], self.buffers[position]
+        if buffers is None:  # an expert that no token was routed to
+            return {name: getattr(self.kept or self.blank(), name)[site.name] for name in FIELDS}
+        final = buffers.finalize()
+        found = {name: getattr(final, name) for name in FIELDS}
+        if self.tensor_group is not None and buffers.neurons < site.neurons:
+            for name, value in found.items():
+                if name != "count":
+                    found[name] = parallel.assemble(value, here, site.neurons, self.tensor_group)
+        return {name: value.cpu().numpy() for name, value in found.items()}
 
 
 def _body(model: Any) -> nn.Module:
@@ -239,7 +376,7 @@ def _body(model: Any) -> nn.Module:
     return getattr(bare, "base_model", bare)  # type: ignore[no-any-return]
 
 
-def _reads_left_only(model: Any) -> bool:
+def reads_left_only(model: Any) -> bool:
     """Whether no token of a right-padded sentence can see the padding behind it: then a mask would change nothing,
     and without one the attention kernels take their causal path."""
     return bool(model.can_generate()) and not model.config.is_encoder_decoder

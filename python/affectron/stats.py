@@ -277,6 +277,30 @@ class ActivationStats:
         index = np.asarray(rows, dtype=np.intp)
         return _pool({name: getattr(self, name)[site][index] for name in FIELDS})
 
+    @classmethod
+    def pooled(cls, parts: Sequence[ActivationStats], provenance: Mapping[str, Any] | None = None) -> ActivationStats:
+        """The statistics of all parts together, a part as often as it is listed; exact in the counts.
+
+        The parts are folds of one corpus or a resample of them, with the same segments and sites. ``provenance`` is
+        that of the first without its fold, unless given.
+
+        Raises:
+            InputError: no part, or parts with different segments or sites.
+        """
+        if not parts:
+            raise InputError("parts is empty, expected at least one")
+        first = parts[0]
+        for part in parts[1:]:
+            _same("the segments", first.segments, part.segments)
+            _same("the sites", first.widths, part.widths)
+        arrays = {
+            site: _merge_rows({name: np.stack([getattr(part, name)[site] for part in parts]) for name in FIELDS})
+            for site in first.sites
+        }
+        if provenance is None:
+            provenance = {key: value for key, value in first.provenance.items() if key != "fold"}
+        return cls(first.tasks, first.segments, arrays, provenance)
+
     def merge(self, other: ActivationStats) -> ActivationStats:
         """The statistics of both corpora together; exact in the counts, any order agrees to 1e-12.
 
@@ -302,7 +326,8 @@ class ActivationStats:
         }
         mine_at = {frozenset(segment): row for row, segment in enumerate(self.segments)}
         theirs_at = {frozenset(segment): row for row, segment in enumerate(other.segments)}
-        union = sorted({*mine_at, *theirs_at}, key=sorted)
+        alike = self.segments == other.segments
+        union = list(mine_at) if alike else sorted({*mine_at, *theirs_at}, key=sorted)
         arrays = {}
         for site in self.sites:
             halves = (_aligned(self, site, mine_at, union), _aligned(other, site, theirs_at, union))

@@ -25,7 +25,7 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert sum(found["seconds"].values()) <= time.monotonic() - start
     files = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert files == {"corpus.jsonl", "stats.safetensors", "neurons.json", "validation.json", "report"}
+    assert files == {"corpus.jsonl", "stats.safetensors", "neurons.json", "validation.json", "induction.json", "report"}
     validation = json.loads((tmp_path / "demo" / "validation.json").read_text())
     assert found["validation"] == validation
     assert {task: set(part["labels"]) for task, part in validation["tasks"].items()} == {
@@ -34,7 +34,6 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     tested = [r for part in validation["tasks"].values() for r in part["results"].values() if r["selected"]]
     assert tested
     assert all({"adaptive", "zero", "mean"} == set(r["masks"]) and r["random"]["sets"] == 10 for r in tested)
-    assert validation["induction"]
     assert found["sample"]["unsteered"] != found["sample"]["steered"]
     page = Path(found["report"]).read_text(encoding="utf-8")
     assert page.count("<svg") >= 3

@@ -163,4 +163,4 @@ def test_neutral_parameters_keep_every_bit(shape):
 
 
 def test_one_function_for_each_op():
-    assert set(kernels.__all__) == set(ops.library.KERNELS)
+    assert set(kernels.__all__) == set(ops.library.KERNELS) - {"masked_mlp"}

@@ -11,10 +11,12 @@ from pathlib import Path
 from affectron.corpus import Corpus
 from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import EMOTIONS, write
+from affectron.exam import Exam
 from affectron.generation import continuations
 from affectron.interventions import induce
 from affectron.models import load_model
 from affectron.neurons import select
+from affectron.regulation import induction
 from affectron.report import build_report
 from affectron.screening import screen
 from affectron.validation import Validation, validate
@@ -52,7 +54,7 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     """Run the whole path on the embedded model and leave every file in ``folder``.
 
     Args:
-        folder: gets corpus.jsonl, stats.safetensors, neurons.json, validation.json and report/.
+        folder: gets corpus.jsonl, stats.safetensors, neurons.json, validation.json, induction.json and report/.
         say: told of each step as it begins.
         progress: show bars on stderr.
 
@@ -78,7 +80,7 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     neurons = select(stats, top=TOP)
     neurons.save(folder / "neurons.json")
 
-    begin("validate", "mask each label's neurons, against zero, mean and random masks; induce them")
+    begin("validate", "mask each label's neurons, against zero, mean and random masks")
     validation = validate(
         model,
         tokenizer,
@@ -87,11 +89,14 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
         stats,
         prompts=PROMPTS,
         random_sets=RANDOM_SETS,
-        betas=BETAS,
         limit=LIMIT,
         progress=progress,
     )
     validation.save(folder / "validation.json")
+
+    begin("induce", "push other sentences towards each label")
+    exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=LIMIT)
+    induction(exam, neurons, stats, BETAS, random_sets=2, progress=progress).save(folder / "induction.json")
 
     begin("steer", "write with and without the neurons of one label")
     label = max(EMOTIONS[:-1], key=lambda name: len(neurons[name]))  # the last is neutral

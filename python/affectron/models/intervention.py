@@ -129,6 +129,8 @@ class Steering(Sequence["Program | Schedule | None"]):
             capacity = max(len(programs), held)
         self._places: list[Program | None] = [None] * capacity
         self._prompt_length: int | None = None
+        #: Rows that each row of the model's batch has become where programs apply: models.sweep multiplies them.
+        self.repeats = 1
         device = device_of(sites[0])
         # Also where the context is opened in inference mode: its tensors could not be changed outside of it.
         with torch.inference_mode(False):
@@ -228,7 +230,7 @@ class Steering(Sequence["Program | Schedule | None"]):
             return
         past = kwargs.get("past_key_values")
         batch, length = text.shape[:2]
-        self._rows = self._find_rows(batch, length, 0 if past is None else past.get_seq_length())
+        self._rows = self._find_rows(batch * self.repeats, length, 0 if past is None else past.get_seq_length())
 
     def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._rows = None
@@ -260,7 +262,7 @@ class Steering(Sequence["Program | Schedule | None"]):
         rows = self._rows
         # No decoder has told: a block of its own, one that a checkpoint computes again, or one that reads something
         # else than the text, such as an image.
-        if rows is None or len(rows[position]) != n:
+        if rows is None or (len(rows[position]) != n and self.repeats == 1):
             batch = gate.shape[0] if gate.dim() == 3 and routed is None else len(self)
             if n % batch:
                 raise ValueError(f"{n} rows cannot be shared out to {batch} programs: expected a multiple")
@@ -270,6 +272,8 @@ class Steering(Sequence["Program | Schedule | None"]):
             row = row.to(gate.device)
         if routed is not None:  # an expert's rows are those of its tokens
             row = row[routed.tokens]
+        elif self.repeats > 1:  # below the layer that repeats them: rows of no program
+            row = row[:n]
         return steer_rows(gate, up, table, row, act)
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from affectron.errors import InputError
 from affectron.files import digest
+from affectron.models.parallel import named_weights
 from affectron.models.sites import find_sites
 
 _DTYPES: dict[str, str | torch.dtype] = {
@@ -26,6 +28,11 @@ _DTYPES: dict[str, str | torch.dtype] = {
     "float16": torch.float16,
 }
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.*", "spiece.model")
+
+# What transformers and the libraries below it raise for files that cannot be used.
+_UNUSABLE = (
+    OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError, StrictDataclassError,
+)  # fmt: skip
 
 # Values of one parameter that the fingerprint reads: enough to tell apart what training, pruning or an
 # adapter changes, and so few that the 8 billion parameters of a large model cost a fraction of a second.
@@ -68,7 +75,16 @@ def load_model(
         )
         model, loaded = found
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+        StrictDataclassError,
+    ) as error:
         raise InputError(f"cannot load the model in {folder}: {_reason(error, trust_remote_code)}") from error
     # transformers fills what it does not find with random numbers, and only warns.
     absent = sorted(loaded["missing_keys"])
@@ -91,7 +107,7 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+    except _UNUSABLE as error:
         raise InputError(f"cannot read the model in {folder}: {_reason(error, trust_remote_code)}") from error
 
 
@@ -101,14 +117,11 @@ def fingerprint(model: nn.Module) -> str:
     Weights saved in 16 bits have one fingerprint, in whichever dtype they are loaded.
     """
     chunks = []
-    for name, parameter in model.named_parameters():
-        value = parameter.detach()
-        if type(value) is not torch.Tensor:  # quantised, or one part of a tensor on several devices
-            value = value.full_tensor() if hasattr(value, "full_tensor") else value.dequantize()
-        flat = value.reshape(-1)
+    for name, weight in named_weights(model):
+        flat = weight.reshape(-1)
         step = max(1, flat.numel() // _FINGERPRINT_VALUES)
         values = flat[::step][:_FINGERPRINT_VALUES].float().cpu()
-        chunks += [f"{name} {list(parameter.shape)}".encode(), values.numpy().tobytes()]
+        chunks += [f"{name} {list(weight.shape)}".encode(), values.numpy().tobytes()]
     return digest(*chunks)
 
 

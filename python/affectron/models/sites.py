@@ -5,12 +5,14 @@ Apart because screening and steering use the same mechanism with different kerne
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from affectron.errors import InputError
@@ -159,18 +161,49 @@ def attach(sites: Sequence[Site], kernel: Kernel, given: Given | None = None) ->
     checkpointing has to be differentiated before the context is left, since it is computed again then.
 
     A model that ``torch.compile`` has compiled before is compiled anew for the time, as the compiler sees the change.
+
+    The context serves the thread that opened it. A forward of these sites in another one is refused: it would be
+    measured or steered unasked, or, as it may have been meant to be, not at all.
+
+    Raises:
+        RuntimeError: in a forward, another thread runs a site.
     """
     given = given or swap.by_identity(kernel)
     with ExitStack() as undo:
-        stacked: dict[nn.Module, dict[int, int]] = {}
-        for position, site in enumerate(sites):
-            if site.expert is not None:
-                stacked.setdefault(site.module, {})[site.expert] = position
-            else:
-                undo.callback(swap.add(site, swap.Link(position, kernel, given)))
-        for module, positions in stacked.items():
-            undo.callback(experts.add(module, positions, kernel, given))
+        with _ATTACHING:
+            stacked: dict[nn.Module, dict[int, int]] = {}
+            for position, site in enumerate(sites):
+                if site.expert is not None:
+                    stacked.setdefault(site.module, {})[site.expert] = position
+                else:
+                    undo.callback(swap.add(site, swap.Link(position, kernel, given)))
+            for module, positions in stacked.items():
+                undo.callback(experts.add(module, positions, kernel, given))
+        if sites:  # every forward passes the first
+            undo.callback(sites[0].module.register_forward_pre_hook(_Owner()).remove)
         yield
+
+
+# Two threads that attach the same model at once do so one after the other.
+_ATTACHING = threading.Lock()
+
+
+class _Owner:
+    """A forward pre-hook that lets the thread pass in which it was made."""
+
+    def __init__(self) -> None:
+        self.thread = threading.current_thread()
+
+    def __call__(self, *_: Any) -> None:
+        if torch.compiler.is_compiling() or threading.get_ident() == self.thread.ident:
+            return
+        # Autograd's own threads compute a checkpointed forward again.
+        if torch._C._current_graph_task_id() != -1:
+            return
+        raise RuntimeError(
+            f"thread {threading.current_thread().name!r} runs a model that thread {self.thread.name!r} measures or "
+            "steers: open the context in the thread that runs the model, or give each thread a model of its own"
+        )
 
 
 def max_length(model: Any) -> int | None:

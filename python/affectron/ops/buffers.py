@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +59,18 @@ class StatsBuffers:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four accumulators in the order the ops take them."""
         return self.count, self.tally, self.moments, self.extrema
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`finalize` gave, bit for bit: accumulation goes on from there.
+
+        Args:
+            saved: the fields of FinalStats by name, on any device; ``var`` is not needed.
+        """
+        seen = saved["count"][:, None] > saved["nonfinite"]
+        self.count.copy_(saved["count"])
+        self.tally.copy_(torch.stack([saved["active"], saved["nonfinite"]]))
+        self.moments.copy_(torch.stack([saved["mean"].where(seen, 0.0), saved["m2"]]))
+        self.extrema.copy_(torch.stack([saved["min"], saved["max"]]))
 
     def plan_for(self, value: Tensor, segments: Tensor | SegmentPlan) -> SegmentPlan:
         """The plan for the rows of ``value`` [..., F], checked to fit them and these accumulators."""

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,14 @@ import numpy as np
 
 from affectron.errors import InputError
 from affectron.files import atomic_write, digest
+from affectron.findings import KINDS, Findings
 from affectron.neurons import NeuronSet
-from affectron.report import words
+from affectron.report import experiments, words
 from affectron.report.results import LabelResult, ValidationResult, read_validation
 from affectron.scores import SCORES
 from affectron.stats import ActivationStats
 
-STATS, NEURONS, VALIDATION = "stats.safetensors", "neurons.json", "validation.json"
-
-#: Where each figure is saved, in the order in which they are numbered.
-FIGURES = {name: f"figure-{name}.svg" for name in ("accuracy", "layers", "overlap", "trace", "induction")}
+STATS, NEURONS, VALIDATION, CROSS = "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json"
 
 #: What the pieces of one run must agree on, and how the page names it.
 _SAME = {"model_hash": "model configuration", "weights": "weights", "tokenizer": "tokenizer"}
@@ -84,10 +82,14 @@ class _Pieces:
     stats: ActivationStats | None = None
     neurons: NeuronSet | None = None
     validation: ValidationResult | None = None
+    findings: dict[str, Findings] = field(default_factory=dict)
+    other: ValidationResult | None = None
 
     def provenances(self) -> dict[str, dict[str, Any]]:
-        found = {STATS: self.stats, NEURONS: self.neurons, VALIDATION: self.validation}
-        return {name: piece.provenance for name, piece in found.items() if piece is not None}
+        found = {STATS: self.stats, NEURONS: self.neurons, VALIDATION: self.validation, CROSS: self.other}
+        return {name: piece.provenance for name, piece in found.items() if piece is not None} | {
+            f"{kind}.json": one["provenance"] for kind, one in self.findings.items()
+        }
 
 
 def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -127,16 +129,28 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
         pieces.neurons = NeuronSet.load(folder / NEURONS)
     if (folder / VALIDATION).is_file():
         pieces.validation = read_validation(folder / VALIDATION)
+    for kind in KINDS:
+        if (folder / f"{kind}.json").is_file():
+            pieces.findings[kind] = Findings.load(folder / f"{kind}.json", kind)
+    if (folder / CROSS).is_file():
+        pieces.other = read_validation(folder / CROSS)
     if pieces.validation and pieces.neurons:
         _check_sites(pieces.validation, pieces.neurons)
 
     drawn = _draw(pieces, figures)
+    chapters = experiments.sections(pieces.findings, pieces.other, figures)
+    drawn |= {name: drawing for chapter in chapters for name, drawing, _ in chapter.figures}
+    tables = [table for chapter in chapters for table in chapter.tables]
+    if pieces.validation and any(pieces.validation.labels()):
+        caption = "Change of test accuracy under each mask"
+        tables.append(experiments.results_table(pieces.validation, "results", caption, VALIDATION))
     titles = {name: f"Figure {place}: {name}" for place, name in enumerate(drawn, start=1)}
     context = _context(pieces, folder)
     context["figures"] = {
-        name: _Drawing(place, figures.inline(svg, f"f{place}", titles[name]), FIGURES[name])
-        for place, (name, svg) in enumerate(drawn.items(), start=1)
+        name: _Drawing(place, figures.inline(drawing.svg, f"f{place}", titles[name]), f"figure-{name}")
+        for place, (name, drawing) in enumerate(drawn.items(), start=1)
     }
+    context["chapters"] = chapters
     context["contents"] = _contents(context)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(
@@ -144,26 +158,31 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     )
     page = words.clean(template.render(context))
 
+    files = {f"figure-{name}.svg": drawing.svg.encode() for name, drawing in drawn.items()}
+    files |= {f"figure-{name}.png": drawing.png for name, drawing in drawn.items()}
+    files |= {f"table-{table.name}.csv": words.clean(table.csv()).encode() for table in tables}
+    files |= {f"table-{table.name}.tex": words.clean(table.latex()).encode() for table in tables}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for name, file in FIGURES.items():
-            if name not in drawn:  # left by an earlier report of a run that had more
-                (target / file).unlink(missing_ok=True)
+        for pattern in ("figure-*.svg", "figure-*.png", "table-*.csv", "table-*.tex"):
+            for file in target.glob(pattern):
+                if file.name not in files:  # left by an earlier report of a run that had more
+                    file.unlink()
     except OSError as error:
         raise InputError(f"cannot write to {target}: {error.strerror or error}") from error
-    for name, svg in drawn.items():
-        _write(target / FIGURES[name], svg)
-    _write(target / "index.html", page)
+    for name, content in files.items():
+        _write(target / name, content)
+    _write(target / "index.html", page.encode())
     return target / "index.html"
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
 
 
-def _draw(pieces: _Pieces, figures: Any) -> dict[str, str]:
-    """Name -> SVG of every figure that there are numbers for, in order."""
+def _draw(pieces: _Pieces, figures: Any) -> dict[str, Any]:
+    """Name -> drawing of every figure that there are numbers for, in order."""
     drawn = {}
     results = list(pieces.validation.labels()) if pieces.validation else []
     if pieces.validation and results:
@@ -187,8 +206,6 @@ def _draw(pieces: _Pieces, figures: Any) -> dict[str, str]:
         min_drop = pieces.validation.options.get("min_drop")
         known = isinstance(min_drop, (int, float)) and math.isfinite(min_drop)
         drawn["trace"] = figures.trace_figure(results, min_drop if known else None)
-    if pieces.validation and any(part.share for part in pieces.validation.induction):
-        drawn["induction"] = figures.induction_figure(pieces.validation.induction)
     return drawn
 
 
@@ -203,7 +220,8 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
     validation, neurons, stats = pieces.validation, pieces.neurons, pieces.stats
     results = list(validation.labels()) if validation else []
     provenances = pieces.provenances()
-    files = [_file(folder, name) for name in (STATS, NEURONS, VALIDATION)]
+    others = [f"{kind}.json" for kind in pieces.findings] + ([CROSS] if pieces.other else [])
+    files = [_file(folder, name) for name in (STATS, NEURONS, VALIDATION, *others)]
     model = _first(provenances, "model")
     return {
         "version": metadata.version("affectron"),
@@ -213,6 +231,7 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
         "random_sets": any(result.random for result in results),
         "headline": words.headline(results),
         "validation": validation,
+        "verdict_rule": experiments.RULE,
         "results": results,
         "neurons": None if neurons is None else _neurons(neurons),
         "stats": None if stats is None else _stats(stats),
@@ -253,7 +272,7 @@ def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("layers", "Where the neurons lie", "layers" in figures),
         ("overlap", "Overlap of the labels", "overlap" in figures),
         ("feedback", "The feedback loop on dev", "trace" in figures),
-        ("induction", "Induction", "induction" in figures),
+        *((chapter.id, chapter.heading, True) for chapter in context["chapters"]),
         ("baseline", "Accuracy without intervention", validation and validation.tasks),
         ("corpus", "Corpus and selection", context["selection"]),
         ("methods", "Methods and definitions", True),
@@ -454,7 +473,7 @@ def _methods(pieces: _Pieces, provenances: Mapping[str, Mapping[str, Any]]) -> l
             ("Intervals", "Those of a mask: 95 % bootstrap over test sentences. That of the random sets: the middle "
              "95 % of the sets."),
         ]  # fmt: skip
-    if pieces.validation is not None and pieces.validation.induction:
+    if "induction" in pieces.findings:
         methods.append(("Induction", "h′ = h + β · mean activation under the label, at the label's neurons."))
     return methods
 

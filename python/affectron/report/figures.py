@@ -1,9 +1,9 @@
-"""The figures of the report, as SVG text: apart because this is the only file that draws.
+"""The figures of the report: apart because this is the only file that draws.
 
-Every function takes plain numbers and returns one SVG document. Text stays text (so that it can be searched and
-copied, and so that a label in any script is set by the reader's own fonts), the same input gives the same bytes, and
-no global state of matplotlib is touched. Colours are those of Okabe and Ito (2008), which stay apart for readers
-with any common form of colour blindness; marks differ in shape too.
+Every function takes plain numbers and returns one drawing, as SVG and as PNG. Text stays text (so that it can be
+searched and copied, and so that a label in any script is set by the reader's own fonts), the same input gives the same
+bytes, and no global state of matplotlib is touched. Colours are those of Okabe and Ito (2008), which stay
+apart for readers with any common form of colour blindness; marks differ in shape too.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from affectron.report.results import MASKS, Induction, LabelResult, TaskResult
+from affectron.report.results import MASKS, LabelResult, TaskResult
 from affectron.report.words import clean, decimal, layer_names
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
@@ -73,17 +74,27 @@ def _short(text: str, limit: int = 22) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as an SVG document with neither date nor version in it."""
-    FigureCanvasSVG(figure)
-    buffer = io.StringIO()
+class Drawing(NamedTuple):
+    """A figure as an SVG document and as a PNG image of twice the resolution of a screen."""
+
+    svg: str
+    png: bytes
+
+
+def _drawn(figure: Figure) -> Drawing:
+    """The figure in both forms, with neither date nor version in them."""
+    svg, png = io.StringIO(), io.BytesIO()
     with warnings.catch_warnings():
         # A label may use a script that the measuring font lacks; the reader's font sets it.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing.*")
+        FigureCanvasSVG(figure)
         figure.savefig(
-            buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), facecolor="none"
+            svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), facecolor="none"
         )
-    return buffer.getvalue()
+        figure.set_layout_engine("none")  # the layout stays as it is: to find it again takes half of the time
+        FigureCanvasAgg(figure)
+        figure.savefig(png, format="png", dpi=192, metadata={"Software": None}, facecolor="white")
+    return Drawing(svg.getvalue(), png.getvalue())
 
 
 def inline(svg: str, name: str, title: str) -> str:
@@ -119,7 +130,7 @@ def inline(svg: str, name: str, title: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def accuracy_figure(tasks: Sequence[TaskResult]) -> str:
+def accuracy_figure(tasks: Sequence[TaskResult]) -> Drawing:
     """Accuracy change in points (x) by label (y): one panel a task, a mark with its interval for each mask, and
     the random sets' interval as a band with their mean as a line."""
     tasks = [task for task in tasks if task.results]
@@ -143,7 +154,7 @@ def accuracy_figure(tasks: Sequence[TaskResult]) -> str:
                 Line2D([], [], color="#777777", marker="|", markersize=11, linestyle="", label="random sets: mean")
             )
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4)
-        return _svg(figure)
+        return _drawn(figure)
 
 
 def _accuracy_panel(axes: Axes, task: TaskResult) -> None:
@@ -192,7 +203,7 @@ def _grid(count: int, panel_height: float, extra: float) -> tuple[Figure, list[A
 
 def layers_figure(
     selected: Mapping[str, Mapping[str, int]], masked: Mapping[str, Mapping[str, int]], sites: Sequence[str]
-) -> str:
+) -> Drawing:
     """Neurons by site, one panel a label: bars of the selected ones, in front those that the adaptive mask took.
 
     Args:
@@ -222,7 +233,7 @@ def layers_figure(
         if masked:
             handles.append(Patch(facecolor=VERMILLION, label="of these, in the final adaptive mask"))
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
-        return _svg(figure)
+        return _drawn(figure)
 
 
 def _ink_on(fill: str) -> str:
@@ -235,7 +246,7 @@ def _ink_on(fill: str) -> str:
 
 def overlap_figure(
     labels: Sequence[str], jaccard: NDArray[np.float64], sizes: Sequence[int], tasks: Sequence[str]
-) -> str:
+) -> Drawing:
     """Jaccard overlap of the labels' neurons as a heat map with its numbers; the diagonal carries the set sizes.
 
     Args:
@@ -276,10 +287,10 @@ def overlap_figure(
         axes.set_aspect("equal")
         axes.set_xlim(-0.5, count - 0.5)
         axes.set_ylim(count - 0.5, -0.5)
-        return _svg(figure)
+        return _drawn(figure)
 
 
-def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> str:
+def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> Drawing:
     """The feedback loop on the dev split, one panel a label: drop of accuracy in points (y) against the rounds (x),
     whose ticks name the attenuation alpha and the masked share; the wanted drop as a dashed line."""
     results = [result for result in results if result.trace]
@@ -312,33 +323,182 @@ def trace_figure(results: Sequence[LabelResult], min_drop: float | None) -> str:
         if min_drop is not None:
             handles.append(Line2D([], [], color=ORANGE, linewidth=1.6, linestyle=(0, (4, 2)), label="wanted drop"))
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
-        return _svg(figure)
+        return _drawn(figure)
 
 
-def induction_figure(induction: Sequence[Induction]) -> str:
-    """Share of predictions that move to the label (y, in per cent) against beta (x), one panel a label; the dotted
-    line is the share without intervention where the file has it."""
-    curves = [(part, label) for part in induction for label in part.share]
+Curve = Mapping[str, Any]
+"""What induction.json holds for a label."""
+
+
+def induction_figure(curves: Mapping[str, Curve], betas: Sequence[float]) -> Drawing:
+    """Share of predictions that move to the label (y, in per cent) against beta (x), one panel a label, with its 95 %
+    interval; dashed, the same shift at random neurons; dotted, the share without intervention."""
+    order = np.argsort(betas, kind="stable")
+    x = np.array(betas)[order]
     with matplotlib.rc_context(_RC):
         figure, panels = _grid(len(curves), 1.65, 0.75)
-        for axes, (part, label) in zip(panels, curves, strict=True):
-            axes.grid(axis="y")
-            axes.set_title(_short(label))
-            if label in part.baseline:
-                axes.axhline(100 * part.baseline[label], color="#777777", linewidth=1.2, linestyle=":")
-            order = np.argsort(part.betas, kind="stable")
-            axes.plot(
-                np.array(part.betas)[order], 100 * np.array(part.share[label])[order],
-                color=BLUE, linewidth=1.5, marker="o", markersize=4.5,
-            )  # fmt: skip
-            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        for axes, (label, curve) in zip(panels, curves.items(), strict=True):
+            _curve_panel(axes, label)
+            axes.axhline(100 * curve["baseline"], color="#777777", linewidth=1.2, linestyle=":")
+            low, high = 100 * np.array(curve["interval"])[order].T
+            axes.fill_between(x, low, high, color=SKY, alpha=0.35, linewidth=0)
+            axes.plot(x, 100 * np.array(curve["share"])[order], color=BLUE, linewidth=1.5, marker="o", markersize=4.5)
+            if curve["random"]:
+                axes.plot(
+                    x, 100 * np.array(curve["random"])[order],
+                    color=VERMILLION, linewidth=1.3, linestyle=(0, (4, 2)), marker="s", markersize=3.5,
+                )  # fmt: skip
         panels[0].set_ylim(bottom=0)  # the panels share it; set once all curves are in
         figure.supxlabel("β", fontsize=9)
         figure.supylabel("predicted as the label, %", fontsize=9)
-        handles = [Line2D([], [], color=BLUE, marker="o", markersize=4.5, linewidth=1.5, label="with induction")]
-        if any(label in part.baseline for part, label in curves):
-            handles.append(Line2D([], [], color="#777777", linewidth=1.2, linestyle=":", label="without"))
+        handles = [
+            Line2D([], [], color=BLUE, marker="o", markersize=4.5, linewidth=1.5, label="the label's neurons"),
+            Line2D([], [], color="#777777", linewidth=1.2, linestyle=":", label="no shift"),
+        ]
+        if any(curve["random"] for curve in curves.values()):
+            dashed = Line2D([], [], color=VERMILLION, linewidth=1.3, linestyle=(0, (4, 2)), marker="s", markersize=3.5)
+            dashed.set_label("random neurons")
+            handles.insert(1, dashed)
+        figure.legend(handles=handles, loc="outside upper left", ncols=3)
+        return _drawn(figure)
+
+
+def fluency_figure(curves: Mapping[str, Curve], betas: Sequence[float]) -> Drawing:
+    """Change of the loss of a token under induction, in nats (y), against beta (x), one panel a label."""
+    order = np.argsort(betas, kind="stable")
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(curves), 1.65, 0.45)
+        for axes, (label, curve) in zip(panels, curves.items(), strict=True):
+            _curve_panel(axes, label)
+            axes.axhline(0, color="#777777", linewidth=0.9, zorder=1)
+            values = np.array([np.nan if loss is None else loss for loss in curve["loss_delta"]])
+            axes.plot(np.array(betas)[order], values[order], color=GREEN, linewidth=1.5, marker="D", markersize=4)
+        figure.supxlabel("β", fontsize=9)
+        figure.supylabel("change of loss, nats a token", fontsize=9)
+        return _drawn(figure)
+
+
+def _curve_panel(axes: Axes, label: str) -> None:
+    axes.grid(axis="y")
+    axes.set_title(_short(label))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+
+
+def sweep_figure(rows: Mapping[str, Sequence[Mapping[str, Any]]], settings: Sequence[str], axis: str) -> Drawing:
+    """Change of accuracy in points (y) under each setting (x), one panel a label: a mark with its 95 % interval, and
+    as a grey band what holds 95 % of the random sets.
+
+    Args:
+        rows: label -> for each setting the measured effect, without ``delta`` where nothing was masked.
+        settings: what the ticks say.
+        axis: what they are.
+    """
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(rows), 1.6, 0.75)
+        for axes, (label, effects) in zip(panels, rows.items(), strict=True):
+            axes.grid(axis="y")
+            axes.set_title(_short(label))
+            axes.axhline(0, color="#777777", linewidth=0.9, zorder=1)
+            for place, effect in enumerate(effects):
+                if "delta" not in effect:
+                    continue
+                if effect["random"]:
+                    low, high = (100 * value for value in effect["random"]["interval"])
+                    mean = 100 * effect["random"]["mean"]
+                    axes.fill_between([place - 0.36, place + 0.36], low, high, color=BAND, linewidth=0, zorder=0.9)
+                    axes.plot([place - 0.36, place + 0.36], [mean, mean], color="#777777", linewidth=1.1, zorder=1.5)
+                axes.plot([place] * 2, [100 * v for v in effect["interval"]], color=VERMILLION, linewidth=1.6, zorder=2)
+                axes.plot(
+                    place, 100 * effect["delta"], marker="o", color=VERMILLION, markersize=5.5,
+                    markeredgecolor="white", markeredgewidth=0.7, zorder=3,
+                )  # fmt: skip
+            axes.set_xticks(range(len(settings)), settings, fontsize=8)
+            axes.set_xlim(-0.6, len(settings) - 0.4)
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        figure.supxlabel(axis, fontsize=9)
+        figure.supylabel("change of accuracy, points", fontsize=9)
+        handles = [
+            Line2D([], [], color=VERMILLION, marker="o", markersize=5.5, linewidth=1.6, label="the label's neurons"),
+            Patch(facecolor=BAND, label="random sets: 95 % interval, and mean"),
+        ]
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
-        return _svg(figure)
+        return _drawn(figure)
+
+
+def matrix_figure(
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: NDArray[np.float64],
+    *,
+    places: int,
+    bold: NDArray[np.bool_] | None = None,
+) -> Drawing:
+    """A heat map with its numbers: white at zero, orange below and blue above, as dark as they are far from it.
+
+    Args:
+        values: [rows, columns]; NaN is shown as a dash.
+        places: decimals.
+        bold: cells to be framed.
+    """
+    scale = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    colors = LinearSegmentedColormap.from_list(
+        "orange to blue", ["#7A3300", VERMILLION, "#F3C6A5", "#FFFFFF", "#A9D3EE", BLUE, "#003A5C"]
+    )
+    wide = max(0.62, 0.095 * (places + 5))
+    with matplotlib.rc_context({**_RC, "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure = Figure(figsize=(2.4 + wide * len(columns), 1.4 + 0.36 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for row in range(len(rows)):
+            for column in range(len(columns)):
+                value = float(values[row, column])
+                missing = bool(np.isnan(value))
+                fill = "#FFFFFF" if missing else to_hex(colors(0.5 + 0.5 * value / scale))
+                axes.add_patch(
+                    Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="#DDDDDD", linewidth=0.6)
+                )
+                axes.text(
+                    column, row, "–" if missing else decimal(value, places), ha="center", va="center_baseline",
+                    color=_ink_on(fill), fontsize=8.5,
+                )  # fmt: skip
+        for row, column in np.argwhere(bold) if bold is not None else ():
+            frame = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=INK, linewidth=1.6)
+            axes.add_patch(frame)
+        axes.set_yticks(range(len(rows)), [_short(name) for name in rows])
+        axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=45, ha="left",
+                        rotation_mode="anchor")  # fmt: skip
+        axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        return _drawn(figure)
+
+
+def ranked_figure(
+    values: Mapping[str, Sequence[float]],
+    intervals: Mapping[str, Sequence[Sequence[float]]] | None,
+    axis: str,
+    limits: tuple[float, float],
+    line: float,
+) -> Drawing:
+    """A value of each neuron (y), highest first (x), one panel a label; with its interval where there are any."""
+    with matplotlib.rc_context(_RC):
+        figure, panels = _grid(len(values), 1.5, 0.45)
+        for axes, (label, found) in zip(panels, values.items(), strict=True):
+            axes.grid(axis="y")
+            axes.set_title(_short(label))
+            axes.axhline(line, color="#777777", linewidth=1.0, linestyle=":", zorder=1)
+            order = np.argsort(-np.array(found), kind="stable")
+            if intervals is not None:
+                for place, neuron in enumerate(order, start=1):
+                    axes.plot([place] * 2, intervals[label][neuron], color=SKY, linewidth=1.2, zorder=1.5)
+            ranks = range(1, len(order) + 1)
+            axes.plot(ranks, np.array(found)[order], color=BLUE, linestyle="", marker="o", markersize=3, zorder=2)
+            axes.set_ylim(*limits)
+            axes.set_xlim(0.2, max(len(order), 1) + 0.8)
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
+        figure.supxlabel("neurons of the label, highest first", fontsize=9)
+        figure.supylabel(axis, fontsize=9)
+        return _drawn(figure)

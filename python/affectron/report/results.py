@@ -69,6 +69,7 @@ class LabelResult:
     masks: dict[str, Mask]
     random: RandomSets | None
     beats_random: bool | None
+    verdict: str | None
 
 
 @dataclass(frozen=True)
@@ -92,23 +93,12 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
-class Induction:
-    """Share of the sentences without a label whose prediction became it, for each beta (a fraction)."""
-
-    task: str
-    betas: tuple[float, ...]
-    share: dict[str, tuple[float, ...]]
-    baseline: dict[str, float]
-
-
-@dataclass(frozen=True)
 class ValidationResult:
     """The content of a ``validation.json``."""
 
     provenance: dict[str, Any]
     options: dict[str, Any]
     tasks: tuple[TaskResult, ...]
-    induction: tuple[Induction, ...]
 
     def labels(self) -> Iterator[LabelResult]:
         """The results of every label, task by task."""
@@ -254,6 +244,7 @@ def _label(task: str, label: str, node: _Node) -> LabelResult:
         masks={name: _mask(masks.object(name)) for name in MASKS if not masks.absent(name)},
         random=random,
         beats_random=None if node.absent("beats_random") else node.flag("beats_random"),
+        verdict=None if node.absent("verdict") else node.text("verdict"),
     )
 
 
@@ -276,17 +267,6 @@ def _task(name: str, node: _Node) -> TaskResult:
     )
 
 
-def _induction(task: str, node: _Node) -> Induction:
-    betas = node.numbers("betas")
-    shares = node.object("share")
-    curves = {}
-    for label in shares.value:
-        curves[label] = shares.numbers(label)
-        if len(curves[label]) != len(betas):
-            raise shares.fail(label, f"{len(betas)} numbers, one for each beta")
-    return Induction(task, betas, curves, {} if node.absent("baseline") else node.number_map("baseline"))
-
-
 def read_validation(path: str | os.PathLike[str]) -> ValidationResult:
     """Read and check a ``validation.json`` (format ``affectron.validation``, version 1).
 
@@ -298,7 +278,4 @@ def read_validation(path: str | os.PathLike[str]) -> ValidationResult:
         provenance=root.object("provenance").value,
         options=root.object("options").value,
         tasks=tuple(_task(name, node) for name, node in root.object("tasks").children()),
-        induction=()
-        if root.absent("induction")
-        else tuple(_induction(task, node) for task, node in root.object("induction").children()),
     )

@@ -131,6 +131,13 @@ def headline(results: Sequence[LabelResult]) -> list[str]:
     if len(compared) < len(tested):
         names = [r.label for r in tested if r not in compared]
         sentences.append(f"For {len(names)} of {total} ({listing(names)}) there are no random sets to compare with.")
+    judged = [r for r in tested if r.verdict is not None]
+    if judged:
+        parts = []
+        for verdict_name in sorted({str(r.verdict) for r in judged}, reverse=True):
+            names = [r.label for r in judged if r.verdict == verdict_name]
+            parts.append(f"{verdict_name} for {len(names)} ({listing(names)})")
+        sentences.append(f"The verdict by the rule of the main table: {'; '.join(parts)}.")
     for name in ("zero", "mean"):
         masked = [r for r in tested if name in r.masks]
         if masked:

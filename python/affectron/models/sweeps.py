@@ -1,0 +1,79 @@
+"""Many programs in one forward: every row of a batch is computed once up to the first layer that a program touches,
+and from there once for each program.
+
+Apart from intervention.py, which steers the rows that it is given; here the rows are multiplied on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from affectron.interventions import Program
+from affectron.models.intervention import intervene
+
+
+@contextmanager
+def sweep(model: nn.Module, programs: Sequence[Program | None]) -> Iterator[None]:
+    """Let a forward of B rows give the outputs of P programs, P B rows: row ``p B + b`` is row b under program p.
+
+    What lies below the first site that any program touches is the same for all and runs with B rows. The layers are
+    those of the module list that holds the sites; each is expected to take the hidden states [B, T, H] first, as the
+    decoder layers of transformers do. A cache that the forward fills has B rows below and P B rows above.
+
+    Raises:
+        InputError, RuntimeError: as :func:`affectron.models.intervene`.
+    """
+    repeat = _Repeat(len(programs))
+    with ExitStack() as undo:
+        if any(program is not None for program in programs):
+            undo.enter_context(intervene(model, programs)).repeats = len(programs)
+        if len(programs) > 1:
+            first, *others = _layers(model, programs)
+            for layer, hook in ((first, repeat.first), *((layer, repeat.other) for layer in others)):
+                # Before all other hooks: the one by which intervene counts rows may be on the same module.
+                undo.callback(layer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
+        yield
+
+
+def _layers(model: nn.Module, programs: Sequence[Program | None]) -> list[nn.Module]:
+    """The layers from the first one that a program touches; the last where none touches any."""
+    touched = {site for program in programs if program for site, part in program.sites.items() if len(part.index)}
+    for name, module in model.named_modules():
+        # The outermost list, which named_modules gives first: the experts of one layer make a list too.
+        if isinstance(module, nn.ModuleList) and any(site.startswith(f"{name}.") for site in touched):
+            first = min(int(site[len(name) + 1 :].partition(".")[0]) for site in touched if site.startswith(f"{name}."))
+            return list(module)[first:]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return [lists[0][-1]]
+
+
+class _Repeat:
+    """Forward pre-hooks of layers. Beside the hidden states a layer is given masks and positions, as tensors of B rows
+    or of one that serves all; those of B rows are repeated for every layer, as the model hands out the same to all."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.rows = times, 0
+
+    def first(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        hidden, *rest = args  # [B, T, H]
+        self.rows = hidden.shape[0]
+        _, kwargs = self.other(layer, (), kwargs)
+        return (hidden.repeat(self.times, 1, 1), *map(self._repeated, rest)), kwargs
+
+    def other(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return tuple(map(self._repeated, args)), {name: self._repeated(value) for name, value in kwargs.items()}
+
+    def _repeated(self, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(self._repeated, value))
+        if isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == self.rows > 1:
+            return value.repeat(self.times, *[1] * (value.dim() - 1))
+        return value

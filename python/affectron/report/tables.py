@@ -1,0 +1,113 @@
+"""Tables of the report, in three forms from one source: HTML cells, CSV and LaTeX. Apart from the sections, so that a
+number is formatted in one place and leaves by the same road in every form."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from affectron.report import words
+
+Kind = Literal["text", "count", "percent", "points", "number", "p", "interval", "points interval"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """``kind`` says how values are written. Fractions are shown as per cent or points; in a CSV they stay fractions."""
+
+    name: str
+    kind: Kind = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """``name`` is that of its files, ``source`` the file of the run that its numbers stand in."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: Sequence[Sequence[Any]]
+    source: str
+
+    def cells(self) -> list[list[str]]:
+        """The rows as a reader sees them."""
+        return [
+            [_shown(value, column.kind) for value, column in zip(row, self.columns, strict=True)] for row in self.rows
+        ]
+
+    def numeric(self) -> list[bool]:
+        return [column.kind != "text" for column in self.columns]
+
+    def csv(self) -> str:
+        """Comma-separated, numbers as they are in the source; an interval takes two columns."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        header: list[str] = []
+        for column in self.columns:
+            header += [f"{column.name} low", f"{column.name} high"] if _is_interval(column) else [column.name]
+        writer.writerow(header)
+        for row in self.rows:
+            line: list[Any] = []
+            for value, column in zip(row, self.columns, strict=True):
+                if _is_interval(column):
+                    line += ["", ""] if value is None else list(value)
+                else:
+                    line.append("" if value is None else value)
+            writer.writerow(line)
+        return text.getvalue()
+
+    def latex(self) -> str:
+        """A ``table`` with booktabs rules, as it is shown here."""
+        align = "".join("r" if numeric else "l" for numeric in self.numeric())
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_escaped(self.caption)}}}",
+            rf"\label{{tab:{self.name}}}",
+        ]
+        lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
+        lines.append(" & ".join(_escaped(column.name) for column in self.columns) + r" \\")
+        lines.append(r"\midrule")
+        lines += [" & ".join(map(_escaped, row)) + r" \\" for row in self.cells()]
+        lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+        return "\n".join(lines)
+
+
+def _is_interval(column: Column) -> bool:
+    return column.kind in ("interval", "points interval")
+
+
+def _shown(value: Any, kind: Kind) -> str:
+    if value is None:
+        return "–"
+    match kind:
+        case "count":
+            return f"{value:,}"
+        case "percent":
+            return words.decimal(100 * value, 1)
+        case "points":
+            return words.points(value)
+        case "number":
+            return words.decimal(value, 3)
+        case "p":
+            return "< 0.001" if value < 0.001 else words.decimal(value, 3)
+        case "interval":
+            return f"[{words.decimal(value[0], 3)}, {words.decimal(value[1], 3)}]"
+        case "points interval":
+            return words.pair((value[0], value[1]))
+        case _:
+            return str(value)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "–": "--", "α": r"$\alpha$", "β": r"$\beta$",
+    "τ": r"$\tau$", "ω": r"$\omega$", "Δ": r"$\Delta$", "<": "$<$", ">": "$>$", "\u00a0": "~",
+}  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,0 +1,289 @@
+"""A run from its file: what is read from it, what is run again and what is not, and how it goes on after a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from affectron.cli import app
+from affectron.findings import KINDS
+from affectron.runs import config as config_module
+from affectron.runs import load_config, plan, run, stages
+from tests.errors import message
+from tests.planted import PROMPTS, TOKENIZER, make_corpus, make_model
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONFIG = f"""
+model = "model"
+corpus = "corpus.jsonl"
+output = "out"
+[screen]
+folds = 3
+[select]
+top = 0.05
+filter_rate = 0
+[stability]
+resamples = 4
+splits = 2
+[candidates]
+bootstrap = 10
+permutations = 10
+[evaluate]
+limit = 6
+[evaluate.prompts]
+mood = "{PROMPTS["mood"]}"
+tone = "{PROMPTS["tone"]}"
+[validate]
+random_sets = 2
+bootstrap = 20
+[methods]
+methods = ["lee", "npti"]
+random_sets = 2
+bootstrap = 20
+[ablate]
+alphas = [1.0]
+shares = [0.5]
+model_shares = [0.05]
+random_sets = 2
+bootstrap = 20
+[induce]
+betas = [1.0]
+random_sets = 1
+bootstrap = 20
+[cross_signal]
+source = "tone"
+target = "mood"
+omegas = [1.0]
+random_sets = 2
+bootstrap = 20
+[cross_dataset]
+corpus = "other.jsonl"
+task = "mood"
+"""
+ALL = [
+    "screen", "stability", "select", "candidates", "validate", "methods", "ablate", "induce", "cross_signal",
+    "cross_dataset", "associate", "report",
+]  # fmt: skip
+
+
+def write_corpus(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    make_model().save_pretrained(folder / "model")
+    TOKENIZER.save_pretrained(folder / "model")
+    corpus = make_corpus(each=6)
+    records = [
+        {"text": one.text, "label": one.labels[0], "task": corpus.task_of[one.labels[0]], "split": one.split}
+        for one in corpus
+    ]
+    write_corpus(folder / "corpus.jsonl", records)
+    moods = [{key: one[key] for key in ("text", "label", "split")} for one in records if one["task"] == "mood"]
+    strange = [{"text": "w1 w2", "label": "w3", "split": split} for split in ("train", "dev", "test")]
+    write_corpus(folder / "other.jsonl", [*moods[::-1], *strange])
+    (folder / "config.toml").write_text(CONFIG, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped in every stage and went on each time."""
+    output = tmp_path_factory.mktemp("out")
+    config = dataclasses.replace(load_config(inputs / "config.toml"), output=output)
+    table = stages.STAGES
+    ran: list[str] = []
+
+    def watched(stage: Any, stop: str | None) -> Any:
+        def work(here: Any) -> None:
+            if stage.name == stop:
+                raise KeyboardInterrupt
+            ran.append(stage.name)
+            stage.work(here)
+
+        return dataclasses.replace(stage, work=work)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for stop in [*ALL, None]:
+            patch.setattr(stages, "STAGES", tuple(watched(stage, stop) for stage in table))
+            if stop is None:
+                run(config)
+            else:
+                with pytest.raises(KeyboardInterrupt):
+                    run(config)
+                assert set(json.loads((output / "run.json").read_text())["stages"] if ran else []) == set(ran)
+    assert ran == ALL  # each stage once, however often the run was stopped
+    return output
+
+
+def renewed(inputs: Path, output: Path, **changes: Any) -> list[str]:
+    """Which stages a plan would run after a change of the configuration."""
+    config = dataclasses.replace(load_config(inputs / "config.toml"), output=output)
+    for name, value in changes.items():
+        section = getattr(config, name)
+        config = dataclasses.replace(
+            config, **{name: dataclasses.replace(section, **value) if isinstance(value, dict) else value}
+        )
+    return [one.stage for one in plan(config) if not one.cached]
+
+
+def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None:
+    files = {path.name for path in whole.iterdir()}
+    assert {f"{kind}.json" for kind in KINDS} <= files
+    assert {"stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json", "run.json", "report"} <= files
+    record = json.loads((whole / "run.json").read_text())
+    assert record["config"]["screen"]["folds"] == 3
+    assert record["config"]["validate"]["alpha"] == 0.3  # defaults are written out
+    assert set(record["versions"]) == {"python", "torch", "transformers"}
+    other = json.loads((whole / "cross_dataset.json").read_text())
+    assert set(other["tasks"]) == {"mood"}
+    assert other["provenance"]["corpus_name"] == "other.jsonl"
+    validation = json.loads((whole / "validation.json").read_text())
+    assert {r["verdict"] for part in validation["tasks"].values() for r in part["results"].values()} == {"specific"}
+
+
+def test_what_has_not_changed_is_not_run_again(inputs: Path, whole: Path) -> None:
+    assert renewed(inputs, whole) == []
+    said: list[str] = []
+    config = dataclasses.replace(load_config(inputs / "config.toml"), output=whole)
+    _, done = run(config, say=said.append)
+    assert all(one.cached for one in done)
+    assert said == [f"{name}: there already" for name in ALL]
+
+
+def test_a_changed_option_runs_what_depends_on_it(inputs: Path, whole: Path) -> None:
+    assert renewed(inputs, whole, induce={"betas": (2.0,)}) == ["induce", "report"]
+    assert renewed(inputs, whole, associate={"score": "welch_t"}) == ["associate", "report"]
+    assert renewed(inputs, whole, validate={"alpha": 0.5}) == ["validate", "cross_dataset", "report"]
+    assert renewed(inputs, whole, select={"top": 0.1}) == ALL[1:]
+    assert renewed(inputs, whole, screen={"folds": 4}) == ALL
+    assert renewed(inputs, whole, evaluate={"limit": 5}) == [
+        "validate", "methods", "ablate", "induce", "cross_signal", "cross_dataset", "report",
+    ]  # fmt: skip
+    assert renewed(inputs, whole, ablate={"enabled": False}) == ["report"]
+
+
+def test_a_file_that_was_altered_is_made_again(inputs: Path, whole: Path, tmp_path: Path) -> None:
+    kept = (whole / "induction.json").read_bytes()
+    (whole / "induction.json").write_bytes(kept + b" ")
+    assert renewed(inputs, whole) == ["induce", "report"]
+    (whole / "induction.json").unlink()
+    assert renewed(inputs, whole) == ["induce", "report"]
+    (whole / "induction.json").write_bytes(kept)
+    assert renewed(inputs, whole) == []
+
+
+def test_the_same_configuration_gives_the_same_files(inputs: Path, whole: Path, tmp_path: Path) -> None:
+    text = CONFIG.replace('output = "out"', f'output = "{tmp_path / "again"}"')
+    (inputs / "again.toml").write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(app, ["run", str(inputs / "again.toml"), "--json"])
+    assert result.exit_code == 0, result.stderr
+    shown = json.loads(result.stdout)
+    assert [one["stage"] for one in shown["stages"]] == ALL
+    assert Path(shown["report"]).is_file()
+    for file in sorted(whole.glob("*.json")):
+        if file.name != "run.json":  # which holds the times
+            assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_what_a_stage_left_goes_with_it(inputs: Path, whole: Path, tmp_path: Path) -> None:
+    output = Path(shutil.copytree(whole, tmp_path / "less"))
+    config = dataclasses.replace(load_config(inputs / "config.toml"), output=output)
+    _, done = run(dataclasses.replace(config, induce=dataclasses.replace(config.induce, enabled=False)))
+    assert [one.stage for one in done if not one.cached] == ["report"]
+    assert not (output / "induction.json").exists()
+    assert "induce" not in json.loads((output / "run.json").read_text())["stages"]
+    assert "Induction" not in (output / "report" / "index.html").read_text(encoding="utf-8").split("<main>")[1][:4000]
+
+
+def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["run", str(inputs / "config.toml"), "-o", str(tmp_path / "x"), "--dry-run", "--json"]
+    )
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)["stages"]
+    assert [one["stage"] for one in found] == ALL
+    assert all(one["seconds"] > 0 and not one["cached"] for one in found)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("folds = 3", "folds = 1", "screen.folds is 1, expected an integer of at least 2"),
+        ("folds = 3", "fold = 3", "screen.fold is not an option, expected one of split, tokens"),
+        ("top = 0.05", 'top = "much"', "select.top is 'much', expected a number"),
+        ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a share in (0, 1]"),
+        ("top = 0.05", 'score = "best"', "select.score is 'best', expected one of entropy"),
+        ("limit = 6", "limit = true", "evaluate.limit is True, expected an integer"),
+        ("limit = 6", 'test = "dev"', "evaluate.dev and test are both 'dev'"),
+        ("betas = [1.0]", "betas = [1.0, inf]", "induce.betas has inf, expected finite numbers"),
+        ("betas = [1.0]", "betas = 1.0", "induce.betas is 1.0, expected a list"),
+        ("omegas = [1.0]", 'omegas = ["a"]', "cross_signal.omegas[0] is 'a', expected a number"),
+        ('model = "model"', "", "model is missing"),
+        ('mood = "{bos}{text}"', 'mood = "hello"', "evaluate.prompt without {text}"),
+        ('methods = ["lee", "npti"]', 'methods = ["mine"]', "methods.methods is 'mine', expected one of paper"),
+        ("[select]", "[select", "is not TOML that can be read"),
+    ],
+)
+def test_a_wrong_option_is_named(inputs: Path, old: str, new: str, named: str) -> None:
+    file = inputs / "wrong.toml"
+    assert old in CONFIG
+    file.write_text(CONFIG.replace(old, new, 1), encoding="utf-8")
+    text = message(lambda: load_config(file))
+    assert text.startswith(str(file))
+    assert named in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("[screen]", '[screen]\nsplit = "training"', "screen.split is 'training', expected one of dev, test, train"),
+        ('source = "tone"', 'source = "style"', "cross_signal.source is 'style', expected one of mood, tone"),
+        ('task = "mood"', 'task = "tone"', "no sentence has only labels of task 'tone'"),
+        ("[validate]", '[validate]\nneutral = "none"', "validate.neutral is 'none', expected one of w50"),
+        ('model = "model"', 'model = "nowhere"', "nowhere does not exist"),
+    ],
+)
+def test_what_the_corpus_does_not_have_is_named_before_anything_is_run(
+    inputs: Path, tmp_path: Path, old: str, new: str, named: str
+) -> None:
+    file = inputs / "wrong.toml"
+    assert old in CONFIG
+    file.write_text(CONFIG.replace(old, new, 1), encoding="utf-8")
+    result = CliRunner().invoke(app, ["run", str(file), "-o", str(tmp_path / "x")])
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_documentation_shows_every_option_with_its_default() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
+    shown = tomllib.loads(page.split("```toml")[1].split("```")[0])
+
+    def defaults(kind: Any) -> dict[str, Any]:
+        made = kind()
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(made).items()}
+
+    for name, table in shown.items():
+        if isinstance(table, dict) and name not in ("columns", "cross_signal", "cross_dataset"):
+            known = defaults(getattr(config_module, "".join(part.title() for part in name.split("_"))))
+            known.pop("enabled", None)
+            given = {key: value for key, value in known.items() if value is not None}
+            assert table == given, name
