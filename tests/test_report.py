@@ -491,7 +491,7 @@ def test_one_label_with_as_little_as_there_can_be(tmp_path: Path) -> None:
     row = page.tables["main-table"][2]
     assert row[0] == ["calm"]
     assert row[5] == [written(result["masks"]["adaptive"]["delta"])]
-    assert row[6:] == [["–"]] * 6
+    assert row[6:] == [["–"]] * 6 + [[result["verdict"]]]
     assert "For 1 of 1 label (calm) there are no random sets to compare with." in page.words
     assert {i for i in page.ids if i.startswith("figure-")} == {"figure-accuracy", "figure-layers"}
 
@@ -517,7 +517,6 @@ def test_strings_of_the_files_are_text_and_nothing_else(tmp_path: Path) -> None:
     content = make_validation(tasks, neurons)
     content["provenance"]["<i>key</i>"] = {"<u>deep</u>": ["</td></table>"]}
     content["options"]["<s>option</s>"] = "</pre></details>"
-    (tmp_path / "induction.json").unlink()
     (tmp_path / "validation.json").write_text(json.dumps(content))
     path = build_report(tmp_path)
     page = Page(path)
@@ -548,7 +547,6 @@ def test_strings_of_the_files_are_text_and_nothing_else(tmp_path: Path) -> None:
 def test_what_no_file_can_carry_is_replaced(tmp_path: Path) -> None:
     tasks = {"tone": ["\x07bell", "\ud800half"]}
     content = make_validation(tasks, make_neurons(tasks))
-    (tmp_path / "induction.json").unlink()
     (tmp_path / "validation.json").write_text(json.dumps(content))
     path = build_report(tmp_path)
     assert [row[0] for row in Page(path).tables["main-table"][2:]] == [["\ufffdbell"], ["\ufffdhalf"]]
