@@ -27,6 +27,8 @@ TOP = 0.05
 BETAS = (1.0, 4.0)
 #: Sentences of a label in a split at most, and random sets: fewer than the defaults, for an answer within a minute.
 LIMIT, RANDOM_SETS = 60, 10
+#: The same of induction, which asks all other labels' sentences of a task for each label.
+INDUCTION_LIMIT, INDUCTION_RANDOM_SETS = 25, 2
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     validation.save(folder / "validation.json")
 
     begin("induce", "push other sentences towards each label")
-    exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=LIMIT)
-    induction(exam, neurons, stats, BETAS, random_sets=2, progress=progress).save(folder / "induction.json")
+    exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=INDUCTION_LIMIT)
+    found = induction(exam, neurons, stats, BETAS, random_sets=INDUCTION_RANDOM_SETS, progress=progress)
+    found.save(folder / "induction.json")
 
     begin("steer", "write with and without the neurons of one label")
     label = max(EMOTIONS[:-1], key=lambda name: len(neurons[name]))  # the last is neutral
