@@ -26,9 +26,9 @@ TOP = 0.05
 #: Strengths of induction.
 BETAS = (1.0, 4.0)
 #: Sentences of a label in a split at most, and random sets: fewer than the defaults, for an answer within a minute.
-LIMIT, RANDOM_SETS = 60, 10
+LIMIT, RANDOM_SETS = 45, 10
 #: The same of induction, which asks all other labels' sentences of a task for each label.
-INDUCTION_LIMIT, INDUCTION_RANDOM_SETS = 25, 2
+INDUCTION_LIMIT, INDUCTION_RANDOM_SETS = 20, 2
 
 
 @dataclass(frozen=True)
