@@ -28,6 +28,7 @@ from affectron.errors import InputError
 from affectron.exam import whole_number
 from affectron.findings import Findings
 from affectron.models import attach, evaluating, find_sites, max_length
+from affectron.models.layout import Routed
 from affectron.neurons import NeuronSet
 from affectron.progress import track
 from affectron.scores import fdr
@@ -66,7 +67,8 @@ def collect(
         memory: bytes of the table that are held in memory; a larger one is a temporary file.
 
     Raises:
-        InputError: the model lacks a neuron, the corpus or template is unusable, or the file cannot be written.
+        InputError: the model lacks a neuron or has it in an expert, the corpus or template is unusable, or the file
+            cannot be written.
     """
     sites = find_sites(model)
     neurons.check({site.name: site.neurons for site in sites})
@@ -90,7 +92,10 @@ def collect(
         else:
             values = np.zeros(shape, dtype=np.float32)
 
-        def kernel(position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
+        def kernel(position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
+            if routed is not None:  # rows are some of the batch's tokens: there is no mean over a sentence here
+                name = touched[position].name
+                raise InputError(f"{name} is an expert, expected neurons of MLPs that every token passes")
             h = ops.glu(gate, up, act)
             mine = h[..., index[position].to(h.device)].view(*weights.shape, -1).float()
             means = torch.einsum("bt,btk->bk", weights.to(h.device), mine)
