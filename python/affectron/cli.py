@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,6 +64,9 @@ app = typer.Typer(
 def main() -> None:
     """The entry point of the command ``affectron``."""
     warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+    # transformers imports torchao wherever it is installed, which then tells of kernels that nothing here asks for.
+    for name in ("torchao", "torch.utils._pytree"):
+        getLogger(name).setLevel(ERROR)
     app()
 
 
