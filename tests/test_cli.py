@@ -118,6 +118,20 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
     assert "joy" in Path(page).read_text()
 
 
+def test_pairs_are_screened_and_their_neurons_selected(made: Path, tmp_path: Path) -> None:
+    found = [{"label": "joy", "text": f"w{i} w2", "other": f"w{i + 20} w3"} for i in range(20)]
+    pairs, stats = write_corpus(tmp_path / "pairs.jsonl", found), tmp_path / "stats.safetensors"
+    shown = json.loads(run("screen-pairs", made / "model", pairs, "--task", "mood", "-o", stats, "--json"))
+    assert shown["labels"]["joy"]["pairs"] == 20
+    p = affectron.fdr(np.concatenate(list(affectron.score(affectron.ActivationStats.load(stats), "paired_p").values())))
+    assert shown["labels"]["joy"]["neurons_at_q_0.05"] == (p <= 0.05).sum() > 0
+    neurons = tmp_path / "neurons.json"
+    run("select", stats, "--score", "paired_t", "--top", 0.1, "-o", neurons)
+    assert affectron.NeuronSet.load(neurons)["joy"].task == "mood"
+    assert "for statistics of pairs" in refuse("select", stats, "-o", neurons)
+    run("steer", made / "model", "--neurons", neurons, "--label", "joy", "--stats", stats, "--prompt", "w1", "--json")
+
+
 def test_tables_name_every_label(copy: Path) -> None:
     for arguments in (
         ("screen", copy / "model", copy / "corpus.jsonl", "-o", copy / "s.safetensors"),

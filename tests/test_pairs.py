@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_rel
 
-from affectron.errors import InputError
-from affectron.pairs import Pair, paired_t, read_pairs, screen_pairs
+from affectron.interventions import attenuate, induce, mean
+from affectron.neurons import select
+from affectron.pairs import Pair, load_pairs, read_pairs, screen_pairs
+from affectron.scores import score
 from affectron.screening import screen
 from tests.errors import message
 from tests.models.tiny import SITES, build, make_tokenizer
@@ -46,8 +50,10 @@ def test_differences_and_t_are_those_of_hooks_and_scipy(family: str) -> None:
         np.testing.assert_allclose(found.mean, (mine - other).mean(0), rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(found.var, (mine - other).var(0), rtol=1e-4, atol=1e-9)
         assert np.abs(found.active - (mine > other).sum(0)).max() <= 1  # but for a difference of nothing
-        t, p = paired_t(stats, label)[site]
+        row = "ab".index(label)
+        t, p, d = (score(stats, name)[site][row] for name in ("paired_t", "paired_p", "paired_d"))
         expected = ttest_rel(mine, other)
+        np.testing.assert_allclose(d, t / np.sqrt(len(mine)), rtol=1e-9)
         np.testing.assert_allclose(t, expected.statistic, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(p, expected.pvalue, rtol=1e-2, atol=1e-4)
 
@@ -62,9 +68,8 @@ def test_the_planted_neuron_has_the_largest_t() -> None:
         changed = [*words[:place], word, *words[place + 1 :], *[word] * int(rng.integers(1, 3))]
         pairs.append(Pair("w50", " ".join(changed), " ".join(words)))
     stats = screen_pairs(make_model(), TOKENIZER, pairs)
-    t = {site: values[0] for site, values in paired_t(stats, "w50").items()}
-    best = max(t, key=lambda site: np.nanmax(t[site]))
-    assert (best, int(np.nanargmax(t[best]))) == (f"model.layers.{layer}.mlp", index)
+    site, found, _ = select(stats, top=0.02, score="paired_t", sign="positive", fdr=0.05, min_effect=0.5)["w50"][0]
+    assert (site, found) == (f"model.layers.{layer}.mlp", index)
 
 
 def test_pairs_that_cannot_be_used_are_named() -> None:
@@ -72,6 +77,26 @@ def test_pairs_that_cannot_be_used_are_named() -> None:
     records = [{"label": "a", "text": "b", "other": "c"}, {"label": "a", "text": " ", "other": "c"}]
     assert message(lambda: read_pairs(records)) == "pair 2: text is ' ', expected text"
     assert read_pairs(records[:1]) == [Pair("a", "b", "c")]
+
+
+def test_scores_and_programs_of_the_other_kind_are_refused() -> None:
     stats = screen(make_model(), TOKENIZER, make_corpus(each=2))
-    with pytest.raises(InputError, match="tokens is 'all', expected statistics of pairs"):
-        paired_t(stats, "w50")
+    assert message(lambda: score(stats, "paired_t", "mood")).startswith("score is 'paired_t', expected one of entropy,")
+    pairs = screen_pairs(make_model(), TOKENIZER, [Pair("a", "w1 w2", "w3"), Pair("a", "w4", "w5 w6")])
+    expected = "expected one of paired_difference, paired_d, paired_t, paired_p for statistics of pairs"
+    assert message(lambda: select(pairs)) == f"score is 'entropy', {expected}"
+    neurons = select(pairs, score="paired_t", top=0.1)["a"]
+    assert message(lambda: attenuate(neurons, pairs, 0.5)) == (
+        "attenuate needs activations, and these statistics hold the differences within pairs"
+    )
+    assert message(lambda: mean(neurons, pairs)).startswith("mean needs activations")
+    assert induce(neurons, pairs).sites  # the shift along the differences
+
+
+def test_pairs_are_read_from_lines_of_json(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"label": "a", "text": "b", "other": "c"}\n[1]\n')
+    assert message(lambda: load_pairs(file)) == f"{file}: line 2 is no JSON object, expected label, text and other"
+    file.write_text('{"label": "a", "text": "b", "other": "c"}\n')
+    assert load_pairs(file) == [Pair("a", "b", "c")]
+    assert message(lambda: load_pairs(tmp_path / "none")).endswith("No such file or directory")

@@ -20,6 +20,7 @@ from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -516,8 +517,46 @@ def _print_screened(
 
 
 @app.command()
+def screen_pairs(
+    model: ModelArgument,
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS", help="Pairs (.jsonl): label, text with it, other without.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to save the statistics to (.safetensors).")],
+    template: Annotated[str, typer.Option(help=f"What the model reads, {_PROMPT_HELP}.")] = "{text}",
+    task: Annotated[str, typer.Option(help="The task of the pairs' labels.")] = "label",
+    batch_tokens: BatchTokens = 8192,
+    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = "cpu",
+    trust_remote_code: TrustOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what each neuron does to the difference within PAIRS; select then takes --score paired_t."""
+    from affectron.pairs import load_pairs
+    from affectron.pairs import screen_pairs as screen
+
+    _output(output)
+    found = load_pairs(pairs)
+    loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
+    stats = screen(
+        loaded, tokenizer, found, template=_template(template), batch_tokens=batch_tokens, task=task, progress=True
+    )
+    _save(stats, output)
+    p = affectron.score(stats, "paired_p", task)
+    q = affectron.fdr(np.concatenate([p[site] for site in stats.sites], axis=1))
+    labels = {
+        label: {"pairs": stats.label(label)[stats.sites[0]].count, "neurons_at_q_0.05": int((row <= 0.05).sum())}
+        for label, row in zip(stats.tasks[task], q, strict=True)
+    }
+    if as_json:
+        _print_json({"output": str(output), "task": task, "labels": labels})
+        return
+    rows = [(label, *found.values()) for label, found in labels.items()]
+    _print_table(f"differences within {pairs.name}", ("label", "pairs", "neurons at q <= 0.05"), rows)
+    print(f"saved to {output}")
+
+
+@app.command()
 def select(
-    stats: Annotated[Path, typer.Argument(metavar="STATS", help="Statistics saved by screen.")],
+    stats: Annotated[Path, typer.Argument(metavar="STATS", help="Statistics saved by screen or screen-pairs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to save the neurons to (.json).")],
     task: Annotated[str | None, typer.Option(help="Contrast the labels of this task; default: every task.")] = None,
     top: Annotated[float, typer.Option(help="Share of all neurons to select, in (0, 1].")] = 0.01,
@@ -530,7 +569,9 @@ def select(
     ),
     activation_bar_ratio: Annotated[float, typer.Option(help="The quantile of all P that is the bar.")] = 0.95,
     sign: Annotated[str | None, typer.Option(help="Keep one sign of the contrast: positive or negative.")] = None,
-    min_effect: Annotated[float | None, typer.Option(help="Keep an absolute Hedges g of at least this.")] = None,
+    min_effect: Annotated[
+        float | None, typer.Option(help="Keep an absolute Hedges g (of pairs: paired_d) of at least this.")
+    ] = None,
     fdr: Annotated[float | None, typer.Option(help="Keep neurons found at this false discovery rate.")] = None,
     min_count: Annotated[int | None, typer.Option(help="Keep neurons active at this many tokens or more.")] = None,
     as_json: JsonOption = False,

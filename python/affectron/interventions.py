@@ -209,8 +209,10 @@ def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> P
     The task is that of ``neurons`` unless ``task`` names one.
 
     Raises:
-        InputError: the task is not known, a site or neuron is not in the statistics, or never finite there.
+        InputError: the task is not known, a site or neuron is not in the statistics, or never finite there; or
+            statistics of pairs, which hold differences.
     """
+    _of_activations("mean", stats)
     neurons = _as_list(neurons)
     task = task or getattr(neurons, "task", None)
     if task is None:
@@ -238,8 +240,9 @@ def attenuate(
     6). A neuron with A_max = 0 is left untouched.
 
     Raises:
-        InputError: alpha is negative or not finite, or as for :func:`induce`.
+        InputError: alpha is negative or not finite, statistics of pairs, or as for :func:`induce`.
     """
+    _of_activations("attenuate", stats)
     if not (math.isfinite(alpha) and alpha >= 0):
         raise InputError(f"alpha is {alpha}, expected a finite number of at least 0")
     neurons = _as_list(neurons)
@@ -372,6 +375,11 @@ def _shifted(
         return {"shift": strength * _observed(measured, site, index, f"label {label!r}").mean[index]}
 
     return _build(_name(f"{kind} {strength:g}", neurons, label), _by_site(neurons), parameters)
+
+
+def _of_activations(kind: str, stats: ActivationStats) -> None:
+    if stats.of_pairs:
+        raise InputError(f"{kind} needs activations, and these statistics hold the differences within pairs")
 
 
 def _as_list(neurons: Neurons) -> Neurons:

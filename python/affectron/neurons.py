@@ -296,8 +296,11 @@ def select(
     The screens ``sign``, ``min_effect``, ``fdr`` and ``min_count`` then each remove neurons from a label's
     list, in any combination; none adds any.
 
+    Statistics of contrastive pairs take a score of pairs, such as ``paired_t``, and are screened by the differences
+    within the pairs: ``paired_d`` is the effect size, ``paired_p`` the p value, each pair an observation.
+
     Args:
-        stats: statistics of a labelled corpus.
+        stats: statistics of a labelled corpus, or of pairs.
         task: the task to contrast the labels of; all tasks, one by one, when None.
         top: share of all neurons, in (0, 1].
         score: one of ``affectron.scores.SCORES``.
@@ -409,13 +412,14 @@ def _select_task(stats: ActivationStats, task: str, options: Mapping[str, Any]) 
         value = np.repeat(value, len(labels), axis=0)
 
     keep = np.ones((len(labels), total), dtype=bool)
+    screens = scores.screens_for(stats)
     if options["sign"] is not None:
-        difference = scored("mean_difference")
+        difference = scored(screens.sign)
         keep &= difference > 0 if options["sign"] == "positive" else difference < 0
     if options["min_effect"] is not None:
-        keep &= np.abs(scored("hedges_g")) >= options["min_effect"]
+        keep &= np.abs(scored(screens.effect)) >= options["min_effect"]
     if options["fdr"] is not None:
-        keep &= np.stack([scores.fdr(row) for row in scored("welch_p")]) <= options["fdr"]
+        keep &= np.stack([scores.fdr(row) for row in scored(screens.p)]) <= options["fdr"]
     if options["min_count"] is not None:
         active = {site: scores.contrast(stats, task, site).target.active for site in stats.sites}
         keep &= flat(active) >= options["min_count"]

@@ -5,14 +5,15 @@ Apart from the screening of labelled sentences, which compares groups; within a 
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import special
 from torch import Tensor
 
 from affectron import ops
@@ -21,9 +22,7 @@ from affectron.corpus import DEFAULT_TASK, Sentence
 from affectron.errors import InputError
 from affectron.models import attach, config_hash, evaluating, find_sites, fingerprint, max_length, tokenizer_hash
 from affectron.progress import track
-from affectron.stats import FIELDS, ActivationStats
-
-Array = NDArray[np.float64]
+from affectron.stats import FIELDS, PAIRS, ActivationStats
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,29 @@ def read_pairs(records: Iterable[Mapping[str, Any]]) -> list[Pair]:
     return pairs
 
 
+def load_pairs(path: str | os.PathLike[str]) -> list[Pair]:
+    """Pairs from a JSONL file, an object a line.
+
+    Raises:
+        InputError: the file cannot be read, a line is no JSON object, or as :func:`read_pairs`.
+    """
+    file = Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(f"{file}: line {number} is no JSON object, expected label, text and other")
+        records.append(record)
+    return read_pairs(records)
+
+
 def screen_pairs(
     model: Any,
     tokenizer: Any,
@@ -68,7 +90,8 @@ def screen_pairs(
 
     Returns:
         statistics whose observations are pairs: ``mean`` and ``m2`` are of the differences, ``active`` counts those
-        above zero (the sign test), ``count`` the pairs of the label. :func:`paired_t` reads them.
+        above zero (the sign test), ``count`` the pairs of the label. The scores ``paired_t``, ``paired_d`` and
+        ``paired_p`` of ``affectron.scores`` read them, and :func:`affectron.select` selects by them.
 
     Raises:
         InputError: no pair, an unusable template, or a text that has no token.
@@ -135,31 +158,12 @@ def screen_pairs(
         "model_hash": config_hash(model),
         "weights": fingerprint(model),
         "tokenizer": tokenizer_hash(tokenizer),
-        "tokens": "pair",
+        "tokens": PAIRS,
         "active": "product",
         "template": template,
         "pairs": len(pairs),
     }
     return ActivationStats({task: labels}, [(label,) for label in labels], arrays, provenance)
-
-
-def paired_t(stats: ActivationStats, label: str) -> dict[str, tuple[Array, Array]]:
-    """site -> (t, p), float64 [F] each: Student's t of the paired differences (1908), mean / (s / √n) with n - 1
-    degrees of freedom, and its two-sided p value. NaN where fewer than two pairs are observed or the differences do
-    not vary.
-
-    Raises:
-        InputError: no such label, or statistics that are not of pairs.
-    """
-    if stats.provenance.get("tokens") != "pair":
-        raise InputError(f"tokens is {stats.provenance.get('tokens')!r}, expected statistics of pairs")
-    found = {}
-    for site, one in stats.label(label).items():
-        n = np.where(one.observed > 1, one.observed, np.nan).astype(np.float64)
-        variance = np.where(one.m2 > 0, one.m2, np.nan) / (n - 1)
-        t = one.mean / np.sqrt(variance / n)
-        found[site] = (t, 2 * special.stdtr(n - 1, -np.abs(t)))
-    return found
 
 
 def _width(encoded: Sequence[Encoded], pair: int) -> int:

@@ -73,12 +73,13 @@ def contrast(stats: ActivationStats, task: str, site: str) -> Contrast:
     """The statistics that the scores of ``task`` are made of, at one site; rows in the order of its labels.
 
     Raises:
-        InputError: no such task, or fewer than two of its labels have tokens: nothing to contrast.
+        InputError: no such task, or fewer than two of its labels have tokens: nothing to contrast. Statistics of pairs
+            hold the contrast in themselves, and one label does.
     """
     whole = stats.task_rows(task)
     labels = stats.tasks[task]
     with_tokens = [label for label in labels if stats.count[site][stats.rows(label)].sum() > 0]
-    if len(with_tokens) < 2:
+    if len(with_tokens) < 2 and not stats.of_pairs:
         found = f"only {with_tokens[0]!r} has" if with_tokens else "none has"
         raise InputError(f"task {task!r}: of its labels {found} tokens, expected at least two to contrast")
     return Contrast(
@@ -171,6 +172,23 @@ def _mutual_information(c: Contrast) -> Array:
     return np.maximum(information, 0.0)
 
 
+def _paired_difference(c: Contrast) -> Array:
+    return c.target.mean
+
+
+def _paired_d(c: Contrast) -> Array:
+    variance = c.target.m2 / (c.target.observed - 1)
+    return c.target.mean / np.sqrt(np.where(variance > 0, variance, np.nan))
+
+
+def _paired_t(c: Contrast) -> Array:
+    return _paired_d(c) * np.sqrt(c.target.observed)
+
+
+def _paired_p(c: Contrast) -> Array:
+    return 2 * special.stdtr(c.target.observed - 1, -np.abs(_paired_t(c)))
+
+
 class Score(NamedTuple):
     """How a score is computed and read.
 
@@ -180,6 +198,7 @@ class Score(NamedTuple):
         better: which end of the score a neuron of the label is at.
         per_label: whether each label has a value of its own ([L, F]).
         signed: whether the score is positive where the label exceeds the rest and negative where it is below.
+        paired: whether it is of the differences within contrastive pairs, and not of label and rest.
     """
 
     function: Callable[[Contrast], Array]
@@ -187,6 +206,7 @@ class Score(NamedTuple):
     better: Literal["low", "high"]
     per_label: bool = True
     signed: bool = False
+    paired: bool = False
 
 
 SCORES: dict[str, Score] = {
@@ -246,7 +266,33 @@ SCORES: dict[str, Score] = {
         "mutual information, in nats, of active or not with label or rest, exact from the counts",
         "high",
     ),
+    "paired_difference": Score(
+        _paired_difference, "D, the mean difference of the label's n pairs", "high", signed=True, paired=True
+    ),
+    "paired_d": Score(_paired_d, "D / s, the d_z of Cohen 1988", "high", signed=True, paired=True),
+    "paired_t": Score(_paired_t, "D / (s / sqrt(n)) (Student 1908)", "high", signed=True, paired=True),
+    "paired_p": Score(_paired_p, "two-sided p value of paired_t with n - 1 degrees of freedom", "low", paired=True),
 }
+
+
+class Screens(NamedTuple):
+    """The scores by which neurons are screened for the sign, the size and the certainty of a difference."""
+
+    sign: str
+    effect: str
+    p: str
+
+
+def scores_for(stats: ActivationStats) -> tuple[str, ...]:
+    """The names of the scores that statistics have: of the labels of a corpus, or of contrastive pairs."""
+    return tuple(name for name, kind in SCORES.items() if kind.paired == stats.of_pairs)
+
+
+def screens_for(stats: ActivationStats) -> Screens:
+    """The scores that statistics are screened by."""
+    if stats.of_pairs:
+        return Screens("paired_difference", "paired_d", "paired_p")
+    return Screens("mean_difference", "hedges_g", "welch_p")
 
 
 def only_task(stats: ActivationStats, task: str | None) -> str:
@@ -276,10 +322,13 @@ def score(stats: ActivationStats, name: str, task: str | None = None) -> dict[st
         where the score is undefined: no tokens on a side, no variance, a dead neuron.
 
     Raises:
-        InputError: no such score or task, or fewer than two labels of the task have tokens.
+        InputError: no such score or task, a score of pairs for the labels of a corpus or the other way round, or fewer
+            than two labels of the task have tokens.
     """
-    if name not in SCORES:
-        raise InputError(f"score is {name!r}, expected one of {', '.join(SCORES)}")
+    known = scores_for(stats)
+    if name not in known:
+        of_pairs = " for statistics of pairs" if stats.of_pairs else ""
+        raise InputError(f"score is {name!r}, expected one of {', '.join(known)}{of_pairs}")
     return _each_site(stats, SCORES[name].function, only_task(stats, task))
 
 

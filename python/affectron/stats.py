@@ -52,6 +52,10 @@ SAME_TO_MERGE = (
 )
 
 
+#: ``tokens`` of statistics whose observations are the differences within contrastive pairs.
+PAIRS = "pair"
+
+
 @dataclass(frozen=True, eq=False)
 class SiteStats:
     """Statistics of one set of tokens at one site of F neurons.
@@ -226,6 +230,11 @@ class ActivationStats:
             f"ActivationStats({len(self.labels)} labels, {len(self.segments)} segments, "
             f"{len(self.sites)} sites, {sum(self.widths.values())} neurons)"
         )
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether the observations are differences within contrastive pairs, and not activations."""
+        return self.provenance.get("tokens") == PAIRS
 
     def label(self, name: str) -> dict[str, SiteStats]:
         """site -> statistics of the label: the exact merge of the segments that contain it.

@@ -252,8 +252,10 @@ class _Run:
             raise InputError(
                 f"validate.neutral is {config.validate.neutral!r}, expected one of {', '.join(corpus.labels)}"
             )
-        if config.associate.score not in SCORES:
-            raise InputError(f"associate.score is {config.associate.score!r}, expected one of {', '.join(SCORES)}")
+        single = [name for name, kind in SCORES.items() if not kind.paired]
+        for name, chosen in (("select", config.select.score), ("associate", config.associate.score)):
+            if chosen not in single:
+                raise InputError(f"{name}.score is {chosen!r}, expected one of {', '.join(single)}")
         _ = self.model_digests
 
     # --- estimates ----------------------------------------------------------------------------------------------
