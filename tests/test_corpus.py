@@ -96,7 +96,7 @@ def test_all_formats_give_the_same_corpus(tmp_path: Path, suffix: str) -> None:
     assert list(corpus) == sentences_by_hand(ROWS, None, None)
     assert list(corpus) == list(corpus)
     assert len(corpus) == len(ROWS)
-    assert (corpus.path, corpus.name) == (path, f"corpus.{suffix}")
+    assert (corpus.path, corpus.name) == (path, f"{tmp_path.name}/corpus.{suffix}")
     assert corpus.tasks == {"emotion": ("anger", "joy"), "rhetoric": ("allegory", "sarcasm")}
     assert list(corpus.tasks) == ["emotion", "rhetoric"]
     assert corpus.labels == LABELS
@@ -242,6 +242,24 @@ def test_a_real_corpus(shared: Path) -> None:
     assert corpus.task_of == {row["label"]: row["task"] for row in rows}
     dev = [row["text"] for row in rows if row["split"] == "dev" and row["task"] == "rhetoric"]
     assert [s.text for s in corpus.where(split="dev", task="rhetoric")] == dev
+    assert (corpus.sources["hyperbole"], corpus.sources["simile"]) == ({"hypo": 600}, {"flute": 600})
+
+
+def test_sources_are_counted_by_label_in_every_view(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "label": ["x", "y"], "source": "web", "split": "train"},
+        {"text": "b", "label": "x", "source": "books", "split": "dev"},
+        {"text": "c", "label": "y", "source": None, "split": "dev"},
+        {"text": "d", "label": "z", "source": {"any": "thing"}, "split": "dev"},
+    ]
+    corpus = Corpus.from_file(write(tmp_path / "c.jsonl", rows))
+    assert corpus.sources == {"x": {"books": 1, "web": 1}, "y": {"web": 1}, "z": {}}
+    assert corpus.where(split="dev").sources == {"x": {"books": 1}, "y": {}, "z": {}}
+    assert corpus.hash == Corpus.from_records([{**row, "source": None} for row in rows]).hash
+    by_source = Corpus.from_records(rows[:2], label_column="source")
+    assert (by_source.labels, by_source.sources) == (("books", "web"), {})
+    addresses = [{"text": "a", "label": "x", "source": f"page {k}"} for k in range(100)]
+    assert Corpus.from_records(addresses).sources == {}
 
 
 # --- the hash --------------------------------------------------------------------------------------------------
@@ -556,10 +574,10 @@ def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_unknown_splits_and_tasks(tmp_path: Path) -> None:
     path = write(tmp_path / "c.jsonl", ROWS)
     corpus = Corpus.from_file(path)
-    unknown = "split 'test' is not in c.jsonl; known: 'dev', 'train'"
+    unknown = f"split 'test' is not in {corpus.name}; known: 'dev', 'train'"
     assert message(lambda: corpus.where(split="test")) == unknown
     assert message(lambda: Corpus.from_file(path, split="test")) == unknown
-    unknown = "task 'mood' is not in c.jsonl; known: 'emotion', 'rhetoric'"
+    unknown = f"task 'mood' is not in {corpus.name}; known: 'emotion', 'rhetoric'"
     assert message(lambda: corpus.where(task="mood")) == unknown
     assert message(lambda: Corpus.from_file(path, task="mood")) == unknown
     assert message(lambda: corpus.where(split="dev").where(split="train")).endswith("known: 'dev'")

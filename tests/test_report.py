@@ -676,3 +676,17 @@ def test_a_missing_package_says_what_to_install(
     with pytest.raises(InputError, match=rf"a report needs {package}.*pip install affectron\[report\]"):
         build_report(whole[0].parent.parent, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_label_with_a_source_of_its_own_is_pointed_out(tmp_path: Path) -> None:
+    make_run(tmp_path, {"tone": ["calm", "loud", "soft"]})
+    stats = ActivationStats.load(tmp_path / "stats.safetensors")
+    for sources, named in (
+        ({"calm": {"web": 3}, "loud": {"books": 2, "web": 1}, "soft": {"letters": 3}}, "soft come from letters"),
+        ({"calm": {"web": 3}, "loud": {"web": 1}, "soft": {"web": 3}}, None),
+    ):
+        stats.provenance["sources"] = sources
+        stats.save(tmp_path / "stats.safetensors")
+        page = Page(build_report(tmp_path))
+        assert page.words.count("where no other label of tone has any") == (named is not None)
+        assert named is None or f"All sentences of {named}" in page.words

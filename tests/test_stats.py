@@ -191,6 +191,17 @@ def test_merge_unites_labels_and_leaves_what_one_side_has_untouched():
                 )
 
 
+def test_merged_sources_are_added_and_one_side_that_does_not_tell_silences_both():
+    sides = [
+        raw(5).stats(sources=sources)
+        for sources in ({"anger": {"web": 2, "books": 1}}, {"anger": {"web": 1}, "fear": {"web": 4}}, {})
+    ]
+    expected = {"anger": {"books": 1, "web": 3}, "fear": {"web": 4}}
+    assert sides[0].merge(sides[1]).provenance["sources"] == expected
+    assert sides[1].merge(sides[0]).provenance["sources"] == expected
+    assert sides[0].merge(sides[2]).provenance["sources"] == {}
+
+
 @pytest.mark.parametrize("key", SAME_TO_MERGE)
 def test_merge_refuses_statistics_taken_in_another_way(key):
     data = raw(6)

@@ -16,7 +16,7 @@ import os
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise, repeat
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
@@ -30,6 +30,8 @@ OnBadLine: TypeAlias = Literal["error", "skip"]
 DEFAULT_TASK = "label"
 #: How many bad lines are remembered with their reason; all are counted.
 KEPT_BAD_LINES = 20
+#: How many sources a label set may have; with more the column names something else, such as an address a line.
+MOST_SOURCES = 64
 #: What separates the labels (and their tasks) in a cell of a CSV or TSV file.
 CELL_SEPARATOR = "|"
 
@@ -65,7 +67,7 @@ class Corpus:
 
     Attributes:
         path: the file, or None for records in memory.
-        name: the file's name, or ``"records"``.
+        name: the file's name after that of its folder, or ``"records"``.
         split, task: what the view is narrowed to; None where it is not.
         tasks: task -> its labels, alphabetical; tasks in alphabetical order.
         labels: the labels of all tasks, in that order.
@@ -73,6 +75,8 @@ class Corpus:
         segments: the distinct label sets that occur, each in label order; sorted by their labels' positions.
         splits: the names of the splits, alphabetical.
         counts: (split, label) -> number of sentences, for pairs that occur; the split is None where a line has none.
+        sources: label -> source -> number of sentences, from the column ``source``; empty where there is no such
+            column, where it is one of the others, or where it is not the same few names again and again.
         hash: hex digest of the view's sentences with their labels, as a multiset. File format, line order, ids,
             splits and all other columns leave it unchanged.
         order: hex digest of the whole source's sentences with their labels and splits, in the order in which they
@@ -101,7 +105,8 @@ class Corpus:
 
         A label is a string or a list of strings, in CSV and TSV a cell with ``|`` between labels; CSV and TSV have
         a header line and CSV quoting. A task is one name for all labels of the line, or as many as there are labels.
-        The columns ``task``, ``split`` and ``id`` may be absent as long as they are not called otherwise.
+        The columns ``task``, ``split`` and ``id`` may be absent as long as they are not called otherwise. A column
+        ``source`` says where a sentence comes from (:attr:`sources`).
 
         Several label columns are as many tasks, each named after its column; a sentence needs a label in one of them.
         With ``span_column`` labels come from there instead: a list of objects with ``start``, ``end`` (characters, the
@@ -240,6 +245,12 @@ class Corpus:
         # Of the sentences of a label set fold i of n takes the i-th, the (i + n)-th, and so on.
         self._len = sum(len(range(fold[0], size, fold[1])) for size in sizes.values())
         self.counts: dict[tuple[str | None, str], int] = dict(counts)
+        sources = {label: Counter[str]() for label in self.labels}
+        for (_, pairs), group in groups:
+            for label in self._kept[pairs]:
+                sources[label] += group.sources
+        told = scan.tells_sources and any(sources.values())
+        self.sources = {label: dict(sorted(found.items())) for label, found in sources.items()} if told else {}
         self.hash: str = digest(json.dumps(sorted(texts.items())).encode())
 
     def where(self, *, split: str | None = None, task: str | None = None) -> Corpus:
@@ -321,7 +332,7 @@ class Corpus:
                 units = scan.parse(line, row)
             except _Bad:
                 continue  # the scan has counted it
-            for text, pairs, own_split, id, span, messages in units:
+            for text, pairs, own_split, id, span, messages, _ in units:
                 labels = kept.get(pairs)
                 if labels and (split is None or own_split == split):
                     turn, dealt[labels] = dealt[labels] % folds, dealt[labels] + 1
@@ -345,12 +356,13 @@ class _Columns(NamedTuple):
     task: str
     split: str
     id: str
+    source: str | None  # None where another has the name
 
     @property
     def names(self) -> list[str]:
         """All of them, one by one."""
         labels = (self.label,) if isinstance(self.label, str) else self.label
-        return [self.text, *labels, self.task, self.split, self.id]
+        return [self.text, *labels, self.task, self.split, self.id, *([self.source] if self.source else [])]
 
 
 def _columns(text: str, label: str | Sequence[str], task: str, split: str, id: str, spans: str | None) -> _Columns:
@@ -360,7 +372,8 @@ def _columns(text: str, label: str | Sequence[str], task: str, split: str, id: s
         label = tuple(label)
         if not label:
             raise InputError("label_column is an empty sequence; expected one column or several")
-    return _Columns(text, label, task, split, id)
+    others = (text, *((label,) if isinstance(label, str) else label), task, split, id)
+    return _Columns(text, label, task, split, id, None if "source" in others else "source")
 
 
 class _Form(NamedTuple):
@@ -370,8 +383,10 @@ class _Form(NamedTuple):
     turns: str | None
 
 
-#: One sentence of a row: text, labels, split, id, span, messages.
-_Unit: TypeAlias = tuple[str, "_Pairs", "str | None", str, "tuple[int, int] | None", "tuple[Message, ...] | None"]
+#: One sentence of a row: text, labels, split, id, span, messages, source.
+_Unit: TypeAlias = tuple[
+    str, "_Pairs", "str | None", str, "tuple[int, int] | None", "tuple[Message, ...] | None", "str | None"
+]
 
 
 #: The raw values of one line, in the order of _Columns; None where the line has none.
@@ -384,13 +399,14 @@ class _Bad(Exception):
 
 @dataclass(slots=True)
 class _Group:
-    """All sentences of one split and label set: how many, and the sum of their texts' digests.
+    """All sentences of one split and label set: how many, the sum of their texts' digests, and their sources.
 
     Views are unions of groups, so that the sums give the hash of any view without another pass.
     """
 
     count: int = 0
     texts: int = 0
+    sources: Counter[str] = field(default_factory=Counter)
 
 
 class _Scan:
@@ -405,6 +421,7 @@ class _Scan:
         self.default_task = default_task
         self.on_bad_line = on_bad_line
         self.groups: defaultdict[tuple[str | None, _Pairs], _Group] = defaultdict(_Group)
+        self.tells_sources = True
         self.skipped = 0
         self.bad_lines: list[tuple[int, str]] = []
         self._has_task: bool | None = None  # the first line with labels decides it for all
@@ -425,9 +442,12 @@ class _Scan:
                 if len(self.bad_lines) < KEPT_BAD_LINES:
                     self.bad_lines.append((line, str(bad)))
                 continue
-            for text, pairs, split, _, span, messages in units:
+            for text, pairs, split, _, span, messages, origin in units:
                 group = self.groups[split, pairs]
                 group.count += 1
+                if origin is not None and self.tells_sources:
+                    group.sources[origin] += 1
+                    self.tells_sources = len(group.sources) <= MOST_SOURCES
                 read = text if span is None and messages is None else json.dumps([text, span, messages])
                 text_digest = hashlib.blake2b(read.encode(), digest_size=16).digest()
                 group.texts += int.from_bytes(text_digest, "little")
@@ -448,7 +468,7 @@ class _Scan:
         """
         if isinstance(row, _Bad):
             raise row
-        text, label, task, split, id = row
+        text, label, task, split, id, source = row
         messages = None
         if self.form.turns is not None:
             messages = _read_messages(text, self.columns.text, self.form.turns)
@@ -466,12 +486,13 @@ class _Scan:
         elif id is not None and not isinstance(id, str):
             raise _Bad(f"{self.columns.id} is {_kind(id)}, expected a string or an integer")
         split, id = split or None, id or str(line)
+        source = source if isinstance(source, str) and source else None
         if self.form.spans:
             return [
-                (text, pairs, split, f"{id}#{number}", span, messages)
+                (text, pairs, split, f"{id}#{number}", span, messages, source)
                 for number, (span, pairs) in enumerate(self._spans(line, label, len(text)).items(), 1)
             ]
-        return [(text, self._label_pairs(line, label, task), split, id, None, messages)]
+        return [(text, self._label_pairs(line, label, task), split, id, None, messages, source)]
 
     def _label_pairs(self, line: int, label: Any, task: Any) -> _Pairs:
         if isinstance(label, list):
@@ -620,7 +641,7 @@ class _Source:
         self._required = [
             (role, column)
             for role, given in columns._asdict().items()
-            for column in ((given,) if isinstance(given, str) else given)
+            for column in ((given,) if isinstance(given, str) else given or ())
             if role in ("text", "label") or column != role
         ]
 
@@ -651,7 +672,11 @@ class _Source:
 
     def _row_of(self, record: Mapping[str, Any]) -> _Row:
         return tuple(
-            record.get(column) if isinstance(column, str) else tuple(_hashable(record.get(name)) for name in column)
+            tuple(_hashable(record.get(name)) for name in column)
+            if isinstance(column, tuple)
+            else None
+            if column is None
+            else record.get(column)
             for column in self.columns
         )
 
@@ -740,7 +765,7 @@ class _File(_Source):
     def __init__(self, path: Path, columns: _Columns) -> None:
         super().__init__(columns)
         self.path = path
-        self.name = path.name
+        self.name = "/".join(path.absolute().parts[-2:])  # many files are called data.jsonl
         suffix = path.suffix.lower()
         if suffix == ".json":
             raise InputError(f"{path}: one JSON document is not read line by line; write an object a line as .jsonl")

@@ -148,6 +148,7 @@ def screen(
         "tokenizer": tokenizer_hash(tokenizer),
         "corpus": [corpus.hash],
         "corpus_name": corpus.name,
+        "sources": corpus.sources,
         "split": corpus.split,
         "tokens": tokens,
         "active": active,

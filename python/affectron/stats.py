@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -488,6 +489,9 @@ def _merged_provenance(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> di
     """Equal values stay; of different ones all are kept, in an order that does not depend on the merge's."""
     merged: dict[str, Any] = {}
     for key in [*mine, *(key for key in theirs if key not in mine)]:
+        if key == "sources":
+            merged[key] = _merged_sources(mine.get(key) or {}, theirs.get(key) or {})
+            continue
         sides = [side[key] for side in (mine, theirs) if key in side]
         values = [value for side in sides for value in (side if isinstance(side, list) else [side])]
         values.sort(key=lambda value: json.dumps(value, sort_keys=True))
@@ -496,6 +500,17 @@ def _merged_provenance(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> di
         else:
             distinct = [value for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
             merged[key] = sides[0] if all(side == sides[0] for side in sides) else distinct
+    return merged
+
+
+def _merged_sources(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Sentences by label and source; nothing where one side does not tell."""
+    if not (mine and theirs):
+        return {}
+    merged = {}
+    for label in sorted({*mine, *theirs}):
+        both = Counter(mine.get(label, {})) + Counter(theirs.get(label, {}))
+        merged[label] = dict(sorted(both.items()))
     return merged
 
 

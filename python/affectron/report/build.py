@@ -49,6 +49,7 @@ _VALIDATION_OPTIONS = {
     "seed": ("of random sets and resamples", _OURS),
     "dev": ("split that the loop sees", _NOTES),
     "test": ("split that is reported", _NOTES),
+    "limit": ("most sentences of a label in a split", _OURS),
     "neutral": ("text for the loss without any label", _OURS),
 }
 _SELECT_OPTIONS = {
@@ -360,6 +361,25 @@ def _notices(pieces: _Pieces, provenances: Mapping[str, Mapping[str, Any]]) -> l
         for name, (piece, consequence) in missing.items()
         if piece is None
     ]
+    return notices + _own_sources(pieces.stats)
+
+
+def _own_sources(stats: ActivationStats | None) -> list[str]:
+    """A warning for each label whose sentences come from where no other label of its task has any."""
+    sources = stats.provenance.get("sources") if stats else None
+    if stats is None or not isinstance(sources, dict):
+        return []
+    notices = []
+    for task, labels in stats.tasks.items():
+        found = {label: set(sources[label]) for label in labels if isinstance(sources.get(label), dict)}
+        for label, own in found.items():
+            others = set().union(*(theirs for other, theirs in found.items() if other != label))
+            if own and others and not own & others:
+                notices.append(
+                    f"All sentences of {label} come from {words.listing(sorted(own))}, where no other label of {task} "
+                    "has any: what sets its neurons apart, and what a mask of them does, may be the source's and not "
+                    "the label's."
+                )
     return notices
 
 

@@ -24,13 +24,15 @@ from affectron.report.tables import Column, Table
 
 @dataclass
 class Section:
-    """One chapter: paragraphs, then figures (name, drawing, caption) and tables."""
+    """One chapter: paragraphs, perhaps a validation for a table like the main one, then figures (name, drawing,
+    caption) and tables."""
 
     id: str
     heading: str
     text: list[str] = field(default_factory=list)
     figures: list[tuple[str, Any, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    validation: ValidationResult | None = None
 
 
 RULE = (
@@ -152,7 +154,7 @@ def _candidates(found: Findings, figures: ModuleType) -> Section:
 
 def _methods(found: Findings, figures: ModuleType) -> Section:
     options = found["options"]
-    section = Section("methods", "Selection methods side by side")
+    section = Section("selection-methods", "Selection methods side by side")
     listed = "; ".join(f"{name}: {METHODS[name].description}" for name in options["methods"] if name in METHODS)
     section.text.append(f"{listed}.")
     section.text.append(
@@ -385,15 +387,14 @@ def results_table(validation: ValidationResult, name: str, caption: str, source:
 
 
 def _cross_dataset(other: ValidationResult) -> Section:
-    section = Section("cross-dataset", "On another corpus")
+    section = Section("cross-dataset", "On another corpus", validation=other)
     corpus = other.provenance.get("corpus_name", "another corpus")
     section.text.append(
         f"The same neurons, found on this run's corpus, validated on {corpus}: the feedback loop runs on its dev "
-        "split, and its test split is shown. The verdict follows the rule of the main table."
+        "split, and its test split is shown. Columns and verdict are those of the main table."
     )
-    section.tables.append(
-        results_table(other, "cross-dataset", f"Validation on {corpus}", "cross_dataset.json")
-    )  # fmt: skip
+    caption = f"Validation on {corpus}, each interval in a column of its own"
+    section.tables.append(results_table(other, "cross-dataset", caption, "cross_dataset.json"))
     return section
 
 

@@ -95,6 +95,8 @@ def verdict(result: LabelResult) -> str:
 def label_sentence(result: LabelResult) -> str:
     """One label's outcome under the adaptive mask against its control, in plain words (the label not named)."""
     mask = result.masks.get("adaptive")
+    if not result.selected:
+        return "no neuron was selected for it."
     if mask is None:
         return "not tested with the adaptive mask."
     words = f"{points(mask.delta)} points" + (f" ({span(mask.interval)})" if mask.interval else "")
