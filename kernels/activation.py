@@ -65,7 +65,7 @@ def glu_tile(gate, up, GATED: tl.constexpr, ACT: tl.constexpr):
 
 @triton.jit
 def intervene(h, scale, damping, floor, shift):
-    """METHODS section 6: h max(scale - damping |h|, floor) + shift, in fp32, with |h| kept finite so that a neutral
+    """h max(scale - damping |h|, floor) + shift (docs/method.md), in fp32, with |h| kept finite so that a neutral
     neuron (1, 0, -inf, -0) keeps every bit of h, infinite or not."""
     magnitude = tl.minimum(tl.abs(h), 3.4028234663852886e38)
     factor = tl.maximum(scale - damping * magnitude, floor)

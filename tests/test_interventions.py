@@ -1,4 +1,4 @@
-"""Programs against the definitions of METHODS section 6, from the very tokens that the statistics hold."""
+"""Programs against their definitions, from the very tokens that the statistics hold."""
 
 from __future__ import annotations
 

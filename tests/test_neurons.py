@@ -39,7 +39,7 @@ def rates(data: Raw, task: str) -> list[tuple[str, int, list[float]]]:
 
 
 def recognise(data: Raw, task: str, top: float, filter_rate, assign: str, bar: float) -> dict[str, list]:
-    """METHODS of LAPE and Lee et al. written as loops, sorted() doing the ties."""
+    """The methods of LAPE and Lee et al. written as loops, sorted() doing the ties."""
     neurons = rates(data, task)
     everything = [p for _, _, found in neurons for p in found]
     quantile = -1.0 if filter_rate is None else np.quantile(everything, filter_rate)

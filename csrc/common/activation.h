@@ -68,7 +68,7 @@ template <Act A, class V> AFFECTRON_DEVICE inline V activate(V x) {
   }
 }
 
-// METHODS section 6: h' = h max(scale - damping |h|, floor) + shift. |h| is kept finite so that a neutral
+// The form of docs/method.md: h' = h max(scale - damping |h|, floor) + shift. |h| is kept finite so that a neutral
 // neuron (1, 0, -inf, -0) returns h bit for bit also where h is infinite. No FMA: every backend rounds alike.
 template <class V> AFFECTRON_DEVICE inline V intervene(V h, V scale, V damping, V floor, V shift) {
   V magnitude = min(abs(h), V(3.4028234663852886e38f));

@@ -35,7 +35,7 @@ struct MutableRows {
   int64_t stride;
 };
 
-// The accumulators of METHODS section 2 for one site, all contiguous.
+// The accumulators of one site (docs/method.md), all contiguous.
 struct Stats {
   int64_t *count;     // [S]
   int64_t *active;    // [S, F]

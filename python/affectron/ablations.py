@@ -1,4 +1,4 @@
-"""Ablations (METHODS section 7.5): which part of a label's neurons the effect hangs on, each mask beside random ones.
+"""Ablations: which part of a label's neurons the effect hangs on, each mask beside random ones.
 
 Apart from the validation, which settles one mask on dev; here settings are laid out and none is chosen.
 """

@@ -1,4 +1,4 @@
-"""Associations (METHODS section 8): which labels share neurons, by more than chance; which go together over all
+"""Associations: which labels share neurons, by more than chance; which go together over all
 neurons; and where they lie. Apart because it needs the statistics and the neurons, and no model."""
 
 from __future__ import annotations

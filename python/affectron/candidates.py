@@ -1,4 +1,4 @@
-"""Candidates (METHODS section 5): a second pass that keeps what the selected neurons do in every sentence, and what
+"""Candidates: a second pass that keeps what the selected neurons do in every sentence, and what
 that says about each of them. Apart from the screening, which keeps no activation.
 
 A sentence's activation is the mean over its own tokens. All is bounded: the table of sentences by neurons lies in

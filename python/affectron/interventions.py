@@ -1,4 +1,4 @@
-"""Programs: what an intervention does to each neuron, as data (METHODS section 6).
+"""Programs: what an intervention does to each neuron, as data (docs/method.md).
 
 Apart because this is arithmetic on statistics: it knows numpy only. models/intervention.py applies a program to
 a model, csrc/common/activation.h holds the form itself:
@@ -236,8 +236,8 @@ def attenuate(
 
     With A the absolute mean activation under the label and A_max the largest absolute one: static,
     scale = 1 - alpha·A/A_max for every token alike; dynamic, each token by its own activation,
-    h' = h · max(1 - alpha·|h|/A_max, 1 - alpha). Which of the two the source means is open (METHODS section
-    6). A neuron with A_max = 0 is left untouched.
+    h' = h · max(1 - alpha·|h|/A_max, 1 - alpha). Which of the two the source means is open
+    (docs/choices.md). A neuron with A_max = 0 is left untouched.
 
     Raises:
         InputError: alpha is negative or not finite, statistics of pairs, or as for :func:`induce`.
@@ -283,7 +283,7 @@ def cross_signal(neurons: Neurons, stats: ActivationStats, label: str, omega: fl
     """Carry a label's signal to another's neurons: shift = omega · the neuron's mean over ``label``'s tokens.
 
     ``neurons`` are those of an emotion, ``label`` a rhetorical device, or any other two labels. Which mean to
-    take is open in the source (METHODS section 6); that of each neuron is our choice.
+    take is open in the source (docs/choices.md); that of each neuron is our choice.
 
     Raises:
         InputError: omega is not finite, or as for :func:`induce`.

@@ -1,4 +1,4 @@
-"""Regulation (METHODS section 8): sentences pushed towards a label, and one label's signal at another's neurons.
+"""Regulation: sentences pushed towards a label, and one label's signal at another's neurons.
 
 Apart from the validation, which takes signals away.
 """

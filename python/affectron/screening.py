@@ -68,7 +68,7 @@ def screen(
     resume: bool = False,
     log: Log | None = None,
 ) -> ActivationStats:
-    """Statistics of every MLP neuron of ``model`` for each label of ``corpus`` (METHODS sections 1 and 2).
+    """Statistics of every MLP neuron of ``model`` for each label of ``corpus`` (docs/method.md).
 
     The model runs without its lm_head, in evaluation mode and without gradients, on sentences batched by length.
     The kernels add up in an order fixed by shapes alone; with torch's own products repeatable, so is the whole.

@@ -1,4 +1,4 @@
-"""Causal validation (METHODS section 7): do a label's neurons carry its prediction, and no other neurons as much?
+"""Causal validation: do a label's neurons carry its prediction, and no other neurons as much?
 
 Two phases, for all labels together: on the dev split the feedback loop settles each label's mask; only then is the
 test split read, for the report. What the notes on the source leave open is an option here, and its default is ours.
@@ -177,7 +177,7 @@ def validate(
     limit: int | None = None,
     progress: bool = False,
 ) -> Validation:
-    """Test each label's neurons by weakening them (METHODS section 7.1-7.4).
+    """Test each label's neurons by weakening them.
 
     For each label, the ``share`` of its neurons with the highest ``differential`` score is attenuated by ``alpha``,
     each token by its own activation. While the accuracy on the label's own dev sentences has not dropped by
@@ -313,7 +313,7 @@ class _Mask:
 
 
 def _settle(one: Ranked, dev: Questions, options: Options, step: Steps) -> _Mask:
-    """METHODS section 7.1-7.3: attenuate, look, and raise alpha and the share until the accuracy has dropped."""
+    """Attenuate, look, and raise alpha and the share until the accuracy has dropped."""
     rows = dev.own(one.target)
     before = float(dev.right(dev.unmasked[rows], rows).mean())
     trace: list[dict[str, Any]] = []
@@ -349,8 +349,8 @@ def _report(
     seed: int,
     step: Steps,
 ) -> dict[str, Any]:
-    """METHODS section 7.4 for one label. The loss is taken on all of ``text`` where it is ``neutral``, else it is the
-    task's own sentences, of which those without the label count."""
+    """The masks of one label on the test split. The loss is taken on all of ``text`` where it is ``neutral``, else it
+    is the task's own sentences, of which those without the label count."""
     own = asked.own(one.target)
     result: dict[str, Any] = {
         "selected": len(one.neurons),

@@ -13,7 +13,7 @@ FIELDS = ("count", "active", "nonfinite", "mean", "m2", "min", "max")
 def oracle(
     h: torch.Tensor, gate: torch.Tensor, segments: torch.Tensor, num: int, product: bool
 ) -> dict[str, torch.Tensor]:
-    """METHODS section 2 from its definitions, one segment and one neuron at a time where values are missing."""
+    """The statistics from their definitions, one segment and one neuron at a time where values are missing."""
     out = {name: [] for name in FIELDS}
     for s in range(num):
         mine = segments == s
@@ -60,7 +60,7 @@ NEUTRAL = torch.tensor([1.0, 0.0, float("-inf"), -0.0])
 
 
 def programs(count: int, neurons: int, seed: int = 0) -> torch.Tensor:
-    """Random tables in which half of the neurons are touched, each in one of the ways that METHODS section 6 names."""
+    """Random tables in which half of the neurons are touched, each in one of the ways that docs/method.md names."""
     generator = torch.Generator().manual_seed(seed)
     table = NEUTRAL.repeat(count, neurons, 1)
     kind = torch.randint(0, 10, (count, neurons), generator=generator)

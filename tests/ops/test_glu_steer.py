@@ -1,4 +1,4 @@
-"""ops.glu_steer against the form of METHODS section 6 in fp64, and what it must leave alone."""
+"""ops.glu_steer against the form of docs/method.md in fp64, and what it must leave alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""StatsBuffers: the accumulators of METHODS section 2 for one site, on the device where the model runs."""
+"""StatsBuffers: the accumulators for one site (docs/method.md), on the device where the model runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StatsBuffers:
     Args:
         segments: S, at least 1.
         neurons: F, at least 1.
-        active: ``gate`` counts a row as active where act(gate) > 0, ``product`` where h > 0 (METHODS section 1).
+        active: ``gate`` counts a row as active where act(gate) > 0, ``product`` where h > 0.
         device: where the accumulators live: that of the activations.
 
     Size: 8 S + 40 S F bytes.

@@ -42,7 +42,7 @@ def glu_stats(
 ) -> Tensor:
     """The output of :func:`ops.glu`, bit for bit, while ``stats`` takes in every neuron's statistics.
 
-    The statistics are those of METHODS section 2, of the rounded value h that the model uses; NaN and infinities
+    The statistics are those of docs/method.md, of the rounded value h that the model uses; NaN and infinities
     are counted in ``nonfinite`` and left out of the rest. The same shapes and segments give the same bits, for any
     number of threads.
 

@@ -50,7 +50,7 @@ torch.library.register_autograd("affectron::glu_steer", _backward, setup_context
 def glu_steer(
     gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None = None, act: str = "silu"
 ) -> Tensor:
-    """act(gate) up under the intervention of METHODS section 6, h' = h max(scale - damping |h|, floor) + shift.
+    """act(gate) up under an intervention (docs/method.md), h' = h max(scale - damping |h|, floor) + shift.
 
     The form is computed in fp32 on the rounded h and rounded once more. A neuron with the neutral parameters
     (1, 0, -inf, -0.0), and a row of no program, keep h bit for bit.

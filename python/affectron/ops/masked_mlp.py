@@ -48,7 +48,7 @@ def masked_mlp(
     rows: Tensor | None = None,
     act: str = "silu",
 ) -> Tensor:
-    """The MLP down · h', with h = act(gate x) (up x) and h' its intervention, of METHODS section 6.
+    """The MLP down · h', with h = act(gate x) (up x) and h' its intervention (docs/method.md).
 
     Up to 16 rows take two passes over the weights, each weight read once: gate and up with the activation and the
     intervention, then down. Products are added up in fp32; gate, up, h, h' and the result are rounded to the dtype, as

@@ -28,7 +28,7 @@ _neuron_stats = define(
 
 
 def neuron_stats(h: Tensor, segments: Tensor | SegmentPlan, stats: StatsBuffers, gate: Tensor | None = None) -> None:
-    """Take the statistics of METHODS section 2 of ``h`` into ``stats``.
+    """Take the statistics of docs/method.md of ``h`` into ``stats``.
 
     Args:
         h: fp32, bf16 or fp16 [..., F], last stride 1.

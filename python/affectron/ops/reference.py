@@ -26,7 +26,7 @@ def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
 
 
 def intervene(h: Tensor, scale: Tensor, damping: Tensor, floor: Tensor, shift: Tensor) -> Tensor:
-    """METHODS section 6 in fp32: h max(scale - damping |h|, floor) + shift, with |h| kept finite."""
+    """the form of docs/method.md in fp32: h max(scale - damping |h|, floor) + shift, with |h| kept finite."""
     magnitude = h.abs().clamp(max=torch.finfo(torch.float32).max)
     return h * torch.maximum(scale - damping * magnitude, floor) + shift
 

@@ -261,7 +261,7 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
     }
 
 
-#: The rule of METHODS section 7.4 as the validation applies it.
+#: The rule as the validation applies it.
 BEATS_RULE = "yes where the adaptive mask's change lies below the whole interval of the random sets."
 
 

@@ -14,7 +14,7 @@ from affectron.files import read_json
 
 Interval = tuple[float, float]
 
-#: The masks of METHODS section 7.4, in the order in which they are shown.
+#: The masks, in the order in which they are shown.
 MASKS = ("adaptive", "zero", "mean")
 
 
