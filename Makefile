@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz gpu matrix wheel clean another
+.PHONY: help demo test lint bench fuzz sanitize gpu matrix wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,6 +56,22 @@ fuzz: $(VENV)/installed ## fuzz the loaders for ten minutes, guided by coverage
 	@$(BIN)/pip install -q -c constraints.txt 'affectron[fuzz]'
 	@mkdir -p build/fuzz && cd build/fuzz && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m tests.fuzz_loaders \
 		-max_total_time=600
+
+# The package with a native module of another build lies apart. -S: without the editable install, whose module would come
+# first. Python and torch keep what they have allocated until the end: no search for leaks.
+SANITIZED := build/sanitize
+TESTS := tests/ops tests/cpu tests/cuda/test_emulated.py
+
+sanitize: $(VENV)/installed ## run what reaches csrc/ with AddressSanitizer, UBSan and ThreadSanitizer
+	@mkdir -p $(SANITIZED)
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pip install --no-build-isolation --no-deps --upgrade \
+		--target $(SANITIZED)/package -C build-dir=$(SANITIZED)/build -C cmake.build-type=Debug \
+		-C cmake.define.CMAKE_CXX_FLAGS_DEBUG='-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined' \
+		-C cmake.define.AFFECTRON_CUDA=OFF . > $(SANITIZED)/build.log 2>&1 \
+		|| $(call failed,$(SANITIZED)/build.log,the kernels could not be built with sanitizers: GCC has to have libasan and libubsan)
+	@PYTHONPATH=$(CURDIR)/$(SANITIZED)/package:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -S -m pytest -p no:cacheprovider $(TESTS)
 
 # By way of a source archive, so that what an archive lacks a wheel lacks too.
 wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in an empty environment

@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import transformers
 from scipy import stats as distributions
 from scipy.stats import mannwhitneyu
 
@@ -24,6 +25,8 @@ from affectron.screening import screen, screen_folds
 from affectron.stability import keep_stable, stability
 from affectron.stats import FIELDS, ActivationStats
 from tests.errors import message
+from tests.models.families import FAMILIES, available, watched
+from tests.models.tiny import make_tokenizer
 from tests.planted import LAYERS, MOODS, PROMPTS, TASKS, TOKENIZER, TONES, make_corpus, make_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -245,6 +248,57 @@ def test_activations_are_the_means_that_hooks_see(neurons: NeuronSet, memory: in
         own = len(sentence.text.split())
         expected = [float(seen[site][-own:, index].double().mean()) for site, index in found.neurons]
         np.testing.assert_allclose(values[row], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+@pytest.mark.filterwarnings("ignore:.*exact, but not fused")
+def test_activations_in_an_encoder_are_the_means_that_hooks_see(name: str) -> None:
+    family, tokenizer, corpus = FAMILIES[name], make_tokenizer(), CORPUS.where(split="dev")
+    model = family.build()
+    sites = family.names[: family.layers]
+    widths = dict.fromkeys(sites, family.neurons)
+    chosen = NeuronSet(
+        [NeuronList("w50", "mood", [(site, index, 0.0) for site in sites for index in (2, 31)])], widths, {}
+    )
+    with collect(model, tokenizer, corpus, chosen, batch_tokens=70) as found:
+        values, sentences = np.array(found.values), found.sentences
+    assert {len(one.text.split()) for one in sentences} == {8}
+    lengths = [len(tokenizer(one.text)["input_ids"]) for one in sentences]
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(site: str, h: torch.Tensor, *_: object) -> torch.Tensor:
+        seen[site] = h.reshape(-1, h.shape[-1])
+        return h
+
+    for row, sentence in list(enumerate(sentences))[::9]:
+        ids = torch.tensor([tokenizer(sentence.text)["input_ids"]])
+        with torch.no_grad(), watched(model, family, keep):
+            model(input_ids=ids, **({"decoder_input_ids": ids[:, :1]} if name == "t5" else {}))
+        own = slice(lengths[row] - 8, None)
+        expected = [float(seen[site][own, index].double().mean()) for site, index in found.neurons]
+        np.testing.assert_allclose(values[row], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*exact, but not fused")
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("t5", "site 'decoder.block.0.layer.2.DenseReluDense' is not in the model"),  # it does not read the text
+        ("mixtral", "model.layers.0.mlp.experts.0 is an expert, expected neurons of MLPs that every token passes"),
+    ],
+)
+def test_neurons_that_do_not_read_every_sentence_are_refused(name: str, told: str) -> None:
+    if not available(name):
+        pytest.skip(f"transformers {transformers.__version__} has no such {name}")
+    family = FAMILIES[name]
+    site = family.names[-2 if name == "t5" else 0]
+    chosen = NeuronSet([NeuronList("w50", "mood", [(site, 3, 0.0)])], {site: family.neurons}, {})
+
+    def run() -> None:
+        with collect(family.build(), make_tokenizer(), CORPUS.where(split="dev"), chosen):
+            raise AssertionError
+
+    assert told in message(run)
 
 
 def test_auroc_is_that_of_mann_and_whitney_with_ties() -> None:

@@ -27,12 +27,11 @@ from affectron.effects import label_rng, middle
 from affectron.errors import InputError
 from affectron.exam import whole_number
 from affectron.findings import Findings
-from affectron.models import attach, evaluating, find_sites, max_length
+from affectron.models import Reader, attach, evaluating, max_length, parallel
 from affectron.models.layout import Routed
 from affectron.neurons import NeuronSet
 from affectron.progress import track
 from affectron.scores import fdr
-from affectron.screening import reads_left_only
 
 Array = NDArray[np.float64]
 
@@ -67,16 +66,16 @@ def collect(
         memory: bytes of the table that are held in memory; a larger one is a temporary file.
 
     Raises:
-        InputError: the model lacks a neuron or has it in an expert, the corpus or template is unusable, or the file
-            cannot be written.
+        InputError: what reads the text lacks a neuron or has it in an expert, the corpus or template is unusable, or
+            the file cannot be written.
     """
-    sites = find_sites(model)
-    neurons.check({site.name: site.neurons for site in sites})
+    reader = Reader(model)
+    neurons.check({site.name: site.neurons for site in reader.sites})
     wanted = sorted({(site, index) for found in neurons.values() for site, index, _ in found})
-    columns = {site.name: [place for place, one in enumerate(wanted) if one[0] == site.name] for site in sites}
-    touched = [site for site in sites if columns[site.name]]
+    columns = {site.name: [place for place, one in enumerate(wanted) if one[0] == site.name] for site in reader.sites}
+    touched = [site for site in reader.sites if columns[site.name]]
     index = [torch.tensor([wanted[place][1] for place in columns[site.name]]) for site in touched]
-    body = getattr(model, "base_model", model)
+    group = parallel.tensor_group(model)
     shape = (len(corpus), len(wanted))
     sentences: list[Sentence] = []
     weights = torch.zeros(0)
@@ -97,8 +96,14 @@ def collect(
                 name = touched[position].name
                 raise InputError(f"{name} is an expert, expected neurons of MLPs that every token passes")
             h = ops.glu(gate, up, act)
-            mine = h[..., index[position].to(h.device)].view(*weights.shape, -1).float()
+            here = parallel.neurons_here(touched[position], h.shape[-1])
+            # In ascending order: those that are computed here are a run of the site's columns.
+            first, last = torch.searchsorted(index[position], torch.tensor([here.start, here.stop])).tolist()
+            own = index[position][first:last] - here.start
+            mine = h[..., own.to(h.device)].view(*weights.shape, -1).float()
             means = torch.einsum("bt,btk->bk", weights.to(h.device), mine)
+            if group is not None and h.shape[-1] < touched[position].neurons:
+                means = parallel.assemble(means, slice(first, last), len(index[position]), group)
             rows = slice(len(sentences), len(sentences) + len(means))
             values[rows, columns[touched[position].name]] = means.cpu().numpy()
             return h
@@ -115,10 +120,7 @@ def collect(
             for batch in source:
                 counted = batch.counted / np.maximum(batch.counted.sum(1, keepdims=True), 1)
                 weights = torch.from_numpy(counted).float()
-                inputs = {"input_ids": torch.from_numpy(batch.input_ids).to(model.device)}
-                if not reads_left_only(model):
-                    inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(model.device)
-                body(**inputs, use_cache=False)
+                reader(batch.input_ids, batch.attention_mask)
                 sentences += batch.sentences
                 advance(len(sentences))
         yield Activations(values, tuple(wanted), tuple(sentences))

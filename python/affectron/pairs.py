@@ -20,7 +20,7 @@ from affectron import ops
 from affectron.batching import Encoded, encode
 from affectron.corpus import DEFAULT_TASK, Sentence
 from affectron.errors import InputError
-from affectron.models import attach, config_hash, evaluating, find_sites, fingerprint, max_length, tokenizer_hash
+from affectron.models import Reader, attach, config_hash, evaluating, fingerprint, max_length, tokenizer_hash
 from affectron.progress import track
 from affectron.stats import FIELDS, PAIRS, ActivationStats
 
@@ -99,10 +99,10 @@ def screen_pairs(
     if not pairs:
         raise InputError("pairs is empty, expected at least one")
     labels = sorted({pair.label for pair in pairs})
-    sites = find_sites(model)
+    reader = Reader(model)
     buffers = [
         ops.StatsBuffers(len(labels), site.neurons, "product", device=next(site.module.parameters()).device)
-        for site in sites
+        for site in reader.sites
     ]
     sentences = [
         Sentence(text, (pair.label,), None, str(place))
@@ -114,7 +114,6 @@ def screen_pairs(
         if not any(one.counted):
             raise InputError(f"pair {int(one.sentence.id) + 1}: text {one.sentence.text!r} has no token of its own")
     order = sorted(range(len(pairs)), key=lambda k: -_width(encoded, k))
-    body = getattr(model, "base_model", model)
     weights: Tensor
     plan: ops.SegmentPlan
 
@@ -129,7 +128,7 @@ def screen_pairs(
     with (
         torch.no_grad(),
         evaluating(model),
-        attach(sites, kernel),
+        attach(reader.sites, kernel),
         track("screening pairs", len(pairs), progress) as advance,
     ):
         done = 0
@@ -145,14 +144,10 @@ def screen_pairs(
             weights = torch.from_numpy(counted)
             segments = torch.tensor([labels.index(pairs[k].label) for k in chosen], device=model.device)
             plan = ops.SegmentPlan(segments, len(labels))
-            body(
-                input_ids=torch.from_numpy(ids).to(model.device),
-                attention_mask=torch.from_numpy(seen).to(model.device),
-                use_cache=False,
-            )
+            reader(ids, seen)
             done += len(chosen)
             advance(done)
-    finals = {site.name: buffer.finalize() for site, buffer in zip(sites, buffers, strict=True)}
+    finals = {site.name: buffer.finalize() for site, buffer in zip(reader.sites, buffers, strict=True)}
     arrays = {site: {name: getattr(final, name).cpu().numpy() for name in FIELDS} for site, final in finals.items()}
     provenance = {
         "model_hash": config_hash(model),

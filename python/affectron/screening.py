@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from affectron import __version__, ops
 from affectron.batching import Batch, batches
@@ -25,17 +25,15 @@ from affectron.corpus import Corpus, Sentence
 from affectron.distributed import Processes
 from affectron.errors import InputError
 from affectron.models import (
-    Site,
+    Reader,
     attach,
     check_tokenizer,
     config_hash,
     evaluating,
-    find_sites,
     fingerprint,
     max_length,
     parallel,
     tokenizer_hash,
-    unwrapped,
 )
 from affectron.models.layout import Routed
 from affectron.ops.buffers import ACTIVE_RULES
@@ -122,10 +120,8 @@ def screen(
     if checkpoint is None and (resume or processes.size > 1):
         what = "resume is True" if resume else f"there are {processes.size} processes"
         raise InputError(f"checkpoint is None and {what}; expected the folder that keeps the shards")
-    sites = find_sites(model)
+    reader = Reader(model)
     check_tokenizer(model, tokenizer)
-    parts = set(_body(model).modules())
-    sites = [site for site in sites if site.module in parts]
 
     def read(sentences: Iterable[Sentence]) -> Iterator[Batch]:
         return batches(
@@ -173,16 +169,16 @@ def screen(
             "task": corpus.task,
             "batch_tokens": batch_tokens,
             "max_length": max_length(model),
-            "sites": {site.name: site.neurons for site in sites},
+            "sites": {site.name: site.neurons for site in reader.sites},
         }
         processes.agree(run)
         folder = ShardFolder(Path(checkpoint), run, resume)
         processes.gather(None)  # no process makes the folder before all have looked
 
-    work = _Work(model, sites, corpus, tokens, active)
+    work = _Work(reader, corpus, tokens, active)
     meter = Meter(log, processes.rank)
     measured = Shards(corpus, shards, read, work, meter, progress, processes)
-    with torch.no_grad(), evaluating(model), attach(sites, work.kernel, work.given):
+    with torch.no_grad(), evaluating(model), attach(reader.sites, work.kernel, work.given):
         if folder is None:
             stats, place = measured.measure()
         else:
@@ -232,20 +228,11 @@ def screen_folds(
 class _Work:
     """The accumulators of every site, and the plan of the batch that is under way."""
 
-    def __init__(self, model: Any, sites: list[Site], corpus: Corpus, tokens: str, active: str) -> None:
-        self.model, self.sites, self.corpus, self.tokens, self.active = model, sites, corpus, tokens, active
+    def __init__(self, reader: Reader, corpus: Corpus, tokens: str, active: str) -> None:
+        self.reader, self.sites, self.corpus, self.tokens, self.active = reader, reader.sites, corpus, tokens, active
         self.segments = len(corpus.segments)
-        self.masked = not reads_left_only(model)
-        self.options: dict[str, Any] = {} if self.masked else {"use_cache": False}
-        # A fully sharded model gathers its weights for the forward of the whole: there the lm_head's product is made,
-        # for one position.
-        self.body = _body(model)
-        if parallel.is_fully_sharded(model):
-            self.body = model
-            if parallel.takes(model, "logits_to_keep"):
-                self.options["logits_to_keep"] = 1
-        self.tensor_group = parallel.tensor_group(model)
-        self.here = [slice(0, site.neurons) for site in sites]
+        self.tensor_group = parallel.tensor_group(reader.model)
+        self.here = [slice(0, site.neurons) for site in self.sites]
         self.kept: ActivationStats | None = None
         self.buffers: list[ops.StatsBuffers | None] = []
         self.plans: dict[torch.device, ops.SegmentPlan] = {}
@@ -258,11 +245,11 @@ class _Work:
 
     def buffers_at(self, position: int, gate: Tensor) -> ops.StatsBuffers:
         """A site's accumulators, made where and as wide as its activation is first seen: weights kept on disk have no
-        device, and a plan may gather what it has sharded."""
+        device."""
         found = self.buffers[position]
         if found is None:
             site, width = self.sites[position], gate.shape[-1]
-            here = self.here[position] = slice(0, width) if width == site.neurons else parallel.neurons_here(site)
+            here = self.here[position] = parallel.neurons_here(site, width)
             found = ops.StatsBuffers(self.segments, width, self.active, device=gate.device)
             if self.kept is not None:
                 arrays = {name: torch.from_numpy(getattr(self.kept, name)[site.name]) for name in FIELDS}
@@ -282,17 +269,14 @@ class _Work:
             rows = np.where(counted, batch.segments[:, None], -1)
         self.rows, self.counted = torch.from_numpy(rows), torch.from_numpy(counted)
         self.plans.clear()
-        inputs = {"input_ids": torch.from_numpy(batch.input_ids).to(self.model.device)}
-        if self.masked:
-            inputs["attention_mask"] = torch.from_numpy(batch.attention_mask).to(self.model.device)
-        self.body(**inputs, **self.options)
+        self.reader(batch.input_ids, batch.attention_mask)
 
     def idle(self) -> None:
         self.rows, self.counted = torch.tensor([[-1]]), torch.tensor([[False]])
         if self.tokens == "mean":
             self.rows = self.rows[0]
         self.plans.clear()
-        self.body(input_ids=torch.zeros((1, 1), dtype=torch.int64, device=self.model.device), **self.options)
+        self.reader(np.zeros((1, 1), np.int64), np.ones((1, 1), np.int64))
 
     def plan(self, device: torch.device, routed: Routed | None = None) -> ops.SegmentPlan:
         """The batch's plan on ``device``: made once, shared by all sites there. An expert needs one for its tokens."""
@@ -366,18 +350,3 @@ class _Work:
                 if name != "count":
                     found[name] = parallel.assemble(value, here, site.neurons, self.tensor_group)
         return {name: value.cpu().numpy() for name, value in found.items()}
-
-
-def _body(model: Any) -> nn.Module:
-    """The part of a model that reads the text: of an encoder and a decoder the encoder, else the model without its
-    lm_head, whose product with the vocabulary nobody would read."""
-    bare: Any = unwrapped(model)
-    if getattr(getattr(bare, "config", None), "is_encoder_decoder", False):
-        return bare.get_encoder()  # type: ignore[no-any-return]
-    return getattr(bare, "base_model", bare)  # type: ignore[no-any-return]
-
-
-def reads_left_only(model: Any) -> bool:
-    """Whether no token of a right-padded sentence can see the padding behind it: then a mask would change nothing,
-    and without one the attention kernels take their causal path."""
-    return bool(model.can_generate()) and not model.config.is_encoder_decoder

@@ -1,4 +1,5 @@
-"""Models spread over processes and devices: the statistics of one process, whoever computes which neurons."""
+"""Models spread over processes and devices: the statistics and the steered logits of one, whoever computes which
+neurons."""
 
 from __future__ import annotations
 
@@ -9,11 +10,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from affectron import ActivationStats, Corpus, screen
-from tests.models.tiny import build, make_tokenizer
+from affectron import ActivationStats, Corpus, interventions, screen
+from affectron.candidates import collect
+from affectron.models import intervene
+from affectron.neurons import NeuronList, NeuronSet
+from tests.models.test_intervention import KINDS, Bench, by_request, make_bench
+from tests.models.tiny import batch, build, last_inputs, make_tokenizer, site_names
 from tests.workers import start, start_group, succeed, write_sentences
 
 SHARDS = 5
@@ -56,6 +63,50 @@ def fully_sharded(model: Path) -> Any:
     return found
 
 
+@torch.no_grad()
+def steer(load: Any, model: Path, family: str, output: str) -> None:
+    """Logits under every kind of program: for all rows, for one of three requests, and for a generated token."""
+    torch.set_num_threads(1)
+    found, inputs = load(model), batch(side="left")
+    kinds = {kind: program for kind, (program, _) in make_bench(family).kinds.items()}
+    logits: dict[str, Tensor] = {"plain": found(**inputs).logits}
+    for kind, program in kinds.items():
+        with intervene(found, program):
+            logits[kind] = found(**inputs).logits
+    with intervene(found, [kinds["zero"], None, interventions.schedule(kinds["induce"])]) as steering:
+        logits["by request"] = found(**inputs).logits
+        steering[1] = kinds["amplify"]
+        logits["changed"] = found(**inputs).logits
+        logits["tokens"] = found.generate(**inputs, max_new_tokens=4, do_sample=False)
+    logits["restored"] = found(**inputs).logits
+    save_file({name: value.contiguous() for name, value in logits.items()}, output)
+
+
+@torch.no_grad()
+def steered_by_hooks(model: Any, bench: Bench) -> dict[str, Tensor]:
+    """The same with hooks on the whole model."""
+    inputs = batch(side="left")
+    changes = {kind: change for kind, (_, change) in bench.kinds.items()}
+    requests = by_request([changes["zero"], None, changes["induce"]], 3)
+    after = by_request([changes["zero"], changes["amplify"], changes["induce"]], 3)
+    logits = {"plain": model(**inputs).logits}
+    for name, change in {**changes, "by request": requests, "changed": after}.items():
+        with last_inputs(model, bench.family, change):
+            logits[name] = model(**inputs).logits
+    with last_inputs(model, bench.family, after):
+        logits["tokens"] = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    logits["restored"] = logits["plain"]
+    return logits
+
+
+def same_logits(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert set(found) == set(wanted) >= set(KINDS)
+    for name, logits in wanted.items():
+        torch.testing.assert_close(found[name], logits, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: name + text)
+    assert all((wanted[kind] - wanted["plain"]).abs().max() > 1e-2 for kind in KINDS)
+    assert torch.equal(found["restored"], found["plain"])
+
+
 def alike(one: ActivationStats, other: ActivationStats) -> None:
     """Counts are equal, moments alike up to the rounding of a model whose products are summed in another order."""
     assert one.sites == other.sites
@@ -90,6 +141,53 @@ def test_a_model_spread_over_processes(sentences: Path, tmp_path: Path, load: An
     assert len({(tmp_path / str(rank)).read_bytes() for rank in range(size)}) == 1
 
 
+# How a model is loaded, and its family. In phi3 each process sees all neurons; in neox the kernel stands where the
+# activation module stands.
+SPREAD = {
+    2: [(tensor_parallel, "llama"), (tensor_parallel, "phi3"), (tensor_parallel, "neox"), (fully_sharded, "llama")],
+    4: [(tensor_parallel, "llama"), (fully_sharded, "llama")],
+}
+
+
+def steer_each(cases: list[tuple[Any, str]], folder: Path, rank: str) -> None:
+    for load, family in cases:
+        steer(load, folder / family, family, str(folder / f"{load.__name__}-{family}-{rank}"))
+
+
+@pytest.mark.parametrize("size", SPREAD)
+def test_steering_a_model_spread_over_processes(tmp_path: Path, size: int) -> None:
+    """Programs are given for all neurons; each process changes its own."""
+    models = {family: save_model(tmp_path, family) for _, family in SPREAD[size]}
+    succeed(start_group(size, tmp_path / "store", steer_each, SPREAD[size], tmp_path, "{rank}"))
+    for family, model in models.items():
+        wanted = steered_by_hooks(whole(model), make_bench(family))
+        found = [*tmp_path.glob(f"*-{family}-*")]
+        assert len(found) == size * sum(family == one for _, one in SPREAD[size])
+        for file in found:
+            same_logits(load_file(file), wanted)
+
+
+def candidates(load: Any, model: Path, sentences: Path, output: str) -> None:
+    torch.set_num_threads(1)
+    sites = site_names("llama")
+    # Of one site neurons of the first process only.
+    chosen = [(sites[0], 1, 0.0), (sites[0], 21, 0.0), (sites[0], 22, 0.0), (sites[0], 42, 0.0), (sites[2], 3, 0.0)]
+    neurons = NeuronSet([NeuronList("anger", "emotion", chosen)], dict.fromkeys(sites, 43), {})
+    with collect(load(model), make_tokenizer(), Corpus.from_file(sentences), neurons, batch_tokens=64) as found:
+        save_file({"values": torch.from_numpy(np.array(found.values))}, output)
+
+
+def test_candidates_of_a_tensor_parallel_model(sentences: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path, "llama")
+    arguments = (model, sentences, str(tmp_path / "{rank}"))
+    succeed(start_group(2, tmp_path / "store", candidates, tensor_parallel, *arguments))
+    candidates(whole, model, sentences, str(tmp_path / "one"))
+    one = load_file(tmp_path / "one")["values"]
+    assert (one != 0).all()
+    for rank in range(2):
+        torch.testing.assert_close(load_file(tmp_path / str(rank))["values"], one, rtol=1e-4, atol=1e-6)
+
+
 def test_a_model_with_weights_on_disk(sentences: Path, tmp_path: Path) -> None:
     """``device_map`` places modules; those on disk have no device of their own and are read for each forward."""
     model, tokenizer, corpus = save_model(tmp_path, "llama"), make_tokenizer(), Corpus.from_file(sentences)
@@ -101,3 +199,5 @@ def test_a_model_with_weights_on_disk(sentences: Path, tmp_path: Path) -> None:
     assert next(placed.model.layers[1].mlp.parameters()).device.type == "meta"
     one, other = (screen(found, tokenizer, corpus, batch_tokens=64) for found in (whole(model), placed))
     alike(one, other)
+    steer(lambda _: placed, model, "llama", str(tmp_path / "steered"))
+    same_logits(load_file(tmp_path / "steered"), steered_by_hooks(whole(model), make_bench("llama")))

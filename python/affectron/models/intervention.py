@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from affectron.errors import InputError
 from affectron.interventions import MAX_PIECES, Program, Schedule
 from affectron.models.layout import Routed, Site, device_of
+from affectron.models.parallel import neurons_here
 from affectron.models.sites import attach, find_sites, unwrapped
 from affectron.models.swap import swap_attribute
 from affectron.ops.glu_steer import steer_rows
@@ -45,6 +46,9 @@ def intervene(
     ``capacity`` is the number of different programs that can be held at a time, schedules counting each of theirs;
     None means as many as there are requests, or as ``program`` holds. They take capacity x 16 bytes a neuron on the
     model's device.
+
+    Programs are given for the whole model also where processes share out its neurons (transformers' tensor parallel
+    plans): each applies its own part. All of them open the context with the same programs.
 
     The activation of every site is computed by ``ops.glu_steer``: of an untouched row to the last bit as eager torch
     does it where the activation function is SiLU or ReLU, within that bit elsewhere. Several of these contexts may be
@@ -136,6 +140,8 @@ class Steering(Sequence["Program | Schedule | None"]):
         with torch.inference_mode(False):
             # fp32 [capacity, 4, F] a site: scale, damping, floor, shift.
             self._tables = [torch.zeros(capacity, 4, site.neurons, device=device_of(site)) for site in sites]
+            # Which neurons they hold: fewer where the first forward shows that other processes compute the rest.
+            self._here = [slice(0, site.neurons) for site in sites]
             # Of each request, at which generated token each piece begins, and its row of each site's table.
             self._starts = torch.full((len(programs), MAX_PIECES), _NEVER, device=device)
             self._starts[:, 0] = -_NEVER
@@ -203,7 +209,7 @@ class Steering(Sequence["Program | Schedule | None"]):
         """The parameters [4, F] of each site that the program touches, by the site's position."""
         check_sites(program, self._sites)
         return {
-            position: torch.from_numpy(program.table(site.name, site.neurons))
+            position: torch.from_numpy(program.table(site.name, site.neurons)[:, self._here[position]])
             for position, site in enumerate(self._sites)
             if _touches(program, site)
         }
@@ -258,6 +264,9 @@ class Steering(Sequence["Program | Schedule | None"]):
         table = self._tables[position]
         if table.device != gate.device:  # the model was moved since
             table = self._tables[position] = table.to(gate.device)
+        if table.shape[-1] != gate.shape[-1]:
+            here = self._here[position] = neurons_here(self._sites[position], gate.shape[-1])
+            table = self._tables[position] = table[..., here].contiguous()
         n = gate.numel() // gate.shape[-1] if routed is None else routed.total
         rows = self._rows
         # No decoder has told: a block of its own, one that a checkpoint computes again, or one that reads something

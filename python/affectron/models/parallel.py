@@ -46,8 +46,11 @@ def is_fully_sharded(model: nn.Module) -> bool:
     return any(name != _TENSOR_PARALLEL and w.device_mesh.size(place) > 1 for w, place, name in _spread(model))
 
 
-def neurons_here(site: Site) -> slice:
-    """Which of the site's neurons this process computes: all, or a run of them under tensor parallelism."""
+def neurons_here(site: Site, width: int) -> slice:
+    """Which of the site's neurons an activation of ``width`` neurons holds: all, or under tensor parallelism the run of
+    them that this process computes. The weights alone do not tell: a plan may gather what it has sharded."""
+    if width == site.neurons:
+        return slice(0, width)
     for weight, dimension, name in _spread(site.module):
         placement = weight.placements[dimension]
         # The last linear is the one that is sharded by its inputs.
@@ -55,8 +58,9 @@ def neurons_here(site: Site) -> slice:
             whole = torch.Size((*weight.shape[:-1], site.neurons))
             mesh = weight.device_mesh[_TENSOR_PARALLEL] if weight.device_mesh.ndim > 1 else weight.device_mesh
             shape, offset = compute_local_shape_and_global_offset(whole, mesh, [placement])
-            return slice(offset[-1], offset[-1] + shape[-1])
-    return slice(0, site.neurons)
+            if shape[-1] == width:
+                return slice(offset[-1], offset[-1] + width)
+    raise RuntimeError(f"{site.name}: the activation has {width} neurons, expected {site.neurons}, or a run of them")
 
 
 def assemble(local: Tensor, here: slice, neurons: int, group: dist.ProcessGroup) -> Tensor:
