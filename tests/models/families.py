@@ -238,7 +238,7 @@ FAMILIES = {
     "longcat": _followed(
         "LongcatFlash",
         {
-            **{key: value for key, value in _LLAMA.items() if key not in ("num_key_value_heads", "intermediate_size")},
+            **{k: v for k, v in _LLAMA.items() if k not in ("num_key_value_heads", "intermediate_size", "num_hidden_layers")},
             "num_layers": LAYERS,
             "ffn_hidden_size": NEURONS,
             "expert_ffn_hidden_size": EXPERT_NEURONS,

@@ -276,7 +276,9 @@ def _by_declaration(block: nn.Module) -> Structure | None:
     functions = {
         name: c
         for name, c in own.items()
-        if name not in norms and not any(True for _ in c.parameters()) and not passes(c)
+        # Nor what holds tables, as rotary embeddings do, nor what attention normalises with.
+        if name not in norms
+        and not (passes(c) or isinstance(c, nn.Softmax) or any(True for _ in (*c.parameters(), *c.buffers())))
     }
     others = own.keys() - layers.keys() - norms
     if not functions or block._parameters or any(own[name]._parameters and not own[name]._modules for name in others):
