@@ -1,8 +1,8 @@
-"""Try the package with other versions of torch and transformers, each pair in an environment of its own; the results go
-into docs/compatibility.md.
+"""Try the package with other versions of torch and transformers; what passes goes into docs/compatibility.md.
 
 Apart from the tests that it runs, which know one environment: ``python tests/matrix.py [TORCH:TRANSFORMERS ...]``, or
-``make matrix`` for all pairs of ``PAIRS``. The environments stay in build/matrix, so that a second run is quick.
+``make matrix`` for all of ``PAIRS``. The kernels are those that are installed here, since the native module links no
+torch. There is one environment a release of torch, in build/matrix; it is removed when nothing failed in it.
 """
 
 from __future__ import annotations
@@ -10,90 +10,123 @@ from __future__ import annotations
 import datetime
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
+from importlib.metadata import distribution
+from itertools import groupby
 from pathlib import Path
 
-# The oldest and the newest of both, and what lies between, crosswise.
+import affectron._native
+
+# The oldest and the newest of both, crosswise, and what lies between.
 PAIRS = (
     "2.8.0:4.56.2",
     "2.8.0:5.24.0",
-    "2.9.1:4.57.6",
-    "2.11.0:5.0.0",
+    "2.13.0:4.57.6",
+    "2.13.0:5.0.0",
     "2.13.0:5.12.1",
     "2.15.0:4.56.2",
     "2.15.0:5.24.0",
 )
-TESTS = ("tests/models", "tests/test_screening.py", "tests/test_corpus_forms.py", "tests/ops/test_registration.py")
+#: What builds, loads, reads or changes models of transformers, or registers something with torch.
+TESTS = tuple(f"tests/models/test_{name}.py" for name in ("sites", "families", "changed", "load"))
+TESTS += ("tests/ops/test_registration.py",)
+PACKAGES = ("numpy", "rich", "safetensors", "scipy", "typer", "pytest", "hypothesis", "expecttest")
+PACKAGES += ("accelerate", "datasets", "peft", "protobuf", "pyarrow", "sentencepiece")
 ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "matrix"
 RECORD = ROOT / "docs" / "compatibility.md"
 HEADER = """# Versions that it was tried with
 
-`make matrix` runs the tests of models, screening, corpora and op registration with each pair of versions, on the CPU,
-and writes this table: the last result of each pair. A test skips where a version lacks the family or package it needs.
+`make matrix` runs the tests of sites, families, changed models, loading and op registration with each pair of versions, on the CPU, and writes this
+table: the last result of each pair. A test is skipped where a version lacks the family that it builds, or where the
+environment lacks the package or the hardware that it needs.
 
-| torch | transformers | Python | passed | skipped | failed | on |
+| torch | transformers | Python | passed | failed | on | skipped |
 | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
 def main(pairs: list[str]) -> int:
+    package = checkout()
     failed = 0
-    for pair in pairs or PAIRS:
-        torch, _, transformers = pair.partition(":")
-        row, wrong = attempt(torch, transformers)
+    for torch, cells in groupby(pairs or PAIRS, key=lambda pair: pair.partition(":")[0]):
+        python = environment(torch)
+        wrong = 0
+        for pair in cells:
+            row, failures = attempt(python, torch, pair.partition(":")[2], package)
+            write(row)
+            print(row, flush=True)
+            wrong += failures
+        if not wrong:
+            shutil.rmtree(python.parents[1])
         failed += wrong
-        write(row)
-        print(row, flush=True)
     return int(failed > 0)
 
 
-def attempt(torch: str, transformers: str) -> tuple[str, int]:
-    """Make the environment where it is not there yet and run the tests: the row of the table, and how many failed."""
-    folder = ROOT / "build" / "matrix" / f"torch-{torch}-transformers-{transformers}"
+def checkout() -> Path:
+    """A folder to import the package from: the source of this checkout and the native module that is installed."""
+    folder = BUILD / "package"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "python" / "affectron", folder / "affectron")
+    shutil.copytree(ROOT / "kernels", folder / "affectron" / "kernels")
+    shutil.copy(str(affectron._native.__file__), folder / "affectron")
+    metadata = Path(str(distribution("affectron").locate_file(f"affectron-{affectron.__version__}.dist-info")))
+    shutil.copytree(metadata, folder / metadata.name)
+    return folder
+
+
+def environment(torch: str) -> Path:
+    """The Python of an environment with this release of torch, made where it is not there yet."""
+    folder = BUILD / f"torch-{torch}"
     python = folder / "bin" / "python"
-    log = folder.with_name(f"{folder.name}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
     if not (folder / "installed").is_file():
         venv.create(folder, with_pip=True, clear=True)
-        packages = [f"torch=={torch}", f"transformers=={transformers}", "numpy", "scikit-build-core", "pybind11"]
-        packages += ["cmake", "ninja", "pytest", "hypothesis", "expecttest", "rich", "safetensors", "scipy", "typer"]
-        packages += ["accelerate", "datasets", "peft", "protobuf", "pyarrow", "sentencepiece"]
-        install = [python, "-m", "pip", "install", "-q"]
-        with log.open("w") as out:
-            subprocess.run([*install, *packages], stdout=out, stderr=out, check=True)
-            path = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
-            native = [*install, "--no-build-isolation", "--no-deps", str(ROOT)]
-            subprocess.run(native, stdout=out, stderr=out, check=True, env=path)
+        install(python, f"torch=={torch}")
         (folder / "installed").touch()
-    # The installed package, and the tests of this checkout: the native module links no torch.
-    site = next((folder / "lib").glob("python*/site-packages/affectron"))
-    subprocess.run(["cp", "-r", f"{ROOT / 'python' / 'affectron'}/.", str(site)], check=True)
-    command = [python, "-m", "pytest", *TESTS, "-q", "-p", "no:cacheprovider", "-rf"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    log.write_text(done.stdout + done.stderr)
-    count = dict.fromkeys(("passed", "skipped", "failed", "error"), 0)
-    for number, word in re.findall(r"(\d+) (passed|skipped|failed|error)", done.stdout.splitlines()[-1]):
-        count[word] += int(number)
+    return python
+
+
+def install(python: Path, *packages: str) -> None:
+    log = python.parents[1].with_suffix(".pip.log")
+    with log.open("a") as out:
+        done = subprocess.run([python, "-m", "pip", "install", *packages], stdout=out, stderr=out, check=False)
+    if done.returncode:
+        sys.exit(f"error: pip could not install {' '.join(packages)} (all of it: {log})")
+
+
+def attempt(python: Path, torch: str, transformers: str, package: Path) -> tuple[str, int]:
+    """Run the tests with these versions: the row of the table, and how many failed."""
+    install(python, f"torch=={torch}", f"transformers=={transformers}", *PACKAGES)
+    path = {**os.environ, "PYTHONPATH": str(package)}
+    command = [python, "-m", "pytest", *TESTS, "-p", "no:cacheprovider", "-rfEs"]
+    done = subprocess.run(command, cwd=ROOT, env=path, capture_output=True, text=True, check=False)
+    (BUILD / f"torch-{torch}-transformers-{transformers}.log").write_text(done.stdout + done.stderr)
+    last = done.stdout.splitlines()[-1] if done.stdout else ""
+    count = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", last)}
+    # No last line that counts tests: they did not run.
+    wrong = count.get("failed", 0) + count.get("error", 0) if "passed" in count else 1
+    reasons: dict[str, int] = {}
+    for number, reason in re.findall(r"^SKIPPED \[(\d+)\] \S+: (.*)$", done.stdout, re.MULTILINE):
+        reasons[reason] = reasons.get(reason, 0) + int(number)
+    skipped = "; ".join(f"{number}: {reason}" for reason, number in sorted(reasons.items())) or "none"
     version = subprocess.run([python, "-V"], capture_output=True, text=True, check=True).stdout.split()[1]
-    wrong = count["failed"] + count["error"]
     today = datetime.date.today().isoformat()
-    row = f"| {torch} | {transformers} | {version} | {count['passed']} | {count['skipped']} | {wrong} | {today} |"
-    return row, wrong
+    cells = (torch, transformers, version, count.get("passed", 0), wrong, today, skipped)
+    return f"| {' | '.join(map(str, cells))} |", wrong
 
 
 def write(row: str) -> None:
     """Put a pair's row into the table, in the place of its last one."""
-    rows = {}
-    if RECORD.is_file():
-        rows = {tuple(line.split("|")[1:3]): line for line in RECORD.read_text().splitlines() if line.startswith("| 2")}
-    rows[tuple(row.split("|")[1:3])] = row
-    RECORD.parent.mkdir(exist_ok=True)
-    ordered = sorted(
-        rows.values(), key=lambda line: [int(n) for n in re.findall(r"\d+", "".join(line.split("|")[1:3]))]
-    )
-    RECORD.write_text(HEADER + "\n".join(ordered) + "\n")
+    rows = RECORD.read_text().splitlines() if RECORD.is_file() else []
+    found = {key(line): line for line in (*rows, row) if re.match(r"\| \d", line)}
+    RECORD.write_text(HEADER + "\n".join(found[pair] for pair in sorted(found)) + "\n")
+
+
+def key(row: str) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(map(int, re.findall(r"\d+", cell))) for cell in row.split("|")[1:3])
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ class Family:
     config_class: str = ""
     layers: int = LAYERS
     extra: dict[str, Any] = field(default_factory=dict)
+    since: int = 4  # the major version of transformers from which it is as described here
 
     def build(self) -> Any:
         torch.manual_seed(0)
@@ -110,8 +111,13 @@ def _plain(model: str, config: dict[str, Any], site: str, act: str, gate: str, l
 
 
 def _experts(model: str, config: dict[str, Any], layout: str = "gate_up", act: str = "silu", **more: Any) -> Family:
-    site = "model.layers.{}.mlp.experts"
-    return Family(model, config, (site,), layout, act, "", "experts", neurons=EXPERT_NEURONS, **more)
+    more = {"since": 5, "sites": ("model.layers.{}.mlp.experts",), "neurons": EXPERT_NEURONS, **more}
+    return Family(model, config, layout=layout, act=act, gate="", last="experts", **more)
+
+
+def _followed(model: str, config: dict[str, Any], site: str, act: str = "SiLUActivation", **more: Any) -> Family:
+    """Stacked experts of which nothing but the shapes is known."""
+    return _experts(model, config, "other", act, path="fallback", sites=(site,), **more)
 
 
 FAMILIES = {
@@ -191,7 +197,62 @@ FAMILIES = {
     "qwen3_moe": _experts("Qwen3Moe", {**_MOE, "num_experts": EXPERTS, "moe_intermediate_size": EXPERT_NEURONS}),
     "olmoe": _experts("Olmoe", {**_MOE, "num_experts": EXPERTS}),
     "gpt_oss": _experts(
-        "GptOss", {**_MOE, "num_local_experts": EXPERTS}, layout="other", act="?", path="fallback"
+        "GptOss", {**_MOE, "num_local_experts": EXPERTS}, layout="other", act="?", path="fallback", since=4
+    ),
+    "jetmoe": _followed(
+        "JetMoe",
+        {
+            **{key: value for key, value in _MOE.items() if key not in ("num_attention_heads", "head_dim")},
+            "kv_channels": 6,
+            "num_local_experts": EXPERTS,
+        },
+        "model.layers.{}.mlp",
+        since=4,
+    ),
+    "llama4": _followed(
+        "Llama4",
+        {**_MOE, "num_local_experts": EXPERTS, "intermediate_size_mlp": NEURONS},
+        "model.layers.{}.feed_forward.experts",
+        config_class="Llama4TextConfig",
+        since=4,
+    ),
+    "dbrx": _followed(
+        "Dbrx",
+        {
+            "vocab_size": VOCABULARY,
+            "d_model": HIDDEN,
+            "n_heads": 4,
+            "n_layers": LAYERS,
+            "max_seq_len": 64,
+            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
+            "ffn_config": {
+                "hidden_size": HIDDEN,
+                "ffn_hidden_size": EXPERT_NEURONS,
+                "moe_num_experts": EXPERTS,
+                "moe_top_k": 2,
+            },
+            "pad_token_id": 0,
+        },
+        "transformer.blocks.{}.ffn.experts",
+    ),
+    "longcat": _followed(
+        "LongcatFlash",
+        {
+            **{k: v for k, v in _LLAMA.items() if k not in ("num_key_value_heads", "intermediate_size", "num_hidden_layers")},
+            "num_layers": LAYERS,
+            "ffn_hidden_size": NEURONS,
+            "expert_ffn_hidden_size": EXPERT_NEURONS,
+            "q_lora_rank": 8,
+            "kv_lora_rank": 8,
+            "qk_nope_head_dim": 4,
+            "qk_rope_head_dim": 4,
+            "v_head_dim": 4,
+            "head_dim": 4,
+            "moe_topk": 2,
+            "n_routed_experts": EXPERTS,
+            "zero_expert_num": 2,
+        },
+        "model.layers.{}.mlp.experts",
     ),
     # No line of code was written for the families below.
     "nemotron": _plain("Nemotron", _LLAMA, "model.layers.{}.mlp", "relu2", "up_proj", "down_proj"),
@@ -249,15 +310,10 @@ FAMILIES = {
 
 
 def available(name: str) -> bool:
-    """Whether this version of transformers has the family, with stacked experts where it is a mixture."""
+    """Whether this version of transformers has the family in the form described here."""
     family = FAMILIES[name]
-    if not hasattr(transformers, family.model + family.head):
-        return False
-    if not family.stacked:
-        return True
-    from transformers import integrations
-
-    return hasattr(integrations, "use_experts_implementation")
+    major = int(transformers.__version__.partition(".")[0])
+    return major >= family.since and hasattr(transformers, family.model + family.head)
 
 
 def inputs(family: Family, rows: int = 3, length: int = 7) -> dict[str, Tensor]:
@@ -298,21 +354,57 @@ def watched(model: Any, family: Family, change: Any) -> Iterator[None]:
             step()
 
 
-def _experts_forward(block: Any, name: str, change: Any, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def _experts_forward(block: Any, name: str, change: Any, x: Tensor, *routing: Tensor) -> Any:
     """One expert after another, as the class's documentation describes it."""
-    out = torch.zeros_like(x)
+    kind = type(block).__name__
+    out = x.new_zeros(x.numel() // HIDDEN, HIDDEN)
+    rows = x.reshape(-1, HIDDEN)
+    logits: Tensor | None = None
+    if "Llama4" in kind:  # each expert's inputs, scaled by its scores, which are 0 where a token is not routed to it
+        chosen = torch.stack([(part != 0).any(-1) for part in rows.chunk(EXPERTS)], 1)
+        weights = chosen.float()
+    elif "JetMoe" in kind:
+        _, tokens, gates, sizes, logits = block.router(rows)
+        weights = torch.zeros(len(rows), EXPERTS)
+        weights[tokens, torch.arange(EXPERTS).repeat_interleave(torch.tensor(sizes))] = gates
+        chosen = weights > 0
+    else:  # [N, K] experts, and their weights, or those of all experts
+        top, given = routing
+        chosen = torch.stack([(top == expert).any(-1) for expert in range(EXPERTS)], 1)
+        weights = given
+        if given.shape == top.shape:
+            weights = torch.stack([(given * (top == expert)).sum(-1) for expert in range(EXPERTS)], 1)
     for expert in range(EXPERTS):
-        tokens, slot = torch.where(chosen == expert)
-        if not len(tokens):
-            continue
-        first, last = block.gate_up_proj[expert], block.down_proj[expert]
-        if "GptOss" in type(block).__name__:
-            both = x[tokens] @ first + block.gate_up_proj_bias[expert]
+        tokens = chosen[:, expert].nonzero()[:, 0]
+        given = rows.chunk(EXPERTS)[expert][tokens] if "Llama4" in kind else rows[tokens]
+        bias = 0
+        if "JetMoe" in kind:
+            first, last = block.input_linear.weight[expert].T, block.output_linear.weight[expert].T
+        elif "Dbrx" in kind:
+            gate_weight, up_weight, last = (
+                weight.view(EXPERTS, -1, HIDDEN)[expert] for weight in (block.mlp.w1, block.mlp.v1, block.mlp.w2)
+            )
+            first = torch.cat([gate_weight.T, up_weight.T], 1)
+        else:
+            first, last = block.gate_up_proj[expert], block.down_proj[expert]
+            if first.shape[0] != HIDDEN:
+                first, last = first.T, last.T
+        if "GptOss" in kind:
+            both, bias = given @ first + block.gate_up_proj_bias[expert], block.down_proj_bias[expert]
             gate, up = both[:, ::2].clamp(max=7.0), both[:, 1::2].clamp(-7.0, 7.0)
             h = change(f"{name}.{expert}", gate * torch.sigmoid(1.702 * gate) * (up + 1), None, tokens)
-            y = h @ last + block.down_proj_bias[expert]
         else:
-            gate, up = (x[tokens] @ first.T).chunk(2, -1)
-            y = change(f"{name}.{expert}", F.silu(gate) * up, gate, tokens) @ last.T
-        out.index_add_(0, tokens, y * weights[tokens, slot, None])
-    return out
+            gate, up = (given @ first).chunk(2, -1)
+            h = change(f"{name}.{expert}", F.silu(gate) * up, gate, tokens)
+        if "Llama4" in kind:  # the block adds up the experts' outputs itself
+            whole = x.new_zeros(len(rows) // EXPERTS, HIDDEN).index_copy(0, tokens, h @ last)
+            out[expert * len(whole) : (expert + 1) * len(whole)] = whole
+        else:
+            out.index_add_(0, tokens, (h @ last + bias) * weights[tokens, expert, None])
+    if "Longcat" in kind:  # an expert beyond the last returns what it is given
+        out += rows * (routing[1] * (routing[0] >= EXPERTS)).sum(-1, keepdim=True)
+    if "JetMoe" in kind:
+        out = out + block.bias
+        if int(transformers.__version__.partition(".")[0]) < 5:
+            return out.view(x.shape), logits
+    return out.view(x.shape)

@@ -100,6 +100,48 @@ def test_a_quantised_model() -> None:
     agrees(model)
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_model_that_bitsandbytes_has_quantised(bits: int) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    model = build("llama")
+    for layer in model.model.layers:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            weight = getattr(layer.mlp, name).weight.data
+            outputs, inputs = weight.shape
+            if bits == 8:
+                linear = bnb.nn.Linear8bitLt(inputs, outputs, bias=False, has_fp16_weights=False)
+                linear.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+            else:
+                linear = bnb.nn.Linear4bit(inputs, outputs, bias=False, quant_type="nf4")
+                linear.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
+            setattr(layer.mlp, name, linear.to("cpu"))
+    logits(model)  # the first forward changes how a layer keeps its weights
+    assert model.model.layers[0].mlp.down_proj.weight.dtype in (torch.int8, torch.uint8)
+    assert all(site.path == "fused" for site in find_sites(model))
+    agrees(model)
+
+
+@pytest.mark.parametrize("how", ["instance", "class"])
+def test_a_model_that_liger_has_patched(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Liger's product is a Triton kernel for GPUs: torch's takes its place here. Its modules and its patch are real."""
+    swiglu = pytest.importorskip("liger_kernel.transformers.swiglu")
+    monkeypatch.setattr(
+        swiglu.LigerSiLUMulFunction, "apply", lambda gate, up, *_multipliers: nn.functional.silu(gate) * up
+    )
+    model = build("llama")
+    if how == "instance":
+        patch = pytest.importorskip("liger_kernel.transformers.monkey_patch")
+        for layer in model.model.layers:
+            patch._patch_swiglu_module(layer.mlp, swiglu.LigerSwiGLUMLP)
+    else:
+        for layer in model.model.layers:
+            block = swiglu.LigerSwiGLUMLP(model.config)
+            block.load_state_dict(layer.mlp.state_dict())
+            layer.mlp = block
+    assert all((site.layout, site.act, site.path) == ("gated", "silu", "fused") for site in find_sites(model))
+    agrees(model)
+
+
 @pytest.mark.filterwarnings("ignore:.*exact, but not fused")
 @pytest.mark.parametrize("how", ["fused", "fallback"])
 def test_a_compiled_model(how: str) -> None:

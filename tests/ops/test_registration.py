@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -186,7 +187,7 @@ def test_backend_from_the_environment():
     for name, printed in (("reference", "reference"), ("fast", "AFFECTRON_BACKEND is 'fast'")):
         done = subprocess.run(
             [sys.executable, "-c", code],
-            env={"AFFECTRON_BACKEND": name, "PATH": ""},
+            env={"AFFECTRON_BACKEND": name, "PATH": "", "PYTHONPATH": os.environ.get("PYTHONPATH", "")},
             capture_output=True,
             text=True,
         )

@@ -1,8 +1,10 @@
-"""Mixtures of experts whose weights are stacked in one parameter: transformers' experts classes, from 5 on.
+"""Mixtures of experts whose weights are stacked, those of all experts in one parameter.
 
-Apart because there is no linear layer to find: what such a class computes, its attributes say (``has_gate``,
-``has_bias``, ``is_transposed``), and each expert sees only the tokens that are routed to it. An expert is a site of its
-own, named as an expert that is a module would be: ``model.layers.3.mlp.experts.7``.
+Apart because there is no linear layer to find. Transformers' experts classes from 5 on say of themselves what they
+compute (``has_gate``, ``has_bias``, ``is_transposed``): their forward is replaced, expert by expert, and the kernels
+compute the activation. Of other stacks (Llama 4, DBRX, JetMoe) the shapes of the parameters tell which is the last, and
+their products with it are followed (stacks.py). An expert is a site of its own, named as an expert that is a module
+would be: ``model.layers.3.mlp.experts.7``.
 """
 
 from __future__ import annotations
@@ -16,51 +18,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from affectron.models import probe, swap
-from affectron.models.layout import Given, Kernel, Routed, Structure
+from affectron.models import probe, stacks, swap
+from affectron.models.layout import Given, Kernel, Needed, Routed, Structure
 
 
 class _Link(NamedTuple):
     positions: dict[int, int]  # of the experts that are attached
     kernel: Kernel
     given: Given
+    needed: Needed
 
 
 _CHAINS: WeakKeyDictionary[nn.Module, tuple[list[_Link], ExitStack]] = WeakKeyDictionary()
 
 
-def stacked(module: nn.Module) -> bool:
+def described(module: nn.Module) -> bool:
     """Whether this is an experts class that says of itself what it computes."""
     down = module._parameters.get("down_proj")
     return down is not None and down.dim() == 3 and hasattr(module, "has_gate") and hasattr(module, "is_transposed")
 
 
+def stacked(module: nn.Module) -> bool:
+    return described(module) or stacks.find(module) is not None
+
+
 def number(module: nn.Module) -> int:
+    if not described(module):
+        found = stacks.find(module)
+        assert found is not None
+        return found.experts
     down: Any = module._parameters["down_proj"]
     return int(down.shape[0])
 
 
 def structure(module: Any) -> Structure:
     """What every expert of ``module`` computes between its two products."""
+    if not described(module):
+        found = stacks.find(module)
+        assert found is not None
+        shown = "?" if found.activation is None else type(module.get_submodule(found.activation)).__name__
+        return Structure("other", shown, found.neurons, found.last, activation=found.activation)
     neurons = int(module.down_proj.shape[1 if module.is_transposed else 2])
     layout, act = probe.elementwise(module, _activate, neurons, 2 * neurons if module.has_gate else neurons)
     return Structure(layout, act, neurons, "down_proj", first="gate_up_proj", whole=layout != "other")
 
 
-def add(module: nn.Module, positions: dict[int, int], kernel: Kernel, given: Given) -> Callable[[], None]:
-    """Put a kernel on some of the experts; returns what takes it off again."""
+def add(
+    module: nn.Module,
+    owner: nn.Module | None,
+    positions: dict[int, int],
+    kernel: Kernel,
+    given: Given,
+    needed: Needed,
+) -> Callable[[], None]:
+    """Put a kernel on some of the experts; returns what takes it off again.
+
+    While no kernel is needed at any of them the module runs its own forward, which may compute all experts at once.
+    ``owner`` is the block that routes tokens to them.
+    """
     if module not in _CHAINS:
         links: list[_Link] = []
         undo = ExitStack()
-        shown = structure(module)
+        shown, own = structure(module), module.forward
+        if described(module):
+            replaced = lambda *args, **named: _forward(module, shown, _needed(links), *args, *named.values())  # noqa: E731
+        else:
+            replaced = stacks.followed(module, owner, lambda *h: _give(_needed(links), *h), undo)
 
-        def forward(*args: Tensor, **named: Tensor) -> Tensor:
-            return _forward(module, shown, links, *args, *named.values())
+        def forward(*args: Any, **named: Any) -> Any:
+            return (replaced if _needed(links) else own)(*args, **named)
 
         swap.swap_forward(module, forward, undo)
         _CHAINS[module] = links, undo
     links, undo = _CHAINS[module]
-    link = _Link(positions, kernel, given)
+    link = _Link(positions, kernel, given, needed)
     links.append(link)
 
     def remove() -> None:
@@ -70,6 +101,13 @@ def add(module: nn.Module, positions: dict[int, int], kernel: Kernel, given: Giv
             undo.close()
 
     return remove
+
+
+def _needed(links: list[_Link]) -> list[_Link]:
+    # A graph that is captured now has to serve what will be needed later.
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return links
+    return [link for link in links if link.needed(link.positions.values())]
 
 
 def _activate(module: Any, z: Tensor) -> Tensor:
@@ -118,13 +156,17 @@ def _linear(module: Any, name: str, expert: int, x: Tensor) -> Tensor:
 
 
 def _activation(module: Any, shown: Structure, links: list[_Link], expert: int, z: Tensor, routed: Routed) -> Tensor:
-    here = [(link, link.positions[expert]) for link in links if expert in link.positions]
+    here = [link for link in links if expert in link.positions]
     if shown.layout == "other" or not here:
-        h, gate = _activate(module, z), None
-    else:
-        gate, up = swap.split(z, shown.layout)
-        link, position = here.pop(0)
-        h = link.kernel(position, gate, up, shown.act, routed)
-    for link, position in here:
-        h = link.given(position, h, gate, routed)
+        return _give(here, expert, _activate(module, z), None, routed)
+    gate, up = swap.split(z, shown.layout)
+    first, *others = here
+    h = first.kernel(first.positions[expert], gate, up, shown.act, routed)
+    return _give(others, expert, h, gate, routed)
+
+
+def _give(links: list[_Link], expert: int, h: Tensor, gate: Tensor | None, routed: Routed) -> Tensor:
+    for link in links:
+        if expert in link.positions:
+            h = link.given(link.positions[expert], h, gate, routed)
     return h

@@ -6,7 +6,7 @@ Apart from interventions.py, which makes the programs and knows no torch.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -74,7 +74,7 @@ def intervene(
         undo.callback(decoder.register_forward_hook(steering._end_forward).remove)
         if hasattr(inner, "generate"):
             undo.callback(_tell_the_prompt(inner, steering))
-        undo.enter_context(attach(steering._sites, steering._kernel))
+        undo.enter_context(attach(steering._sites, steering._kernel, needed=steering._needed))
         yield steering
 
 
@@ -204,6 +204,14 @@ class Steering(Sequence["Program | Schedule | None"]):
             if old is not new:
                 self._point(request, new)
         self._given = list(wanted)
+        self._touched = frozenset(
+            position
+            for position, site in enumerate(self._sites)
+            if any(program is not None and _touches(program, site) for program in self._places)
+        )
+
+    def _needed(self, positions: Collection[int]) -> bool:
+        return not self._touched.isdisjoint(positions)
 
     def _tables_of(self, program: Program) -> dict[int, Tensor]:
         """The parameters [4, F] of each site that the program touches, by the site's position."""

@@ -5,7 +5,7 @@ Apart from sites.py so that probe.py, swap.py and experts.py can import it and s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,9 @@ Given = Callable[..., Tensor]
 """``given(position, h, gate) -> h'``: for an activation h [..., F] that something else has computed. Where ``gate`` is
 a tensor a neuron is active at a token where gate > 0; where it is None only h itself is known. In an expert there is
 a fourth argument, as above."""
+
+Needed = Callable[[Collection[int]], bool]
+"""``needed(positions)``: whether the kernel has anything to do now at any of these sites, the experts of one layer."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,9 @@ class Site:
 def sizes(module: nn.Module) -> tuple[int, int] | None:
     """(inputs, outputs) of a linear layer, quantised or with an adapter too; GPT-2's Conv1D names them nx and nf."""
     own, kind = vars(module), type(module)
+    weight = module._parameters.get("weight")
+    if weight is not None and weight.dim() == 3:  # those of several experts
+        return None
     for first, second in (("in_features", "out_features"), ("nx", "nf")):
         # An attribute or a property: to ask a module for what it lacks takes ten times as long.
         if (first in own or hasattr(kind, first)) and (second in own or hasattr(kind, second)):

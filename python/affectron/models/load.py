@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
@@ -74,7 +75,7 @@ def load_model(
             folder, config=config, dtype=chosen_dtype, use_safetensors=True, output_loading_info=True, **options
         )
         model, loaded = found
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = _load_tokenizer(folder, options)
     except (
         OSError,
         ValueError,
@@ -128,6 +129,20 @@ def fingerprint(model: nn.Module) -> str:
 def config_hash(model: Any) -> str:
     """Hash of what ``model.config`` says about the architecture; place and dtype of loading do not count."""
     return digest(_canonical(_lasting(model.config.to_dict())))
+
+
+def _load_tokenizer(folder: Path, options: dict[str, Any]) -> Any:
+    kind: Any = AutoTokenizer
+    config = folder / "tokenizer_config.json"
+    named = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
+    if named == "TokenizersBackend" and not hasattr(transformers, named):  # what transformers 5 calls the class of 4
+        kind = transformers.PreTrainedTokenizerFast
+    try:
+        return kind.from_pretrained(folder, **options)
+    except Exception as error:
+        if type(error) is Exception:  # as tokenizers raises
+            raise ValueError(str(error)) from error
+        raise
 
 
 def check_tokenizer(model: Any, tokenizer: Any) -> None:

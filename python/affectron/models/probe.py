@@ -177,7 +177,7 @@ def _described(
                 call.name
                 for call in run.calls[:at]
                 if call.kind == "function"
-                and not _passes(block.get_submodule(call.name))
+                and not passes(block.get_submodule(call.name))
                 and call.input.numel() == gate.numel()
                 and torch.equal(call.input.reshape(gate.shape), gate)
                 and torch.equal(call.output.reshape(gate.shape), last.input.reshape(gate.shape))
@@ -245,7 +245,7 @@ def _pointwise(
         functions = [
             call
             for call in between
-            if call.kind == "function" and call.output.shape[-1] == f and not _passes(block.get_submodule(call.name))
+            if call.kind == "function" and call.output.shape[-1] == f and not passes(block.get_submodule(call.name))
         ]
         copied = any(
             call.output.numel() == h.numel() and torch.equal(call.output.reshape(h.shape), h)
@@ -272,9 +272,16 @@ def _by_declaration(block: nn.Module) -> Structure | None:
     its own children, and besides them nothing that has weights but norms."""
     own = {name: child for name, child in block._modules.items() if child is not None}
     layers = {name: child for name, child in own.items() if sizes(child) is not None}
-    functions = {name: c for name, c in own.items() if not any(True for _ in c.parameters()) and not _passes(c)}
-    leaves = [c for name, c in own.items() if name not in layers and not c._modules and c._parameters]
-    if not functions or any("norm" not in type(leaf).__name__.lower() for leaf in leaves) or block._parameters:
+    norms = {name for name, child in own.items() if "norm" in type(child).__name__.lower()}
+    functions = {
+        name: c
+        for name, c in own.items()
+        # Nor what holds tables, as rotary embeddings do, nor what attention normalises with.
+        if name not in norms
+        and not (passes(c) or isinstance(c, nn.Softmax) or any(True for _ in (*c.parameters(), *c.buffers())))
+    }
+    others = own.keys() - layers.keys() - norms
+    if not functions or block._parameters or any(own[name]._parameters and not own[name]._modules for name in others):
         return None
     fitting = widths(layers)
     lasts = [name for name, layer in layers.items() if (sizes(layer) or (0, 0))[0] in fitting]
@@ -286,7 +293,7 @@ def _by_declaration(block: nn.Module) -> Structure | None:
     return Structure("other", type(function).__name__, size[0], lasts[-1], activation=name, dropout=_drops(block))
 
 
-def _passes(module: nn.Module) -> bool:
+def passes(module: nn.Module) -> bool:
     return isinstance(module, (nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd))
 
 

@@ -18,6 +18,7 @@ from affectron.models.layout import Routed
 
 _MOVES = {"__getitem__", "contiguous", "clone", "detach", "expand", "flatten", "gather", "index_select"}
 _MOVES |= {"repeat_interleave", "reshape", "squeeze", "unflatten", "unsqueeze", "view"}
+_SPLITS = {"chunk", "split", "unbind"}
 _KEEPS = {"to", "type_as", "float", "half", "bfloat16"}
 
 
@@ -39,7 +40,12 @@ class Traced(Tensor):
         plain = torch.utils._pytree.tree_map_only(Traced, untraced, (args, kwargs))
         out = func(*plain[0], **plain[1])
         name = getattr(func, "__name__", "")
-        if traced is None or not isinstance(out, Tensor) or not out.dim():
+        if traced is None:
+            return out
+        if name in _SPLITS:
+            rows = func(traced.rows, *plain[0][1:], **plain[1])
+            return tuple(trace(part, own, traced.total) for part, own in zip(out, rows, strict=True))
+        if not isinstance(out, Tensor) or not out.dim():
             return out
         if name in _MOVES:
             return trace(out, func(traced.rows, *plain[0][1:], **plain[1]), traced.total)
@@ -56,9 +62,27 @@ def trace(value: Tensor, rows: Tensor, total: int) -> Traced:
     return found
 
 
+def rows_of(x: Traced) -> Routed:
+    return Routed(x.rows.reshape(-1, x.rows.shape[-1])[:, 0], x.total)
+
+
 def follow(block: nn.Module, owner: nn.Module, tell: Callable[[Routed | None], None], undo: ExitStack) -> None:
     """Before each call of the expert ``block``, ``tell`` which tokens of the input of ``owner`` it is given; None where
     it is given all of them as they come."""
+
+    def enter(_block: nn.Module, args: tuple[Any, ...]) -> Any:
+        if not args or not isinstance(args[0], Traced):
+            tell(None)
+            return None
+        tell(rows_of(args[0]))
+        return (untraced(args[0]), *args[1:])
+
+    follow_input(owner, undo)
+    undo.callback(block.register_forward_pre_hook(enter).remove)
+
+
+def follow_input(owner: nn.Module, undo: ExitStack) -> None:
+    """Let the input of ``owner`` be traced: its first argument, whose rows are the tokens."""
 
     def begin(_owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = list(kwargs.items())
@@ -70,14 +94,4 @@ def follow(block: nn.Module, owner: nn.Module, tell: Callable[[Routed | None], N
         traced = trace(hidden, places, total)
         return ((traced, *args[1:]), kwargs) if args else ((), {**kwargs, named[0][0]: traced})
 
-    def enter(_block: nn.Module, args: tuple[Any, ...]) -> Any:
-        if not args or not isinstance(args[0], Traced):
-            tell(None)
-            return None
-        x = args[0]
-        tokens = x.rows.reshape(-1, x.rows.shape[-1])[:, 0]
-        tell(Routed(tokens, x.total))
-        return (untraced(x), *args[1:])
-
     undo.callback(owner.register_forward_pre_hook(begin, with_kwargs=True).remove)
-    undo.callback(block.register_forward_pre_hook(enter).remove)

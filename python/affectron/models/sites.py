@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from affectron.errors import InputError
-from affectron.models import experts, probe, swap
-from affectron.models.layout import Given, Kernel, Site, Structure, sizes
+from affectron.models import experts, probe, stacks, swap
+from affectron.models.layout import Given, Kernel, Needed, Site, Structure, sizes
 
 _DECLARED: dict[type[nn.Module], tuple[str, str | None]] = {}
 
@@ -62,19 +62,24 @@ def find_sites(model: nn.Module) -> list[Site]:
     attached = swap.attached()
     lasts: dict[int, int] = {}
     blocks: set[str] = set()  # those in which an MLP was found
+    missed: dict[str, str] = {}  # an example of each kind of block in which experts may be that were not found
     candidates = list(probe.named_blocks(unwrapped(model)))
     by_name = {name: block for _, name, block in candidates}
     for place, name, block in candidates:
         if experts.stacked(block):
             each = experts.structure(block)
             numbers = range(experts.number(block))
-            found[place] = [Site(f"{name}.{expert}", block, each, expert) for expert in numbers]
+            owner = _router(name, by_name)
+            found[place] = [Site(f"{name}.{expert}", block, each, expert, owner) for expert in numbers]
             continue
         layers = probe.linears(block)
         if type(block) in _DECLARED:
             structure: Structure | None = _declared(name, block)
         elif id(block) in attached:
             structure = attached[id(block)]
+        elif stacks.unknown(block):
+            missed[type(block).__name__] = name
+            continue
         else:
             closed = frozenset(key for key in layers if any(f"{name}.{part}" in blocks for part in _above(key)))
             # What lies in one child only was looked at there.
@@ -95,6 +100,12 @@ def find_sites(model: nn.Module) -> list[Site]:
         lasts[last] = place
         found[place] = [Site(name, block, structure, owner=_owner(name, by_name))]
     sites = [site for place in sorted(found) for site in found[place]]
+    for kind, name in missed.items():
+        warnings.warn(
+            f"{kind} ({name} and the like) stacks the weights of several experts in a form that is not known: they are "
+            "neither measured nor steered; affectron.declare_mlp says where their activation is",
+            stacklevel=2,
+        )
     if not sites:
         raise InputError(
             f"{type(model).__name__} has no MLP that can be found: expected blocks in which one linear layer feeds "
@@ -117,6 +128,12 @@ def _owner(name: str, blocks: dict[str, nn.Module]) -> nn.Module | None:
     if not isinstance(several, (nn.ModuleList, nn.ModuleDict)) or len(several) < 2:
         return None
     return blocks.get(place.rpartition(".")[0])
+
+
+def _router(name: str, blocks: dict[str, nn.Module]) -> nn.Module | None:
+    """The block that routes tokens to stacked experts: the one that holds them, if that is not the layer itself."""
+    above, _, own = name.rpartition(".")
+    return None if own.isdigit() or above.rpartition(".")[2].isdigit() else blocks.get(above)
 
 
 def _above(name: str) -> list[str]:
@@ -148,12 +165,17 @@ def _declared(name: str, block: nn.Module) -> Structure:
 
 
 @contextmanager
-def attach(sites: Sequence[Site], kernel: Kernel, given: Given | None = None) -> Iterator[None]:
+def attach(
+    sites: Sequence[Site], kernel: Kernel, given: Given | None = None, needed: Needed = lambda positions: True
+) -> Iterator[None]:
     """Let ``kernel(position, gate, up, act)`` compute the activation h of ``sites[position]`` for a while.
 
     ``given(position, h, gate)`` takes its place where h is there already: at sites of the fallback path, and after
     another kernel on the same site. Without it the kernel is called with h as ``up`` and a gate of ones under relu,
     which is right for every kernel that maps h to h' (and only for those).
+
+    Experts that are stacked in one parameter are computed one by one for the kernel. ``needed(positions)`` is asked in
+    each forward of them; where it is false the module computes them in its own way, all at once.
 
     Several of these contexts may be open at once; the kernel of each is given what those before it returned. They may
     be left in any order. With the last of them, also after an exception, everything is put back: the very objects that
@@ -172,13 +194,15 @@ def attach(sites: Sequence[Site], kernel: Kernel, given: Given | None = None) ->
     with ExitStack() as undo:
         with _ATTACHING:
             stacked: dict[nn.Module, dict[int, int]] = {}
+            owners: dict[nn.Module, nn.Module | None] = {}
             for position, site in enumerate(sites):
                 if site.expert is not None:
                     stacked.setdefault(site.module, {})[site.expert] = position
+                    owners[site.module] = site.owner
                 else:
                     undo.callback(swap.add(site, swap.Link(position, kernel, given)))
             for module, positions in stacked.items():
-                undo.callback(experts.add(module, positions, kernel, given))
+                undo.callback(experts.add(module, owners[module], positions, kernel, given, needed))
         if sites:  # every forward passes the first
             undo.callback(sites[0].module.register_forward_pre_hook(_Owner()).remove)
         yield
