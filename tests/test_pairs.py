@@ -97,6 +97,6 @@ def test_pairs_are_read_from_lines_of_json(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"label": "a", "text": "b", "other": "c"}\n[1]\n')
     assert message(lambda: load_pairs(file)) == f"{file}: line 2 is no JSON object, expected label, text and other"
-    file.write_text('{"label": "a", "text": "b", "other": "c"}\n')
-    assert load_pairs(file) == [Pair("a", "b", "c")]
+    file.write_text('{"label": "a", "text": "b\u2028d", "other": "c"}\n\n')
+    assert load_pairs(file) == [Pair("a", "b\u2028d", "c")]
     assert message(lambda: load_pairs(tmp_path / "none")).endswith("No such file or directory")

@@ -7,19 +7,15 @@ runs (splits, prompts, labels, one and the same model everywhere) is checked her
 from __future__ import annotations
 
 import math
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 
-from affectron import __version__
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
 from affectron.evaluators import (
@@ -33,9 +29,10 @@ from affectron.evaluators import (
     text_loss,
     truths,
 )
-from affectron.models import config_hash, evaluating, find_sites, fingerprint, tokenizer_hash
+from affectron.models import evaluating, find_sites
 from affectron.neurons import NeuronSet
 from affectron.progress import track
+from affectron.provenance import SAME_MODEL, made_with
 from affectron.stats import ActivationStats
 
 
@@ -90,13 +87,9 @@ class Exam:
         self._fitted: set[str] = set()
 
     @cached_property
-    def hashes(self) -> dict[str, str]:
-        """The hashes of model, weights and tokenizer, by which results remember them."""
-        return {
-            "model_hash": config_hash(self.model),
-            "weights": fingerprint(self.model),
-            "tokenizer": tokenizer_hash(self.tokenizer),
-        }
+    def made(self) -> dict[str, Any]:
+        """What results say of the model and the tokenizer."""
+        return made_with(self.model, self.tokenizer)
 
     def require(
         self, neurons: NeuronSet, stats: ActivationStats, task: str | None = None
@@ -109,8 +102,8 @@ class Exam:
         """
         widths = {site.name: site.neurons for site in find_sites(self.model)}
         for what, provenance in (("statistics", stats.provenance), ("neurons", neurons.provenance)):
-            for field, value in self.hashes.items():
-                found = provenance.get(field)
+            for field in SAME_MODEL:
+                found, value = provenance.get(field), self.made[field]
                 if found is not None and found != value:
                     raise InputError(f"the {what} are of another model: {field} is {found} there and {value} here")
         neurons.check(widths)
@@ -184,15 +177,11 @@ class Exam:
     def provenance(self, neurons: NeuronSet) -> dict[str, Any]:
         """The model, corpus and neurons of a result, by their hashes, and the versions that made it."""
         return {
-            "affectron": __version__,
-            "model": Path(getattr(self.model, "name_or_path", "") or type(self.model).__name__).name,
-            **self.hashes,
+            **self.made,
             "corpus": [self.corpus.hash],
             "corpus_name": self.corpus.name,
             "corpus_splits": {split: self.corpus.where(split=split).hash for split in self.splits.values()},
-            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
             "neurons": neurons.provenance,
-            "versions": versions(),
         }
 
     def options(self, tasks: Iterable[str]) -> dict[str, Any]:
@@ -291,15 +280,6 @@ class Steps:
     def __call__(self, count: int = 1) -> None:
         self._done += count
         self._advance(self._done)
-
-
-def versions() -> dict[str, str]:
-    """The versions of what results depend on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def fraction(name: str, value: Any, zero_too: bool = False) -> None:

@@ -20,8 +20,9 @@ from affectron import ops
 from affectron.batching import Encoded, encode
 from affectron.corpus import DEFAULT_TASK, Sentence
 from affectron.errors import InputError
-from affectron.models import Reader, attach, config_hash, evaluating, fingerprint, max_length, tokenizer_hash
+from affectron.models import Reader, attach, evaluating, max_length
 from affectron.progress import track
+from affectron.provenance import made_with
 from affectron.stats import FIELDS, PAIRS, ActivationStats
 
 
@@ -60,11 +61,14 @@ def load_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     """
     file = Path(path)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # By the line feed alone: a JSON string may hold every other character that ends a line in text.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
     records = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
@@ -150,9 +154,7 @@ def screen_pairs(
     finals = {site.name: buffer.finalize() for site, buffer in zip(reader.sites, buffers, strict=True)}
     arrays = {site: {name: getattr(final, name).cpu().numpy() for name in FIELDS} for site, final in finals.items()}
     provenance = {
-        "model_hash": config_hash(model),
-        "weights": fingerprint(model),
-        "tokenizer": tokenizer_hash(tokenizer),
+        **made_with(model, tokenizer),
         "tokens": PAIRS,
         "active": "product",
         "template": template,

@@ -8,17 +8,15 @@ with the others in their order: who measured it, when, and after how many interr
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 
-from affectron import __version__, ops
+from affectron import ops
 from affectron.batching import Batch, batches
 from affectron.checkpoint import ShardFolder
 from affectron.corpus import Corpus, Sentence
@@ -28,16 +26,14 @@ from affectron.models import (
     Reader,
     attach,
     check_tokenizer,
-    config_hash,
     evaluating,
-    fingerprint,
     max_length,
     parallel,
-    tokenizer_hash,
 )
 from affectron.models.layout import Routed
 from affectron.ops.buffers import ACTIVE_RULES
 from affectron.progress import Log, Meter
+from affectron.provenance import made_with
 from affectron.sharding import Shards
 from affectron.stats import FIELDS, ActivationStats
 
@@ -137,27 +133,17 @@ def screen(
 
     read(())  # options fail here, before anything is read
     provenance: dict[str, Any] = {
-        "affectron": __version__,
-        "model": Path(getattr(model, "name_or_path", "") or type(model).__name__).name,
-        "model_hash": config_hash(model),
-        "weights": fingerprint(model),
-        "tokenizer": tokenizer_hash(tokenizer),
+        **made_with(model, tokenizer),
         "corpus": [corpus.hash],
         "corpus_name": corpus.name,
         "sources": corpus.sources,
         "split": corpus.split,
         "tokens": tokens,
         "active": active,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "template": template,
         "count_special": count_special,
         "long_texts": long_texts,
         "shards": shards,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
     }
     folder = None
     if checkpoint is not None:

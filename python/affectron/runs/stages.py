@@ -24,11 +24,12 @@ from affectron.candidates import collect, examine
 from affectron.corpus import Corpus
 from affectron.errors import InputError
 from affectron.evaluators import LabelLikelihood, default_prompt
-from affectron.exam import Exam, versions
+from affectron.exam import Exam
 from affectron.findings import Findings
 from affectron.methods import compare_methods
 from affectron.models import load_model
 from affectron.neurons import NeuronSet, select
+from affectron.provenance import versions
 from affectron.regulation import cross_signal, induction
 from affectron.report import build_report
 from affectron.runs.cache import Cache, file_digest, folder_digests, stage_key
