@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from affectron.errors import InputError
-from affectron.models import config_hash, fingerprint, load_model, tokenizer_hash
+from affectron.models import config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
+from tests import errors
 from tests.models.tiny import VOCABULARY, batch, build, make_tokenizer
 
 
@@ -122,6 +125,31 @@ def test_a_damaged_folder_gets_one_line(folder: Path, damage, message: str) -> N
     with pytest.raises(InputError, match=message) as raised:
         load_model(folder)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_hidden_layers": 10**6}, "config.json: num_hidden_layers is 1,000,000, expected at most 2,048"),
+        ({"num_hidden_layers": 10**15}, "num_hidden_layers is 1,000,000,000,000,000, expected"),
+        ({"num_labels": 10**12}, "num_labels is 1,000,000,000,000, expected"),
+        ({"inner": {"num_experts": 10**9}}, "num_experts is 1,000,000,000, expected"),
+        ({"num_hidden_layers": 300}, "describes "),
+        ({"intermediate_size": 10**7}, " parameters, expected what the weights hold, which are "),
+        ({"vocab_size": 10**12}, " parameters, expected what the weights hold, which are "),
+        ({"hidden_size": 10**24}, "cannot load the model"),
+    ],
+)
+def test_what_a_config_claims_is_not_allocated(folder: Path, changes: dict[str, Any], told: str) -> None:
+    """Neither in memory, which is watched, nor as a model, which a test would wait for."""
+    edit_config(folder, **changes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    error = errors.message(lambda: load_model(folder))
+    assert told in error
+    assert str(folder) in error
+    if "describes" not in told and "parameters" not in told:
+        assert str(folder) in errors.message(lambda: load_skeleton(folder))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KiB
 
 
 def test_a_model_that_generates_no_text_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ one line.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,14 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vo
 
 # What transformers and the libraries below it raise for files that cannot be used.
 _UNUSABLE = (
-    OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError, StrictDataclassError,
+    OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, MemoryError, OverflowError, SafetensorError,
+    StrictDataclassError,
 )  # fmt: skip
+
+# What a config may count of the things of which each takes memory, weights or not: far more than any model has, and as
+# layers without weights still no more than 200 MB.
+_COUNTED = ("layer", "layers", "experts", "labels")
+_MOST = 2048
 
 # Values of one parameter that the fingerprint reads: enough to tell apart what training, pruning or an
 # adapter changes, and so few that the 8 billion parameters of a large model cost a fraction of a second.
@@ -70,22 +77,15 @@ def load_model(
 
     options: Any = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
-        config = AutoConfig.from_pretrained(folder, **options)
+        config = _config(folder, trust_remote_code)
+        if not trust_remote_code:
+            _check_size(folder, config)
         found: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=chosen_dtype, use_safetensors=True, output_loading_info=True, **options
         )
         model, loaded = found
         tokenizer = _load_tokenizer(folder, options)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:
+    except _UNUSABLE as error:
         raise InputError(f"cannot load the model in {folder}: {_reason(error, trust_remote_code)}") from error
     # transformers fills what it does not find with random numbers, and only warns.
     absent = sorted(loaded["missing_keys"])
@@ -105,11 +105,46 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
     """
     folder = _model_folder(path)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return _skeleton(_config(folder, trust_remote_code), trust_remote_code)
     except _UNUSABLE as error:
         raise InputError(f"cannot read the model in {folder}: {_reason(error, trust_remote_code)}") from error
+
+
+def _config(folder: Path, trust_remote_code: bool) -> Any:
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not a valid JSON file: {_first_line(error)}") from error
+    for name, value in _numbers(values):  # transformers makes lists of that length
+        if name.endswith(_COUNTED) and value > _MOST:
+            raise InputError(f"{path}: {name} is {value:,}, expected at most {_MOST:,}")
+    return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
+
+
+def _numbers(values: Any) -> Iterator[tuple[str, int]]:
+    """(name, value) of each whole number in JSON."""
+    for name, value in values.items() if isinstance(values, dict) else ():
+        if isinstance(value, int):
+            yield name, value
+        yield from _numbers(value)
+
+
+def _skeleton(config: Any, trust_remote_code: bool = False) -> Any:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _check_size(folder: Path, config: Any) -> None:
+    """Refuse a config of more parameters than the weights beside it can hold, at one bit each: transformers would make
+    them all before it finds them missing."""
+    described = sum(parameter.numel() for parameter in _skeleton(config).parameters())
+    stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    if described > 8 * stored:
+        raise InputError(
+            f"{folder / 'config.json'} describes {described:,} parameters, expected what the weights hold, which are "
+            f"{stored:,} bytes"
+        )
 
 
 def fingerprint(model: nn.Module) -> str:
