@@ -130,15 +130,16 @@ class Meter:
             self.log({"event": event, "seconds": seconds, "rank": self.rank, **figures})
 
     def _figures(self) -> dict[str, Any]:
-        seconds = time.perf_counter() - self.start
+        seconds, held = time.perf_counter() - self.start, resident_bytes()
         return {
             "sentences": self.sentences,
             "tokens": self.tokens,
             "tokens_per_second": round(self.tokens / seconds, 1),
             "padding": round(1 - self.tokens / self.positions, 4) if self.positions else 0.0,
             "waiting": round(self.waited / seconds, 4),
-            "memory_bytes": resident_bytes(),
-            "memory_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "memory_bytes": held,
+            # The kernel adds each thread's pages to the peak by and by.
+            "memory_peak_bytes": max(held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
             "device_peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0,
             "checkpoints": self.checkpoints,
             "checkpoint_seconds": round(self.checkpointing, 3),
