@@ -129,9 +129,7 @@ def cuda_glu_steer(
     act: int,
     stream: int,
 ) -> int: ...
-def cuda_mlp_workspace_size(
-    n: int, inputs: int, neurons: int, outputs: int, by_neuron: bool, dtype: int
-) -> int: ...
+def cuda_mlp_workspace_size(n: int, inputs: int, neurons: int, outputs: int, by_neuron: bool, dtype: int) -> int: ...
 def cuda_masked_mlp(
     out: int,
     x: int,
