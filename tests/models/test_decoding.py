@@ -338,6 +338,24 @@ def test_generate_compiles_its_step_once(llama: Bench, recompiles: Callable[[], 
     assert torch.equal(written, slow(llama, inputs, [on(i, 2), None]))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_step_serves_the_contexts_that_come_after(family: str, recompiles: Callable[[], int]) -> None:
+    """Left and entered again with other programs, as many: nothing is compiled, and nothing old is computed."""
+    bench = make_bench(family)
+    composed, zero, induce = (bench.kinds[kind][0] for kind in ("composed", "zero", "induce"))
+    inputs = batch(rows=2, length=7)
+    step = torch.compile(bench.model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for programs in ([composed, None], [zero, composed], [None, induce]):
+            with intervene(bench.model, programs, capacity=4):
+                found = step(**inputs, use_cache=False).logits
+                torch.testing.assert_close(found, logits(bench.model, inputs), **TOLERANCE)
+            assert recompiles() == 1
+        plain = step(**inputs, use_cache=False).logits
+    torch.testing.assert_close(plain, logits(bench.model, inputs), **TOLERANCE)
+    assert not torch.allclose(found, plain, atol=1e-3)
+
+
 def test_the_step_that_inductor_makes(recompiles: Callable[[], int]) -> None:
     bench = make_bench("llama")
     (composed, _), (induce, i) = bench.kinds["composed"], bench.kinds["induce"]

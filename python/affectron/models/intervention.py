@@ -41,7 +41,8 @@ def intervene(
     ignores them as always. A :class:`Schedule` changes with the position in the text.
 
     What is yielded, the :class:`Steering`, changes the programs while decoding goes on. Compile the model inside the
-    context: whatever is changed afterwards, no compiled or captured step has to be made again.
+    context: whatever is changed afterwards, no compiled or captured step has to be made again. A step that was compiled
+    serves later contexts with as many requests and the same capacity, too.
 
     ``capacity`` is the number of different programs that can be held at a time, schedules counting each of theirs;
     None means as many as there are requests, or as ``program`` holds. They take capacity x 16 bytes a neuron on the
