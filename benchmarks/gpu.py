@@ -21,7 +21,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -250,6 +250,87 @@ def memory_row(
     return {**row, "ratio": ratio, "against": what, "goal": goal, "ok": ok}
 
 
+# --- a whole MLP, as decoding needs it ---
+
+
+def bench_mlp(scale: Scale, clock: Clock, rows: int) -> list[dict[str, Any]]:
+    """masked_mlp in bf16 for a few rows, against a copy of as many bytes as it reads, against the five kernels that a
+    model runs, and with neurons masked against none."""
+    hidden, f = scale.llama["hidden_size"], scale.llama["intermediate_size"]
+    generator = torch.Generator(scale.device).manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return (torch.randn(*shape, generator=generator, device=scale.device) * 0.02).to(torch.bfloat16)
+
+    gate, up, down, x = draw(f, hidden), draw(f, hidden), draw(hidden, f), draw(rows, hidden)
+    by_neuron = ops.neuron_major(down)
+    linear = torch.nn.functional.linear
+    neutral = torch.tensor([1.0, 0.0, -torch.inf, -0.0], device=scale.device)[None, :, None].repeat(1, 1, f)
+    order = torch.randperm(f, generator=torch.Generator().manual_seed(1)).to(scale.device)
+    # A copy reads and writes: half as many bytes as are to be read take as long.
+    read = torch.empty(3 * hidden * f // 2, dtype=torch.bfloat16, device=scale.device).normal_()
+    written = torch.empty_like(read)
+    floor, torchs = "copy of as many bytes", "torch, five kernels"
+    contenders = [
+        Contender(floor, "torch", lambda: written.copy_(read), {}),
+        Contender(torchs, "torch", lambda: linear(torch.nn.functional.silu(linear(x, gate)) * linear(x, up), down), {}),
+    ]
+    for backend in scale.backends:
+        none = f"masked_mlp, none masked {backend}"
+        # From 5 rows on arithmetic sets the pace of some backends.
+        goals = {floor: 1 / 0.90, torchs: 1.0} if rows <= 4 and backend != "reference" else {}
+        run = served(backend, lambda: ops.masked_mlp(x, gate, up, by_neuron, neutral))
+        contenders.append(Contender(none, backend, run, goals))
+        for share in (0.1, 0.3, 0.5):
+            table = neutral.clone()
+            table[0, 0, order[: int(share * f)]], table[0, 3, order[: int(share * f)]] = 0.0, 0.0
+            run = served(backend, lambda table=table: ops.masked_mlp(x, gate, up, by_neuron, table))
+            goals = {none: 1.05 * (1 - share)} if rows <= 4 and backend != "reference" else {}
+            contenders.append(Contender(f"masked_mlp, {share:.0%} masked {backend}", backend, run, goals))
+        run = served(backend, lambda: ops.masked_mlp(x, gate, up, down, neutral))
+        contenders.append(Contender(f"masked_mlp, down by output {backend}", backend, run, {}))
+    shape = f"{rows} rows, {hidden} x {f} bfloat16"
+    return rows_of(shape, contenders, compete(clock, contenders, scale.rounds))
+
+
+def bench_captured(scale: Scale, clock: Clock, rows: int) -> list[dict[str, Any]]:
+    """glu and glu_steer of every layer of a model that decodes, in a captured graph: milliseconds of one layer."""
+    layers, f = scale.llama["num_hidden_layers"], scale.neurons
+    generator = torch.Generator(scale.device).manual_seed(0)
+    gate, up = (torch.randn(rows, f, generator=generator, device=scale.device).bfloat16() for _ in range(2))
+    table = torch.rand(8, 4, f, device=scale.device)
+    mixed = torch.arange(rows, dtype=torch.int32, device=scale.device) % 9 - 1
+
+    def captured(backend: str, work: Callable[[], Any]) -> Callable[[], Any]:
+        def every_layer() -> None:
+            with ops.use_backend(backend):
+                for _ in range(layers):
+                    work()
+
+        if scale.device != "cuda":
+            return every_layer
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            every_layer()  # compiles
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            every_layer()
+        return graph.replay
+
+    found = []
+    for backend in scale.backends:
+        contenders = [
+            Contender("glu", backend, captured(backend, lambda: ops.glu(gate, up)), {}),
+            Contender("glu_steer", backend, captured(backend, lambda: ops.glu_steer(gate, up, table, mixed)), {}),
+        ]
+        times = {name: time / layers for name, time in compete(clock, contenders, scale.rounds, cold=False).items()}
+        goal = (times["glu"] + 3e-3) / times["glu"]  # at most 3 us a layer more
+        contenders[1] = replace(contenders[1], goals={"glu": goal})
+        found += rows_of(f"one layer of a captured step, {rows} rows", contenders, times)
+    return found
+
+
 # --- screening ----------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +441,11 @@ def main() -> None:
     rows += bench_ops(scale, clock, torch.float32)[0]
     if scale.device == "cuda":
         torch.cuda.empty_cache()
+    for few in (1, 4, 16):
+        rows += bench_mlp(scale, clock, few)
+        rows += bench_captured(scale, clock, few)
+    if scale.device == "cuda":
+        torch.cuda.empty_cache()
     rows += bench_screen(scale, clock)
     name = torch.cuda.get_device_name() if scale.device == "cuda" else "no GPU"
     record = {
@@ -374,7 +460,9 @@ def main() -> None:
         folder = Path(os.environ.get("OUT") or Path(__file__).parent / "results")
         (folder / file).write_text(json.dumps(record, indent=2) + "\n")
         print(f"written to {folder / file}")
-        print({op: backend_for(op, "cuda")[0] for op in ("glu", "glu_stats", "glu_steer", "neuron_stats")})
+        print(
+            {op: backend_for(op, "cuda")[0] for op in ("glu", "glu_stats", "glu_steer", "masked_mlp", "neuron_stats")}
+        )
     print(f"{name}, a copy moves {bandwidth:.2f} TB/s")
     print_table(rows)
 

@@ -117,6 +117,22 @@ PYBIND11_MODULE(_native, m) {
                                  Act(act), pointer<void>(stream));
         });
 
+  m.def("cuda_mlp_workspace_size",
+        [](int64_t n, int64_t inputs, int64_t neurons, int64_t outputs, bool by_neuron, int dtype) {
+          return cuda::mlp_workspace_size({n, inputs, neurons, outputs}, Dtype(dtype), by_neuron);
+        });
+
+  m.def("cuda_masked_mlp", [](uintptr_t out, uintptr_t x, int64_t x_stride, uintptr_t gate, int64_t gate_stride,
+                              uintptr_t up, int64_t up_stride, uintptr_t down, int64_t down_stride, bool by_neuron,
+                              int64_t n, int64_t inputs, int64_t neurons, int64_t outputs, uintptr_t table,
+                              uintptr_t program_rows, int dtype, int act, uintptr_t workspace, uintptr_t stream) {
+    return cuda::masked_mlp({pointer<void>(out), outputs}, rows(x, x_stride),
+                            {rows(gate, gate_stride), rows(up, up_stride), rows(down, down_stride), by_neuron},
+                            {n, inputs, neurons, outputs},
+                            {pointer<const float>(table), pointer<const int32_t>(program_rows)}, Dtype(dtype), Act(act),
+                            pointer<void>(workspace), pointer<void>(stream));
+  });
+
   m.def("cuda_neuron_stats",
         [](uintptr_t h, int64_t h_stride, uintptr_t gate, int64_t gate_stride, int64_t n, int64_t f, uintptr_t order,
            uintptr_t tiles, int64_t num_tiles, uintptr_t count, uintptr_t tally, uintptr_t moments, uintptr_t extrema,

@@ -76,4 +76,11 @@ template <class V> AFFECTRON_DEVICE inline V intervene(V h, V scale, V damping, 
   return h * factor + shift;
 }
 
+// Whether that factor is 0 for every h, so that h' = shift: such a neuron need not be computed. Without branches, for
+// loops that the compiler turns into vectors.
+AFFECTRON_DEVICE inline bool hard_masked(float scale, float damping, float floor) {
+  const bool zero = (scale > floor ? scale : floor) == 0.0f;
+  return zero & ((damping == 0.0f) | ((damping > 0.0f) & (floor == 0.0f)));
+}
+
 } // namespace affectron

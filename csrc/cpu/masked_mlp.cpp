@@ -100,10 +100,7 @@ Kept find_kept(const MlpShape &shape, const Programs &programs, bool all) {
   for (const float *table : tables) {
     const float *scale = table, *damping = table + size, *floor = table + 2 * size, *shift = table + 3 * size;
     for (int64_t f = 0; f < size; ++f) {
-      // Masked where the factor max(scale - damping |h|, floor) is 0 for every h, so that h' =
-      // shift.
-      const int32_t zero = (scale[f] > floor[f] ? scale[f] : floor[f]) == 0.0f;
-      const int32_t masked = zero & (int32_t(damping[f] == 0.0f) | int32_t(floor[f] == 0.0f));
+      const int32_t masked = hard_masked(scale[f], damping[f], floor[f]);
       computed[size_t(f)] |= 1 - masked;
       kept[size_t(f)] |= (1 - masked) | int32_t(shift[f] != 0.0f);
     }

@@ -20,14 +20,12 @@
 
 namespace affectron::cuda {
 
-constexpr int kWarps = kThreads / kWarp;
 constexpr int kResident = 5;     // blocks on an SM: with 96 registers a thread, nothing is spilled
 constexpr int64_t kBlocks = 640; // aimed at: they find room on 128 SMs at once
 constexpr int64_t kMinTiles = 4; // a group: partial results stay few beside what is read
 constexpr int64_t kMaxGroups = 1024;
 
-// Neurons of a block, and of a thread in the second phase.
-template <Dtype D> constexpr int kStrip = kWarp * kLanes<D>;
+// Neurons of a thread in the second phase.
 template <Dtype D> constexpr int kColumns = kStrip<D> / kThreads;
 
 struct Groups {

@@ -15,10 +15,13 @@ int glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, 
 int glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,
               bool product, void *workspace, Stream stream);
 int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act, Stream stream);
+int masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Programs programs, Dtype dtype, Act act,
+               void *workspace, Stream stream);
 int neuron_stats(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype dtype, void *workspace, Stream stream);
 
 // Bytes that the two kernels of statistics want as `workspace`, aligned to 16: a function of the shapes alone.
 int64_t workspace_size(Shape shape, int64_t num_tiles, int64_t num_segments, Dtype dtype);
+int64_t mlp_workspace_size(MlpShape shape, Dtype dtype, bool by_neuron); // what masked_mlp wants
 
 // Makes `device` current for this thread. The module carries its own CUDA runtime, which need not know what torch's was
 // told; the primary context that it selects is the same.

@@ -11,6 +11,7 @@ namespace affectron::cuda {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / kWarp;
 
 constexpr int64_t kMaxGridY = 65535;
 

@@ -8,6 +8,7 @@
 
 #include <type_traits>
 
+#include "launch.h"
 #include "real.h"
 
 namespace affectron::cuda {
@@ -50,6 +51,9 @@ template <> struct Format<Dtype::f32> {
 // Neurons in a vector.
 template <Dtype D> constexpr int kLanes = 4 * Format<D>::per_word;
 
+// Neurons in a warp's vectors, one a thread.
+template <Dtype D> constexpr int kStrip = kWarp * kLanes<D>;
+
 template <Dtype D> __device__ void unpack(const Vector &from, float *x) {
 #pragma unroll
   for (int w = 0; w < 4; ++w) Format<D>::unpack(from.word[w], x + w * Format<D>::per_word);
@@ -60,6 +64,17 @@ template <Dtype D> __device__ Vector pack(const float *x) {
 #pragma unroll
   for (int w = 0; w < 4; ++w) to.word[w] = Format<D>::pack(x + w * Format<D>::per_word);
   return to;
+}
+
+// A single value, rounded to D.
+template <Dtype D> __device__ uint32_t pack_one(float x) {
+  const float pair[2] = {x, 0.0f};
+  return Format<D>::pack(pair);
+}
+template <Dtype D> __device__ float rounded(float x) {
+  float pair[2];
+  Format<D>::unpack(pack_one<D>(x), pair);
+  return pair[0];
 }
 
 // The element at (n, f). `Aligned` rows have strides and numbers below 2^32 (launch.h): one multiply-add gives the
@@ -77,12 +92,13 @@ template <Dtype D, bool Aligned, class R> __device__ auto at(const R &rows, int6
 }
 
 // The first `neurons` elements from p on, the rest zero; with `Aligned` a whole vector from a multiple of 16 bytes.
-// Marked for early eviction: every element is read once, and what is read again (programs, partial statistics) should
-// stay.
-template <bool Aligned, class T> __device__ Vector load(const T *p, int neurons) {
+// Marked for early eviction where every element is read once: what is read again (programs, partial statistics, the
+// input of an MLP) should stay.
+template <bool Aligned, bool Again = false, class T> __device__ Vector load(const T *p, int neurons) {
   constexpr int lanes = 16 / sizeof(T);
   if constexpr (Aligned) {
-    uint4 bits = __ldcs(reinterpret_cast<const uint4 *>(p));
+    const uint4 *from = reinterpret_cast<const uint4 *>(p);
+    uint4 bits = Again ? __ldg(from) : __ldcs(from);
     return {bits.x, bits.y, bits.z, bits.w};
   } else {
     Vector v{};
@@ -141,20 +157,25 @@ template <Act A, bool Narrow, int N> __device__ void activate_each(float *x) {
   for (int i = 0; i < N; ++i) x[i] = activate<A>(Real<Narrow>(x[i])).v;
 }
 
-// act(gate) up of one vector, rounded after the activation and again after the product. The activation is a branch that
-// the whole grid takes alike, once a vector: five times fewer kernels to compile than with one for each.
-template <Dtype D> __device__ Vector glu_vector(const Vector &gate, const Vector &up, bool gated, Act act) {
+// act(x) of N values that will be rounded to D. The activation is a branch that the whole grid takes alike, once for
+// all N: five times fewer kernels to compile than with one for each.
+template <Dtype D, int N> __device__ void activate_values(float *x, Act act) {
   constexpr bool narrow = D != Dtype::f32;
+  switch (act) {
+  case Act::silu: activate_each<Act::silu, narrow, N>(x); break;
+  case Act::gelu: activate_each<Act::gelu, narrow, N>(x); break;
+  case Act::gelu_tanh: activate_each<Act::gelu_tanh, narrow, N>(x); break;
+  case Act::relu: activate_each<Act::relu, narrow, N>(x); break;
+  case Act::relu2: activate_each<Act::relu2, narrow, N>(x); break;
+  }
+}
+
+// act(gate) up of one vector, rounded after the activation and again after the product.
+template <Dtype D> __device__ Vector glu_vector(const Vector &gate, const Vector &up, bool gated, Act act) {
   constexpr int lanes = kLanes<D>;
   float x[lanes];
   unpack<D>(gate, x);
-  switch (act) {
-  case Act::silu: activate_each<Act::silu, narrow, lanes>(x); break;
-  case Act::gelu: activate_each<Act::gelu, narrow, lanes>(x); break;
-  case Act::gelu_tanh: activate_each<Act::gelu_tanh, narrow, lanes>(x); break;
-  case Act::relu: activate_each<Act::relu, narrow, lanes>(x); break;
-  case Act::relu2: activate_each<Act::relu2, narrow, lanes>(x); break;
-  }
+  activate_values<D, lanes>(x, act);
   Vector h = pack<D>(x);
   if (gated) {
     float u[lanes];

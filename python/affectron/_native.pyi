@@ -129,6 +129,29 @@ def cuda_glu_steer(
     act: int,
     stream: int,
 ) -> int: ...
+def cuda_mlp_workspace_size(n: int, inputs: int, neurons: int, outputs: int, by_neuron: bool, dtype: int) -> int: ...
+def cuda_masked_mlp(
+    out: int,
+    x: int,
+    x_stride: int,
+    gate: int,
+    gate_stride: int,
+    up: int,
+    up_stride: int,
+    down: int,
+    down_stride: int,
+    by_neuron: bool,
+    n: int,
+    inputs: int,
+    neurons: int,
+    outputs: int,
+    table: int,
+    program_rows: int,
+    dtype: int,
+    act: int,
+    workspace: int,
+    stream: int,
+) -> int: ...
 def cuda_neuron_stats(
     h: int,
     h_stride: int,

@@ -54,6 +54,25 @@ class Emulated:
         self.call("glu_steer", out.data_ptr(), *arguments, *codes)
         return out
 
+    def masked_mlp(
+        self, x: Tensor, w_gate: Tensor, w_up: Tensor | None, w_down: Tensor, program: Tensor, rows: Tensor | None,
+        act: str = "silu",
+    ) -> Tensor:  # fmt: skip
+        (n, inputs), (outputs, f) = x.shape, w_down.shape
+        out = torch.full((n, outputs), torch.nan, dtype=x.dtype)
+        by_neuron = ops.native.stored_by_neuron(w_down)
+        self.library.mlp_workspace_size.restype = ctypes.c_int64
+        sizes = n, inputs, f, outputs, DTYPES.index(x.dtype), by_neuron
+        size = self.library.mlp_workspace_size(*(ctypes.c_int64(v) for v in sizes))
+        workspace = torch.full((size,), 255, dtype=torch.uint8)  # as below
+        down = w_down.t() if by_neuron else w_down
+        self.call(
+            "masked_mlp", out.data_ptr(), *address(x), *address(w_gate), *address(w_up), *address(down), by_neuron,
+            n, inputs, f, outputs, program.data_ptr(), 0 if rows is None else rows.data_ptr(),
+            DTYPES.index(x.dtype), ACTIVATIONS.index(act), workspace.data_ptr(),
+        )  # fmt: skip
+        return out
+
     def _accumulate(
         self, name: str, before: tuple[int, ...], value: Tensor, segments: Tensor, stats: ops.StatsBuffers, *codes: int
     ) -> None:

@@ -2,6 +2,7 @@
 #include "../../csrc/cuda/glu.cu"
 #include "../../csrc/cuda/glu_stats.cu"
 #include "../../csrc/cuda/glu_steer.cu"
+#include "../../csrc/cuda/masked_mlp.cu"
 #include "../../csrc/cuda/neuron_stats.cu"
 
 using namespace affectron;
@@ -66,6 +67,19 @@ int glu_steer(void *out, const void *gate, int64_t gate_stride, const void *up, 
               const float *table, const int32_t *rows, int dtype, int act) {
   return cuda::glu_steer({out, f}, {gate, gate_stride}, {up, up_stride}, {n, f}, {table, rows}, Dtype(dtype), Act(act),
                          nullptr);
+}
+
+int64_t mlp_workspace_size(int64_t n, int64_t inputs, int64_t neurons, int64_t outputs, int dtype, int by_neuron) {
+  return cuda::mlp_workspace_size({n, inputs, neurons, outputs}, Dtype(dtype), by_neuron);
+}
+
+int masked_mlp(void *out, const void *x, int64_t x_stride, const void *gate, int64_t gate_stride, const void *up,
+               int64_t up_stride, const void *down, int64_t down_stride, int by_neuron, int64_t n, int64_t inputs,
+               int64_t neurons, int64_t outputs, const float *table, const int32_t *rows, int dtype, int act,
+               void *workspace) {
+  return cuda::masked_mlp({out, outputs}, {x, x_stride},
+                          {{gate, gate_stride}, {up, up_stride}, {down, down_stride}, by_neuron != 0},
+                          {n, inputs, neurons, outputs}, {table, rows}, Dtype(dtype), Act(act), workspace, nullptr);
 }
 
 int neuron_stats(const void *h, int64_t h_stride, const void *gate, int64_t gate_stride, int64_t n, int64_t f,

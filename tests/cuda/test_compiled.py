@@ -18,6 +18,12 @@ from affectron import _native
 # Vectors of 16 bytes that a thread reads and writes before it starts again; neuron_stats writes no output.
 LOADS = {"glu_kernel": 4, "glu_stats_kernel": 4, "glu_steer_kernel": 4, "neuron_stats_kernel": 4}
 STORES = {"glu_kernel": 2, "glu_stats_kernel": 2, "glu_steer_kernel": 2, "neuron_stats_kernel": 0}
+# Those of masked_mlp by the rows that an instance is for: of two rows of weights, or of down's neurons.
+MLP_LOADS = {
+    "gate_up_kernel": {1: 8, 4: 8, 16: 4},
+    "down_by_neuron_kernel": {1: 8, 4: 8, 16: 2},
+    "down_by_output_kernel": {1: 8, 4: 8, 16: 4},
+}
 
 pytestmark = pytest.mark.skipif(not _native.CUDA_BUILT, reason="this build has no CUDA kernels")
 
@@ -38,11 +44,12 @@ def dump(*options: str) -> str:
     return subprocess.run([tool, *options, _native.__file__], check=True, capture_output=True, text=True).stdout
 
 
-def kernel_of(function: str) -> tuple[str, bool]:
-    """The kernel's own name, and whether it is the instance for aligned rows."""
-    name = re.search(r"\d((?:glu|glu_stats|glu_steer|neuron_stats|merge)_kernel)I", function)
+def kernel_of(function: str) -> tuple[str, bool, int]:
+    """The kernel's own name, whether it is the instance for aligned rows, and for how many (0: any number)."""
+    name = re.search(r"\d((?:glu|glu_stats|glu_steer|neuron_stats|merge|gate_up|down_by_\w+)_kernel)I", function)
     assert name, function
-    return name[1], "Lb1E" in function
+    rows = re.search(r"Lb[01]ELi(\d+)E", function)
+    return name[1], "Lb1E" in function, int(rows[1]) if rows else 0
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +69,12 @@ def test_every_kernel_is_there_for_both_architectures(usage):
     for arch in ("sm_80", "sm_90"):
         kernels = [kernel_of(function) for its, function, _ in usage if its == arch]
         for name in LOADS:
-            assert sorted(kernels).count((name, True)) == 3, (arch, name)  # one a dtype
-            assert sorted(kernels).count((name, False)) == 3, (arch, name)
+            assert kernels.count((name, True, 0)) == 3, (arch, name)  # one a dtype
+            assert kernels.count((name, False, 0)) == 3, (arch, name)
+        for name, loads in MLP_LOADS.items():
+            for rows in loads:
+                assert kernels.count((name, True, rows)) == 3, (arch, name, rows)
+            assert kernels.count((name, False, 16)) == 3, (arch, name)
 
 
 def test_nothing_is_spilled(usage):
@@ -79,7 +90,11 @@ def test_memory_moves_in_vectors(arch):
     for section in dump("-sass", "-arch", arch).split("Function : ")[1:]:
         function, code = section.split("\n", 1)
         assert not re.search(r"\b(LDL|STL)\b", code), function  # local memory
-        name, aligned = kernel_of(function)
+        name, aligned, rows = kernel_of(function)
+        if aligned and name in MLP_LOADS:
+            seen += 1
+            assert len(re.findall(r"\bLDG\.E\.EF\.128\b", code)) == MLP_LOADS[name][rows], function
+            assert not re.search(r"\bLDG\.E\.EF(?!\.128)(?!\.U16)", code), function
         if not aligned or name not in LOADS:
             continue
         seen += 1
@@ -88,4 +103,4 @@ def test_memory_moves_in_vectors(arch):
         # What is narrower is no activation: rows' numbers, tiles, and partial results.
         assert not re.search(r"\bLDG\.E\.EF(?!\.128)", code), function
         assert not re.search(r"\bSTG\.E\.U?(8|16)\b", code), function
-    assert seen == 3 * len(LOADS)
+    assert seen == 3 * len(LOADS) + 9 * len(MLP_LOADS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from affectron import ops
 from affectron.ops import reference
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
-from tests.ops.oracles import check, oracle, runs
+from tests.ops.oracles import check, masking, oracle, programs, runs, tokens, truth, weights
 
 # Rows that no vector fits, and whole vectors: one strip of neurons and a part of the next, in fp32 and in 16 bits.
 ALL_SHAPES = ((0, 760), (1, 431), (33, 1), (5, 3), (67, 264), (9, 1032))
@@ -185,22 +186,28 @@ def test_the_same_bits_every_time(emulated, dtype):
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("f", [264, 131])
-def test_nothing_is_read_past_the_end(emulated, dtype, f):
-    """Tensors that end where readable memory ends."""
-    n, size = 37, torch.empty(0, dtype=dtype).element_size()
+@pytest.fixture
+def fenced() -> Callable[[torch.Tensor], torch.Tensor]:
+    """Copies a tensor to where readable memory ends with it."""
     libc = ctypes.CDLL(None, use_errno=True)
 
-    def fenced(value: torch.Tensor) -> torch.Tensor:
-        used = value.numel() * size
+    def copy(value: torch.Tensor) -> torch.Tensor:
+        used = value.numel() * value.element_size()
         pages = -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
         memory = mmap.mmap(-1, pages + mmap.PAGESIZE)
-        view = torch.frombuffer(memory, dtype=dtype, count=value.numel(), offset=pages - used).view(value.shape)
+        view = torch.frombuffer(memory, dtype=value.dtype, count=value.numel(), offset=pages - used).view(value.shape)
         fence = view.data_ptr() + used
         assert libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
         return view.copy_(value)
 
+    return copy
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("f", [264, 131])
+def test_nothing_is_read_past_the_end(emulated, fenced, dtype, f):
+    """Tensors that end where readable memory ends."""
+    n = 37
     gate, up = (fenced(t.contiguous()) for t in halves(n, f, dtype))
     program = torch.ones(1, 4, f)
     segments = runs(n, 3)
@@ -222,3 +229,64 @@ def test_counts_past_2_to_the_31(emulated):
     torch.testing.assert_close(
         final.m2, torch.full((1, 40), 4 * 2**40 * share, dtype=torch.float64), rtol=1e-12, atol=0
     )
+
+
+# --- masked_mlp ---
+
+# Rows that vectors fit and rows that none does, in down alone too; neurons for one block of a strip and for several.
+MLP_SIZES = ((64, 296, 264), (75, 131, 83), (72, 136, 77), (3, 5, 1), (8, 0, 8))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", MLP_SIZES)
+@pytest.mark.parametrize("by_neuron", [True, False])
+def test_mlp_against_the_definition(emulated, order, dtype, size, by_neuron):
+    inputs, neurons, _ = size
+    w_gate, w_up, w_down = weights(size, dtype)
+    down = ops.neuron_major(w_down) if by_neuron else w_down
+    table = masking(programs(3, neurons), torch.arange(0, neurons, 2))
+    for n, act, up in ((1, "silu", w_up), (3, "gelu", w_up), (4, "silu", None), (16, "relu2", w_up)):
+        x, rows = tokens(n, inputs, dtype), torch.arange(n, dtype=torch.int32) % 3 - int(n == 16)
+        out = emulated.masked_mlp(x, w_gate, up, down, table, rows, act)
+        wanted = truth(x, w_gate, up, w_down, table, rows, act)
+        torchs = reference.masked_mlp(x, w_gate, up, w_down, table, rows, act)
+        error = (torchs.double() - wanted).abs().amax(1, keepdim=True)
+        bound = 2 * error + (wanted.abs() + 1) * torch.finfo(dtype).eps
+        assert ((out.double() - wanted).abs() <= bound).all()
+        assert torch.equal(emulated.masked_mlp(x, w_gate, up, down, table, rows, act), out)
+
+
+@pytest.mark.parametrize("size", [(72, 296, 264), (75, 131, 83)])
+@pytest.mark.parametrize("by_neuron", [True, False])
+def test_mlp_does_not_read_the_masked(emulated, size, by_neuron):
+    """Their weights may be NaN, but for a mean mask's down row; and no row's bits depend on other rows' masks."""
+    inputs, neurons, _ = size
+    w_gate, w_up, w_down = weights(size, torch.bfloat16)
+    masked = torch.randperm(neurons, generator=torch.Generator().manual_seed(3))[: neurons // 2]
+    table = masking(programs(2, neurons), masked)
+    table[:, 3, masked[:9]] = 0.75
+    x, rows = tokens(3, inputs, torch.bfloat16), torch.tensor([0, 1, 0], dtype=torch.int32)
+    down = ops.neuron_major(w_down) if by_neuron else w_down
+    before = emulated.masked_mlp(x, w_gate, w_up, down, table, rows)
+    with_all = emulated.masked_mlp(x, w_gate, w_up, down, table, torch.tensor([0, -1, 0], dtype=torch.int32))
+    assert torch.equal(with_all[::2], before[::2])
+    assert not torch.equal(with_all[1], before[1])
+    w_gate[masked], w_up[masked] = torch.nan, torch.nan
+    if by_neuron:
+        w_down[:, masked[9:]] = torch.nan
+        down = ops.neuron_major(w_down)
+    assert torch.equal(emulated.masked_mlp(x, w_gate, w_up, down, table, rows), before)
+    everything = masking(table[:1], torch.arange(neurons))
+    if by_neuron:
+        assert torch.equal(emulated.masked_mlp(x, w_gate, w_up, down, everything, None), torch.zeros_like(before))
+
+
+@pytest.mark.parametrize("size", [(72, 296, 264), (75, 131, 83)])
+@pytest.mark.parametrize("by_neuron", [True, False])
+def test_mlp_reads_nothing_past_the_end(emulated, fenced, size, by_neuron):
+    inputs, neurons, _ = size
+    w_gate, w_up, w_down = weights(size, torch.bfloat16)
+    fence = [fenced(t) for t in (tokens(2, inputs, torch.bfloat16).contiguous(), w_gate, w_up)]
+    down = fenced(w_down.t().contiguous()).t() if by_neuron else fenced(w_down)
+    table = fenced(programs(1, neurons))
+    assert emulated.masked_mlp(*fence, down, table, None).isfinite().all()

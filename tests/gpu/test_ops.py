@@ -10,7 +10,7 @@ from affectron import ops
 from affectron.ops import reference
 from tests.gpu.conftest import SERVING
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
-from tests.ops.oracles import NEUTRAL, check, oracle, programs, runs, steered
+from tests.ops.oracles import NEUTRAL, check, masking, oracle, programs, runs, steered, tokens, truth, weights
 
 CUDA = "cuda"
 
@@ -174,6 +174,61 @@ def test_glu_steer(backend, shape, dtype, act, mixed):
     # The form is rounded alike everywhere: from the same h, the same bits.
     h = reference.intervene(plain.float(), *table[chosen.clamp(min=0).long()].unbind(1)).to(dtype)
     assert torch.equal(out, torch.where((chosen >= 0)[:, None], h, plain))
+
+
+# Rows of whole vectors and rows that none fits, splits of down's neurons, and the shapes of a layer.
+MLP_SIZES = ((75, 131, 83), (72, 1032, 264), (3, 5, 1), (512, 1792, 512))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", MLP_SIZES)
+@pytest.mark.parametrize("by_neuron", [True, False])
+def test_masked_mlp(backend, dtype, size, by_neuron):
+    inputs, neurons, _ = size
+    w_gate, w_up, w_down = gpu(*weights(size, dtype))
+    down = ops.neuron_major(w_down) if by_neuron else w_down
+    (table,) = gpu(masking(programs(3, neurons), torch.arange(0, neurons, 2)))
+    for n, act, up in ((0, "silu", w_up), (1, "silu", w_up), (3, "gelu", None), (4, "relu2", w_up), (16, "silu", w_up)):
+        (x,), rows = gpu(tokens(n, inputs, dtype)), torch.arange(n, dtype=torch.int32, device=CUDA) % 3 - int(n == 16)
+        out = ops.masked_mlp(x, w_gate, up, down, table, rows, act)
+        wanted = truth(x, w_gate, up, w_down, table, rows, act)
+        torchs = reference.masked_mlp(x, w_gate, up, w_down, table, rows, act)
+        error = (torchs.double() - wanted).abs().amax(1, keepdim=True) if n else wanted
+        assert ((out.double() - wanted).abs() <= 2 * error + (wanted.abs() + 1) * torch.finfo(dtype).eps).all()
+        for _ in range(3):
+            assert torch.equal(ops.masked_mlp(x, w_gate, up, down, table, rows, act), out)
+
+
+@pytest.mark.parametrize("by_neuron", [True, False])
+def test_masked_mlp_in_a_graph_follows_the_masks(backend, by_neuron):
+    """Programs and rows change between replays; the weights of what is masked then may be NaN."""
+    if backend == "reference":
+        pytest.skip("torch's products read everything")
+    size = (72, 1032, 264)
+    w_gate, w_up, w_down = gpu(*weights(size, torch.bfloat16))
+    x, rows = tokens(3, 72, torch.bfloat16).to(CUDA), torch.zeros(3, dtype=torch.int32, device=CUDA)
+    down = ops.neuron_major(w_down) if by_neuron else w_down
+    table = programs(2, 1032).to(CUDA)
+    kept = [t.clone() for t in (w_gate, w_up, down)]
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        ops.masked_mlp(x, w_gate, w_up, down, table, rows)  # compiles
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = ops.masked_mlp(x, w_gate, w_up, down, table, rows)
+    for seed in range(3):
+        masked = torch.randperm(1032, generator=torch.Generator().manual_seed(seed))[: 300 * (seed + 1)].to(CUDA)
+        table.copy_(masking(programs(2, 1032, seed), masked.cpu()))
+        rows.copy_(torch.tensor([0, 1, seed % 2]))
+        for tensor, value in zip((w_gate, w_up, down), kept, strict=True):
+            tensor.copy_(value)
+        eager = ops.masked_mlp(x, w_gate, w_up, down, table, rows)
+        w_gate[masked], w_up[masked] = torch.nan, torch.nan
+        if by_neuron:
+            down[:, masked] = torch.nan
+        graph.replay()
+        assert torch.equal(out, eager)
 
 
 @pytest.mark.parametrize("act", ACTS)

@@ -50,6 +50,12 @@ def launches(name: str, dtype: torch.dtype, act: str, option: bool) -> list[tupl
     elif name == "glu_steer":
         rows = torch.zeros(ROWS, dtype=torch.int32) if option else None
         kernels.glu_steer(gate, up, torch.zeros(1, 4, NEURONS), rows, act)
+    elif name == "masked_mlp":  # option: down stored by neuron, a program by row
+        x, down = torch.zeros(4, 1024, dtype=dtype), torch.zeros(1024, NEURONS, dtype=dtype)
+        rows = torch.zeros(4, dtype=torch.int32) if option else None
+        down = down.t().contiguous().t() if option else down
+        w_gate, w_up = torch.zeros(2 * NEURONS, 1024, dtype=dtype).chunk(2)
+        kernels.masked_mlp(x, w_gate, w_up, down, torch.zeros(1, 4, NEURONS), rows, act)
     elif name == "glu_stats":
         kernels.glu_stats(gate, up, *walk, act, option)
     else:
@@ -87,8 +93,16 @@ def facts(code: Any, target: str) -> dict[str, int]:
                 for tool, option in (("nvdisasm", ()), ("cuobjdump", ("-res-usage",)))
             )
         spills = int(re.search(r"STACK:(\d+)", usage)[1])
-        loads, stores = r"\bLDG\.E\.128\b", r"\bSTG\.E\.128\b"
+        # LDGSTS goes to shared memory, past the registers: tiles of a product.
+        loads, stores = r"\bLDG(?:STS)?\.E\.(?:BYPASS\.)?(?:LTC\d+B\.)?128\b", r"\bSTG\.E\.128\b"
     return {"spills": spills, "loads": len(re.findall(loads, text)), "stores": len(re.findall(stores, text))}
+
+
+def tile(constants: dict[str, Any]) -> int:
+    """Elements of an operand that a program reads at a time; of weights, in masked_mlp."""
+    if "DEPTH" in constants:
+        return constants["OUTPUTS"] * constants["DEPTH"]
+    return constants.get("NEURONS", constants.get("ROWS", 32)) * constants["COLUMNS"]
 
 
 def main() -> None:
@@ -96,6 +110,7 @@ def main() -> None:
         (name, dtype, "silu", False, target) for name in kernels.__all__ for dtype in DTYPES for target in TARGETS
     ]
     wanted += [(name, torch.bfloat16, "silu", True, "sm_90") for name in kernels.__all__]
+    wanted += [("masked_mlp", dtype, "silu", True, target) for dtype in DTYPES for target in TARGETS]
     # The other activations where registers are scarcest.
     wanted += [
         ("glu_stats", torch.bfloat16, act, False, target) for act in ACTIVATIONS[1:] for target in ("sm_80", "sm_90")
@@ -112,7 +127,7 @@ def main() -> None:
                 "kernel": kernel.__name__,
                 "target": target,
                 "gated": bool(constants.get("GATED")),
-                "bytes": constants.get("ROWS", 32) * constants["COLUMNS"] * dtype.itemsize,
+                "bytes": tile(constants) * dtype.itemsize,
                 "lanes": options["num_warps"] * TARGETS[target].warp_size,
                 **facts(compiled(kernel, arguments, options, TARGETS[target]), target),
             }

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from transformers import CompileConfig, StaticCache
+from transformers import CompileConfig, StaticCache, T5Config, T5ForConditionalGeneration
 
 from affectron import interventions
 from affectron.errors import InputError
@@ -337,6 +338,24 @@ def test_generate_compiles_its_step_once(llama: Bench, recompiles: Callable[[], 
     assert torch.equal(written, slow(llama, inputs, [on(i, 2), None]))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_step_serves_the_contexts_that_come_after(family: str, recompiles: Callable[[], int]) -> None:
+    """Left and entered again with other programs, as many: nothing is compiled, and nothing old is computed."""
+    bench = make_bench(family)
+    composed, zero, induce = (bench.kinds[kind][0] for kind in ("composed", "zero", "induce"))
+    inputs = batch(rows=2, length=7)
+    step = torch.compile(bench.model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for programs in ([composed, None], [zero, composed], [None, induce]):
+            with intervene(bench.model, programs, capacity=4):
+                found = step(**inputs, use_cache=False).logits
+                torch.testing.assert_close(found, logits(bench.model, inputs), **TOLERANCE)
+            assert recompiles() == 1
+        plain = step(**inputs, use_cache=False).logits
+    torch.testing.assert_close(plain, logits(bench.model, inputs), **TOLERANCE)
+    assert not torch.allclose(found, plain, atol=1e-3)
+
+
 def test_the_step_that_inductor_makes(recompiles: Callable[[], int]) -> None:
     bench = make_bench("llama")
     (composed, _), (induce, i) = bench.kinds["composed"], bench.kinds["induce"]
@@ -425,3 +444,68 @@ def test_gradients_with_and_without_checkpointing(bench: Bench, checkpointing: b
         bench.model.eval()
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+# --- encoder and decoder ---
+
+
+@pytest.mark.parametrize("prompt", [None, 3])
+def test_schedules_in_an_encoder_decoder_model(prompt: int | None) -> None:
+    """All that the encoder reads is prompt; generated tokens are counted from the decoder's own prompt, a start token
+    and what the caller gives."""
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=97, d_model=24, d_ff=43, d_kv=6, num_layers=2, num_heads=4, feed_forward_proj="gated-silu",
+        decoder_start_token_id=0, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    sites = find_sites(model)
+    assert sum("encoder" in site.name for site in sites) == 2
+    strong = interventions.amplify([(site.name, i) for site in sites for i in range(0, 43, 3)], 20.0)
+    zero = interventions.zero([(site.name, i) for site in sites for i in range(43)])
+    mixed = Schedule(strong, ((0, None), (2, zero)), "mixed")
+    programs = [strong, schedule(strong, prompt=False), schedule(zero, stop=0), mixed, None]
+
+    def scaled(start: int | None, stop: int | None, factor: Tensor) -> Change:
+        return on(lambda site, h: h * factor, start, stop)
+
+    sparse = torch.ones(43)
+    sparse[::3] = 20
+    none = torch.zeros(43)
+    changes = [
+        scaled(None, None, sparse),
+        scaled(0, None, sparse),
+        scaled(None, 0, none),
+        lambda site, h, n: scaled(2, None, none)(site, scaled(None, 0, sparse)(site, h, n), n),
+        lambda site, h, n: h,
+    ]
+    ids = torch.randint(3, 97, (5, 9))
+    given = {} if prompt is None else {"decoder_input_ids": torch.randint(3, 97, (5, prompt))}
+    start = torch.cat([torch.zeros(5, 1, dtype=torch.long), *given.values()], 1)
+
+    def hook(site: Any) -> Callable[..., tuple[Tensor]]:
+        def change(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+            h = args[0]
+            own = h.shape[1] if "encoder" in site.name else start.shape[1]  # what is prompt
+            return (torch.stack([part(site.name, one, own) for part, one in zip(changes, h, strict=True)]),)
+
+        return change
+
+    handles = [site.module.wo.register_forward_pre_hook(hook(site)) for site in sites]
+    wanted = start
+    with torch.no_grad():
+        for _ in range(WRITTEN):
+            found = model(input_ids=ids, decoder_input_ids=wanted, use_cache=False).logits
+            wanted = torch.cat([wanted, found[:, -1:].argmax(-1)], 1)
+    for handle in handles:
+        handle.remove()
+    options = {"max_new_tokens": WRITTEN, "min_new_tokens": WRITTEN, "do_sample": False, "eos_token_id": None, **given}
+    plain = model.generate(ids, **options)
+    with intervene(model, programs):
+        for cache in ({}, {"use_cache": False}, {"cache_implementation": "static"}):
+            assert torch.equal(model.generate(ids, **options, **cache), wanted), cache
+    assert (wanted != plain).any(1).tolist() == [True, True, True, True, False]

@@ -4,8 +4,11 @@ only pytest and torch are at hand."""
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.nn.functional import linear
 
 from affectron import ops
+from tests.ops.conftest import exact
 
 FIELDS = ("count", "active", "nonfinite", "mean", "m2", "min", "max")
 
@@ -75,3 +78,39 @@ def programs(count: int, neurons: int, seed: int = 0) -> torch.Tensor:
 def steered(h: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     scale, damping, floor, shift = table.double().unbind(-2)
     return h.double() * torch.maximum(scale - damping * h.double().abs(), floor) + shift
+
+
+# --- masked_mlp ---
+
+
+def weights(size: tuple[int, int, int], dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """gate and up as the halves of one matrix, and down."""
+    inputs, neurons, outputs = size
+    generator = torch.Generator().manual_seed(seed)
+    both = torch.randn(2 * neurons, inputs, generator=generator) * inputs**-0.5
+    down = torch.randn(outputs, neurons, generator=generator) * max(neurons, 1) ** -0.5
+    return *both.to(dtype).chunk(2), down.to(dtype)
+
+
+def tokens(n: int, inputs: int, dtype: torch.dtype) -> Tensor:
+    """Rows with a stride between them."""
+    return torch.randn(n, 2 * inputs, generator=torch.Generator().manual_seed(9)).to(dtype)[:, :inputs]
+
+
+def masking(table: Tensor, neurons: Tensor, shift: float = 0.0) -> Tensor:
+    """``table`` with ``neurons`` hard-masked, in the three ways that make the factor 0 for every h."""
+    table = table.clone()
+    for way, (scale, damping, floor) in enumerate(((0.0, 0.0, -torch.inf), (-1.0, 0.5, 0.0), (0.0, 0.0, 0.0))):
+        for row, value in enumerate((scale, damping, floor, shift)):
+            table[:, row, neurons[way::3]] = value
+    return table
+
+
+def truth(
+    x: Tensor, w_gate: Tensor, w_up: Tensor | None, w_down: Tensor, table: Tensor, rows: Tensor, act: str = "silu"
+) -> Tensor:
+    """masked_mlp from its definition in fp64."""
+    up = None if w_up is None else linear(x.double(), w_up.double())
+    h = exact(linear(x.double(), w_gate.double()), up, act)
+    h = torch.where((rows >= 0)[:, None], steered(h, table[rows.clamp(min=0).long()]), h)
+    return linear(h, w_down.double())

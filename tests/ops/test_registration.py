@@ -130,7 +130,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *backends: str) -> None:
     monkeypatch.setattr(library, "absence_of", lambda backend, kind: f"no {backend}" if backend in backends else None)
 
 
-@pytest.mark.parametrize("op", [op for op in library.KERNELS if op != "masked_mlp"])
+@pytest.mark.parametrize("op", library.KERNELS)
 def test_backend_choice(monkeypatch, op):
     assert backend_for(op, "cpu") == ("native", "compiled for this processor")
     without(monkeypatch)
@@ -139,16 +139,6 @@ def test_backend_choice(monkeypatch, op):
     assert backend_for(op, "cuda:1") == ("native", "no triton")
     without(monkeypatch, "triton", "native")
     assert backend_for(op, "cuda") == ("reference", "no triton; no native")
-
-
-def test_an_op_without_a_kernel_for_gpus(monkeypatch):
-    without(monkeypatch)
-    assert backend_for("masked_mlp", "cpu") == ("native", "compiled for this processor")
-    assert backend_for("masked_mlp", "cuda") == ("reference", "this op has no kernel for GPUs")
-    for name, kind in (("triton", "cuda"), ("native", "cuda"), ("triton", "cpu")):
-        message = f"the {name} backend was asked for, and cannot serve: it has no masked_mlp for {kind} tensors"
-        with ops.use_backend(name), pytest.raises(RuntimeError, match=message):
-            backend_for("masked_mlp", kind)
 
 
 def test_no_silent_fallback(monkeypatch):

@@ -41,7 +41,8 @@ def intervene(
     ignores them as always. A :class:`Schedule` changes with the position in the text.
 
     What is yielded, the :class:`Steering`, changes the programs while decoding goes on. Compile the model inside the
-    context: whatever is changed afterwards, no compiled or captured step has to be made again.
+    context: whatever is changed afterwards, no compiled or captured step has to be made again. A step that was compiled
+    serves later contexts with as many requests and the same capacity, too.
 
     ``capacity`` is the number of different programs that can be held at a time, schedules counting each of theirs;
     None means as many as there are requests, or as ``program`` holds. They take capacity x 16 bytes a neuron on the
@@ -65,7 +66,8 @@ def intervene(
     if not programs:
         raise InputError("program is an empty sequence; expected one program or None for each request")
     inner = unwrapped(model)
-    steering = Steering(find_sites(inner), programs, capacity)
+    sites = find_sites(inner)
+    steering = Steering(sites, programs, capacity, _in_encoder(inner, sites))
     # What a model of transformers runs with or without a head on it, and what knows the cache.
     find: Any = getattr(inner, "get_decoder", None)
     decoder = inner if find is None else find()
@@ -78,6 +80,14 @@ def intervene(
         yield steering
 
 
+def _in_encoder(model: Any, sites: Sequence[Site]) -> frozenset[int]:
+    """Positions of the sites that lie in the encoder of an encoder-decoder model."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return frozenset()
+    inside = set(model.get_encoder().modules())
+    return frozenset(position for position, site in enumerate(sites) if site.module in inside)
+
+
 # Whom a model's generate tells the length of its prompt, and the way back to what it was.
 _TOLD: WeakKeyDictionary[nn.Module, tuple[list[Steering], ExitStack]] = WeakKeyDictionary()
 
@@ -86,7 +96,7 @@ def _tell_the_prompt(model: Any, steering: Steering) -> Callable[[], None]:
     """Let ``model.generate`` set the prompt's length while it runs; returns what ends it, in any order."""
     if model not in _TOLD:
         _TOLD[model] = [], ExitStack()
-        swap_attribute(model, "generate", _telling_the_prompt(model.generate, _TOLD[model][0]), _TOLD[model][1])
+        swap_attribute(model, "generate", _telling_the_prompt(model, model.generate, _TOLD[model][0]), _TOLD[model][1])
     told, undo = _TOLD[model]
     told.append(steering)
 
@@ -99,13 +109,12 @@ def _tell_the_prompt(model: Any, steering: Steering) -> Callable[[], None]:
     return remove
 
 
-def _telling_the_prompt(generate: Any, told: list[Steering]) -> Any:
+def _telling_the_prompt(model: Any, generate: Any, told: list[Steering]) -> Any:
     @functools.wraps(generate)
     def telling(*args: Any, **kwargs: Any) -> Any:
-        given = kwargs.get("inputs_embeds"), *args[:1], kwargs.get("inputs"), kwargs.get("input_ids")
-        prompt = next((tensor for tensor in given if tensor is not None), None)
+        length = _length_of_prompt(model, args, kwargs)
         for steering in told:
-            steering.prompt_length = None if prompt is None else prompt.shape[1]
+            steering.prompt_length = length
         try:
             return generate(*args, **kwargs)
         finally:
@@ -113,6 +122,25 @@ def _telling_the_prompt(generate: Any, told: list[Steering]) -> Any:
                 steering.prompt_length = None
 
     return telling
+
+
+def _length_of_prompt(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Positions of the prompt that ``model.generate`` goes on from; in an encoder-decoder model the decoder's."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        given = kwargs.get("decoder_input_ids")
+        if given is None and model.main_input_name != "input_ids":
+            given = kwargs.get("input_ids")
+        if given is None:
+            return 1
+        # transformers puts the start token before a prompt that does not begin with it.
+        config = kwargs.get("generation_config") or model.generation_config
+        start = kwargs.get("decoder_start_token_id", config.decoder_start_token_id)
+        start = config.bos_token_id if start is None else start
+        own = model.config.model_type in ("whisper", "vision-encoder-decoder") or start is None
+        return int(given.shape[1]) + (not own and bool((given[:, 0] != torch.as_tensor(start).to(given.device)).all()))
+    given = kwargs.get("inputs_embeds"), *args[:1], kwargs.get("inputs"), kwargs.get("input_ids")
+    prompt = next((tensor for tensor in given if tensor is not None), None)
+    return None if prompt is None else int(prompt.shape[1])
 
 
 class Steering(Sequence["Program | Schedule | None"]):
@@ -124,9 +152,13 @@ class Steering(Sequence["Program | Schedule | None"]):
     """
 
     def __init__(
-        self, sites: Sequence[Site], programs: Sequence[Program | Schedule | None], capacity: int | None
+        self,
+        sites: Sequence[Site],
+        programs: Sequence[Program | Schedule | None],
+        capacity: int | None,
+        in_encoder: frozenset[int],
     ) -> None:
-        self._sites = list(sites)
+        self._sites, self._in_encoder = list(sites), in_encoder
         self._given: list[Program | Schedule | None] = [None] * len(programs)
         held = len(_distinct(programs))
         if capacity is None:
@@ -172,6 +204,8 @@ class Steering(Sequence["Program | Schedule | None"]):
     @property
     def prompt_length(self) -> int | None:
         """Positions of the text that are its prompt, padding on the left included; None: all of them.
+
+        In an encoder-decoder model the text is the decoder's; all that the encoder reads is prompt.
 
         ``model.generate`` sets it. A decoding loop of one's own has to, where schedules are to tell prompt and
         generated tokens apart; positions are counted by the cache that the model is called with.
@@ -249,8 +283,11 @@ class Steering(Sequence["Program | Schedule | None"]):
     def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._rows = None
 
-    def _find_rows(self, batch: int, length: int, start: int | Tensor) -> tuple[Tensor, ...]:
-        """The table row of each of the B·T flattened rows, for each site, -1 where it is untouched: int32 [N]."""
+    def _find_rows(self, batch: int, length: int, start: int | Tensor | None) -> tuple[Tensor, ...]:
+        """The table row of each of the B·T flattened rows, for each site, -1 where it is untouched: int32 [N].
+
+        ``start`` is the position of the first of the T tokens; None where all of them are prompt.
+        """
         requests = len(self._given)
         if batch % requests:
             raise ValueError(
@@ -261,7 +298,7 @@ class Steering(Sequence["Program | Schedule | None"]):
             self._slots, self._starts, self._prompt = (
                 tensor.to(device) for tensor in (self._slots, self._starts, self._prompt)
             )
-        step = torch.arange(length, device=device) + (start - self._prompt)
+        step = torch.arange(length, device=device) + (-length if start is None else start - self._prompt)
         piece = (step[:, None] >= self._starts[:, None]).sum(-1) - 1  # [P, T]
         sites = len(self._sites)
         slots = self._slots.gather(2, piece.expand(sites, requests, length))
@@ -276,14 +313,15 @@ class Steering(Sequence["Program | Schedule | None"]):
             here = self._here[position] = neurons_here(self._sites[position], gate.shape[-1])
             table = self._tables[position] = table[..., here].contiguous()
         n = gate.numel() // gate.shape[-1] if routed is None else routed.total
-        rows = self._rows
+        encoder = position in self._in_encoder
+        rows = None if encoder else self._rows
         # No decoder has told: a block of its own, one that a checkpoint computes again, or one that reads something
-        # else than the text, such as an image.
+        # else than the text, such as an image or the input of an encoder.
         if rows is None or (len(rows[position]) != n and self.repeats == 1):
             batch = gate.shape[0] if gate.dim() == 3 and routed is None else len(self)
             if n % batch:
                 raise ValueError(f"{n} rows cannot be shared out to {batch} programs: expected a multiple")
-            rows = self._find_rows(batch, n // batch, 0)
+            rows = self._find_rows(batch, n // batch, None if encoder else 0)
         row = rows[position]
         if row.device != gate.device:
             row = row.to(gate.device)

@@ -105,12 +105,17 @@ def masked_mlp(
 ) -> Tensor:
     (n, inputs), (outputs, f) = x.shape, w_down.shape
     out = torch.empty((n, outputs), dtype=x.dtype, device=x.device)
-    by_neuron = stored_by_neuron(w_down)
-    _native.masked_mlp(
+    by_neuron, dtype = stored_by_neuron(w_down), _DTYPE_CODE[x.dtype]
+    arguments = (
         out.data_ptr(), *_rows(x), *_rows(w_gate), *_rows(w_up), *_rows(w_down.t() if by_neuron else w_down), by_neuron,
-        n, inputs, f, outputs, program.data_ptr(), 0 if rows is None else rows.data_ptr(),
-        _DTYPE_CODE[x.dtype], _ACT_CODE[act], torch.get_num_threads(),
+        n, inputs, f, outputs, program.data_ptr(), 0 if rows is None else rows.data_ptr(), dtype, _ACT_CODE[act],
     )  # fmt: skip
+    if x.is_cuda:
+        size = _native.cuda_mlp_workspace_size(n, inputs, f, outputs, by_neuron, dtype)
+        workspace = torch.empty(size, dtype=torch.uint8, device=x.device)
+        _enqueue("masked_mlp", _native.cuda_masked_mlp, x.device, *arguments, workspace.data_ptr())
+    else:
+        _native.masked_mlp(*arguments, torch.get_num_threads())
     return out
 
 

@@ -1,9 +1,12 @@
 // Stands where CUDA's header is expected, so that csrc/cuda compiles as plain C++ and runs on a CPU, unchanged: blocks
-// one after the other, the threads of a block as fibers that run from barrier to barrier. Only what the kernels use.
+// one after the other, the threads of a block as fibers that run from barrier to barrier, the whole block's or a warp's
+// (where its lanes exchange values). Only what the kernels use.
 //
 // Both orders can be reversed (`emulation::reversed`): a result that depends on them betrays a barrier that is missing.
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -13,6 +16,7 @@
 #include <memory>
 #include <vector>
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #define __host__
@@ -49,6 +53,9 @@ inline float __int_as_float(int bits) { return bits_as<float>(bits); }
 inline unsigned __float_as_uint(float x) { return bits_as<unsigned>(x); }
 template <class T> T __ldcs(const T *p) { return *p; }
 template <class T> T __ldg(const T *p) { return *p; }
+template <class T> T __ldcg(const T *p) { return *p; }
+inline void __threadfence() {}
+inline int __ffs(unsigned bits) { return __builtin_ffs(int(bits)); }
 template <class T> T atomicAdd(T *p, T value) {
   T before = *p;
   *p += value;
@@ -67,72 +74,134 @@ namespace emulation {
 
 inline bool reversed = false;
 
+constexpr unsigned kLanes = 32;
+
 class Block {
+  using Given = std::vector<unsigned>;
+
 public:
-  explicit Block(unsigned threads) : fibers_(threads) {
+  explicit Block(unsigned threads) : fibers_(threads), given_{Given(threads), Given(threads)} {
     for (Fiber &fiber : fibers_) fiber.stack.reset(new char[kStack]);
   }
 
-  // Every thread up to its next barrier, again and again until all have returned.
+  // Every thread that may run, up to its next barrier, again and again until all have returned.
   void run(const std::function<void()> &body) {
     for (Fiber &fiber : fibers_) {
-      getcontext(&fiber.context);
-      fiber.context.uc_stack = {fiber.stack.get(), 0, kStack};
-      fiber.context.uc_link = &scheduler_;
-      fiber.done = false;
-      makecontext(&fiber.context, &Block::enter, 0);
+      fiber.state = State::runs;
+      fiber.begun = false;
     }
     current_ = this;
     body_ = &body;
-    for (size_t left = fibers_.size(); left;) {
-      size_t returned = 0;
-      for (size_t i = 0; i < fibers_.size(); ++i) {
-        running_ = reversed ? fibers_.size() - 1 - i : i;
-        Fiber &fiber = fibers_[running_];
-        if (fiber.done) continue;
-        threadIdx = dim3(unsigned(running_), 0, 0);
-        swapcontext(&scheduler_, &fiber.context);
-        returned += fiber.done;
+    const unsigned threads = unsigned(fibers_.size());
+    while (count(State::returned, 0, threads) != threads) {
+      for (unsigned i = 0; i < threads; ++i) {
+        running_ = reversed ? threads - 1 - i : i;
+        if (fibers_[running_].state != State::runs) continue;
+        threadIdx = dim3(running_, 0, 0);
+        resume(fibers_[running_]);
       }
-      if (returned != 0 && returned != left) fail("some threads of a block returned while others wait at a barrier");
-      left -= returned;
+      bool opened = open(State::at_block, 0, threads);
+      for (unsigned first = 0; first < threads; first += kLanes) {
+        opened |= open(State::at_warp, first, std::min(first + kLanes, threads));
+      }
+      if (!opened && count(State::returned, 0, threads) != threads) {
+        fail("some threads wait at a barrier that others do not come to");
+      }
     }
   }
 
-  static void barrier() {
+  static void barrier() { current_->wait(State::at_block); }
+
+  // What each lane of the warp gives, as 32 bits; lanes that are not there give 0. By turns in two places, so that
+  // nobody gives anew what another has yet to read.
+  static std::array<unsigned, kLanes> exchange(unsigned value) {
     Block &block = *current_;
-    const size_t thread = block.running_;
-    swapcontext(&block.fibers_[thread].context, &block.scheduler_);
-    threadIdx = dim3(unsigned(thread), 0, 0);
+    const unsigned thread = block.running_, first = thread / kLanes * kLanes;
+    Given &given = block.given_[block.fibers_[thread].turn ^= 1];
+    given[thread] = value;
+    block.wait(State::at_warp);
+    std::array<unsigned, kLanes> found{};
+    std::copy_n(given.begin() + first, std::min<size_t>(kLanes, given.size() - first), found.begin());
+    return found;
   }
 
 private:
   static constexpr size_t kStack = 1 << 16;
+  enum class State { runs, at_warp, at_block, returned };
   struct Fiber {
     std::unique_ptr<char[]> stack;
-    ucontext_t context;
-    bool done;
+    jmp_buf place; // where it waits
+    State state;
+    bool begun;
+    unsigned turn = 0;
   };
 
   static void enter() {
     (*current_->body_)();
-    current_->fibers_[current_->running_].done = true;
+    current_->fibers_[current_->running_].state = State::returned;
+    _longjmp(current_->scheduler_, 1);
+  }
+  // A new stack comes from makecontext; after that a jump is enough, which asks nothing of the system.
+  void resume(Fiber &fiber) {
+    if (_setjmp(scheduler_)) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fiber.stack.get();
+    context.uc_stack.ss_size = kStack;
+    context.uc_link = nullptr;
+    makecontext(&context, &Block::enter, 0);
+    setcontext(&context);
+    fail("a thread did not start");
   }
   [[noreturn]] static void fail(const char *why) {
     std::fprintf(stderr, "emulation: %s\n", why);
     std::abort();
   }
 
+  unsigned count(State state, unsigned first, unsigned end) const {
+    unsigned found = 0;
+    for (unsigned i = first; i < end; ++i) found += fibers_[i].state == state;
+    return found;
+  }
+  // Lets the threads [first, end) go on where all of them wait at the same barrier.
+  bool open(State barrier, unsigned first, unsigned end) {
+    if (count(barrier, first, end) != end - first) return false;
+    for (unsigned i = first; i < end; ++i) fibers_[i].state = State::runs;
+    return true;
+  }
+  void wait(State barrier) {
+    const unsigned thread = running_;
+    fibers_[thread].state = barrier;
+    if (_setjmp(fibers_[thread].place) == 0) _longjmp(scheduler_, 1);
+    threadIdx = dim3(thread, 0, 0);
+  }
+
   inline static Block *current_ = nullptr;
   std::vector<Fiber> fibers_;
-  ucontext_t scheduler_;
+  Given given_[2];
+  jmp_buf scheduler_;
   const std::function<void()> *body_ = nullptr;
-  size_t running_ = 0;
+  unsigned running_ = 0;
 };
 
 } // namespace emulation
 
 inline void __syncthreads() { emulation::Block::barrier(); }
+
+template <class T> T __shfl_sync(unsigned, T value, int lane) {
+  return bits_as<T>(emulation::Block::exchange(bits_as<unsigned>(value))[unsigned(lane)]);
+}
+template <class T> T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+  return __shfl_sync(mask, value, int(threadIdx.x % emulation::kLanes) ^ lanes);
+}
+inline unsigned __ballot_sync(unsigned, bool value) {
+  unsigned bits = 0;
+  for (unsigned given : emulation::Block::exchange(value)) bits = bits >> 1 | given << 31;
+  return bits;
+}
+inline bool __all_sync(unsigned mask, bool value) { return __ballot_sync(mask, value) == mask; }
 
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(P...), A &&...arguments) {
