@@ -334,7 +334,9 @@ def watched(model: Any, family: Family, change: Any) -> Iterator[None]:
     for name in {name.rpartition(".")[0] if family.stacked else name for name in family.names}:
         block = model.get_submodule(name)
         if family.stacked:
-            block.forward = lambda *args, block=block, name=name: _experts_forward(block, name, change, *args)
+            block.forward = lambda *args, block=block, name=name, **named: _experts_forward(
+                block, name, change, *args, *named.values()
+            )
             undo.append(lambda block=block: block.__dict__.pop("forward"))
             continue
 

@@ -63,12 +63,9 @@ def test_what_is_found_is_what_the_code_of_the_model_says(family: Family, model:
         sites = [site for site in sites if site.expert is not None]
     assert [site.name for site in sites] == family.names
     for site in sites:
-        assert (site.layout, site.act, site.neurons, site.path) == (
-            family.layout,
-            family.act,
-            family.neurons,
-            family.path,
-        )
+        # transformers 4 has torch's SiLU where 5 has a SiLUActivation.
+        assert site.act.removesuffix("Activation") == family.act.removesuffix("Activation")
+        assert (site.layout, site.neurons, site.path) == (family.layout, family.neurons, family.path)
     assert len([one for one in told if "not fused" in str(one.message)]) == (family.path == "fallback")
     assert not [one for one in told if "neither measured" in str(one.message)]
 
