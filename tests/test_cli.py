@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import affectron
 from affectron import screening
 from affectron.cli import app
+from tests.models.families import FAMILIES
 from tests.models.tiny import VOCABULARY, build, make_tokenizer
 
 LABELS = ("anger", "joy", "calm")
@@ -209,6 +210,13 @@ def test_info_describes_backends_and_a_model_without_its_weights(copy: Path) -> 
     assert [site["name"] for site in facts["model"]["sites"]] == [f"model.layers.{i}.mlp" for i in range(3)]
     assert facts["model"]["parameters"] == sum(p.numel() for p in build("llama").parameters())
     assert "model.layers.1.mlp" in run("info", copy / "model")
+
+
+def test_info_shows_the_experts_of_a_layer_in_one_row(tmp_path: Path) -> None:
+    FAMILIES["jetmoe"].build().save_pretrained(tmp_path)
+    shown = run("info", tmp_path)
+    assert "model.layers.1.mlp.0 to 3" in shown
+    assert "model.layers.1.mlp.1" not in shown
 
 
 @pytest.mark.parametrize("command", ["demo", "info", "screen", "select", "validate", "steer", "report"])

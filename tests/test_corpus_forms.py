@@ -321,3 +321,34 @@ def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
     padded.add_special_tokens({"pad_token": "<padding>"})  # 97 tokens and one for padding
     assert len(padded) == 98
     screen(model, padded, corpus)
+
+
+def test_a_dataset_by_name_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name is for load_dataset to resolve, to a folder here as on a hub, with its configurations."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path / "someone" / "sentences"
+    folder.mkdir(parents=True)
+    for config, n in (("short", 4), ("long", 7)):
+        for split in ("train", "test"):
+            rows = [{"text": f"w{i} w{i + 1}", "label": ["calm", "anger"][i % 2]} for i in range(n)]
+            (folder / f"{config}-{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    configs = "".join(
+        f"- config_name: {name}\n  data_files:\n"
+        + "".join(f"  - split: {split}\n    path: {name}-{split}.jsonl\n" for split in ("train", "test"))
+        for name in ("short", "long")
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    monkeypatch.chdir(tmp_path)
+    loaded: list[Any] = []
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *args, **kwargs: (loaded.append(load(*args, **kwargs)), loaded[-1])[1]
+    )
+    corpus = Corpus.from_dataset("someone/sentences", config="long")
+    assert isinstance(loaded[0], datasets.IterableDatasetDict)
+    assert corpus.name == "sentences"
+    assert corpus.splits == ("test", "train")
+    assert [one.text for one in corpus.where(split="test")] == [f"w{i} w{i + 1}" for i in range(7)]
+    assert len(Corpus.from_dataset("someone/sentences", config="short")) == len(list(corpus)) - 6
+    assert "cannot load the dataset sentences: " in message(lambda: Corpus.from_dataset("someone/sentences"))
+    assert "cannot load the dataset absent: " in message(lambda: Corpus.from_dataset("someone/absent"))

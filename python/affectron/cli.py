@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,7 @@ from affectron.errors import Incomplete, InputError
 
 if TYPE_CHECKING:
     from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program, Validation
+    from affectron.models import Site
 
 
 class _Commands(TyperGroup):
@@ -366,8 +368,20 @@ def info(
         _print_table(
             title,
             ("site", "layout", "activation", "neurons", "path"),
-            [(s.name, s.layout, s.act, s.neurons, s.path) for s in sites],
+            [(name, s.layout, s.act, s.neurons, s.path) for name, s in _experts_together(sites)],
         )
+
+
+def _experts_together(sites: Sequence[Site]) -> Iterator[tuple[str, Site]]:
+    """Each site with its name; of a layer's experts, where they are alike, only the first, with all their numbers."""
+
+    def kind(site: Site) -> Any:
+        holder = site.module if site.expert is not None else site.owner
+        return site.name if holder is None else (id(holder), site.name.rpartition(".")[0], site.structure)
+
+    for _, group in groupby(sites, kind):
+        first, *others = group
+        yield f"{first.name} to {others[-1].name.rpartition('.')[2]}" if others else first.name, first
 
 
 @app.command()
