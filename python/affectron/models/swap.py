@@ -42,9 +42,9 @@ class Chain:
         self.routed: tuple[Routed, ...] = ()  # in an expert, the tokens of the call that is under way
 
     def compute(self, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
-        position, kernel, _ = self.links[0]
+        (position, kernel, _), *others = self.links
         h = kernel(position, gate, up, act, *self.routed)
-        for position, _, given in self.links[1:]:
+        for position, _, given in others:
             h = given(position, h, gate, *self.routed)
         return h
 
@@ -121,38 +121,32 @@ def _forward(site: Site, chain: Chain) -> Callable[..., Tensor]:
     The linear layers are looked up in every call, as the block itself does: an adapter may replace them.
     """
     found, act, compute = site.structure, site.act, chain.compute
-    first, last = _getter(found.first or ""), _getter(found.last)
-    module: Any = site.module
+    module = site.module
+    at_first, at_second, at_last = (_place(module, path) for path in (found.first, found.second, found.last))
 
     def gated(x: Tensor | None = None, **named: Tensor) -> Tensor:
         if x is None:
             (x,) = named.values()
-        h: Tensor = last(module)(compute(first(module)(x), second(module)(x), act))
+        (first, one), (second, two), (last, three) = at_first, at_second, at_last
+        h: Tensor = last[three](compute(first[one](x), second[two](x), act))
         return h
 
     def one_linear(x: Tensor | None = None, **named: Tensor) -> Tensor:
         if x is None:
             (x,) = named.values()
-        gate, up = split(first(module)(x), found.layout)
-        h: Tensor = last(module)(compute(gate, up, act))
+        (first, one), (last, two) = at_first, at_last
+        gate, up = split(first[one](x), found.layout)
+        h: Tensor = last[two](compute(gate, up, act))
         return h
 
-    if found.layout != "gated":
-        return one_linear
-    second = _getter(found.second or "")
-    return gated
+    return gated if found.layout == "gated" else one_linear
 
 
-def _getter(path: str) -> Callable[[Any], Any]:
-    """``operator.attrgetter(path)`` in a form that torch.compile can trace."""
-    names = path.split(".")
-
-    def get(module: Any) -> Any:
-        for name in names:
-            module = getattr(module, name)
-        return module
-
-    return get
+def _place(module: nn.Module, path: str | None) -> tuple[dict[str, Any], str]:
+    """The children of the module that holds the one at ``path``, and its name among them: to read it there takes a
+    third of what asking the module for it takes."""
+    parent, _, name = (path or "").rpartition(".")
+    return module.get_submodule(parent)._modules, name
 
 
 def split(both: Tensor, layout: str) -> tuple[Tensor, Tensor | None]:
@@ -176,13 +170,15 @@ def _hook(site: Site, last: nn.Module, chain: Chain) -> None:
         seen[:] = [out]
 
     def before(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        gate = None
-        if seen:
-            value = seen.pop()
-            gate = value if found.layout == "other" else split(value, found.layout)[0]
-            if gate.shape != args[0].shape:
-                gate = gate.reshape(args[0].shape) if gate.numel() == args[0].numel() else None
-        return (chain.give(args[0], gate), *args[1:])
+        h, *others = args
+        return (chain.give(h, gate_of(h) if seen else None), *others)
+
+    def gate_of(h: Tensor) -> Tensor | None:
+        value = seen.pop()
+        gate = value if found.layout == "other" else split(value, found.layout)[0]
+        if gate.shape != h.shape:
+            return gate.reshape(h.shape) if gate.numel() == h.numel() else None
+        return gate
 
     if source is not None:
         watched = site.module.get_submodule(source)
