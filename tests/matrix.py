@@ -40,9 +40,9 @@ BUILD = ROOT / "build" / "matrix"
 RECORD = ROOT / "docs" / "compatibility.md"
 HEADER = """# Versions that it was tried with
 
-`make matrix` runs the tests of sites, families, changed models, loading and op registration with each pair of versions, on the CPU, and writes this
-table: the last result of each pair. A test is skipped where a version lacks the family that it builds, or where the
-environment lacks the package or the hardware that it needs.
+`make matrix` runs the tests of sites, families, changed models, loading and op registration with each pair of
+versions, on the CPU, and writes this table: the last result of each pair. A test is skipped where a version lacks the
+family that it builds, or where the environment lacks the package or the hardware that it needs.
 
 | torch | transformers | Python | passed | failed | on | skipped |
 | --- | --- | --- | --- | --- | --- | --- |

@@ -227,18 +227,23 @@ FAMILIES = {
             "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
             "ffn_config": {
                 "hidden_size": HIDDEN,
-                "ffn_hidden_size": EXPERT_NEURONS,
+                "ffn_hidden_size": HIDDEN,  # 5.0 takes it for the hidden size in places
                 "moe_num_experts": EXPERTS,
                 "moe_top_k": 2,
             },
             "pad_token_id": 0,
         },
         "transformer.blocks.{}.ffn.experts",
+        neurons=HIDDEN,
     ),
     "longcat": _followed(
         "LongcatFlash",
         {
-            **{k: v for k, v in _LLAMA.items() if k not in ("num_key_value_heads", "intermediate_size", "num_hidden_layers")},
+            **{
+                key: value
+                for key, value in _LLAMA.items()
+                if key not in ("num_key_value_heads", "intermediate_size", "num_hidden_layers")
+            },
             "num_layers": LAYERS,
             "ffn_hidden_size": NEURONS,
             "expert_ffn_hidden_size": EXPERT_NEURONS,

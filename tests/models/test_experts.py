@@ -43,7 +43,7 @@ def test_experts_that_no_program_touches_run_in_their_own_way(name: str) -> None
 
         block.forward = own
     watched = state(model)
-    followed = name != "mixtral" and (name != "gpt_oss" or not hasattr(blocks[0], "has_gate"))
+    followed = name != "mixtral" and (name != "gpt_oss" or not hasattr(blocks[0], "is_transposed"))
 
     def logits() -> Tensor:
         ran.clear()
@@ -101,7 +101,8 @@ class Unusual(nn.Module):
 
 
 def test_a_form_that_is_not_known_is_said_once() -> None:
-    layers = [nn.ModuleDict({"experts": Unusual(), "mlp": nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))})]
+    mlp = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+    layers = [nn.ModuleDict({"experts": Unusual(), "mlp": mlp})]
     model = nn.ModuleDict({"layers": nn.ModuleList([*layers, *layers, nn.ModuleDict({"experts": Unusual()})])})
     with pytest.warns(UserWarning, match="neither measured nor steered; affectron.declare_mlp") as told:
         sites = find_sites(model)

@@ -35,7 +35,12 @@ _CHAINS: WeakKeyDictionary[nn.Module, tuple[list[_Link], ExitStack]] = WeakKeyDi
 def described(module: nn.Module) -> bool:
     """Whether this is an experts class that says of itself what it computes."""
     down = module._parameters.get("down_proj")
-    return down is not None and down.dim() == 3 and hasattr(module, "has_gate") and hasattr(module, "is_transposed")
+    return down is not None and down.dim() == 3 and hasattr(module, "has_bias") and hasattr(module, "is_transposed")
+
+
+def _has_gate(module: Any) -> bool:
+    # The first releases of transformers 5 know no experts without a gate.
+    return bool(getattr(module, "has_gate", True))
 
 
 def stacked(module: nn.Module) -> bool:
@@ -59,7 +64,7 @@ def structure(module: Any) -> Structure:
         shown = "?" if found.activation is None else type(module.get_submodule(found.activation)).__name__
         return Structure("other", shown, found.neurons, found.last, activation=found.activation)
     neurons = int(module.down_proj.shape[1 if module.is_transposed else 2])
-    layout, act = probe.elementwise(module, _activate, neurons, 2 * neurons if module.has_gate else neurons)
+    layout, act = probe.elementwise(module, _activate, neurons, 2 * neurons if _has_gate(module) else neurons)
     return Structure(layout, act, neurons, "down_proj", first="gate_up_proj", whole=layout != "other")
 
 
@@ -111,7 +116,7 @@ def _needed(links: list[_Link]) -> list[_Link]:
 
 
 def _activate(module: Any, z: Tensor) -> Tensor:
-    h: Tensor = module._apply_gate(z) if module.has_gate else module.act_fn(z)
+    h: Tensor = module._apply_gate(z) if _has_gate(module) else module.act_fn(z)
     return h
 
 
@@ -127,7 +132,7 @@ def _forward(
     flat = chosen.reshape(-1)
     order = flat.argsort(stable=True)
     each = torch.bincount(flat, minlength=number(module)).tolist()
-    name = "gate_up_proj" if module.has_gate else "up_proj"
+    name = "gate_up_proj" if _has_gate(module) else "up_proj"
     parts = []
     start = 0
     for expert, count in enumerate(each[: number(module)]):

@@ -69,7 +69,11 @@ def find(module: nn.Module) -> Stack | None:
 def unknown(module: nn.Module) -> bool:
     """Whether the module looks like stacked experts in a form that is not known: three stacks of as many numbers, and
     an activation function."""
-    sizes = [value.numel() for value in module._parameters.values() if value is not None and value.dim() == 3 and len(value) > 1]
+    sizes = [
+        value.numel()
+        for value in module._parameters.values()
+        if value is not None and value.dim() == 3 and len(value) > 1
+    ]
     return len(sizes) >= 3 and len(set(sizes)) == 1 and _activation(module) is not None
 
 
