@@ -195,7 +195,7 @@ class _Run:
         return out
 
     def route_all(self, x: Tensor) -> None:
-        """For the input [E, N, H] of all experts at once: a token's row is zero where it is not routed to the expert."""
+        """For the input [E, N, H] of all experts at once: a row is zero where its token is not routed."""
         routed = (x != 0).any(-1)
         if bool(routed.all()) and routed.numel():
             raise RuntimeError(
