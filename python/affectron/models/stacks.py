@@ -120,7 +120,7 @@ def followed(module: nn.Module, owner: nn.Module | None, give: Give, undo: ExitS
             runs[-1].end()
         return out
 
-    return forward
+    return forward  # type: ignore[no-any-return]
 
 
 class _Weights(routing.Traced):
