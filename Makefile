@@ -22,8 +22,9 @@ help: ## list the targets
 demo: $(VENV)/installed ## find, test and steer the neurons of the embedded model; ends in a table and an HTML report
 	@$(BIN)/affectron demo
 
+# In several processes, at most four: some tests start as many of their own. What shares a file stays together.
 test: $(VENV)/installed ## run all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed ## check style, types and formatting
 	@$(BIN)/ruff check .

@@ -57,6 +57,12 @@ class Block(nn.Module):
         return self.down(h.clamp(max=self.limit) if self.limit < 1e30 else h)
 
 
+def second_of_two(clamped: bool) -> tuple[nn.Module, Block]:
+    """A model and the second of its blocks: what is done once in a forward is done at the first."""
+    blocks = nn.ModuleList([Block(clamped), Block(clamped)])
+    return nn.ModuleDict({"layers": blocks}), blocks[1]  # type: ignore[return-value]
+
+
 def fused(position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
     return ops.glu(gate, up, act)
 
@@ -69,8 +75,7 @@ def by_hand(block: Block, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("contender", ["block with the op written in", "fused path"])
 def test_overhead(contend: Any, contender: str) -> None:
     """A thousand calls of a block: their difference in ms is the microseconds of a call."""
-    block, x = Block(False), torch.randn(1, 8)
-    model = nn.ModuleDict({"layers": nn.ModuleList([block])})
+    (model, block), x = second_of_two(clamped=False), torch.randn(1, 8)
     if contender == "fused path":
         sites = find_sites(model)
         assert sites[0].path == "fused"
@@ -85,8 +90,7 @@ def test_overhead(contend: Any, contender: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*exact, but not fused")
 @pytest.mark.parametrize("contender", ["plain hook", "fallback path"])
 def test_fallback(contend: Any, contender: str) -> None:
-    block, x = Block(True), torch.randn(1, 8)
-    model = nn.ModuleDict({"layers": nn.ModuleList([block])})
+    (model, block), x = second_of_two(clamped=True), torch.randn(1, 8)
     run = lambda: [block(x) for _ in range(CALLS)]  # noqa: E731
     if contender == "plain hook":
         handle = block.down.register_forward_pre_hook(lambda _module, args: (2 * args[0],))
