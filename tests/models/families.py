@@ -77,7 +77,7 @@ class Family:
     layers: int = LAYERS
     extra: dict[str, Any] = field(default_factory=dict)
     since: int = 4  # the major version of transformers from which it is as described here
-    broken: str = "none"  # what the versions begin with that cannot run it as it was trained
+    broken: str | None = None  # what the versions begin with that cannot run it as it was trained
 
     def build(self) -> Any:
         torch.manual_seed(0)
@@ -319,7 +319,7 @@ def available(name: str) -> bool:
     """Whether this version of transformers has the family in the form described here."""
     family = FAMILIES[name]
     major = int(transformers.__version__.partition(".")[0])
-    broken = transformers.__version__.startswith(family.broken)
+    broken = family.broken is not None and transformers.__version__.startswith(family.broken)
     return major >= family.since and not broken and hasattr(transformers, family.model + family.head)
 
 
