@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/kernels.h"
+#include "cuda/forms.h"
 #include "cuda/kernels.h"
 
 namespace py = pybind11;
@@ -88,6 +89,11 @@ PYBIND11_MODULE(_native, m) {
   m.def("cuda_use_device", &cuda::use_device);
   m.def("cuda_error_name", &cuda::error_name);
   m.def("cuda_error_text", &cuda::error_text);
+  // For the tests and benchmarks that decide between two forms of a kernel: see cuda/forms.h.
+  py::class_<cuda::Forms>(m, "CudaForms")
+      .def_readwrite("short_silu", &cuda::Forms::short_silu)
+      .def_readwrite("single_pass", &cuda::Forms::single_pass);
+  m.attr("cuda_forms") = py::cast(&cuda::forms, py::return_value_policy::reference);
 
   m.def("cuda_glu", [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n,
                        int64_t f, int dtype, int act, uintptr_t stream) {

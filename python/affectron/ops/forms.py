@@ -1,0 +1,27 @@
+"""The choice between two forms of a GPU kernel, for the tests and benchmarks that compare them.
+
+The values are in csrc/cuda/forms.h and kernels/forms.py; docs/gpu.md says what decides. Nobody else sets them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+from affectron import _native
+
+#: Forms by the backend that has them.
+FORMS = {"native": ("short_silu", "single_pass"), "triton": ("single_pass",)}
+
+
+@contextmanager
+def use_form(backend: str, name: str, chosen: bool) -> Iterator[None]:
+    """Run the form ``name`` of ``backend`` if ``chosen``, else the one beside it, inside the ``with`` block."""
+    holder = _native.cuda_forms if backend == "native" else import_module("affectron.kernels.forms")
+    before = getattr(holder, name)
+    setattr(holder, name, chosen)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
