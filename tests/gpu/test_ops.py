@@ -8,9 +8,10 @@ from torch import Tensor
 
 from affectron import ops
 from affectron.ops import reference
+from affectron.ops.forms import use_form
 from tests.gpu.conftest import SERVING
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
-from tests.ops.oracles import NEUTRAL, check, masking, oracle, programs, runs, steered, tokens, truth, weights
+from tests.ops.oracles import FIELDS, NEUTRAL, check, masking, oracle, programs, runs, steered, tokens, truth, weights
 
 CUDA = "cuda"
 
@@ -53,14 +54,16 @@ def test_glu_as_exact_as_torch(backend, shape, dtype, act, gated):
         assert torch.equal(ours, ops.glu(gate.contiguous(), None if up is None else up.contiguous(), act))
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("act", ["silu", "gelu", "relu", "relu2"])
 def test_fp32_bit_for_bit_as_torch(backend, act):
     gate = torch.linspace(-95, 95, 64 * 1024, device=CUDA).view(64, -1)
     gate[0, :6] = torch.tensor([0.0, float("inf"), float("nan"), 1e-40, -1e-30, 3e4])
-    up = torch.randn(gate.shape, generator=torch.Generator(CUDA).manual_seed(1), device=CUDA)
+    up = torch.randn(gate.shape, generator=torch.Generator().manual_seed(1)).to(CUDA)
     torch.testing.assert_close(ops.glu(gate, up, act), reference.glu(gate, up, act), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_every_16_bit_value(backend, dtype, act):
@@ -74,6 +77,21 @@ def test_every_16_bit_value(backend, dtype, act):
     # Where 1 + tanh or 1 + erf cancel, both keep only the digits that fp32 left.
     assert (error <= torch.finfo(dtype).eps * torchs.abs() + 4e-7 * gate[finite].float().abs()).all()
     assert (error > 1e-6).sum() <= 64
+
+
+@pytest.mark.real_gpu
+@pytest.mark.skipif("native" not in SERVING, reason="this build has no CUDA kernels")
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_native_silu_bit_for_bit_as_torch(dtype, short):
+    """All 65,536 gates, alone and times every value. Decides what csrc/cuda/forms.h says of short_silu."""
+    gate = torch.arange(-32768, 32768, dtype=torch.int32, device=CUDA).to(torch.int16).view(dtype)[None]
+    with ops.use_backend("native"), use_form("native", "short_silu", short):
+        for seed in range(8):
+            order = torch.randperm(65536, generator=torch.Generator().manual_seed(seed)).to(CUDA)
+            for up in (None, gate[:, order]):
+                ours, torchs = ops.glu(gate, up), reference.glu(gate, up, "silu")
+                torch.testing.assert_close(ours, torchs, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(("shape", "dtype", "act"), CASES)
@@ -94,8 +112,8 @@ def test_glu_stats(backend, shape, dtype, act, rule):
 
 @pytest.mark.parametrize("labels", [1, 10, 64])
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_bits_do_not_change_between_runs(backend, labels, shuffled):
-    if backend == "reference":
+def test_bits_do_not_change_between_runs(statistics_backend, labels, shuffled):
+    if statistics_backend == "reference":
         pytest.skip("torch's sums make no such promise")
     gate, up = gpu(*halves(2000, 1536, torch.bfloat16))
     segments = runs(2000, labels)
@@ -119,14 +137,16 @@ def test_backends_agree(dtype):
     for name in SERVING:
         with ops.use_backend(name):
             stats = ops.StatsBuffers(5, 431, device=CUDA)
-            found[name] = (ops.glu_stats(gate, up, segments, stats, "relu"), *stats.tensors)
-    for name in SERVING:
-        for a, b in zip(found[name], found["reference"], strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+            found[name] = ops.glu_stats(gate, up, segments, stats, "relu"), stats
+    h, stats = found["reference"]
+    expected = {field: getattr(stats.finalize(), field) for field in FIELDS}
+    for ours, stats in found.values():
+        assert torch.equal(ours, h)
+        check(stats, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nonfinite_values(backend, dtype):
+def test_nonfinite_values(statistics_backend, dtype):
     h, gate = (t.clone() for t in gpu(*halves(300, 77, dtype)))
     generator = torch.Generator().manual_seed(0)
     for value in (float("nan"), float("inf"), -float("inf")):
@@ -139,7 +159,7 @@ def test_nonfinite_values(backend, dtype):
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1e2, 1e4])
-def test_mean_far_from_zero(backend, ratio):
+def test_mean_far_from_zero(statistics_backend, ratio):
     h = (torch.randn(5000, 131, generator=torch.Generator().manual_seed(0)) + ratio).to(CUDA)
     segments = torch.randint(-1, 3, (5000,), generator=torch.Generator().manual_seed(1)).to(CUDA)
     stats = ops.StatsBuffers(3, 131, "product", device=CUDA)
@@ -148,7 +168,7 @@ def test_mean_far_from_zero(backend, ratio):
     check(stats, oracle(h, h, segments, 3, True))
 
 
-def test_range_of_fp32(backend):
+def test_range_of_fp32(statistics_backend):
     h = torch.randn(300, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 37, 64)
     h[:, 5], h[:, 6], h[:, 7] = 3.25, 0.0, 3.3e38
     h, segments = h.to(CUDA), runs(300, 4).to(CUDA)
@@ -199,6 +219,7 @@ def test_masked_mlp(backend, dtype, size, by_neuron):
             assert torch.equal(ops.masked_mlp(x, w_gate, up, down, table, rows, act), out)
 
 
+@pytest.mark.real_gpu
 @pytest.mark.parametrize("by_neuron", [True, False])
 def test_masked_mlp_in_a_graph_follows_the_masks(backend, by_neuron):
     """Programs and rows change between replays; the weights of what is masked then may be NaN."""
@@ -211,6 +232,7 @@ def test_masked_mlp_in_a_graph_follows_the_masks(backend, by_neuron):
     table = programs(2, 1032).to(CUDA)
     kept = [t.clone() for t in (w_gate, w_up, down)]
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         ops.masked_mlp(x, w_gate, w_up, down, table, rows)  # compiles
     stream.synchronize()
@@ -241,6 +263,7 @@ def test_gradient(backend, act):
     torch.testing.assert_close(gate.grad.double(), g64.grad, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.real_gpu
 def test_more_than_2_to_the_31_elements(backend):
     """The last rows lie beyond what 32 bits address."""
     f = 14336
@@ -266,6 +289,7 @@ def test_more_than_2_to_the_31_elements(backend):
     )
 
 
+@pytest.mark.real_gpu
 def test_graph_capture_and_replay(backend):
     """A replay does what the calls did, on what the tensors hold then; reference statistics read on the host."""
     gate, up = (t.clone() for t in gpu(*halves(300, 431, torch.bfloat16)))
@@ -279,6 +303,7 @@ def test_graph_capture_and_replay(backend):
         return h, ops.glu_steer(gate, up, table, rows), ops.glu(gate, None, "gelu")
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()  # compiles
     stream.synchronize()
@@ -298,14 +323,16 @@ def test_graph_capture_and_replay(backend):
         assert all(torch.equal(a, b) for a, b in zip(replayed, (*eager, *stats.tensors), strict=True))
 
 
+@pytest.mark.real_gpu
 def test_current_stream(backend):
     """Work goes to the stream that is current: it waits for what that stream was given before."""
     gate, up = gpu(*halves(200, 1024, torch.float32))
     truth = ops.glu(gate * 3, up)
     torch.cuda.synchronize()
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(50_000_000)
+        torch.cuda._sleep(500_000_000)  # a quarter of a second: other tests run beside this one
         tripled = gate * 3
         out = ops.glu(tripled, up)
     assert not stream.query() or backend == "reference"
@@ -324,6 +351,7 @@ def test_another_device_is_current(backend):
     check(stats, oracle(h, gate, segments, 3, False))
 
 
+@pytest.mark.real_gpu
 def test_compile(backend):
     gate, up = gpu(*halves(40, 64, torch.float32))
     run = torch.compile(lambda g, u: ops.glu(g, u) + 1, fullgraph=True)

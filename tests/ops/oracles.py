@@ -29,7 +29,7 @@ def oracle(
         out["nonfinite"].append((~finite).sum(0))
         out["mean"].append(mean)
         out["m2"].append(torch.where(finite, values - mean, 0).square().sum(0))
-        pad = torch.zeros(1, h.shape[1], dtype=torch.float64)
+        pad = torch.zeros(1, h.shape[1], dtype=torch.float64, device=h.device)
         out["min"].append(torch.cat([torch.where(finite, values, torch.inf), pad + torch.inf]).amin(0).float())
         out["max"].append(torch.cat([torch.where(finite, values, -torch.inf), pad - torch.inf]).amax(0).float())
     return {name: torch.stack(rows) for name, rows in out.items()}
