@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz sanitize gpu matrix wheel clean another
+.PHONY: help demo test lint bench fuzz sanitize gpu gpu-wheel matrix wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
 
 demo: $(VENV)/installed ## find, test and steer the neurons of the embedded model; ends in a table and an HTML report
 	@$(BIN)/affectron demo
@@ -39,16 +39,31 @@ bench: $(VENV)/installed ## time the kernels and the screening against what they
 		--benchmark-json=benchmarks/results/cpu-$$(date +%F).json --benchmark-columns=min,median,rounds
 
 # In the Python that has torch for this machine's GPU, not in .venv, and with nothing downloaded: torch, Triton,
-# transformers, pytest and the build tools have to be there. The benchmarks run even where a test has failed.
-gpu: ## on a machine with a GPU: install, run the GPU tests, then the GPU benchmarks; ends in a short table
+# transformers, pytest and, without a wheel of gpu-wheel, the build tools have to be there. docs/gpu.md has the rest.
+gpu: ## on a machine with a GPU: install, run the GPU tests and benchmarks (PARTS="tests ops mlp"), end in a table
 	@python=$$(for p in $(PYTHON) python3 python; do $$p -c 'import torch' 2> /dev/null && echo $$p && break; done) \
 		|| { echo "error: no Python with torch was found: name one (make gpu PYTHON=...)"; exit 1; }; \
-	mkdir -p build; \
-	PIP_BREAK_SYSTEM_PACKAGES=1 $$python -m pip install --no-build-isolation --no-deps . > build/gpu.log 2>&1 \
-		|| $(call failed,build/gpu.log,the package could not be installed); \
-	tests=0; $$python -m pytest tests/gpu -p no:cacheprovider || tests=$$?; \
-	$$python benchmarks/gpu.py; \
-	exit $$tests
+	$$python tools/gpu.py $(PARTS)
+
+# Built with isolation: nothing but Python, the CUDA compiler and the C++ compiler has to be there. A wheel without CUDA
+# kernels is none.
+GPU_PYTHON ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python3.12; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2> /dev/null && echo $$p && break; done)
+GPU_WHEEL := build/gpu312
+
+gpu-wheel: ## on a machine without a GPU: build the wheel that `make gpu` installs (Python 3.12, nvcc 12 or 13)
+	@[ -n "$(GPU_PYTHON)" ] || { echo "error: no Python 3.12 was found: install one or name it (make gpu-wheel GPU_PYTHON=...)"; exit 1; }
+	@$(GPU_PYTHON) -c 'import os, pip, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null \
+		|| { echo "error: $(GPU_PYTHON) has no pip or no C headers: install them (apt install python3-pip python3-dev)"; exit 1; }
+	@[ -n "$$(type -P $${CXX:-c++ g++ clang++})" ] || { echo "error: no C++ compiler was found: install one (apt install g++)"; exit 1; }
+	@[ -n "$$(type -P $${CUDACXX:-nvcc})" ] || { echo "error: nvcc was not found: install the CUDA toolkit, 12 or 13, or name it (CUDACXX=...)"; exit 1; }
+	@rm -rf $(GPU_WHEEL) && mkdir -p $(GPU_WHEEL)
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(GPU_PYTHON) -m pip wheel --no-deps -w $(GPU_WHEEL) . > $(GPU_WHEEL)/build.log 2>&1 \
+		|| $(call failed,$(GPU_WHEEL)/build.log,the wheel could not be built)
+	@cd $(GPU_WHEEL) && $(GPU_PYTHON) -m zipfile -e *.whl unpacked && cd unpacked/affectron \
+		&& $(GPU_PYTHON) -c 'import sys, _native; sys.exit(not _native.CUDA_BUILT)' && rm -rf ../../unpacked \
+		|| $(call failed,$(GPU_WHEEL)/build.log,the wheel has no CUDA kernels: nvcc does not work with this C++ compiler)
+	@ls -s --block-size=KiB $(GPU_WHEEL)/*.whl
 
 matrix: $(VENV)/installed ## try other versions of torch and transformers; writes docs/compatibility.md
 	@$(BIN)/python tests/matrix.py

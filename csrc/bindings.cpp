@@ -86,6 +86,7 @@ PYBIND11_MODULE(_native, m) {
 
 #ifdef AFFECTRON_CUDA
   m.attr("CUDA_BUILT") = true;
+  m.attr("CUDA_TOOLKIT") = cuda::toolkit();
   m.def("cuda_use_device", &cuda::use_device);
   m.def("cuda_error_name", &cuda::error_name);
   m.def("cuda_error_text", &cuda::error_text);
@@ -150,5 +151,6 @@ PYBIND11_MODULE(_native, m) {
         });
 #else
   m.attr("CUDA_BUILT") = false;
+  m.attr("CUDA_TOOLKIT") = 0;
 #endif
 }

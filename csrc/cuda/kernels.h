@@ -27,6 +27,9 @@ int64_t mlp_workspace_size(MlpShape shape, Dtype dtype, bool by_neuron); // what
 // told; the primary context that it selects is the same.
 int use_device(int device);
 
+// The version of the CUDA toolkit that compiled the kernels, 13000 for 13.0.
+int toolkit();
+
 const char *error_name(int status);
 const char *error_text(int status);
 

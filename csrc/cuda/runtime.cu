@@ -6,6 +6,7 @@
 namespace affectron::cuda {
 
 int use_device(int device) { return cudaSetDevice(device); }
+int toolkit() { return CUDART_VERSION; }
 const char *error_name(int status) { return cudaGetErrorName(cudaError_t(status)); }
 const char *error_text(int status) { return cudaGetErrorString(cudaError_t(status)); }
 

@@ -3,6 +3,7 @@
 TILE_ROWS: int
 MLP_ROWS: int
 CUDA_BUILT: bool  # without it, the functions cuda_* are absent
+CUDA_TOOLKIT: int  # 13000 for 13.0, 0 without CUDA kernels
 
 def isa_levels() -> list[str]: ...
 def isa_level() -> str: ...

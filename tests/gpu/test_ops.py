@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from affectron import ops
+from affectron import _native, ops
 from affectron.ops import reference
 from affectron.ops.forms import use_form
 from tests.gpu.conftest import SERVING
@@ -54,13 +54,28 @@ def test_glu_as_exact_as_torch(backend, shape, dtype, act, gated):
         assert torch.equal(ours, ops.glu(gate.contiguous(), None if up is None else up.contiguous(), act))
 
 
+def erf_is_torchs(backend: str) -> bool:
+    """Whether ``backend`` has the erff of the CUDA version that compiled torch: CUDA 13 changed its coefficients beyond
+    1. Triton brings a device library of its own, which has the old ones in 3.6."""
+    return backend == "reference" or (
+        backend == "native" and str(_native.CUDA_TOOLKIT // 1000) == str(torch.version.cuda).split(".")[0]
+    )
+
+
 @pytest.mark.real_gpu
 @pytest.mark.parametrize("act", ["silu", "gelu", "relu", "relu2"])
 def test_fp32_bit_for_bit_as_torch(backend, act):
     gate = torch.linspace(-95, 95, 64 * 1024, device=CUDA).view(64, -1)
     gate[0, :6] = torch.tensor([0.0, float("inf"), float("nan"), 1e-40, -1e-30, 3e4])
     up = torch.randn(gate.shape, generator=torch.Generator().manual_seed(1)).to(CUDA)
-    torch.testing.assert_close(ops.glu(gate, up, act), reference.glu(gate, up, act), rtol=0, atol=0, equal_nan=True)
+    ours, torchs = ops.glu(gate, up, act), reference.glu(gate, up, act)
+    if act == "gelu" and not erf_is_torchs(backend):
+        # 1 + erf differs by its last bit, 2^-23 at most, which gate / 2 multiplies; then two products are rounded.
+        assert torch.equal(ours.isnan(), torchs.isnan())
+        allowed = (gate * up).abs() * 2.0**-23 + torchs.abs() * 2.0**-23
+        assert ((ours - torchs).abs() <= allowed)[torchs.isfinite()].all()
+        return
+    torch.testing.assert_close(ours, torchs, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.real_gpu

@@ -1,0 +1,172 @@
+"""Tests and benchmarks on a GPU that is there for minutes: ``make gpu``, described in docs/gpu.md.
+
+Each part is a process of its own with a time limit, so that one that hangs or crashes costs its own time alone. All
+output goes to gpu.log in the folder $OUT (build/gpu without it), a part's figures to a JSON file beside it as soon as
+they are there, and a summary to the terminal, last. Needs nothing but Python before the package is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WHEELS = ROOT / "build" / f"gpu{sys.version_info[0]}{sys.version_info[1]}"
+# Seconds that a part may take at most. The tests and the first two benchmarks fit a run of 290 s, the others a second.
+LIMITS = {"tests": 165, "ops": 60, "mlp": 40, "screen": 80, "decode": 90, "attribution": 30, "sanitize": 80}
+PARTS = tuple(LIMITS)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    part: str
+    seconds: float
+    verdict: str  # "passed", or what went wrong
+    output: str
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == "passed"
+
+
+class Run:
+    """Processes one after another, within ``seconds`` in all."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "gpu.log"
+        self.log.write_text("")
+        self.end = time.monotonic() + seconds
+        # Compiled kernels and records lie where the next run on the same machine finds them.
+        self.environment = {
+            **os.environ,
+            "OUT": str(folder),
+            "PYTHONUNBUFFERED": "1",
+            "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(ROOT / "build" / "triton")),
+        }
+
+    def step(self, part: str, command: list[str], limit: float, **environment: str) -> Outcome:
+        """Run ``command`` for ``limit`` seconds at most; its output goes to the log."""
+        limit = min(limit, self.end - time.monotonic())
+        if limit < 5:
+            return Outcome(part, 0.0, "not started: no time was left", "")
+        print(f"{part}: at most {limit:.0f} s", flush=True)
+        start = time.monotonic()
+        with self.log.open("a+") as log:
+            log.write(f"\n=== {part}: {' '.join(command)}\n")
+            log.flush()
+            begin = log.tell()
+            process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env={**self.environment, **environment},
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                status = process.wait(limit)
+                verdict = "passed" if status == 0 else f"FAILED with status {status}"
+            except subprocess.TimeoutExpired:
+                verdict = f"STOPPED after {limit:.0f} s"
+            finally:
+                kill(process)
+            log.seek(begin)
+            output = log.read()
+        return Outcome(part, time.monotonic() - start, verdict, output)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+def install(run: Run) -> Outcome:
+    """The wheel of ``make gpu-wheel`` where there is one for this Python, else a build."""
+    wheels = sorted(WHEELS.glob("*.whl"))
+    what = ["--no-index", str(wheels[-1])] if wheels else ["--no-build-isolation", "."]
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--force-reinstall", *what]
+    return run.step("install", command, 150, PIP_BREAK_SYSTEM_PACKAGES="1")
+
+
+def tests_command(dry_run: bool) -> list[str]:
+    command = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "no:cacheprovider", "-rfE", "--tb=short"]
+    if not dry_run and importlib.util.find_spec("xdist"):
+        # Compiling takes most of the time: as many processes as find work, all on one GPU.
+        command += ["-n", str(max(1, min(12, (os.cpu_count() or 2) - 2))), "--dist", "worksteal"]
+    if importlib.util.find_spec("pytest_timeout"):
+        command += ["--timeout", "60", "--timeout-method", "thread"]
+    return command
+
+
+def sanitize(run: Run, limit: float, dry_run: bool) -> Outcome:
+    """memcheck and racecheck over one small call of each native op."""
+    calls = [sys.executable, "-m", "tests.gpu.each_op"]
+    if dry_run:
+        return run.step("sanitize", [*calls, "--dry-run"], limit)
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        return Outcome("sanitize", 0.0, "not run: compute-sanitizer was not found", "")
+    found = []
+    for check in ("memcheck", "racecheck"):
+        command = [tool, "--tool", check, "--error-exitcode", "9", *calls]
+        # Without the caching allocator every tensor has its own allocation, whose end is checked.
+        found.append(run.step(f"sanitize ({check})", command, limit / 2, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
+    verdict = "; ".join(f"{o.part}: {o.verdict}" for o in found if not o.passed) or "passed"
+    return Outcome("sanitize", sum(o.seconds for o in found), verdict, "".join(o.output for o in found))
+
+
+def perform(run: Run, part: str, dry_run: bool) -> Outcome:
+    if part == "sanitize":
+        return sanitize(run, LIMITS[part], dry_run)
+    if part == "tests":
+        extra = {"AFFECTRON_REHEARSE": "1"} if dry_run else {}
+        return run.step(part, tests_command(dry_run), LIMITS[part], **extra)
+    # The benchmark stops starting new work before it is stopped.
+    seconds = max(5.0, min(LIMITS[part], run.end - time.monotonic()) - 5)
+    command = [sys.executable, "benchmarks/gpu.py", "--only", part, "--seconds", f"{seconds:.0f}"]
+    return run.step(part, [*command, "--dry-run"] if dry_run else command, LIMITS[part])
+
+
+def summarise(outcomes: list[Outcome], log: Path) -> None:
+    """Tables of the benchmarks, the tests that failed, and a line for each part, which stands last."""
+    for outcome in outcomes:
+        lines = outcome.output.splitlines()
+        if outcome.part in ("ops", "mlp", "screen", "decode", "attribution"):
+            print(f"\n--- {outcome.part}", *lines[-60:], sep="\n")
+        elif not outcome.passed:
+            failed = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))]
+            print(f"\n--- {outcome.part}", *(failed[:25] or lines[-12:]), sep="\n")
+    print(f"\nall output: {log}")
+    for outcome in outcomes:
+        last = next((line for line in reversed(outcome.output.splitlines()) if " passed" in line), "")
+        print(f"{outcome.part:<12} {outcome.seconds:6.1f} s  {outcome.verdict}{': ' + last if last else ''}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--seconds", type=float, default=285, help="for everything together (285)")
+    parser.add_argument("--dry-run", action="store_true", help="on a CPU, at tiny sizes, with what is installed")
+    arguments = parser.parse_args()
+    parts = arguments.parts or list(PARTS)
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.exit(2, f"error: part is {unknown[0]!r}, expected one of {', '.join(PARTS)}\n")
+    run = Run(Path(os.environ.get("OUT") or ROOT / "build" / "gpu").resolve(), arguments.seconds)
+    outcomes = [] if arguments.dry_run else [install(run)]
+    if all(outcome.passed for outcome in outcomes):
+        outcomes += [perform(run, part, arguments.dry_run) for part in parts]
+    summarise(outcomes, run.log)
+    return 0 if all(outcome.passed for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
