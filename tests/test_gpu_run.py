@@ -43,7 +43,7 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
     done = call(tmp_path, "tests", "speed")
     assert done.returncode == 2
     assert done.stderr == (
-        "error: part is 'speed', expected one of tests, ops, mlp, screen, decode, attribution, sanitize\n"
+        "error: part is 'speed', expected one of tests, ops, mlp, screen, attribution, decode, sanitize\n"
     )
     assert not list(tmp_path.iterdir())
 
