@@ -43,7 +43,8 @@ int glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, 
                        in_vectors(gate.data, gate.stride, shape, dtype) && in_vectors(up.data, up.stride, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
     return launch(glu_kernel<d.value, a.value>, ceil_div(shape.neurons, kThreads * kLanes<d.value>),
-                  min(ceil_div(shape.rows, kBatch<a.value>), kMaxGridY), stream, out, gate, up, shape, act);
+                  min(ceil_div(shape.rows, kBatch<a.value>), kMaxGridY), stream, out, gate, up, shape,
+                  kernel_act(act, dtype));
   });
 }
 

@@ -106,7 +106,7 @@ int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs program
     const int64_t strips = ceil_div(shape.neurons, kThreads * kLanes<d.value>);
     const int rows = int(max(1, min(kRows, shape.rows * strips / kFewestBlocks)));
     return launch(glu_steer_kernel<d.value, a.value>, strips, min(ceil_div(shape.rows, rows), kMaxGridY), stream, out,
-                  gate, up, shape, programs, act, rows);
+                  gate, up, shape, programs, kernel_act(act, dtype), rows);
   });
 }
 

@@ -342,7 +342,7 @@ int masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Prog
   const int status = with_instance(dtype, aligned, [&](auto d, auto a) {
     return with_rows<a.value>(shape.rows, [&](auto n) {
       return launch(gate_up_kernel<d.value, a.value, n.value>, max(1, ceil_div(shape.neurons, kWarps)), 1, stream, w.h,
-                    x, weights.gate, weights.up, shape, programs, act, w.finished,
+                    x, weights.gate, weights.up, shape, programs, kernel_act(act, dtype), w.finished,
                     weights.by_neuron ? splits.strips : 0);
     });
   });
