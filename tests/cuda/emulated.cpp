@@ -109,6 +109,7 @@ template <Dtype D> int64_t product_mismatches() {
 extern "C" {
 
 void reverse_order(int reversed) { emulation::reversed = reversed; }
+void synchronize() { cudaDeviceSynchronize(); }
 void use_short_silu(int chosen) { cuda::forms.short_silu = chosen; }
 
 int glu(void *out, const void *gate, int64_t gate_stride, const void *up, int64_t up_stride, int64_t n, int64_t f,
