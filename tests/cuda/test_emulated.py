@@ -71,7 +71,8 @@ def test_glu_as_exact_as_torch(emulated, shape, dtype, act, gated):
 def test_every_16_bit_value(emulated, silu, dtype, act):
     """All 65,536 gates, infinities and NaN too, within one rounding of torch; the sign of a zero too."""
     gate = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype).view(64, 1024)
-    ours, torchs = emulated.glu(gate, None, act), reference.glu(gate, None, act)
+    with torch.backends.mkldnn.flags(enabled=False):  # its gelu(inf) is NaN, and it flushes to 0
+        ours, torchs = emulated.glu(gate, None, act), reference.glu(gate, None, act)
     assert torch.equal(ours.isnan(), torchs.isnan())
     assert torch.equal(ours[~torchs.isfinite()].nan_to_num(), torchs[~torchs.isfinite()].nan_to_num())
     zero = torchs == 0
