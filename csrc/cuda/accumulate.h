@@ -188,6 +188,7 @@ __device__ void accumulate(const Source &source, Shape shape, Plan plan, int64_t
   constexpr int C = kColumns<D>;
   constexpr int batch = Source::batch;
   __shared__ Shared<D> shared;
+  allow_next();
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int64_t strip = int64_t(blockIdx.x) * kStrip<D>;
   const int64_t f = strip + lane * lanes, column = strip + thread * C;
@@ -304,6 +305,7 @@ __global__ void __launch_bounds__(kThreads)
       if (tile.segment == segment && tile.rows > 0) atomicAdd(&rows_of[int(t) / int(groups.tiles)], int(tile.rows));
     }
     __syncthreads();
+    wait_for_previous(); // the plan is older; all else that is read is of the kernel before
     int64_t total = 0;
     for (int g = 0; g < groups.number; ++g) total += rows_of[g];
     if (total == 0 || f >= shape.neurons) continue;
@@ -345,8 +347,8 @@ int accumulate_and_merge(Kernel kernel, Shape shape, Plan plan, Stats stats, voi
   int status = launch(kernel, ceil_div(shape.neurons, kStrip<D>), groups.number, stream, arguments..., shape, plan,
                       groups.tiles, partials, stats.count);
   if (status != cudaSuccess) return status;
-  return launch(merge_kernel<0>, ceil_div(shape.neurons, kThreads), min(plan.num_segments, kMaxGridY), stream, shape,
-                plan, groups, partials, stats);
+  return launch_dependent(merge_kernel<0>, ceil_div(shape.neurons, kThreads), min(plan.num_segments, kMaxGridY), stream,
+                          shape, plan, groups, partials, stats);
 }
 
 } // namespace affectron::cuda

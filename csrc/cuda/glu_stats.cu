@@ -50,7 +50,7 @@ int glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats
   const bool aligned = in_vectors(out.data, out.stride, shape, dtype) &&
                        in_vectors(gate.data, gate.stride, shape, dtype) && in_vectors(up.data, up.stride, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
-    GluSource<d.value, a.value> source{out, gate, up, act, product};
+    GluSource<d.value, a.value> source{out, gate, up, kernel_act(act, dtype), product};
     return accumulate_and_merge<d.value>(glu_stats_kernel<d.value, a.value>, shape, plan, stats, workspace, stream,
                                          source);
   });
