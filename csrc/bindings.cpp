@@ -44,6 +44,17 @@ PYBIND11_MODULE(_native, m) {
                   threads);
   });
 
+  m.def("glu_backward",
+        [](uintptr_t grad_gate, uintptr_t grad_up, uintptr_t grad, int64_t grad_stride, uintptr_t gate,
+           int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n, int64_t f, uintptr_t order, uintptr_t tiles,
+           int64_t num_tiles, uintptr_t sums, int64_t num_segments, int dtype, int act, int threads) {
+          py::gil_scoped_release release;
+          kernels().glu_backward({pointer<void>(grad_gate), f}, {pointer<void>(grad_up), f}, rows(grad, grad_stride),
+                                 rows(gate, gate_stride), rows(up, up_stride), {n, f},
+                                 plan(order, tiles, num_tiles, num_segments), pointer<float>(sums), Dtype(dtype),
+                                 Act(act), threads);
+        });
+
   m.def("glu_stats",
         [](uintptr_t out, uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n, int64_t f,
            uintptr_t order, uintptr_t tiles, int64_t num_tiles, uintptr_t count, uintptr_t tally, uintptr_t moments,
@@ -100,6 +111,18 @@ PYBIND11_MODULE(_native, m) {
                        int64_t f, int dtype, int act, uintptr_t stream) {
     return cuda::glu({pointer<void>(out), f}, rows(gate, gate_stride), rows(up, up_stride), {n, f}, Dtype(dtype),
                      Act(act), pointer<void>(stream));
+  });
+
+  m.def("cuda_backward_workspace_size", &cuda::backward_workspace_size);
+
+  m.def("cuda_glu_backward", [](uintptr_t grad_gate, uintptr_t grad_up, uintptr_t grad, int64_t grad_stride,
+                                uintptr_t gate, int64_t gate_stride, uintptr_t up, int64_t up_stride, int64_t n,
+                                int64_t f, uintptr_t order, uintptr_t tiles, int64_t num_tiles, uintptr_t sums,
+                                int64_t num_segments, int dtype, int act, uintptr_t workspace, uintptr_t stream) {
+    return cuda::glu_backward({pointer<void>(grad_gate), f}, {pointer<void>(grad_up), f}, rows(grad, grad_stride),
+                              rows(gate, gate_stride), rows(up, up_stride), {n, f},
+                              plan(order, tiles, num_tiles, num_segments), pointer<float>(sums), Dtype(dtype), Act(act),
+                              pointer<void>(workspace), pointer<void>(stream));
   });
 
   m.def("cuda_workspace_size", [](int64_t n, int64_t f, int64_t num_tiles, int64_t num_segments, int dtype) {

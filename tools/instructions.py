@@ -36,6 +36,7 @@ from pathlib import Path
 DTYPES = ("float32", "bfloat16", "float16")  # as csrc/common/types.h numbers them
 # Operands that are read 16 bytes at a time for each element: gate and up, or one matrix of weights.
 OPERANDS = {"gate_up_kernel": 1, "down_by_neuron_kernel": 1, "down_by_output_kernel": 1}
+OPERANDS |= {"glu_backward_kernel": 3, "glu_attribution_kernel": 3}  # and the gradient
 FLOAT = ("FFMA", "FMUL", "FADD", "HFMA2", "HMUL2", "HADD2")
 MEMORY = ("LDG", "LDS", "LDL", "ST", "SHFL", "ATOM", "RED")
 # Instructions that say what work a walk has done.

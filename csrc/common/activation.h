@@ -68,6 +68,26 @@ template <Act A, class V> AFFECTRON_DEVICE inline V activate(V x) {
   }
 }
 
+// The derivative of the activation at x, where it has the value `y`.
+template <Act A, class V> AFFECTRON_DEVICE inline V slope(V x, V y) {
+  if constexpr (A == Act::silu) {
+    V s = V(1.0f) / (V(1.0f) + exp(-x));
+    return s + y * (V(1.0f) - s);
+  } else if constexpr (A == Act::gelu) {
+    V cdf = V(0.5f) * (V(1.0f) + erf(x * V(0.70710678118654752440f)));
+    return cdf + x * exp(V(-0.5f) * x * x) * V(0.39894228040143267794f);
+  } else if constexpr (A == Act::gelu_tanh) {
+    // x s with s the logistic function of 2 u, in which no digits are lost far below zero.
+    V u = V(0.79788456080286535588f) * fma(V(0.044715f), x * x * x, x);
+    V s = V(1.0f) / (V(1.0f) + exp(-(u + u)));
+    return s + x * s * (V(1.0f) - s) * V(1.5957691216057307117f) * fma(V(0.134145f), x * x, V(1.0f));
+  } else if constexpr (A == Act::relu) {
+    return select(V(0.0f) < x, V(1.0f), V(0.0f));
+  } else {
+    return max(V(0.0f), x + x);
+  }
+}
+
 // The form of docs/method.md: h' = h max(scale - damping |h|, floor) + shift. |h| is kept finite so that a neutral
 // neuron (1, 0, -inf, -0) returns h bit for bit also where h is infinite. No FMA: every backend rounds alike.
 template <class V> AFFECTRON_DEVICE inline V intervene(V h, V scale, V damping, V floor, V shift) {

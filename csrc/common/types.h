@@ -52,6 +52,9 @@ constexpr int64_t kMlpRows = 16;
 // Rows in tiles of at most kTileRows rows of one segment, in an order that the segments alone decide.
 constexpr int64_t kTileRows = 32;
 
+// Rows whose products glu_backward adds up in fp32, before fp64 takes over.
+constexpr int64_t kChain = 8;
+
 struct Tile {
   int64_t segment; // -1: rows that no segment counts
   int64_t start;   // first position in `order`

@@ -10,7 +10,9 @@ namespace affectron {
 namespace {
 
 #define AFFECTRON_TABLE(level)                                                                                         \
-  Kernels { level::glu, level::glu_stats, level::glu_steer, level::masked_mlp, level::neuron_stats }
+  Kernels {                                                                                                            \
+    level::glu, level::glu_backward, level::glu_stats, level::glu_steer, level::masked_mlp, level::neuron_stats        \
+  }
 
 struct Level {
   std::string name;

@@ -9,12 +9,14 @@ inline const void *at(Rows rows, int64_t n, int64_t f, int64_t size) {
   return rows.data ? static_cast<const char *>(rows.data) + (n * rows.stride + f) * size : nullptr;
 }
 inline void *at(MutableRows rows, int64_t n, int64_t f, int64_t size) {
-  return static_cast<char *>(rows.data) + (n * rows.stride + f) * size;
+  return rows.data ? static_cast<char *>(rows.data) + (n * rows.stride + f) * size : nullptr;
 }
 
 #define AFFECTRON_DECLARE_LEVEL(level)                                                                                 \
   namespace level {                                                                                                    \
   void glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, int threads);                       \
+  void glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gate, Rows up, Shape shape, Plan plan, \
+                    float *sums, Dtype dtype, Act act, int threads);                                                   \
   void glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,       \
                  bool product, int threads);                                                                           \
   void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,            \

@@ -252,7 +252,7 @@ void run(MutableRows out, Rows x, const MlpWeights &weights, const MlpShape &sha
          int threads) {
   const Kept kept = find_kept(shape, programs, !weights.by_neuron);
   Pass<D> pass(x, weights, shape, programs, kept);
-  SliceKernel slice = glu_slice_for<D, Emit::floats>(act, weights.up.data != nullptr);
+  SliceKernel slice = glu_slice_for<Emit::floats>(D, act, weights.up.data != nullptr);
   auto intervene = intervene_slice<D>;
   const int64_t neurons = int64_t(kept.neuron.size());
 #pragma omp parallel num_threads(useful_threads({shape.neurons, shape.inputs}, threads))

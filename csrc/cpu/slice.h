@@ -52,28 +52,30 @@ template <Dtype D, Act A, bool Gated, Emit E> void glu_slice(const Slice &s) {
 
 using SliceKernel = void (*)(const Slice &);
 
-template <Dtype D, Emit E> SliceKernel glu_slice_for(Act act, bool gated) {
-  auto pick = [gated](auto a) -> SliceKernel {
-    constexpr Act A = decltype(a)::value;
-    return gated ? glu_slice<D, A, true, E> : glu_slice<D, A, false, E>;
+// f(dtype, act) with both as compile-time constants.
+template <class F> auto with_codes(Dtype dtype, Act act, F f) {
+  auto with_dtype = [&](auto d) {
+    switch (act) {
+    case Act::silu: return f(d, std::integral_constant<Act, Act::silu>{});
+    case Act::gelu: return f(d, std::integral_constant<Act, Act::gelu>{});
+    case Act::gelu_tanh: return f(d, std::integral_constant<Act, Act::gelu_tanh>{});
+    case Act::relu: return f(d, std::integral_constant<Act, Act::relu>{});
+    case Act::relu2: return f(d, std::integral_constant<Act, Act::relu2>{});
+    }
+    throw std::invalid_argument("unknown activation code");
   };
-  switch (act) {
-  case Act::silu: return pick(std::integral_constant<Act, Act::silu>{});
-  case Act::gelu: return pick(std::integral_constant<Act, Act::gelu>{});
-  case Act::gelu_tanh: return pick(std::integral_constant<Act, Act::gelu_tanh>{});
-  case Act::relu: return pick(std::integral_constant<Act, Act::relu>{});
-  case Act::relu2: return pick(std::integral_constant<Act, Act::relu2>{});
+  switch (dtype) {
+  case Dtype::f32: return with_dtype(std::integral_constant<Dtype, Dtype::f32>{});
+  case Dtype::bf16: return with_dtype(std::integral_constant<Dtype, Dtype::bf16>{});
+  case Dtype::f16: return with_dtype(std::integral_constant<Dtype, Dtype::f16>{});
   }
-  throw std::invalid_argument("unknown activation code");
+  throw std::invalid_argument("unknown dtype code");
 }
 
 template <Emit E> SliceKernel glu_slice_for(Dtype dtype, Act act, bool gated) {
-  switch (dtype) {
-  case Dtype::f32: return glu_slice_for<Dtype::f32, E>(act, gated);
-  case Dtype::bf16: return glu_slice_for<Dtype::bf16, E>(act, gated);
-  case Dtype::f16: return glu_slice_for<Dtype::f16, E>(act, gated);
-  }
-  throw std::invalid_argument("unknown dtype code");
+  return with_codes(dtype, act, [gated](auto d, auto a) -> SliceKernel {
+    return gated ? glu_slice<d.value, a.value, true, E> : glu_slice<d.value, a.value, false, E>;
+  });
 }
 
 // The intervention on a slice of h, with a table [4, width] that begins at the slice's first neuron.

@@ -12,6 +12,8 @@ namespace affectron::cuda {
 using Stream = void *; // a cudaStream_t
 
 int glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, Stream stream);
+int glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gate, Rows up, Shape shape, Plan plan,
+                 float *sums, Dtype dtype, Act act, void *workspace, Stream stream);
 int glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,
               bool product, void *workspace, Stream stream);
 int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act, Stream stream);
@@ -21,6 +23,7 @@ int neuron_stats(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype d
 
 // Bytes that the two kernels of statistics want as `workspace`, aligned to 16: a function of the shapes alone.
 int64_t workspace_size(Shape shape, int64_t num_tiles, int64_t num_segments, Dtype dtype);
+int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles);     // what glu_backward wants where there are sums
 int64_t mlp_workspace_size(MlpShape shape, Dtype dtype, bool by_neuron); // what masked_mlp wants
 
 // Makes `device` current for this thread. The module carries its own CUDA runtime, which need not know what torch's was

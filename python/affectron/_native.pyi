@@ -11,6 +11,26 @@ def set_isa_level(name: str) -> None: ...
 def glu(
     out: int, gate: int, gate_stride: int, up: int, up_stride: int, n: int, f: int, dtype: int, act: int, threads: int
 ) -> None: ...
+def glu_backward(
+    grad_gate: int,
+    grad_up: int,
+    grad: int,
+    grad_stride: int,
+    gate: int,
+    gate_stride: int,
+    up: int,
+    up_stride: int,
+    n: int,
+    f: int,
+    order: int,
+    tiles: int,
+    num_tiles: int,
+    sums: int,
+    num_segments: int,
+    dtype: int,
+    act: int,
+    threads: int,
+) -> None: ...
 def glu_stats(
     out: int,
     gate: int,
@@ -100,6 +120,28 @@ cuda_forms: CudaForms
 
 def cuda_glu(
     out: int, gate: int, gate_stride: int, up: int, up_stride: int, n: int, f: int, dtype: int, act: int, stream: int
+) -> int: ...
+def cuda_backward_workspace_size(neurons: int, num_tiles: int) -> int: ...
+def cuda_glu_backward(
+    grad_gate: int,
+    grad_up: int,
+    grad: int,
+    grad_stride: int,
+    gate: int,
+    gate_stride: int,
+    up: int,
+    up_stride: int,
+    n: int,
+    f: int,
+    order: int,
+    tiles: int,
+    num_tiles: int,
+    sums: int,
+    num_segments: int,
+    dtype: int,
+    act: int,
+    workspace: int,
+    stream: int,
 ) -> int: ...
 def cuda_glu_stats(
     out: int,

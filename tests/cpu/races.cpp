@@ -98,7 +98,8 @@ struct Inputs {
 
 // Each kernel once; the bytes of all that it writes.
 struct Results {
-  std::vector<char> glu, glu_stats, glu_steer, by_neuron, by_output;
+  std::vector<char> glu, grad_gate, grad_up, summed_gate, summed_up, glu_stats, glu_steer, by_neuron, by_output;
+  std::vector<float> sums = std::vector<float>(kSegments * kNeurons);
   Accumulators fused, given;
 
   Results(const Inputs &in, Accumulators *shared, int threads) {
@@ -109,6 +110,14 @@ struct Results {
     const Programs programs{in.table.data(), in.rows.data()};
     glu.resize(size);
     run.glu({glu.data(), kNeurons}, gate, up, shape, in.dtype, Act::silu, threads);
+    auto backward = [&](std::vector<char> &for_gate, std::vector<char> &for_up, float *to) {
+      for_gate.resize(size);
+      for_up.resize(size);
+      run.glu_backward({for_gate.data(), kNeurons}, {for_up.data(), kNeurons}, in.of(in.up, kNeurons), gate, up, shape,
+                       in.tiles.plan(), to, in.dtype, Act::silu, threads);
+    };
+    backward(grad_gate, grad_up, nullptr);
+    backward(summed_gate, summed_up, sums.data());
     glu_steer.resize(size);
     run.glu_steer({glu_steer.data(), kNeurons}, gate, up, shape, programs, in.dtype, Act::gelu, threads);
     glu_stats.resize(size);
@@ -127,7 +136,10 @@ struct Results {
 
   bool operator==(const Results &other) const {
     return glu == other.glu && glu_stats == other.glu_stats && glu_steer == other.glu_steer &&
-           by_neuron == other.by_neuron && by_output == other.by_output && fused == other.fused && given == other.given;
+           grad_gate == other.grad_gate && grad_up == other.grad_up && grad_gate == summed_gate &&
+           grad_up == summed_up && summed_gate == other.summed_gate && summed_up == other.summed_up &&
+           sums == other.sums && by_neuron == other.by_neuron && by_output == other.by_output && fused == other.fused &&
+           given == other.given;
   }
 };
 

@@ -1,5 +1,6 @@
 // The CUDA kernels on a CPU (see emulation/cuda_runtime.h), behind C functions that a test can call with addresses.
 #include "../../csrc/cuda/glu.cu"
+#include "../../csrc/cuda/glu_backward.cu"
 #include "../../csrc/cuda/glu_stats.cu"
 #include "../../csrc/cuda/glu_steer.cu"
 #include "../../csrc/cuda/masked_mlp.cu"
@@ -115,6 +116,17 @@ void use_short_silu(int chosen) { cuda::forms.short_silu = chosen; }
 int glu(void *out, const void *gate, int64_t gate_stride, const void *up, int64_t up_stride, int64_t n, int64_t f,
         int dtype, int act) {
   return cuda::glu({out, f}, {gate, gate_stride}, {up, up_stride}, {n, f}, Dtype(dtype), Act(act), nullptr);
+}
+
+int64_t backward_workspace_size(int64_t f, int64_t num_tiles) { return cuda::backward_workspace_size(f, num_tiles); }
+
+int glu_backward(void *grad_gate, void *grad_up, const void *grad, int64_t grad_stride, const void *gate,
+                 int64_t gate_stride, const void *up, int64_t up_stride, int64_t n, int64_t f, const int64_t *order,
+                 const Tile *tiles, int64_t num_tiles, float *sums, int64_t num_segments, int dtype, int act,
+                 void *workspace) {
+  return cuda::glu_backward({grad_gate, f}, {grad_up, f}, {grad, grad_stride}, {gate, gate_stride}, {up, up_stride},
+                            {n, f}, {order, tiles, num_tiles, num_segments}, sums, Dtype(dtype), Act(act), workspace,
+                            nullptr);
 }
 
 int64_t workspace_size(int64_t n, int64_t f, int64_t num_tiles, int64_t num_segments, int dtype) {

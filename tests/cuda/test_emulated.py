@@ -13,7 +13,18 @@ from affectron import ops
 from affectron.ops import reference
 from tests.cuda.conftest import Emulated
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
-from tests.ops.oracles import check, masking, oracle, programs, runs, tokens, truth, weights
+from tests.ops.oracles import (
+    check,
+    check_gradients,
+    check_sums,
+    masking,
+    oracle,
+    programs,
+    runs,
+    tokens,
+    truth,
+    weights,
+)
 
 # Rows that no vector fits, and whole vectors: one strip of neurons and a part of the next, in fp32 and in 16 bits.
 ALL_SHAPES = ((0, 760), (1, 431), (33, 1), (5, 3), (67, 264), (9, 1032))
@@ -256,6 +267,110 @@ def test_counts_past_2_to_the_31(emulated):
     torch.testing.assert_close(
         final.m2, torch.full((1, 40), 4 * 2**40 * share, dtype=torch.float64), rtol=1e-12, atol=0
     )
+
+
+# --- glu_backward ---
+
+
+def upstream(n: int, f: int, dtype: torch.dtype) -> torch.Tensor:
+    return halves(n, f, dtype, seed=3)[0]
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", ALL_SHAPES)
+@pytest.mark.parametrize("gated", [True, False])
+def test_backward_with_and_without_sums(emulated, shape, dtype, act, gated):
+    """The sums are of the h that the forward kernel gives."""
+    gate, up = halves(*shape, dtype)
+    up, grad, segments = up if gated else None, upstream(*shape, dtype), runs(shape[0], 4)
+    sums = torch.ones(4, shape[1])
+    gradients = emulated.glu_backward(grad, gate, up, act, sums, segments)
+    plain = emulated.glu_backward(grad, gate, up, act)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
+    check_gradients(gradients, gate, up, act, grad)
+    check_sums(sums, [(emulated.glu(gate, up, act), grad, segments)], torch.ones(4, shape[1]))
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_sums_take_the_very_output(emulated, silu, dtype, act):
+    """With a row a segment and a gradient of 1 the sums are h, bit for bit, for all 16-bit gates."""
+    gate = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype).view(64, 1024)
+    up = upstream(64, 1024, dtype)
+    for factor in (up, None):
+        sums = torch.zeros(64, 1024)
+        emulated.glu_backward(torch.ones_like(gate), gate, factor, act, sums, torch.arange(64))
+        h = emulated.glu(gate, factor, act)
+        assert torch.equal(sums.nan_to_num(7), h.float().nan_to_num(7))
+
+
+SEGMENTS = {
+    "one": lambda n: torch.zeros(n, dtype=torch.int64),
+    "a row each": lambda n: torch.arange(n),
+    "a giant and some rows": lambda n: torch.where(torch.arange(n) % 97 == 5, torch.arange(n), 1),
+    "sentences": lambda n: torch.arange(n) // 45 - 1,
+    "shuffled": lambda n: torch.randint(-1, 40, (n,), generator=torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_sums_of_segments_of_any_size(emulated, order, dtype, name):
+    """Segments over many runs of tiles, many in one run, and absent ones; twice into the same sums."""
+    n, f = 900, 40
+    gate, up = halves(n, f, dtype)
+    grad, segments = upstream(n, f, dtype), SEGMENTS[name](n)
+    sums = torch.ones(n, f)
+    for _ in range(2):
+        emulated.glu_backward(grad, gate, up, "silu", sums, segments)
+    check_sums(sums, 2 * [(emulated.glu(gate, up), grad, segments)], torch.ones(n, f))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("labels", [1, 10, 300])
+def test_the_same_sums_every_time(emulated, dtype, labels):
+    """In any order of blocks and threads, and from any alignment."""
+    n, f = 400, 264
+    gate, up = halves(n, f, dtype)
+    grad = upstream(n, f, dtype)
+    odd = torch.empty(n * 3 * f + 1, dtype=dtype)[1:].view(n, 3 * f)
+    odd.copy_(torch.cat([grad, gate, up], 1))
+    segments = torch.randint(-1, labels, (n,), generator=torch.Generator().manual_seed(0))
+
+    def once(grad, gate, up, backwards, offset=0):
+        emulated.library.reverse_order(backwards)
+        sums = torch.zeros(labels * f + offset)[offset:].view(labels, f)
+        gradients = emulated.glu_backward(grad, gate, up, "silu", sums, segments)
+        emulated.library.reverse_order(0)
+        return (*gradients, sums)
+
+    first = once(grad, gate, up, 0)
+    for again in (
+        once(grad, gate, up, 1),
+        once(*odd.split(f, 1), 0),
+        once(grad.contiguous(), gate, up.contiguous(), 0),
+        once(grad, gate, up, 1, offset=1),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("f", [264, 131])
+def test_backward_reads_nothing_past_the_end(emulated, fenced, dtype, f):
+    tensors = (*halves(37, f, dtype), upstream(37, f, dtype), torch.zeros(3, f))
+    gate, up, grad, sums = (fenced(t.contiguous()) for t in tensors)
+    gradients = emulated.glu_backward(grad, gate, up, "silu", sums, runs(37, 3))
+    assert all(t.isfinite().all() for t in (*gradients, sums))
+
+
+def test_a_gradient_that_is_one_row(emulated):
+    gate, up = halves(50, 264, torch.bfloat16)
+    grad, segments = upstream(1, 264, torch.bfloat16).expand(50, 264), runs(50, 3)
+    sums, other = torch.zeros(3, 264), torch.zeros(3, 264)
+    emulated.glu_backward(grad, gate, up, "silu", sums, segments)
+    emulated.glu_backward(grad.contiguous(), gate, up, "silu", other, segments)
+    assert torch.equal(sums, other)
 
 
 # --- masked_mlp ---

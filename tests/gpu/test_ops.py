@@ -11,7 +11,21 @@ from affectron.ops import reference
 from affectron.ops.forms import use_form
 from tests.gpu.conftest import SERVING
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
-from tests.ops.oracles import FIELDS, NEUTRAL, check, masking, oracle, programs, runs, steered, tokens, truth, weights
+from tests.ops.oracles import (
+    FIELDS,
+    NEUTRAL,
+    check,
+    check_gradients,
+    check_sums,
+    masking,
+    oracle,
+    programs,
+    runs,
+    steered,
+    tokens,
+    truth,
+    weights,
+)
 
 CUDA = "cuda"
 
@@ -276,6 +290,60 @@ def test_gradient(backend, act):
     (exact(g64, u64, act) * u64.detach()).sum().backward()
     torch.testing.assert_close(up.grad.double(), u64.grad, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gate.grad.double(), g64.grad, rtol=1e-5, atol=1e-5)
+
+
+def backward(gate: Tensor, up: Tensor, grad: Tensor, sums: Tensor, segments: Tensor, act: str) -> tuple[Tensor, ...]:
+    """Output and gradients of glu_attribution."""
+    inputs = [t.detach().requires_grad_() for t in (gate, up)]
+    h = ops.glu_attribution(*inputs, sums, segments, act)
+    return h.detach(), *torch.autograd.grad(h, inputs, grad)
+
+
+@pytest.mark.parametrize(("shape", "dtype", "act"), CASES)
+def test_glu_attribution(backend, shape, dtype, act):
+    gate, up, grad = gpu(*halves(*shape, dtype), halves(*shape, dtype, seed=3)[0])
+    segments, sums = runs(shape[0], 5).to(CUDA), torch.ones(5, shape[1], device=CUDA)
+    h, *gradients = backward(gate, up, grad, sums, segments, act)
+    assert torch.equal(h, ops.glu(gate, up, act))
+    inputs = [t.detach().requires_grad_() for t in (gate, up)]
+    plain = torch.autograd.grad(ops.glu(*inputs, act), inputs, grad)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
+    check_gradients(gradients, gate, up, act, grad)
+    check_sums(sums, [(h, grad, segments)], torch.ones_like(sums))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("act", ACTS)
+def test_sums_take_the_very_output(backend, dtype, act):
+    """With a row a segment and a gradient of 1 the sums are h, bit for bit."""
+    gate, up = gpu(*halves(100, 760, dtype))
+    sums = torch.zeros(100, 760, device=CUDA)
+    h, *_ = backward(gate, up, torch.ones_like(gate), sums, torch.arange(100, device=CUDA), act)
+    assert torch.equal(sums, h.float())
+
+
+@pytest.mark.parametrize("kind", ["one", "a row each", "a giant and some rows", "sentences", "shuffled"])
+def test_sums_of_segments_of_any_size(backend, kind):
+    """Right, and the same bits in every run."""
+    n, f = 5000, 760
+    row = torch.arange(n, device=CUDA)
+    segments = {
+        "one": row * 0,
+        "a row each": row,
+        "a giant and some rows": torch.where(row % 97 == 5, row, 1),
+        "sentences": row // 45 - 1,
+        "shuffled": torch.randint(-1, 40, (n,), generator=torch.Generator().manual_seed(0)).to(CUDA),
+    }[kind]
+    gate, up, grad = gpu(*halves(n, f, torch.bfloat16), halves(n, f, torch.bfloat16, seed=3)[0])
+    found = []
+    for _ in range(3):
+        sums = torch.zeros(n, f, device=CUDA)
+        h, *_ = backward(gate, up, grad, sums, segments, "silu")
+        found.append(sums)
+    check_sums(sums, [(h, grad, segments)])
+    if backend != "reference":
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.real_gpu

@@ -47,6 +47,9 @@ def launches(name: str, dtype: torch.dtype, act: str, option: bool) -> list[tupl
     walk = (plan.order, plan.tiles, *stats.tensors)
     if name == "glu":
         kernels.glu(gate, None if option else up, act)
+    elif name == "glu_backward":  # option: with sums
+        sums = torch.zeros(10, NEURONS) if option else None
+        kernels.glu_backward(gate, gate, up, *((plan.order, plan.tiles) if option else (None, None)), sums, act)
     elif name == "glu_steer":
         rows = torch.zeros(ROWS, dtype=torch.int32) if option else None
         kernels.glu_steer(gate, up, torch.zeros(1, 4, NEURONS), rows, act)
@@ -110,10 +113,18 @@ def main() -> None:
         (name, dtype, "silu", False, target) for name in kernels.__all__ for dtype in DTYPES for target in TARGETS
     ]
     wanted += [(name, torch.bfloat16, "silu", True, "sm_90") for name in kernels.__all__]
-    wanted += [("masked_mlp", dtype, "silu", True, target) for dtype in DTYPES for target in TARGETS]
+    wanted += [
+        (name, dtype, "silu", True, target)
+        for name in ("glu_backward", "masked_mlp")
+        for dtype in DTYPES
+        for target in TARGETS
+    ]
     # The other activations where registers are scarcest.
     wanted += [
-        ("glu_stats", torch.bfloat16, act, False, target) for act in ACTIVATIONS[1:] for target in ("sm_80", "sm_90")
+        (name, torch.bfloat16, act, name == "glu_backward", target)
+        for name in ("glu_stats", "glu_backward")
+        for act in ACTIVATIONS[1:]
+        for target in ("sm_80", "sm_90")
     ]
     found: dict[str, dict[str, Any]] = {}
     for name, dtype, act, option, target in wanted:

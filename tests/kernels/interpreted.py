@@ -3,6 +3,8 @@ TRITON_INTERPRET=1 before Triton is imported. A program instance costs milliseco
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from affectron.kernels import statistics
@@ -10,7 +12,18 @@ from affectron.kernels import statistics
 from affectron import kernels, ops
 from affectron.ops import reference
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
-from tests.ops.oracles import check, masking, oracle, programs, runs, tokens, truth, weights
+from tests.ops.oracles import (
+    check,
+    check_gradients,
+    check_sums,
+    masking,
+    oracle,
+    programs,
+    runs,
+    tokens,
+    truth,
+    weights,
+)
 
 SHAPES = ((0, 43), (1, 64), (70, 43), (33, 1))
 
@@ -199,6 +212,56 @@ def test_masked_mlp_does_not_read_the_masked(by_neuron):
     down = ops.neuron_major(w_down) if by_neuron else w_down
     assert torch.equal(ops.masked_mlp(x, w_gate, w_up, down, table, rows), before)
     assert ops.masked_mlp(x, w_gate, w_up, down, table, rows - 1)[0].isnan().all()
+
+
+def backward(gate, up, grad, sums, segments, act="silu"):
+    """The output and the gradients of gate and up; by ops.glu where no sums are given."""
+    inputs = [t.detach().requires_grad_() for t in (gate, up) if t is not None]
+    up = inputs[1] if up is not None else None
+    h = ops.glu(inputs[0], up, act) if sums is None else ops.glu_attribution(inputs[0], up, sums, segments, act)
+    return h.detach(), *torch.autograd.grad(h, inputs, grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("gated", [True, False])
+def test_glu_attribution(shape, dtype, gated):
+    gate, up = halves(*shape, dtype)
+    up, grad, segments = up if gated else None, halves(*shape, dtype, seed=3)[0], runs(shape[0], 5)
+    sums = torch.ones(5, shape[1])
+    h, *gradients = backward(gate, up, grad, sums, segments)
+    assert torch.equal(h, ops.glu(gate, up))
+    plain = backward(gate, up, grad, None, None)[1:]
+    assert all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
+    check_gradients(gradients, gate, up, "silu", grad, 2 if dtype == torch.bfloat16 else 1)  # as in close
+    check_sums(sums, [(h, grad, segments)], torch.ones(5, shape[1]))
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_gradients(act):
+    gate, up = halves(19, 43, torch.float32)
+    grad = halves(19, 43, torch.float32, seed=3)[0]
+    check_gradients(backward(gate, up, grad, None, None, act)[1:], gate, up, act, grad)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+def test_sums_over_several_chunks(monkeypatch, chunk):
+    """One segment of many chunks, chunks of many segments, and labels in any order; twice into the same sums."""
+    module = sys.modules["affectron.kernels.glu_backward"]
+    monkeypatch.setattr(module, "CHUNK_TILES", chunk)
+    monkeypatch.setattr(module, "ENOUGH_PROGRAMS", 1)
+    gate, up = halves(300, 37, torch.float32)
+    grad = halves(300, 37, torch.float32, seed=3)[0]
+    row = torch.arange(300)
+    for segments in (row * 0, row // 20, torch.where(row % 90 == 7, row // 90, 4), row % 7 - 1, row * 0 - 1):
+        found = []
+        for _ in range(2):
+            sums = torch.ones(15, 37)
+            for _ in range(2):
+                h, *_ = backward(gate, up, grad, sums, segments)
+            check_sums(sums, 2 * [(h, grad, segments)], torch.ones(15, 37))
+            found.append(sums)
+        assert torch.equal(*found)
 
 
 def test_one_function_for_each_op():

@@ -114,3 +114,39 @@ def truth(
     h = exact(linear(x.double(), w_gate.double()), up, act)
     h = torch.where((rows >= 0)[:, None], steered(h, table[rows.clamp(min=0).long()]), h)
     return linear(h, w_down.double())
+
+
+# --- glu_attribution ---
+
+
+def gradients(gate: Tensor, up: Tensor | None, act: str, grad: Tensor) -> tuple[Tensor, ...]:
+    """Those of gate and, where it is given, up, by autograd in fp64."""
+    inputs = [t.detach().double().requires_grad_() for t in (gate, up) if t is not None]
+    h = exact(inputs[0], inputs[1] if up is not None else None, act)
+    return torch.autograd.grad(h, inputs, grad.double())
+
+
+def check_gradients(
+    ours: tuple[Tensor, ...], gate: Tensor, up: Tensor | None, act: str, grad: Tensor, roundings: int = 1
+) -> None:
+    """Within the rounding to the dtype, and a few of fp32 in what the product of the three is made of."""
+    size = grad.double().abs() * gate.double().abs().clamp(min=1)
+    if up is not None:
+        size = size * up.double().abs().clamp(min=1)
+    for value, truth in zip(ours, gradients(gate, up, act, grad), strict=True):
+        bound = roundings * truth.abs() * torch.finfo(gate.dtype).eps + 2e-6 * size
+        assert ((value.double() - truth).abs() <= bound + torch.finfo(gate.dtype).smallest_normal).all()
+
+
+def check_sums(sums: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]], start: Tensor | None = None) -> None:
+    """``sums`` holds ``start`` and what each of ``parts``, (h, grad, segments) of one backward, has added."""
+    total, size = (torch.zeros(sums.shape, dtype=torch.float64, device=sums.device) for _ in range(2))
+    rounding = torch.zeros_like(total)
+    total += 0 if start is None else start
+    for h, grad, segments in parts:
+        counted = segments >= 0
+        product = (h.double() * grad.double())[counted]
+        total.index_add_(0, segments[counted], product)
+        size.index_add_(0, segments[counted], product.abs())
+        rounding += total.abs() * 2.0**-24
+    assert ((sums.double() - total).abs() <= 2.0**-20 * size + 2 * rounding).all()

@@ -25,6 +25,8 @@ def arguments(name: str, grad: bool) -> tuple:
     return {
         "glu": (gate, up, "silu"),
         "glu_steer": (gate, up, table, rows, "gelu"),
+        "glu_attribution": (gate, up, plan.order, plan.tiles, torch.zeros(3, 24), "silu"),
+        "glu_backward": (gate, gate, up, plan.order, plan.tiles, torch.zeros(3, 24), "silu"),
         "glu_stats": (gate, up, plan.order, plan.tiles, *stats.tensors, "silu", False),
         "masked_mlp": (gate[:5], gate[5:20], up[5:20], up[:9, :15], torch.rand(2, 4, 15), rows[:5], "silu"),
         "neuron_stats": (gate, up, plan.order, plan.tiles, *stats.tensors),
@@ -36,6 +38,8 @@ def arguments(name: str, grad: bool) -> tuple:
     ("name", "grad"),
     [
         ("glu", True),
+        ("glu_attribution", True),
+        ("glu_backward", False),
         ("glu_steer", True),
         ("glu_stats", False),
         ("masked_mlp", False),
@@ -45,6 +49,12 @@ def arguments(name: str, grad: bool) -> tuple:
 )
 def test_opcheck(name, grad):
     torch.library.opcheck(getattr(L, name).default, arguments(name, grad))
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_opcheck_of_the_backward_without_sums(gated):
+    gate, up = halves(40, 24, torch.float32)
+    torch.library.opcheck(L.glu_backward.default, (gate, gate, up if gated else None, None, None, None, "gelu"))
 
 
 class Block(torch.nn.Module):

@@ -3,6 +3,7 @@ is chosen by op and device: Triton (affectron.kernels), the compiled module (nat
 
 from affectron.ops.buffers import StatsBuffers
 from affectron.ops.glu import glu
+from affectron.ops.glu_attribution import glu_attribution
 from affectron.ops.glu_stats import glu_stats
 from affectron.ops.glu_steer import glu_steer
 from affectron.ops.library import backend_for, use_backend
@@ -16,6 +17,7 @@ __all__ = [
     "StatsBuffers",
     "backend_for",
     "glu",
+    "glu_attribution",
     "glu_stats",
     "glu_steer",
     "masked_mlp",

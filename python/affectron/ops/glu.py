@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from affectron.ops import native, reference
+from affectron.ops.glu_backward import glu_backward
 from affectron.ops.library import LIBRARY, as_rows, check_activation, define
 
 
@@ -18,26 +19,6 @@ def _fake(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
 _glu = define("glu(Tensor gate, Tensor? up, str act) -> Tensor", native.glu, reference.glu, _fake)
 
 
-def activation_gradients(gate: Tensor, up: Tensor | None, act: str, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Gradients of act(gate) up for gate and up, given that of the product: fp32 inside, rounded once."""
-    g, dh = gate.float(), grad.float()
-    if act == "silu":
-        s = torch.sigmoid(g)
-        value, slope = g * s, s * (1 + g * (1 - s))
-    elif act == "gelu":
-        cdf = 0.5 * (1 + torch.erf(g * 0.5**0.5))
-        value, slope = g * cdf, cdf + g * torch.exp(-0.5 * g * g) * (2 * torch.pi) ** -0.5
-    elif act == "gelu_tanh":
-        s = torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (g + 0.044715 * g**3))
-        value, slope = g * s, s + g * s * (1 - s) * 2 * (2 / torch.pi) ** 0.5 * (1 + 3 * 0.044715 * g * g)
-    else:
-        r = torch.relu(g)
-        value, slope = (r, (g > 0).float()) if act == "relu" else (r * r, 2 * r)
-    if up is None:
-        return (dh * slope).to(gate.dtype), None
-    return (dh * slope * up.float()).to(gate.dtype), (dh * value).to(up.dtype)
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     gate, up, ctx.act = inputs
     ctx.save_for_backward(gate, up)
@@ -45,7 +26,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
     gate, up = ctx.saved_tensors
-    return (*activation_gradients(gate, up, ctx.act, grad), None)
+    if torch.is_grad_enabled():  # create_graph: plain torch can be differentiated again
+        return (*reference.activation_gradients(gate, up, ctx.act, grad), None)
+    return (*glu_backward(grad, gate, up, ctx.act), None)
 
 
 torch.library.register_autograd("affectron::glu", _backward, setup_context=_setup, lib=LIBRARY)

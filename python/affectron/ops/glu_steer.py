@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from affectron.ops import native, reference
-from affectron.ops.glu import activation_gradients
 from affectron.ops.library import LIBRARY, as_rows, check_activation, define, serves_directly
 
 
@@ -41,7 +40,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None
     slope = torch.where(ramp > floor, ramp - damping * h.abs(), floor)
     if rows is not None:
         slope = torch.where((rows >= 0)[:, None], slope, 1.0)
-    return (*activation_gradients(gate, up, ctx.act, grad.float() * slope), None, None, None)
+    return (*reference.activation_gradients(gate, up, ctx.act, grad.float() * slope), None, None, None)
 
 
 torch.library.register_autograd("affectron::glu_steer", _backward, setup_context=_setup, lib=LIBRARY)

@@ -31,6 +31,7 @@ BACKENDS = {
 # Which backend serves an op on a GPU: the first that is there. The one place to change when measurements say so.
 _GPU_PREFERENCE = {
     "glu": ("triton", "native", "reference"),
+    "glu_backward": ("triton", "native", "reference"),
     "glu_stats": ("triton", "native", "reference"),
     "glu_steer": ("triton", "native", "reference"),
     "masked_mlp": ("triton", "native", "reference"),

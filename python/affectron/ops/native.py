@@ -35,6 +35,14 @@ def _accumulators(count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor
     return count.data_ptr(), tally.data_ptr(), moments.data_ptr(), extrema.data_ptr(), count.shape[0]
 
 
+def _sums(order: Tensor | None, tiles: Tensor | None, sums: Tensor | None) -> tuple[int, int, int, int, int]:
+    """A plan and the sums by segment that it is for; all three or none."""
+    if order is None or tiles is None or sums is None:
+        return 0, 0, 0, 0, 0
+    torch.autograd.graph.increment_version(sums)
+    return order.data_ptr(), tiles.data_ptr(), tiles.shape[0], sums.data_ptr(), sums.shape[0]
+
+
 def _enqueue(name: str, kernel: Callable[..., int], device: torch.device, *arguments: int) -> None:
     """Call a CUDA kernel on the current stream of ``device``, which ops.library has made torch's current device. The
     compiled module has a CUDA runtime of its own, which has to be told."""
@@ -61,6 +69,26 @@ def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
     else:
         _native.glu(*arguments, torch.get_num_threads())
     return out
+
+
+def glu_backward(
+    grad: Tensor, gate: Tensor, up: Tensor | None, order: Tensor | None, tiles: Tensor | None, sums: Tensor | None,
+    act: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    n, f = gate.shape
+    grad_gate = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
+    grad_up = gate.new_empty(0) if up is None else torch.empty_like(grad_gate)
+    arguments = (
+        grad_gate.data_ptr(), grad_up.data_ptr(), *_rows(grad), *_rows(gate), *_rows(up), n, f,
+        *_sums(order, tiles, sums), _DTYPE_CODE[gate.dtype], _ACT_CODE[act],
+    )  # fmt: skip
+    if gate.is_cuda:
+        size = 0 if tiles is None else _native.cuda_backward_workspace_size(f, tiles.shape[0])
+        workspace = torch.empty(size, dtype=torch.uint8, device=gate.device)
+        _enqueue("glu_backward", _native.cuda_glu_backward, gate.device, *arguments, workspace.data_ptr())
+    else:
+        _native.glu_backward(*arguments, torch.get_num_threads())
+    return grad_gate, grad_up
 
 
 def glu_stats(

@@ -25,6 +25,38 @@ def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
     return (h if up is None else h * up).clone(memory_format=torch.contiguous_format)
 
 
+def activation_gradients(gate: Tensor, up: Tensor | None, act: str, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Gradients of act(gate) up for gate and up, given that of the product: fp32 inside, rounded once."""
+    g, dh = gate.float(), grad.float()
+    if act == "silu":
+        s = torch.sigmoid(g)
+        value, slope = g * s, s * (1 + g * (1 - s))
+    elif act == "gelu":
+        cdf = 0.5 * (1 + torch.erf(g * 0.5**0.5))
+        value, slope = g * cdf, cdf + g * torch.exp(-0.5 * g * g) * (2 * torch.pi) ** -0.5
+    elif act == "gelu_tanh":
+        s = torch.sigmoid(2 * (2 / torch.pi) ** 0.5 * (g + 0.044715 * g**3))
+        value, slope = g * s, s + g * s * (1 - s) * 2 * (2 / torch.pi) ** 0.5 * (1 + 3 * 0.044715 * g * g)
+    else:
+        r = torch.relu(g)
+        value, slope = (r, (g > 0).float()) if act == "relu" else (r * r, 2 * r)
+    if up is None:
+        return (dh * slope).to(gate.dtype), None
+    return (dh * slope * up.float()).to(gate.dtype), (dh * value).to(up.dtype)
+
+
+def glu_backward(
+    grad: Tensor, gate: Tensor, up: Tensor | None, order: Tensor | None, tiles: Tensor | None, sums: Tensor | None,
+    act: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grad_gate, grad_up = activation_gradients(gate, up, act, grad)
+    if order is not None and tiles is not None and sums is not None:
+        products = glu(gate, up, act).double() * grad.double()
+        for segment, rows in rows_by_segment(order, tiles).items():
+            sums[segment] = (sums[segment].double() + products[rows].sum(0)).float()
+    return grad_gate.contiguous(), gate.new_empty(0) if grad_up is None else grad_up.contiguous()
+
+
 def intervene(h: Tensor, scale: Tensor, damping: Tensor, floor: Tensor, shift: Tensor) -> Tensor:
     """the form of docs/method.md in fp32: h max(scale - damping |h|, floor) + shift, with |h| kept finite."""
     magnitude = h.abs().clamp(max=torch.finfo(torch.float32).max)
@@ -46,17 +78,21 @@ def masked_mlp(
     return F.linear(glu_steer(F.linear(x, w_gate), up, program, rows, act), w_down)
 
 
+def rows_by_segment(order: Tensor, tiles: Tensor) -> dict[int, Tensor]:
+    """The rows of every segment that has some, from the tiles of a SegmentPlan."""
+    spans: dict[int, list[Tensor]] = {}
+    for segment, start, rows in tiles.tolist():
+        if segment >= 0 and rows > 0:
+            spans.setdefault(segment, []).append(order[start : start + rows])
+    return {segment: torch.cat(parts) for segment, parts in spans.items()}
+
+
 def neuron_stats(
     h: Tensor, gate: Tensor | None, order: Tensor, tiles: Tensor,
     count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor,
 ) -> None:  # fmt: skip
     active = (h if gate is None else gate) > 0
-    spans: dict[int, list[Tensor]] = {}
-    for segment, start, rows in tiles.tolist():
-        if segment >= 0 and rows > 0:
-            spans.setdefault(segment, []).append(order[start : start + rows])
-    for segment, parts in spans.items():
-        rows = torch.cat(parts)
+    for segment, rows in rows_by_segment(order, tiles).items():
         values, finite = h[rows].double(), h[rows].isfinite()
         observed = finite.sum(0)
         before = count[segment] - tally[1, segment]

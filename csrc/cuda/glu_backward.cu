@@ -1,0 +1,248 @@
+// The gradients of act(gate) up and, where sums are wanted, h times its gradient summed over the rows of each segment.
+// Bound by memory: 5 elements moved for about 24 instructions (silu in 16 bits, sm_90), 27 with sums, where an H200 has
+// time for 78 (computed, not measured). Beside them the sums are read and written once for each segment: 8 bytes a
+// neuron against the 300 that a sentence of 30 rows moves in 16 bits.
+//
+// Without sums a thread takes one vector of two rows, as in glu. With them it walks the tiles of its block's run, two
+// rows at a time: products of kChain rows are added up in fp32, the rest in fp64, all in registers, and nothing is
+// exchanged between threads. A segment's sum belongs to the block whose run begins the segment. What a later run holds
+// of it goes to the workspace, one row a run, and `add_carried_kernel` adds these in the order of the runs. What is a
+// run follows from the number of tiles alone: the same shapes and segments give the same bits, on any GPU.
+#include "kernels.h"
+#include "launch.h"
+#include "vector.h"
+
+namespace affectron::cuda {
+
+// What common/activation.h wants beyond real.h.
+template <bool N> AFFECTRON_DEVICE inline bool operator<(Real<N> a, Real<N> b) { return a.v < b.v; }
+template <bool N> AFFECTRON_DEVICE inline Real<N> select(bool c, Real<N> a, Real<N> b) { return c ? a : b; }
+
+namespace {
+
+// The activation at x, by a code of kernel_act and with the bits that activate_values gives, and its derivative.
+template <Act A, bool Narrow> __device__ void differentiate(float x, float &y, float &dy) {
+  if constexpr (A == kShortSilu) {
+    y = short_silu(x);
+    const float s = 0.25f * reciprocal(fmaf(power_of_two(x * -1.4426950408889634f), 0.25f, 0.25f));
+    dy = s + y * (1.0f - s);
+  } else {
+    const Real<Narrow> value = activate<A>(Real<Narrow>(x));
+    y = value.v;
+    dy = slope<A>(Real<Narrow>(x), value).v;
+  }
+}
+
+template <Act A, bool Narrow, int N> __device__ void differentiate_each(const float *x, float *y, float *dy) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) differentiate<A, Narrow>(x[i], y[i], dy[i]);
+}
+
+template <Dtype D, int N> __device__ void differentiate_values(const float *x, float *y, float *dy, Act act) {
+  constexpr bool narrow = D != Dtype::f32;
+  if constexpr (narrow) {
+    if (act == kShortSilu) return differentiate_each<kShortSilu, narrow, N>(x, y, dy);
+  }
+  switch (act) {
+  case Act::silu: return differentiate_each<Act::silu, narrow, N>(x, y, dy);
+  case Act::gelu: return differentiate_each<Act::gelu, narrow, N>(x, y, dy);
+  case Act::gelu_tanh: return differentiate_each<Act::gelu_tanh, narrow, N>(x, y, dy);
+  case Act::relu: return differentiate_each<Act::relu, narrow, N>(x, y, dy);
+  case Act::relu2: return differentiate_each<Act::relu2, narrow, N>(x, y, dy);
+  }
+}
+
+template <Dtype D, bool Aligned> struct Backward {
+  static constexpr int lanes = kLanes<D>;
+  static constexpr int batch = Aligned ? 2 : 1; // rows whose loads are under way together
+  struct Row {
+    Vector grad, gate, up;
+  };
+
+  MutableRows grad_gate, grad_up;
+  Rows grad, gate, up;
+  Act act;
+
+  __device__ Row load(int64_t n, int64_t f, int neurons) const {
+    Row row{};
+    row.grad = cuda::load<Aligned>(at<D, Aligned>(grad, n, f), neurons);
+    row.gate = cuda::load<Aligned>(at<D, Aligned>(gate, n, f), neurons);
+    if (up.data) row.up = cuda::load<Aligned>(at<D, Aligned>(up, n, f), neurons);
+    return row;
+  }
+  // Writes the gradients of a row and, where `chain` is there, adds h times its gradient to it.
+  __device__ void finish(const Row &row, int64_t n, int64_t f, int neurons, float *chain) const {
+    float x[lanes], dh[lanes], y[lanes], dg[lanes];
+    unpack<D>(row.gate, x);
+    unpack<D>(row.grad, dh);
+    differentiate_values<D, lanes>(x, y, dg, act);
+    Vector h = pack<D>(y);
+#pragma unroll
+    for (int i = 0; i < lanes; ++i) dg[i] *= dh[i];
+    if (up.data) {
+#pragma unroll
+      for (int w = 0; w < 4; ++w) h.word[w] = Format<D>::multiply(h.word[w], row.up.word[w]);
+      unpack<D>(row.up, x);
+#pragma unroll
+      for (int i = 0; i < lanes; ++i) {
+        dg[i] *= x[i];
+        y[i] *= dh[i];
+      }
+      store<Aligned>(at<D, Aligned>(grad_up, n, f), pack<D>(y), neurons);
+    }
+    store<Aligned>(at<D, Aligned>(grad_gate, n, f), pack<D>(dg), neurons);
+    if (!chain) return;
+    unpack<D>(h, x);
+#pragma unroll
+    for (int i = 0; i < lanes; ++i) chain[i] = fmaf(x[i], dh[i], chain[i]);
+  }
+};
+
+template <Dtype D, bool Aligned>
+__global__ void __launch_bounds__(kThreads) glu_backward_kernel(Backward<D, Aligned> rows, Shape shape) {
+  constexpr int batch = Backward<D, Aligned>::batch;
+  const int64_t f = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * kLanes<D>;
+  if (f >= shape.neurons) return;
+  const int neurons = Aligned ? kLanes<D> : int(min(shape.neurons - f, kLanes<D>));
+  for (int64_t n = int64_t(blockIdx.y) * batch; n < shape.rows; n += int64_t(gridDim.y) * batch) {
+    typename Backward<D, Aligned>::Row row[batch];
+#pragma unroll
+    for (int b = 0; b < batch; ++b) {
+      if (n + b < shape.rows) row[b] = rows.load(n + b, f, neurons);
+    }
+#pragma unroll
+    for (int b = 0; b < batch; ++b) {
+      if (n + b < shape.rows) rows.finish(row[b], n + b, f, neurons, nullptr);
+    }
+  }
+}
+
+// Consecutive tiles of the plan, the same number in each run but the last.
+struct Runs {
+  int64_t number;
+  int64_t tiles;
+};
+
+// Short ones, so that blocks are many; and not so many that the carried sums of one segment take long.
+inline Runs make_runs(int64_t num_tiles) {
+  const int64_t tiles = max(2, ceil_div(num_tiles, 1024));
+  return {ceil_div(num_tiles, tiles), tiles};
+}
+
+// The segment that goes on from the run before; -1 if none does.
+__device__ inline int64_t carried_segment(const Plan &plan, int64_t tiles, int64_t run) {
+  if (run == 0) return -1;
+  const int64_t before = plan.tiles[run * tiles - 1].segment;
+  return plan.tiles[run * tiles].segment == before ? before : -1;
+}
+
+template <bool Aligned, int N>
+__device__ void add_to_sums(float *sums, const double *total, bool carried, int neurons) {
+#pragma unroll
+  for (int i = 0; i < N; i += 4) {
+    if constexpr (Aligned) {
+      float4 *at = reinterpret_cast<float4 *>(sums + i);
+      const float4 old = carried ? float4{0.0f, 0.0f, 0.0f, 0.0f} : *at;
+      *at = float4{float(old.x + total[i]), float(old.y + total[i + 1]), float(old.z + total[i + 2]),
+                   float(old.w + total[i + 3])};
+    } else {
+#pragma unroll
+      for (int j = i; j < i + 4; ++j) {
+        if (j < neurons) sums[j] = float((carried ? 0.0f : sums[j]) + total[j]);
+      }
+    }
+  }
+}
+
+template <Dtype D, bool Aligned>
+__global__ void __launch_bounds__(kThreads)
+    glu_attribution_kernel(Backward<D, Aligned> rows, Shape shape, Plan plan, int64_t tiles_per_run, float *sums,
+                           float *workspace) {
+  constexpr int batch = Backward<D, Aligned>::batch, lanes = kLanes<D>;
+  const int64_t f = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * lanes;
+  if (f >= shape.neurons) return;
+  const int neurons = Aligned ? lanes : int(min(shape.neurons - f, lanes));
+  const int64_t run = blockIdx.y, first = run * tiles_per_run, last = min(first + tiles_per_run, plan.num_tiles);
+  const int64_t carried = carried_segment(plan, tiles_per_run, run);
+  double total[lanes] = {};
+  for (int64_t t = first; t < last; ++t) {
+    const Tile tile = plan.tiles[t];
+    const int64_t *order = plan.order + tile.start;
+    const int number = int(tile.rows);
+    for (int start = 0; start < number; start += int(kChain)) {
+      float chain[lanes] = {};
+      const int end = int(min(number, start + kChain));
+      for (int r = start; r < end; r += batch) {
+        typename Backward<D, Aligned>::Row row[batch];
+        int64_t n[batch];
+#pragma unroll
+        for (int b = 0; b < batch; ++b) {
+          if (r + b < end) n[b] = order[r + b];
+        }
+#pragma unroll
+        for (int b = 0; b < batch; ++b) {
+          if (r + b < end) row[b] = rows.load(n[b], f, neurons);
+        }
+#pragma unroll
+        for (int b = 0; b < batch; ++b) {
+          if (r + b >= end) continue;
+          rows.finish(row[b], n[b], f, neurons, chain);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < lanes; ++i) total[i] += double(chain[i]);
+    }
+    if (t + 1 == last || plan.tiles[t + 1].segment != tile.segment) {
+      const bool goes_on = tile.segment == carried;
+      float *to = goes_on ? workspace + run * shape.neurons : sums + tile.segment * shape.neurons;
+      if (tile.segment >= 0) add_to_sums<Aligned, lanes>(to + f, total, goes_on, neurons);
+#pragma unroll
+      for (int i = 0; i < lanes; ++i) total[i] = 0.0;
+    }
+  }
+}
+
+// What the runs after its first hold of a segment, in their order; the block of the first of these does it.
+template <int> // a template only so that it is compiled where it is used
+__global__ void __launch_bounds__(kThreads)
+    add_carried_kernel(Shape shape, Plan plan, Runs runs, float *sums, const float *workspace) {
+  const int64_t f = int64_t(blockIdx.x) * kThreads + threadIdx.x, first = int64_t(blockIdx.y) + 1;
+  const int64_t segment = carried_segment(plan, runs.tiles, first);
+  if (f >= shape.neurons || segment < 0 || carried_segment(plan, runs.tiles, first - 1) == segment) return;
+  double total = sums[segment * shape.neurons + f];
+  for (int64_t run = first; run < runs.number && plan.tiles[run * runs.tiles].segment == segment; ++run) {
+    total += double(workspace[run * shape.neurons + f]);
+  }
+  sums[segment * shape.neurons + f] = float(total);
+}
+
+} // namespace
+
+int glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gate, Rows up, Shape shape, Plan plan,
+                 float *sums, Dtype dtype, Act act, void *workspace, Stream stream) {
+  if (shape.rows == 0 || shape.neurons == 0) return cudaSuccess;
+  auto fits = [&](const auto &rows) { return in_vectors(rows.data, rows.stride, shape, dtype); };
+  const bool aligned = fits(grad_gate) && fits(grad_up) && fits(grad) && fits(gate) && fits(up) &&
+                       reinterpret_cast<uintptr_t>(sums) % 16 == 0;
+  return with_instance(dtype, aligned, [&](auto d, auto a) -> int {
+    const Backward<d.value, a.value> rows{grad_gate, grad_up, grad, gate, up, kernel_act(act, dtype)};
+    const int64_t blocks = ceil_div(shape.neurons, kThreads * kLanes<d.value>);
+    if (!sums) {
+      return launch(glu_backward_kernel<d.value, a.value>, blocks, min(ceil_div(shape.rows, rows.batch), kMaxGridY),
+                    stream, rows, shape);
+    }
+    const Runs runs = make_runs(plan.num_tiles);
+    float *carried = static_cast<float *>(workspace);
+    const int status = launch(glu_attribution_kernel<d.value, a.value>, blocks, runs.number, stream, rows, shape, plan,
+                              runs.tiles, sums, carried);
+    if (status != cudaSuccess || runs.number == 1) return status;
+    return launch(add_carried_kernel<0>, ceil_div(shape.neurons, kThreads), runs.number - 1, stream, shape, plan, runs,
+                  sums, carried);
+  });
+}
+
+int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles) {
+  return make_runs(num_tiles).number * neurons * int64_t(sizeof(float));
+}
+
+} // namespace affectron::cuda

@@ -1,0 +1,201 @@
+"""The gradients of act(gate) up and, where sums are wanted, h times its gradient summed over the rows of each segment.
+
+Floor: 10 bytes an element in 16 bits (three reads, two writes), 20 in fp32. Without sums it is glu's elementwise kernel
+with other operands. With them a program walks a chunk of the plan's tiles for one block of columns: it adds up a tile's
+products in fp32 and the tiles of a segment in fp64, and adds the result to the segment's sum, which no other program
+does. What is left of a segment that an earlier chunk began goes to the workspace, one row a chunk; the second kernel
+adds these rows in the order of the chunks. What is a chunk depends on the shapes alone, and so do the bits.
+
+Cost of the sums (computed): they are read and written once for each segment, 8 bytes a neuron against the 300 that a
+sentence of 30 rows moves in 16 bits; the workspace is at most 8 bytes in the 2560 of a chunk of 8 tiles.
+
+Two warps a program: a full tile of 128 bytes a row takes 160 registers of each lane, where one warp would spill. In the
+code for sm_90 (silu, bf16) there are 26 instructions an element, 42 with sums, where an H200 has time for 78 while its
+memory moves the 10 bytes. None of this has been measured on a GPU.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from affectron.kernels.activation import INTERPRETED, activate, glu_tile
+from affectron.kernels.launch import rows_of, tile_shape
+from affectron.kernels.statistics import TILE_ROWS, load_tile
+from torch import Tensor
+from triton.language.extra import libdevice
+
+CHUNK_TILES = 8
+# Programs below which chunks are made smaller: some for each that the largest GPUs hold at once.
+ENOUGH_PROGRAMS = 4096
+COLUMN_BYTES = 128
+
+
+@triton.jit
+def logistic(x, EXACT: tl.constexpr):
+    """1 / (1 + exp(-x)), in the two forms of activation.py."""
+    one = 1.0 + tl.zeros_like(x)
+    if INTERPRETED:
+        return one / (1.0 + tl.exp(-x))
+    elif EXACT:
+        return tl.div_rn(one, 1.0 + libdevice.exp(-x))
+    else:
+        return libdevice.fast_dividef(one, 1.0 + libdevice.fast_expf(-x))
+
+
+@triton.jit
+def slope(x, y, ACT: tl.constexpr, EXACT: tl.constexpr):
+    """The derivative of the activation at x, where it has the value ``y``: that of csrc/common/activation.h."""
+    if ACT == "silu":
+        s = logistic(x, EXACT)
+        return s + y * (1.0 - s)
+    elif ACT == "gelu":
+        cdf = 0.5 * (1.0 + tl.erf(x * 0.70710678118654752440))
+        return cdf + x * tl.exp(-0.5 * x * x) * 0.39894228040143267794
+    elif ACT == "gelu_tanh":
+        s = logistic(1.5957691216057307117 * tl.fma(0.044715 + tl.zeros_like(x), x * x * x, x), EXACT)
+        return s + x * s * (1.0 - s) * 1.5957691216057307117 * (0.134145 * x * x + 1.0)
+    elif ACT == "relu":
+        return tl.where(x > 0.0, 1.0, 0.0)
+    else:
+        tl.static_assert(ACT == "relu2")
+        return tl.where(x <= 0.0, 0.0, x + x)
+
+
+@triton.jit
+def gradients(grad, gate, up, GATED: tl.constexpr, ACT: tl.constexpr):
+    """Those of gate and up in their dtype, rounded once; the second is of use where GATED."""
+    x, dh = gate.to(tl.float32), grad.to(tl.float32)
+    y = activate(x, ACT, gate.dtype == tl.float32)
+    grad_gate = dh * slope(x, y, ACT, gate.dtype == tl.float32)
+    if GATED:
+        grad_gate *= up.to(tl.float32)
+    return grad_gate.to(gate.dtype), (dh * y).to(gate.dtype)
+
+
+@triton.jit(do_not_specialize=["n"])
+def glu_backward_kernel(
+    grad_gate, grad_up, grad, gate, up, grad_stride, gate_stride, up_stride, n, f,
+    GATED: tl.constexpr, ACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    blocks = tl.cdiv(f, COLUMNS)
+    row = (tl.program_id(0) // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    inside = (row < n) & (column < f)
+    dh = tl.load(grad + row * grad_stride + column, mask=inside)
+    g = tl.load(gate + row * gate_stride + column, mask=inside)
+    u = g
+    if GATED:
+        u = tl.load(up + row * up_stride + column, mask=inside)
+    dg, du = gradients(dh, g, u, GATED, ACT)
+    tl.store(grad_gate + row * f + column, dg, mask=inside)
+    if GATED:
+        tl.store(grad_up + row * f + column, du, mask=inside)
+
+
+@triton.jit
+def carried_segment(tiles, chunk, chunk_tiles):
+    """The segment that goes on from the chunk before, -1 if none does."""
+    first = tiles + 3 * chunk.to(tl.int64) * chunk_tiles
+    before = tl.load(first - 3, mask=chunk > 0, other=-1)
+    return tl.where(tl.load(first) == before, before, -1)
+
+
+@triton.jit
+def finish_segment(segment, carried, chunk, column, f, sums, workspace, total):
+    """Leave the sum over a segment's rows in a chunk: with the others of the segment, or in the workspace."""
+    inside = column < f
+    if segment == carried:
+        tl.store(workspace + chunk.to(tl.int64) * f + column, total.to(tl.float32), mask=inside)
+    else:
+        at = sums + segment * f + column
+        tl.store(at, (tl.load(at, mask=inside, other=0.0).to(tl.float64) + total).to(tl.float32), mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_tiles", "chunk_tiles"])
+def glu_attribution_kernel(
+    grad_gate, grad_up, grad, gate, up, grad_stride, gate_stride, up_stride, f,
+    order, tiles, num_tiles, chunk_tiles, sums, workspace,
+    GATED: tl.constexpr, ACT: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    blocks = tl.cdiv(f, COLUMNS)
+    block, chunk = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    column = block * COLUMNS + tl.arange(0, COLUMNS)
+    carried = carried_segment(tiles, chunk, chunk_tiles)
+    current = tl.full([], -1, tl.int64)
+    total = tl.zeros([COLUMNS], tl.float64)
+    for t in range(chunk * chunk_tiles, tl.minimum((chunk + 1) * chunk_tiles, num_tiles)):
+        segment, rows, row = load_tile(tiles, order, t)
+        if rows > 0:
+            n = row[:, None].to(tl.int64)
+            inside = (tl.arange(0, TILE_ROWS) < rows)[:, None] & (column < f)[None, :]
+            dh = tl.load(grad + n * grad_stride + column[None, :], mask=inside, other=0.0)
+            g = tl.load(gate + n * gate_stride + column[None, :], mask=inside, other=0.0)
+            u = g
+            if GATED:
+                u = tl.load(up + n * up_stride + column[None, :], mask=inside, other=0.0)
+            dg, du = gradients(dh, g, u, GATED, ACT)
+            tl.store(grad_gate + n * f + column[None, :], dg, mask=inside)
+            if GATED:
+                tl.store(grad_up + n * f + column[None, :], du, mask=inside)
+            if segment >= 0:
+                if segment != current:
+                    if current >= 0:
+                        finish_segment(current, carried, chunk, column, f, sums, workspace, total)
+                    current = segment
+                    total = tl.zeros([COLUMNS], tl.float64)
+                h = glu_tile(g, u, GATED, ACT)
+                total += tl.sum(h.to(tl.float32) * dh.to(tl.float32), 0).to(tl.float64)
+    if current >= 0:
+        finish_segment(current, carried, chunk, column, f, sums, workspace, total)
+
+
+@triton.jit(do_not_specialize=["chunks", "chunk_tiles"])
+def add_carried_kernel(tiles, chunks, chunk_tiles, f, sums, workspace, COLUMNS: tl.constexpr):
+    """Add what the chunks after its first have left of a segment; the program of the first of these does it."""
+    blocks = tl.cdiv(f, COLUMNS)
+    chunk = tl.program_id(0) // blocks + 1
+    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < f
+    segment = carried_segment(tiles, chunk, chunk_tiles)
+    if (segment >= 0) & (carried_segment(tiles, chunk - 1, chunk_tiles) != segment):
+        at = sums + segment * f + column
+        total = tl.load(at, mask=inside, other=0.0).to(tl.float64)
+        goes_on = segment >= 0
+        while goes_on:
+            total += tl.load(workspace + chunk.to(tl.int64) * f + column, mask=inside, other=0.0).to(tl.float64)
+            chunk += 1
+            goes_on = tl.load(tiles + 3 * chunk.to(tl.int64) * chunk_tiles, mask=chunk < chunks, other=-1) == segment
+        tl.store(at, total.to(tl.float32), mask=inside)
+
+
+def glu_backward(
+    grad: Tensor, gate: Tensor, up: Tensor | None, order: Tensor | None, tiles: Tensor | None, sums: Tensor | None,
+    act: str,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    n, f = gate.shape
+    grad_gate = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
+    grad_up = gate.new_empty(0) if up is None else torch.empty_like(grad_gate)
+    if n == 0 or f == 0:
+        return grad_gate, grad_up
+    gate, other, gate_stride, up_stride = rows_of(gate, up)
+    operands = grad_gate, grad_up, grad, gate, other, grad.stride(0), gate_stride, up_stride
+    if order is None or tiles is None or sums is None:
+        rows, columns = tile_shape(f, 4096 // gate.itemsize)
+        glu_backward_kernel[(triton.cdiv(n, rows) * triton.cdiv(f, columns),)](
+            *operands, n, f, up is not None, act, rows, columns, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+        return grad_gate, grad_up
+    torch.autograd.graph.increment_version(sums)  # a kernel's writes are not seen
+    columns = COLUMN_BYTES // gate.itemsize
+    num_tiles, blocks = tiles.shape[0], triton.cdiv(f, columns)
+    chunk_tiles = max(1, min(CHUNK_TILES, num_tiles * blocks // ENOUGH_PROGRAMS))
+    chunks = triton.cdiv(num_tiles, chunk_tiles)
+    workspace = torch.empty((chunks, f), dtype=torch.float32, device=gate.device)
+    glu_attribution_kernel[(blocks * chunks,)](
+        *operands, f, order, tiles, num_tiles, chunk_tiles, sums, workspace,
+        up is not None, act, columns, num_warps=2, enable_fp_fusion=False,
+    )  # fmt: skip
+    if chunks > 1:
+        add_carried_kernel[((chunks - 1) * triton.cdiv(f, 128),)](
+            tiles, chunks, chunk_tiles, f, sums, workspace, 128, num_warps=4, enable_fp_fusion=False,
+        )  # fmt: skip
+    return grad_gate, grad_up
