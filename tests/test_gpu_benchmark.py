@@ -45,7 +45,7 @@ COMPARED: dict[str, dict[str, dict[str, bool]]] = {
     },
     "screen": {
         "screen native": {"forward with lm_head": True, "base model": True},
-        "screen native: peak memory": {"base model (buffers apart)": True},
+        "screen native: 1108 tokens: peak memory": {"base model (buffers apart)": True},
     },
     "decode": {
         "steered native: one program": {"plain": True},

@@ -18,7 +18,7 @@ from affectron import ops
 from on_gpu.contenders import COPY, READ, copy, readers, variants
 from on_gpu.record import Row, memory_row, rows_of
 from on_gpu.scale import LABELS, Scale
-from on_gpu.timing import Clock, Contender, compete, peak_bytes
+from on_gpu.timing import Clock, Contender, compete
 
 RUNS, SHUFFLED, MANY = "10 labels in runs", "10 labels shuffled", "64 labels shuffled"
 # Labels, and the largest time allowed over glu's.
@@ -139,16 +139,16 @@ def _in_full(scale: Scale, clock: Clock) -> list[Row]:
 
     work = f"{scale.tokens} x {scale.neurons} bfloat16 silu"
     contenders = [*replaced, *glu, *stats, *steer, plan]
-    rows = rows_of(work, contenders, compete(clock, contenders, scale.rounds))
+    times = compete(clock, contenders, scale.rounds)
+    rows = rows_of(work, contenders, times)
     # An [N, F] fp32 temporary would be twice the output.
-    output = gate.numel() * 2
     by_name = {one.name: one for one in contenders}
-    rows.append(memory_row(by_name[HOOK], work, peak_bytes(scale, by_name[HOOK]), None, output, "the output"))
+    goals: dict[str, float | None] = {HOOK: None}
     for backend in scale.backends:
-        for name in (f"glu_stats {backend}: {RUNS}", f"glu_steer {backend}: 8 programs row by row"):
-            peak = peak_bytes(scale, by_name[name])
-            goal = 1.5 if backend != "reference" else None
-            rows.append(memory_row(by_name[name], work, peak, goal, output, "the output"))
+        goal = 1.5 if backend != "reference" else None
+        goals |= {f"glu_stats {backend}: {RUNS}": goal, f"glu_steer {backend}: 8 programs row by row": goal}
+    for name, goal in goals.items():
+        rows += memory_row(by_name[name], work, times, goal, gate.numel() * 2, "the output")
     return rows
 
 

@@ -60,11 +60,16 @@ def rows_of(work: str, contenders: list[Contender], times: Times) -> list[Row]:
     return found
 
 
-def memory_row(one: Contender, work: str, peak: int, goal: float | None, against: int, what: str) -> Row:
-    """The bytes ``peak`` compared with those of ``what``."""
-    ratio = peak / against
+def memory_row(
+    one: Contender, work: str, times: Times, goal: float | None, against: int, what: str, held: int = 0
+) -> list[Row]:
+    """The peak memory of a contender, with ``held`` bytes more, compared with the bytes of ``what``; no row if it
+    failed."""
+    if one.name in times.failed:
+        return []
+    ratio = (times.peaks[one.name] + held) / against
     ok = None if goal is None else ratio <= goal
-    return Row(f"{one.name}: peak memory", work, one.backend, ratio=ratio, against=what, goal=goal, ok=ok)
+    return [Row(f"{one.name}: peak memory", work, one.backend, ratio=ratio, against=what, goal=goal, ok=ok)]
 
 
 def _versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ from on_gpu.contenders import serving
 from on_gpu.llama import corpus, llama, tokenizer
 from on_gpu.record import Row, memory_row, rows_of
 from on_gpu.scale import LABELS, Scale
-from on_gpu.timing import Clock, Contender, Times, compete, peak_bytes
+from on_gpu.timing import Clock, Contender, Times, compete
 
 WITH_HEAD, BASE = "forward with lm_head", "base model"
 
@@ -73,10 +73,10 @@ def _screen(scale: Scale, clock: Clock) -> list[Row]:
     # Memory is compared with the model included: that is what has to fit.
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     buffers = layers * (8 * LABELS + 40 * LABELS * scale.neurons)
-    base = weights + peak_bytes(scale, slopes[1])
-    for one in slopes[2:]:
-        peak = weights + peak_bytes(scale, one) - buffers
-        rows.append(memory_row(one, work, peak, 1.01, base, "base model (buffers apart)"))
+    _, base, *screens = whole[1::2]
+    against = weights + times.peaks.get(base.name, 0)
+    for one in screens:
+        rows += memory_row(one, work, times, 1.01, against, "base model (buffers apart)", held=weights - buffers)
     return rows
 
 

@@ -41,9 +41,11 @@ class Contender:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of each contender, round by round, by name; and why a contender that failed has none."""
+    """By name, milliseconds of each contender round by round and the most bytes that a call of it held beyond what was
+    held before; and why a contender that failed has neither."""
 
     rounds: dict[str, list[float]] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def median(self, name: str) -> float:
@@ -56,7 +58,7 @@ class Times:
 
 
 class Clock:
-    """Times a call."""
+    """Measures a call."""
 
     def __init__(self, scale: Scale) -> None:
         self.on_gpu = scale.on_gpu
@@ -82,6 +84,18 @@ class Clock:
         end.synchronize()
         return start.elapsed_time(end)
 
+    def peak(self, run: Callable[[], Any]) -> int:
+        """The most bytes that ``run`` holds beyond what was held before; 0 on a CPU, where nobody counts them."""
+        if not self.on_gpu:
+            run()
+            return 0
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
 
 def compete(clock: Clock, contenders: list[Contender], rounds: int, cold: bool = True) -> Times:
     """Milliseconds of each contender, in turns. One that fails when it is tried first is left out."""
@@ -90,9 +104,7 @@ def compete(clock: Clock, contenders: list[Contender], rounds: int, cold: bool =
         try:
             for _ in range(3 if cold else 1):
                 with contender.context():
-                    contender.run()
-            if clock.on_gpu:
-                torch.cuda.synchronize()
+                    times.peaks[contender.name] = clock.peak(contender.run)
             times.rounds[contender.name] = []
         except Exception as error:
             times.failed[contender.name] = f"{type(error).__name__}: {error}"
@@ -102,21 +114,6 @@ def compete(clock: Clock, contenders: list[Contender], rounds: int, cold: bool =
                 with contender.context():
                     times.rounds[contender.name].append(clock.time(contender.run, cold))
     return times
-
-
-def peak_bytes(scale: Scale, contender: Contender) -> int:
-    """The most memory that a call holds beyond what was held before."""
-    if not scale.on_gpu:
-        with contender.context():
-            contender.run()
-        return 0
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    with contender.context():
-        contender.run()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def captured(
