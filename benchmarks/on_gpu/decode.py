@@ -22,7 +22,7 @@ from affectron.ops import backend_for
 from on_gpu.llama import llama, program
 from on_gpu.record import Row, rows_of
 from on_gpu.scale import Scale
-from on_gpu.timing import Clock, Contender, captured, compete
+from on_gpu.timing import Captured, Clock, Contender, compete
 
 STEP_BATCHES, GENERATE_BATCHES = (1, 8, 32), (1, 8)
 PROMPT, GENERATE_ROUNDS = 16, 10
@@ -64,13 +64,13 @@ def _step(scale: Scale, clock: Clock, model: Any, batch: int) -> list[Row]:
     def contender(name: str, backend: str, run: Callable[[], Any], goals: dict[str, float | None]) -> Contender:
         return Contender(name, backend, run, goals, tokens=batch, context=from_the_start)
 
-    contenders = [contender(PLAIN, "torch", captured(scale, step), {})]
+    contenders = [contender(PLAIN, "torch", Captured(scale, step), {})]
     mixes = {"one program": [program(scale, layers, 0)]}
     if batch > 1:
         mixes["a program for each row"] = [program(scale, layers, request) for request in range(batch)]
     for mix, programs in mixes.items():
         for backend in scale.backends:
-            run = captured(scale, step, partial(_steering, backend, model, programs))
+            run = Captured(scale, step, partial(_steering, backend, model, programs))
             contenders.append(contender(f"steered {backend}: {mix}", backend, run, {PLAIN: 1.0}))
     work = f"captured step of {layers} layers, batch {batch}, cache {scale.cache}"
     return rows_of(work, contenders, compete(clock, contenders, scale.rounds, cold=False))

@@ -14,7 +14,7 @@ from affectron import ops
 from on_gpu.contenders import READ, readers, serving, variants
 from on_gpu.record import Row, rows_of
 from on_gpu.scale import Scale
-from on_gpu.timing import Clock, Contender, Times, captured, compete
+from on_gpu.timing import Captured, Clock, Contender, Times, compete
 
 ROWS = (1, 4, 16)
 TORCH, SMALLER = "torch, five kernels", "torch, five kernels, half the neurons left"
@@ -101,7 +101,7 @@ def _captured_layer(scale: Scale, clock: Clock, rows: int) -> list[Row]:
             layer()
 
     def replayed(backend: str, layer: Callable[[], Tensor]) -> Callable[[], None]:
-        return captured(scale, partial(every_layer, layer), partial(serving, backend, {}))
+        return Captured(scale, partial(every_layer, layer), partial(serving, backend, {}))
 
     contenders = []
     for backend in scale.backends:

@@ -16,7 +16,7 @@ from torch.nn.functional import gelu, silu
 
 from affectron import ops
 from on_gpu.contenders import COPY, READ, copy, readers, variants
-from on_gpu.record import Row, memory_row, rows_of
+from on_gpu.record import Row, memory_rows, rows_of
 from on_gpu.scale import LABELS, Scale
 from on_gpu.timing import Clock, Contender, compete
 
@@ -45,7 +45,7 @@ def _draw(scale: Scale, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return gate, up
 
 
-def label_runs(scale: Scale, labels: int, shuffled: bool = False) -> Tensor:
+def _label_runs(scale: Scale, labels: int, shuffled: bool = False) -> Tensor:
     """Labels in runs of 30 tokens, as sentences make them, or token by token in random order."""
     generator = torch.Generator().manual_seed(0)
     sentences = torch.randperm(scale.tokens // 30 + 1, generator=generator) % labels
@@ -55,7 +55,7 @@ def label_runs(scale: Scale, labels: int, shuffled: bool = False) -> Tensor:
     return segments.to(scale.device)
 
 
-def eager_hook(gate: Tensor, up: Tensor, segments: Tensor) -> Tensor:
+def _eager_hook(gate: Tensor, up: Tensor, segments: Tensor) -> Tensor:
     """The product and its statistics as a hook of one's own takes them: an fp32 copy, and four reductions a label."""
     h = silu(gate) * up
     wide = h.float()
@@ -65,23 +65,34 @@ def eager_hook(gate: Tensor, up: Tensor, segments: Tensor) -> Tensor:
     return h
 
 
-def _glu(gate: Tensor, up: Tensor, act: str, goals: dict[str, float | None], backends: list[str]) -> list[Contender]:
+def _liger(gate: Tensor, up: Tensor) -> Tensor:
+    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+    return LigerSiLUMulFunction.apply(gate, up)
+
+
+def _silu_forms(dtype: torch.dtype, act: str) -> tuple[str, ...]:
+    """SiLU has two forms for what is rounded to 16 bits."""
+    return ("short_silu",) if act == "silu" and dtype != torch.float32 else ()
+
+
+def _glu(gate: Tensor, up: Tensor, act: str, scale: Scale, goals: dict[str, float | None]) -> list[Contender]:
     size = 3 * gate.numel() * gate.element_size()
     return [
         Contender(f"glu {name}", backend, partial(ops.glu, gate, up, act), goals, moves=size, context=context)
-        for backend in backends
-        for name, context in variants(backend, "short_silu")
+        for backend in scale.backends
+        for name, context in variants(backend, *_silu_forms(gate.dtype, act))
     ]
 
 
 def _glu_stats(gate: Tensor, up: Tensor, act: str, scale: Scale, work: str) -> list[Contender]:
     labels, goal = STATS[work]
-    plan = ops.SegmentPlan(label_runs(scale, labels, work != RUNS), labels)
+    plan = ops.SegmentPlan(_label_runs(scale, labels, work != RUNS), labels)
     found = []
     for backend in scale.backends:
         stats = ops.StatsBuffers(labels, scale.neurons, device=scale.device)
         run = partial(ops.glu_stats, gate, up, plan, stats, act)
-        for name, context in variants(backend, "short_silu", "single_pass"):
+        for name, context in variants(backend, *_silu_forms(gate.dtype, act), "single_pass"):
             # Compared with glu in the same form of SiLU.
             goals: dict[str, float | None] = {f"glu {name.replace(', centred', '')}": goal}
             if work == RUNS:
@@ -102,7 +113,7 @@ def _glu_steer(gate: Tensor, up: Tensor, act: str, scale: Scale, mixes: dict[str
         )
         for mix, rows in mixes.items()
         for backend in scale.backends
-        for name, context in variants(backend, "short_silu")
+        for name, context in variants(backend, *_silu_forms(gate.dtype, act))
     ]
 
 
@@ -119,19 +130,17 @@ def _mixes(scale: Scale) -> dict[str, Tensor | None]:
 
 def _in_full(scale: Scale, clock: Clock) -> list[Row]:
     gate, up = _draw(scale, torch.bfloat16)
-    segments = label_runs(scale, LABELS)
+    segments = _label_runs(scale, LABELS)
     compiled = torch.compile(lambda g, u: silu(g) * u, backend=scale.compiler, dynamic=False)
     replaced = [
         copy(scale, 3 * gate.numel() * 2),
         Contender(EAGER, "torch", lambda: silu(gate) * up),
         Contender(COMPILED, "torch", lambda: compiled(gate, up)),
-        Contender(HOOK, "torch", lambda: eager_hook(gate, up, segments)),
+        Contender(HOOK, "torch", lambda: _eager_hook(gate, up, segments)),
     ]
     if scale.on_gpu and find_spec("liger_kernel"):
-        from liger_kernel.ops.swiglu import LigerSiLUMulFunction
-
-        replaced.append(Contender(LIGER, "liger", lambda: LigerSiLUMulFunction.apply(gate, up)))
-    glu = _glu(gate, up, "silu", {COPY: 1 / 0.95, COMPILED: 1.0, LIGER: 1.0}, scale.backends)
+        replaced.append(Contender(LIGER, "liger", partial(_liger, gate, up)))
+    glu = _glu(gate, up, "silu", scale, {COPY: 1 / 0.95, COMPILED: 1.0, LIGER: 1.0})
     stats = [one for work in STATS for one in _glu_stats(gate, up, "silu", scale, work)]
     steer = _glu_steer(gate, up, "silu", scale, _mixes(scale))
     share: dict[str, float | None] = {f"glu_stats {backend}: {RUNS}": None for backend in scale.backends}
@@ -148,7 +157,7 @@ def _in_full(scale: Scale, clock: Clock) -> list[Row]:
         goal = 1.5 if backend != "reference" else None
         goals |= {f"glu_stats {backend}: {RUNS}": goal, f"glu_steer {backend}: 8 programs row by row": goal}
     for name, goal in goals.items():
-        rows += memory_row(by_name[name], work, times, goal, gate.numel() * 2, "the output")
+        rows += memory_rows(by_name[name], work, times, goal, gate.numel() * 2, "the output")
     return rows
 
 
@@ -158,7 +167,7 @@ def _in_short(scale: Scale, clock: Clock, dtype: torch.dtype, act: str) -> list[
     contenders = [
         copy(scale, 3 * gate.numel() * gate.element_size()),
         Contender(f"torch {act}(g) * u", "torch", lambda: activation(gate) * up),
-        *_glu(gate, up, act, {COPY: None}, scale.backends),
+        *_glu(gate, up, act, scale, {COPY: None}),
         *_glu_stats(gate, up, act, scale, RUNS),
         *_glu_steer(gate, up, act, scale, {"one program": None}),
     ]
@@ -168,7 +177,7 @@ def _in_short(scale: Scale, clock: Clock, dtype: torch.dtype, act: str) -> list[
 
 def _neuron_stats(scale: Scale, clock: Clock) -> list[Row]:
     h, _ = _draw(scale, torch.bfloat16)
-    plan = ops.SegmentPlan(label_runs(scale, LABELS), LABELS)
+    plan = ops.SegmentPlan(_label_runs(scale, LABELS), LABELS)
     stats = ops.StatsBuffers(LABELS, scale.neurons, "product", device=scale.device)
     floors = readers(scale, h.numel() * 2)
     contenders = floors + [

@@ -60,7 +60,7 @@ def rows_of(work: str, contenders: list[Contender], times: Times) -> list[Row]:
     return found
 
 
-def memory_row(
+def memory_rows(
     one: Contender, work: str, times: Times, goal: float | None, against: int, what: str, held: int = 0
 ) -> list[Row]:
     """The peak memory of a contender, with ``held`` bytes more, compared with the bytes of ``what``; no row if it

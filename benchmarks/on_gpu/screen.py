@@ -17,7 +17,7 @@ import affectron
 from affectron.batching import batches
 from on_gpu.contenders import serving
 from on_gpu.llama import corpus, llama, tokenizer
-from on_gpu.record import Row, memory_row, rows_of
+from on_gpu.record import Row, memory_rows, rows_of
 from on_gpu.scale import LABELS, Scale
 from on_gpu.timing import Clock, Contender, Times, compete
 
@@ -76,7 +76,7 @@ def _screen(scale: Scale, clock: Clock) -> list[Row]:
     _, base, *screens = whole[1::2]
     against = weights + times.peaks.get(base.name, 0)
     for one in screens:
-        rows += memory_row(one, work, times, 1.01, against, "base model (buffers apart)", held=weights - buffers)
+        rows += memory_rows(one, work, times, 1.01, against, "base model (buffers apart)", held=weights - buffers)
     return rows
 
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -116,31 +115,39 @@ def compete(clock: Clock, contenders: list[Contender], rounds: int, cold: bool =
     return times
 
 
-def captured(
-    scale: Scale, run: Callable[[], Any], within: Callable[[], AbstractContextManager[Any]] = nullcontext
-) -> Callable[[], Any]:
-    """``run`` in the context ``within`` as a CUDA graph, replayed by each call; on a CPU it is run as it is.
+class Captured:
+    """``run`` in the context ``within`` as a CUDA graph: the first call captures it, each replays it. On a CPU, which
+    has no graphs, it is run as it is.
 
     What the context gives is kept as long as the graph, which may read tensors of it.
     """
-    if not scale.on_gpu:
-        return partial(_run_within, run, within)
-    with within() as kept:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            run()  # compiles
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
-    return partial(_replay, graph, kept)
 
+    def __init__(
+        self,
+        scale: Scale,
+        run: Callable[[], Any],
+        within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.on_gpu, self.run, self.within = scale.on_gpu, run, within
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.kept: Any = None
 
-def _run_within(run: Callable[[], Any], within: Callable[[], AbstractContextManager[Any]]) -> None:
-    with within():
-        run()
+    def __call__(self) -> None:
+        if not self.on_gpu:
+            with self.within():
+                self.run()
+            return
+        if self.graph is None:
+            self.graph = self._capture()
+        self.graph.replay()
 
-
-def _replay(graph: torch.cuda.CUDAGraph, kept: Any) -> None:
-    graph.replay()
+    def _capture(self) -> torch.cuda.CUDAGraph:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        with self.within() as self.kept:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self.run()  # compiles
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph):
+                self.run()
+        return graph
