@@ -9,8 +9,8 @@ after each work of it, so that a run that is cut off keeps what it has measured.
 work that fails is named there with its error, the others still run, and the exit status is 1. ``--dry-run`` runs
 everything at tiny sizes on the CPU and keeps nothing unless $OUT is set: it shows what is broken, not what is fast.
 
-Seconds on an H100, estimated and not measured: ops 35 (25 of them compile kernels), mlp 25, screen 60, decode 100 (60
-of them compile ``generate``); starting 10.
+Seconds on an H100, estimated, not measured, with nothing compiled before: ops 40 (30 of them compile kernels), mlp 12,
+screen 60, decode 85 (50 of them compile ``generate``), attribution 8; starting takes 12.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from on_gpu import decode, mlp, ops, screen
+from on_gpu import attribution, decode, mlp, ops, screen
 from on_gpu.record import Record, Row
 from on_gpu.scale import DRY, FULL, Scale
 from on_gpu.timing import Clock
@@ -34,6 +34,7 @@ PARTS: dict[str, Callable[[Scale, Clock], Iterator[tuple[str, Callable[[], list[
     "mlp": mlp.works,
     "screen": screen.works,
     "decode": decode.works,
+    "attribution": attribution.works,
 }
 
 

@@ -52,6 +52,13 @@ COMPARED: dict[str, dict[str, dict[str, bool]]] = {
         "steered native: a program for each row": {"plain": True},
         "steered native": {"plain": True},
     },
+    "attribution": {
+        "glu_attribution native: backward": {
+            "glu native: backward": True,
+            "torch autograd and index_add": False,
+        },
+        "glu_attribution native: backward: peak memory": {"the two gradients": True},
+    },
 }
 # The form beside the one that is chosen, where the build has both.
 BESIDE = [
@@ -145,7 +152,7 @@ def test_an_unknown_part_is_named(gpu: ModuleType, capsys: pytest.CaptureFixture
         gpu.main(["--dry-run", "--only", "ops,nonsense"])
     assert stopped.value.code == 2
     printed = capsys.readouterr()
-    assert printed.err == ("error: --only names 'nonsense', expected some of ops, mlp, screen, decode\n")
+    assert printed.err == ("error: --only names 'nonsense', expected some of ops, mlp, screen, decode, attribution\n")
     assert not printed.out
     assert not list(tmp_path.iterdir())
 
