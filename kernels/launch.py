@@ -1,6 +1,10 @@
 """What every launch needs: the shape of a tile and the addresses of rows."""
 
+import torch
 from torch import Tensor
+
+# Lanes of a warp.
+WARP = 32 if torch.version.hip is None else 64
 
 
 def tile_shape(f: int, elements: int) -> tuple[int, int]:
