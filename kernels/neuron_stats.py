@@ -8,14 +8,18 @@ import triton.language as tl
 from affectron.kernels.launch import rows_of
 from affectron.kernels.statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
 
 
 @triton.jit(do_not_specialize=["num_tiles", "chunk_tiles", "runs"])
 def neuron_stats_kernel(
     h, gate, h_stride, gate_stride, f, order, tiles, num_tiles, chunk_tiles, runs,
     count, before, run_tally, run_moments, run_extrema,
-    GATED: tl.constexpr, COLUMNS: tl.constexpr, PART_ROWS: tl.constexpr, EVEN: tl.constexpr, SINGLE_PASS: tl.constexpr,
+    GATED: tl.constexpr, COLUMNS: tl.constexpr, PART_ROWS: tl.constexpr, EVEN: tl.constexpr,
+    SINGLE_PASS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    if OVERLAP:
+        gdc_launch_dependents()  # the merge may start as soon as every program has
     blocks = tl.cdiv(f, COLUMNS)
     block, chunk = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     column = block * COLUMNS + tl.arange(0, COLUMNS)

@@ -3,9 +3,13 @@ glu_stats and neuron_stats, which differ only in where the values come from.
 
 Two kernels. The first walks chunks of consecutive tiles of the plan: a program has one chunk and one block of
 columns, measures each tile in fp32 while its values stay in registers, and merges it in fp64 (Chan et al. 1979) into
-the run it belongs to, a run being what one chunk holds of one segment. The second merges the
-runs of a segment into the accumulators, in order. What is a chunk depends on the shapes alone, so the bits do not
-depend on the number of SMs or on who is first.
+the run it belongs to, a run being what one chunk holds of one segment. The second merges the runs of a segment into
+the accumulators, in order. What is a chunk depends on the shapes alone, so the bits do not depend on the number of SMs
+or on who is first.
+
+On sm_90 the second kernel is launched while the first drains (programmatic dependent launch) and finds a segment's
+tiles meanwhile. Until it has waited it reads the plan and nothing else, and writes nothing; the plan is older than the
+first kernel, which waits for all before it as any kernel does.
 
 A chunk and a segment number only ever grow along the plan, so their sum names a run: it is where the first kernel
 leaves a run and the second finds it, without either counting.
@@ -30,6 +34,7 @@ import triton
 import triton.language as tl
 from affectron.kernels import forms, launch
 from torch import Tensor
+from triton.language.extra.cuda import gdc_wait
 
 TILE_ROWS = tl.constexpr(32)  # SegmentPlan's
 CHUNK_TILES = 8
@@ -174,7 +179,7 @@ def flush(
 @triton.jit(do_not_specialize=["num_tiles", "chunk_tiles", "segments", "runs"])
 def merge_kernel(
     tiles, num_tiles, chunk_tiles, f, segments, runs, before, run_tally, run_moments, run_extrema,
-    count, tally, moments, extrema, COLUMNS: tl.constexpr, SCAN: tl.constexpr,
+    count, tally, moments, extrema, COLUMNS: tl.constexpr, SCAN: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Merge the runs of one segment into one block of its accumulators, in order."""
     blocks = tl.cdiv(f, COLUMNS)
@@ -191,6 +196,8 @@ def merge_kernel(
         first = tl.minimum(first, tl.min(tl.where(mine, t, num_tiles), 0))
         last = tl.maximum(last, tl.max(tl.where(mine, t + 1, 0), 0))
         total += tl.sum(tl.where(mine, rows, 0), 0)
+    if OVERLAP:
+        gdc_wait()  # for all that the first kernel and those before it wrote; till here only the plan may be read
     if last > 0:
         seen = tl.load(before + segment)
         if tl.program_id(0) % blocks == 0:
@@ -243,9 +250,10 @@ class Runs:
         self.grid = (blocks * chunks,)
         runs = chunks + segments - 1  # chunk + segment at most, and one
         self.shape = (num_tiles, chunk_tiles, runs)
+        self.overlap = launch.may_overlap(values.device)
         # A tile is read in parts that give each lane 16 bytes.
         part_rows = 16 * launch.WARP // COLUMN_BYTES
-        self.form = (self.columns, part_rows, f % self.columns == 0, forms.single_pass)
+        self.form = (self.columns, part_rows, f % self.columns == 0, forms.single_pass, self.overlap)
         self.workspace = (
             torch.empty(segments, dtype=torch.int64, device=values.device),
             torch.empty((2, runs, f), dtype=torch.int32, device=values.device),
@@ -258,5 +266,6 @@ class Runs:
         num_tiles, chunk_tiles, runs = self.shape
         merge_kernel[(self.segments * triton.cdiv(self.f, 128),)](
             self.tiles, num_tiles, chunk_tiles, self.f, self.segments, runs, *self.workspace,
-            count, tally, moments, extrema, 128, 1024, num_warps=4, enable_fp_fusion=False,
+            count, tally, moments, extrema, 128, 1024, self.overlap,
+            num_warps=4, enable_fp_fusion=False, **({"launch_pdl": True} if self.overlap else {}),
         )  # fmt: skip

@@ -120,7 +120,7 @@ def main() -> None:
     ]
     found: dict[str, dict[str, Any]] = {}
     for single_pass, (name, dtype, act, option, target) in product((True, False), wanted):
-        launch.WARP = TARGETS[target].warp_size
+        launch.WARP, launch.may_overlap = TARGETS[target].warp_size, lambda device, on=target == "sm_90": on
         with use_form("triton", "single_pass", single_pass):
             seen = launches(name, dtype, act, option)
         for kernel, arguments, options in seen:
