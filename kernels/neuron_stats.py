@@ -6,42 +6,46 @@ Floor: one read of h, and one of gate where it says what is active: 2 or 4 bytes
 import triton
 import triton.language as tl
 from affectron.kernels.launch import rows_of
-from affectron.kernels.statistics import Runs, flush, load_tile, measure, reset
+from affectron.kernels.statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
 from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
 
 
 @triton.jit(do_not_specialize=["num_tiles", "chunk_tiles", "runs"])
 def neuron_stats_kernel(
     h, gate, h_stride, gate_stride, f, order, tiles, num_tiles, chunk_tiles, runs,
-    count, before, run_tally, run_moments, run_extrema, GATED: tl.constexpr, COLUMNS: tl.constexpr,
+    count, before, run_tally, run_moments, run_extrema,
+    GATED: tl.constexpr, COLUMNS: tl.constexpr, PART_ROWS: tl.constexpr, EVEN: tl.constexpr,
+    SINGLE_PASS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    if OVERLAP:
+        gdc_launch_dependents()  # the merge may start as soon as every program has
     blocks = tl.cdiv(f, COLUMNS)
     block, chunk = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     column = block * COLUMNS + tl.arange(0, COLUMNS)
+    tl.assume(h_stride >= 0)
+    tl.assume(gate_stride >= 0)
     current = tl.full([], -1, tl.int64)
-    seen, active, nonfinite, mean, m2, low, high = reset(run_tally, run_moments, run_extrema, column)
+    seen, active, nonfinite, mean, m2, low, high = reset(run_tally, run_moments, column, PART_ROWS)
     for t in range(chunk * chunk_tiles, tl.minimum((chunk + 1) * chunk_tiles, num_tiles)):
-        segment, rows, row = load_tile(tiles, order, t)
+        segment, rows, place = load_tile(tiles, order, t)
         if (rows > 0) & (segment >= 0):
-            value = tl.load(
-                h + row[:, None].to(tl.int64) * h_stride + column[None, :], mask=column[None, :] < f, other=0.0
-            )
-            g = value
-            if GATED:
-                g = tl.load(
-                    gate + row[:, None].to(tl.int64) * gate_stride + column[None, :],
-                    mask=column[None, :] < f,
-                    other=0.0,
-                )
             if segment != current:
                 if current >= 0:
                     flush(current, chunk, column, f, runs, block == 0, count, before, run_tally, run_moments,
                           run_extrema, active, nonfinite, mean, m2, low, high)  # fmt: skip
                 current = segment
-                seen, active, nonfinite, mean, m2, low, high = reset(run_tally, run_moments, run_extrema, column)
+                seen, active, nonfinite, mean, m2, low, high = reset(run_tally, run_moments, column, PART_ROWS)
+            value, g = (), ()
+            for part in tl.static_range(TILE_ROWS // PART_ROWS):
+                row, inside = part_of(place, rows, part, column, f, PART_ROWS, EVEN)
+                value += (tl.load(h + row * h_stride + column[None, :], mask=inside, other=0.0),)
+                if GATED:
+                    g += (tl.load(gate + row * gate_stride + column[None, :], mask=inside, other=0.0),)
             seen, active, nonfinite, mean, m2, low, high = measure(
-                value.to(tl.float32), g > 0, rows, seen, active, nonfinite, mean, m2, low, high
-            )
+                value, g if GATED else value, h, h_stride, place, rows, column, f,
+                seen, active, nonfinite, mean, m2, low, high, PART_ROWS, SINGLE_PASS,
+            )  # fmt: skip
     if current >= 0:
         flush(current, chunk, column, f, runs, block == 0, count, before, run_tally, run_moments,
               run_extrema, active, nonfinite, mean, m2, low, high)  # fmt: skip
@@ -57,6 +61,6 @@ def neuron_stats(
     runs = Runs(h, tiles, count)
     neuron_stats_kernel[runs.grid](
         *rows_of(h, gate), f, order, tiles, *runs.shape, count, *runs.workspace,
-        gate is not None, runs.columns, num_warps=1, enable_fp_fusion=False,
+        gate is not None, *runs.form, num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip
     runs.merge(count, tally, moments, extrema)

@@ -7,17 +7,20 @@ import json
 import re
 import subprocess
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+from affectron.kernels import launch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from affectron import kernels
 from affectron.ops import SegmentPlan, StatsBuffers
+from affectron.ops.forms import use_form
 from affectron.ops.library import ACTIVATIONS, DTYPES
 
 TARGETS = {
@@ -127,17 +130,21 @@ def main() -> None:
         for target in ("sm_80", "sm_90")
     ]
     found: dict[str, dict[str, Any]] = {}
-    for name, dtype, act, option, target in wanted:
-        for kernel, arguments, options in launches(name, dtype, act, option):
+    for single_pass, (name, dtype, act, option, target) in product((True, False), wanted):
+        launch.WARP, launch.may_overlap = TARGETS[target].warp_size, lambda device, on=target == "sm_90": on
+        with use_form("triton", "single_pass", single_pass):
+            seen = launches(name, dtype, act, option)
+        for kernel, arguments, options in seen:
             constants = {p.name: a for p, a in zip(kernel.params, arguments, strict=True) if p.is_constexpr}
             case = f"{kernel.__name__} {target} {arguments[0].dtype} {constants}"
-            if case in found:  # merging is the same for all
+            if case in found:  # most kernels have one form, and merging is the same for all
                 continue
             found[case] = {
                 "case": case,
                 "kernel": kernel.__name__,
                 "target": target,
                 "gated": bool(constants.get("GATED")),
+                "single_pass": constants.get("SINGLE_PASS"),
                 "bytes": tile(constants) * dtype.itemsize,
                 "lanes": options["num_warps"] * TARGETS[target].warp_size,
                 **facts(compiled(kernel, arguments, options, TARGETS[target]), target),

@@ -11,6 +11,8 @@ from affectron.kernels import statistics
 
 from affectron import kernels, ops
 from affectron.ops import reference
+from affectron.ops.buffers import FinalStats
+from affectron.ops.forms import use_form
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
 from tests.ops.oracles import (
     check,
@@ -32,6 +34,13 @@ SHAPES = ((0, 43), (1, 64), (70, 43), (33, 1))
 def triton():
     with ops.use_backend("triton"):
         assert ops.backend_for("glu", "cpu") == ("triton", "asked for")
+        yield
+
+
+@pytest.fixture(params=[True, False], ids=["single_pass", "two_passes"])
+def form(request):
+    """Statistics in each of the two forms."""
+    with use_form("triton", "single_pass", request.param):
         yield
 
 
@@ -69,7 +78,7 @@ def test_nan_passes(act):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rule", ["gate", "product"])
-def test_glu_stats(shape, dtype, rule):
+def test_glu_stats(form, shape, dtype, rule):
     gate, up = halves(*shape, dtype)
     segments = runs(shape[0], 5)
     stats = ops.StatsBuffers(5, shape[1], rule)
@@ -81,12 +90,12 @@ def test_glu_stats(shape, dtype, rule):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 8])
-def test_runs_of_several_tiles(monkeypatch, chunk):
+def test_runs_of_several_tiles(form, monkeypatch, chunk):
     """Segments that go on over several chunks, chunks of several segments, and labels in any order."""
     monkeypatch.setattr(statistics, "CHUNK_TILES", chunk)
     monkeypatch.setattr(statistics, "ENOUGH_PROGRAMS", 1)
-    gate, up = halves(400, 37, torch.float32)
-    segments = torch.randint(-1, 3, (400,), generator=torch.Generator().manual_seed(0)) % 4 - 1
+    gate, up = halves(200, 37, torch.float32)
+    segments = torch.randint(-1, 3, (200,), generator=torch.Generator().manual_seed(0)) % 4 - 1
     found = []
     for _ in range(2):
         stats = ops.StatsBuffers(4, 37)
@@ -97,7 +106,7 @@ def test_runs_of_several_tiles(monkeypatch, chunk):
 
 
 @pytest.mark.parametrize("act", ACTS)
-def test_glu_stats_activations(act):
+def test_glu_stats_activations(form, act):
     gate, _ = halves(40, 37, torch.float32)
     segments, stats = runs(40, 2), ops.StatsBuffers(2, 37)
     h = ops.glu_stats(gate, None, segments, stats, act)
@@ -106,7 +115,7 @@ def test_glu_stats_activations(act):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_nonfinite_values_are_counted_and_left_out(dtype):
+def test_nonfinite_values_are_counted_and_left_out(form, dtype):
     generator = torch.Generator().manual_seed(0)
     h, gate = (t.clone() for t in halves(200, 37, dtype))
     for value in (float("nan"), float("inf"), -float("inf")):
@@ -118,27 +127,86 @@ def test_nonfinite_values_are_counted_and_left_out(dtype):
     check(stats, oracle(h, gate, segments, 3, False))
 
 
-@pytest.mark.parametrize("ratio", [1.0, 1e4])
-def test_mean_far_from_zero(ratio):
-    h = torch.randn(500, 37, generator=torch.Generator().manual_seed(0)) + ratio
-    segments = torch.randint(-1, 2, (500,), generator=torch.Generator().manual_seed(1))
-    stats = ops.StatsBuffers(2, 37, "product")
-    ops.neuron_stats(h[:300], segments[:300], stats)
-    ops.neuron_stats(h[300:], segments[300:], stats)
-    check(stats, oracle(h, h, segments, 2, True))
+def measured(h: torch.Tensor, segments: torch.Tensor, gate: torch.Tensor | None = None) -> FinalStats:
+    """The statistics of h, in two calls, checked; h itself says what is active where there is no gate."""
+    number, middle = int(segments.max()) + 1, h.shape[0] // 2
+    stats = ops.StatsBuffers(number, h.shape[1], "product" if gate is None else "gate")
+    for part in (slice(0, middle), slice(middle, None)):
+        ops.neuron_stats(h[part], segments[part], stats, None if gate is None else gate[part])
+    check(stats, oracle(h, h if gate is None else gate, segments, number, gate is None))
+    return stats.finalize()
 
 
-def test_range_of_fp32():
-    """Neurons whose sums or squares overflow or vanish in fp32, that are constant, or zero."""
+def one_run(monkeypatch) -> None:
+    """Let a segment's tiles share a run, as those of a large batch do."""
+    monkeypatch.setattr(statistics, "ENOUGH_PROGRAMS", 1)
+
+
+@pytest.mark.parametrize("ratio", [0.7, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_mean_far_from_zero(form, monkeypatch, ratio, dtype):
+    """Neurons near and far from 0 side by side, in tiles that are full."""
+    one_run(monkeypatch)
+    h = torch.randn(256, 37, generator=torch.Generator().manual_seed(0))
+    h[:, ::3] += ratio
+    measured(h.to(dtype), torch.arange(256) // 32 % 2)
+
+
+def test_mean_that_drifts(form, monkeypatch):
+    """Far from the mean of the tiles before: slowly, in one step, and back."""
+    one_run(monkeypatch)
+    h = torch.randn(256, 37, generator=torch.Generator().manual_seed(0))
+    h[:, :10] += torch.linspace(0, 100, 256)[:, None]
+    h[32:, 10:20] += 1e4
+    h[64:96, 20:30] -= 1e3
+    measured(h, torch.zeros(256, dtype=torch.int64))
+
+
+def test_first_tile_far_from_zero(form, monkeypatch):
+    one_run(monkeypatch)
+    h = torch.randn(192, 37, generator=torch.Generator().manual_seed(0))
+    h[:32] += 1e3
+    measured(h, torch.zeros(192, dtype=torch.int64))
+
+
+def test_skewed_and_sparse(form, monkeypatch):
+    """One large value among small ones, and neurons that are 0 for whole tiles."""
+    one_run(monkeypatch)
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(192, 37, generator=generator).exp() * 1e-3
+    h[torch.randint(192, (12,), generator=generator), torch.arange(12)] = 1e3
+    h[:, 20:] = torch.where(torch.rand(192, 17, generator=generator) < 0.03, h[:, 20:], 0.0)
+    measured(h, torch.zeros(192, dtype=torch.int64))
+
+
+def test_constant_neurons(form, monkeypatch):
+    """No spread at all, whether or not the sum of a tile is rounded."""
+    one_run(monkeypatch)
+    values = torch.cat([torch.tensor([0.0, -0.0, 3.25, 0.1, -1 / 3, 1e-30, 1e30, 3.3e38]), torch.arange(29) + 0.7])
+    final = measured(values.expand(150, 37).contiguous(), torch.arange(150) // 75)
+    assert (final.m2 == 0).all()
+
+
+def test_tiles_that_alternate(form, monkeypatch):
+    """Every other tile has what only the careful path can merge, in h, in the gate alone, or in one row short."""
+    one_run(monkeypatch)
+    h, gate = (t.clone() for t in halves(287, 37, torch.float32))
+    for start, value in ((32, float("nan")), (96, float("inf")), (160, -float("inf")), (224, 1e25)):
+        h[start + 3, 5], gate[start + 7, 6] = value, value
+    segments = torch.arange(287) // 64 % 2
+    measured(h, segments, gate)
+    measured(h, segments)
+
+
+def test_range_of_fp32(form, monkeypatch):
+    """Neurons whose sums or squares overflow or vanish in fp32, in tiles that are full."""
+    one_run(monkeypatch)
     h = torch.randn(150, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 37, 64)
-    h[:, 5], h[:, 6], h[:, 7] = 3.25, 0.0, 3.3e38
-    segments, stats = runs(150, 2), ops.StatsBuffers(2, 64, "product")
-    ops.neuron_stats(h, segments, stats)
-    check(stats, oracle(h, h, segments, 2, True))
-    assert (stats.finalize().m2[:, 5:7] == 0).all()
+    measured(h, torch.arange(150) // 96)
+    measured(h[:, :12].contiguous(), torch.arange(150) // 96)  # nothing that is too large beside what is too small
 
 
-def test_counts_past_2_to_the_31():
+def test_counts_past_2_to_the_31(form):
     stats = ops.StatsBuffers(1, 40, "product")
     stats.count.fill_(2**40)
     stats.moments[0].fill_(1.0)

@@ -44,9 +44,11 @@ def test_wide_loads_and_stores(code):
         assert entry["stores"] >= (once * (1 + backward) if entry["kernel"].startswith("glu") else 0), entry
 
 
-def test_every_kernel_is_here(code):
+def test_every_kernel_and_form_is_here(code):
     kernels = {"glu_kernel", "glu_stats_kernel", "glu_steer_kernel", "neuron_stats_kernel", "merge_kernel"}
     kernels |= {"glu_backward_kernel", "glu_attribution_kernel", "add_carried_kernel"}
     kernels |= {"gate_up_kernel", "down_by_neuron_kernel", "down_by_output_kernel"}
     assert {entry["kernel"] for entry in code} == kernels
     assert {entry["target"] for entry in code} == {"sm_80", "sm_90", "gfx942"}
+    statistics = {(entry["target"], entry["single_pass"]) for entry in code if "stats" in entry["kernel"]}
+    assert len(statistics) == 6
