@@ -12,6 +12,7 @@ namespace affectron::cuda {
 constexpr int kWarp = 32;
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kAll = 0xffffffffu; // lanes of a warp
 
 constexpr int64_t kMaxGridY = 65535;
 
