@@ -81,6 +81,7 @@ __device__ void two_passes(const Source &source, Shape shape, Plan plan, int64_t
   constexpr int C = kColumns<D>;
   constexpr int batch = Source::aligned ? 2 : 1;
   __shared__ Shared<D> shared;
+  allow_next();
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int64_t strip = int64_t(blockIdx.x) * kStrip<D>;
   const int64_t f = strip + lane * lanes, column = strip + thread * C;

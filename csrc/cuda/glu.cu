@@ -1,5 +1,7 @@
-// out = act(gate) up. Bound by memory: 3 elements moved for about 28 instructions (silu in 16 bits, sm_90), where an
-// H200 has time for 41 at 4.3 TB/s (132 SMs of 128 lanes at 1.755 GHz, 6 bytes an element).
+// out = act(gate) up. Bound by memory: 3 elements moved for 14 instructions (silu in 16 bits, sm_90; 25 with the
+// present form; 32 in fp32), counted by `python tools/instructions.py`. Their slowest part, the two MUFU of silu, takes
+// the time of 16, where an H100 has time for 67 at 3.0 TB/s and an H200 for 47 at 4.3 TB/s (132 SMs of 128 lanes
+// at 1.98 GHz, 6 bytes an element; twice that in fp32).
 //
 // A thread takes one vector of two rows, whose four loads are under way before the first is used: 2 KB a warp, where
 // about 20 KB an SM hide the latency of memory.
@@ -43,7 +45,8 @@ int glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, 
                        in_vectors(gate.data, gate.stride, shape, dtype) && in_vectors(up.data, up.stride, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
     return launch(glu_kernel<d.value, a.value>, ceil_div(shape.neurons, kThreads * kLanes<d.value>),
-                  min(ceil_div(shape.rows, kBatch<a.value>), kMaxGridY), stream, out, gate, up, shape, act);
+                  min(ceil_div(shape.rows, kBatch<a.value>), kMaxGridY), stream, out, gate, up, shape,
+                  kernel_act(act, dtype));
   });
 }
 

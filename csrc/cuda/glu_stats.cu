@@ -56,7 +56,8 @@ int glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats
   const bool aligned = in_vectors(out.data, out.stride, shape, dtype) &&
                        in_vectors(gate.data, gate.stride, shape, dtype) && in_vectors(up.data, up.stride, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
-    GluSource<d.value, a.value> source{out, gate, up.data ? up : gate, act, up.data != nullptr, product};
+    GluSource<d.value, a.value> source{out,    gate, up.data ? up : gate, kernel_act(act, dtype), up.data != nullptr,
+                                       product};
     const auto kernel =
         forms.single_pass ? glu_stats_kernel<d.value, a.value, true> : glu_stats_kernel<d.value, a.value, false>;
     return accumulate_and_merge<d.value>(kernel, make_groups(shape, plan.num_tiles, dtype), shape, plan, stats,

@@ -1,10 +1,10 @@
 // out = the intervention of each row's program on act(gate) up. A row without a program is the plain kernel's row.
 //
-// About 14 instructions an element more than glu, which fills the time that memory leaves (42 of 41; computed, not
-// measured), as long as the programs cost little: a program is 16 bytes a neuron where a row moves 6. A block therefore
-// takes up to 64 rows in the order of their programs, and a thread keeps its neurons' parameters in registers until the
-// program changes: a program is read once in 64 rows, and eight mixed by row are 2 bytes an element from the L2 cache,
-// where all of them stay (8 x 14336: 1.8 MB).
+// 24 instructions an element in 16 bits on sm_90, 10 more than glu (35 and 25 with the present silu; glu.cu says what
+// there is time for), as long as the programs cost little: a program is 16 bytes a neuron where a row moves 6. A block
+// therefore takes up to 64 rows in the order of their programs, and a thread keeps its neurons' parameters in registers
+// until the program changes: a program is read once in those rows, from the L2 cache, where all of them stay (eight of
+// 14336 neurons: 1.8 MB).
 #include "kernels.h"
 #include "launch.h"
 #include "vector.h"
@@ -13,8 +13,15 @@ namespace affectron::cuda {
 
 namespace {
 
-constexpr int kRows = 64;               // of a block at most
-constexpr int64_t kFewestBlocks = 2048; // fewer rows a block where there would not be as many
+constexpr int64_t kRows = 64, kFewRows = 8; // of a block
+constexpr int64_t kFill = 1024;             // blocks that fill a GPU, where 8 rows a block allow as many
+
+// Blocks aimed at, where 8 to 64 rows a block allow as many. The last blocks of a grid do not fill the GPU, and a block
+// that is alone on its SM takes about 0.5 us a row: the fewer rows, the shorter that tail. With programs by row, fewer
+// rows also mean that each program is read more often. Computed for 8192 x 14336 on an H100, a simple queue of blocks
+// that share the bandwidth: of 235 us, the tail and the starts of blocks are 21 with 56 rows a block, 9 with 28, 7 with
+// 14. Any mix of eight programs by row reads 2, 5 and 9 bytes of them an element from the L2 cache.
+constexpr int64_t blocks_aimed_at(const Programs &programs) { return programs.rows ? 4096 : 8192; }
 
 template <Dtype D> struct Parameters {
   float scale[kLanes<D>], damping[kLanes<D>], floor[kLanes<D>], shift[kLanes<D>];
@@ -57,9 +64,12 @@ __global__ void __launch_bounds__(kThreads)
     if (thread < rows) program_of[thread] = programs.rows ? programs.rows[n + thread] : 0;
     __syncthreads();
     if (thread < rows) {
-      const int mine = program_of[thread];
-      int rank = 0;
-      for (int r = 0; r < rows; ++r) rank += program_of[r] < mine || (program_of[r] == mine && r < thread);
+      int rank = thread;
+      if (programs.rows) {
+        const int mine = program_of[thread];
+        rank = 0;
+        for (int r = 0; r < rows; ++r) rank += program_of[r] < mine || (program_of[r] == mine && r < thread);
+      }
       sorted[rank] = thread;
     }
     __syncthreads();
@@ -67,6 +77,13 @@ __global__ void __launch_bounds__(kThreads)
 
     Parameters<D> parameters;
     int held = -1; // the program that they are
+    auto hold = [&](int program) {
+      if (program < 0 || program == held) return;
+      const float *table = programs.table + program * 4 * shape.neurons;
+      parameters = read_program<D, Aligned>(table, shape.neurons, f, neurons);
+      held = program;
+    };
+    hold(program_of[sorted[0]]); // on its way together with the first vectors
     for (int r = 0; r < rows; r += batch) {
       Vector g[batch], u[batch];
 #pragma unroll
@@ -81,11 +98,7 @@ __global__ void __launch_bounds__(kThreads)
         const int row = sorted[r + b], program = program_of[row];
         Vector h = glu_vector<D>(g[b], u[b], gated, act);
         if (program >= 0) {
-          if (program != held) {
-            parameters =
-                read_program<D, Aligned>(programs.table + program * 4 * shape.neurons, shape.neurons, f, neurons);
-            held = program;
-          }
+          hold(program);
           h = intervene_vector<D>(h, parameters);
         }
         store<Aligned>(at<D, Aligned>(out, n + row, f), h, neurons);
@@ -104,9 +117,10 @@ int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs program
                        in_vectors(up.data, up.stride, shape, dtype) && in_vectors(programs.table, 0, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
     const int64_t strips = ceil_div(shape.neurons, kThreads * kLanes<d.value>);
-    const int rows = int(max(1, min(kRows, shape.rows * strips / kFewestBlocks)));
+    const int64_t all = shape.rows * strips; // blocks of one row
+    const int rows = int(max(1, min(kRows, max(all / blocks_aimed_at(programs), min(kFewRows, all / kFill)))));
     return launch(glu_steer_kernel<d.value, a.value>, strips, min(ceil_div(shape.rows, rows), kMaxGridY), stream, out,
-                  gate, up, shape, programs, act, rows);
+                  gate, up, shape, programs, kernel_act(act, dtype), rows);
   });
 }
 

@@ -39,13 +39,56 @@ template <class F> int with_instance(Dtype dtype, bool aligned, F f) {
   return cudaErrorInvalidValue;
 }
 
-template <class... P, class... A>
-int launch(void (*kernel)(P...), int64_t grid_x, int64_t grid_y, void *stream, A... arguments) {
+inline cudaLaunchConfig_t launch_config(int64_t grid_x, int64_t grid_y, void *stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(unsigned(grid_x), unsigned(grid_y));
   config.blockDim = dim3(kThreads);
   config.stream = static_cast<cudaStream_t>(stream);
+  return config;
+}
+
+template <class... P, class... A>
+int launch(void (*kernel)(P...), int64_t grid_x, int64_t grid_y, void *stream, A... arguments) {
+  const cudaLaunchConfig_t config = launch_config(grid_x, grid_y, stream);
   return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// Programmatic dependent launch, from compute capability 9.0 on: the second of two kernels begins while the first one
+// ends, so that its launch costs no time of its own. The rules that keep this safe:
+// - The first kernel is launched as usual, after everything before it has ended; it calls allow_next().
+// - Every thread of the second calls wait_for_previous() before it ends. Before that it reads nothing that the first
+//   writes, and writes nothing that the first reads or writes. After it all that the first has written is visible, but
+//   to plain loads alone: __ldg is for what nobody writes while the kernel runs, and may be moved before the wait.
+// - The second never calls allow_next(). What the stream holds next waits for its end, and so for that of the first: in
+//   particular the first kernel of the next call finds the workspace free.
+template <class... P, class... A>
+int launch_dependent(void (*kernel)(P...), int64_t grid_x, int64_t grid_y, void *stream, A... arguments) {
+  cudaLaunchConfig_t config = launch_config(grid_x, grid_y, stream);
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  // Both calls read what the runtime holds: they are cheap, and allowed while a graph is being captured.
+  int device = 0, major = 0;
+  int status = cudaGetDevice(&device);
+  if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (status != cudaSuccess) return status;
+  config.attrs = &overlap;
+  config.numAttrs = major >= 9;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+
+// As assembly: CUDA 11.8 has the instructions, but no functions for them.
+__device__ inline void allow_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#elif !defined(__CUDACC__)
+  cudaGridDependencySynchronize(); // tests/cuda checks the rules
+#endif
 }
 
 } // namespace affectron::cuda

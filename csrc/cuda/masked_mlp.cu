@@ -1,16 +1,17 @@
 // out = down . intervention(act(gate x) (up x)) for a few rows: decoding, where reading the weights is all the work.
-// Two launches, each weight read once: gate and up with the activation and the intervention, then down. What every row
-// has hard-masked is not computed: its gate and up rows are not read. Where down is stored by neuron, no row of it is
-// read that would be multiplied by 0 alone.
+// Two launches, each weight read once: gate and up with the activation and the intervention, then down, which begins
+// while they end (launch.h). What every row has hard-masked is not computed: its gate and up rows are not read. Where
+// down is stored by neuron, no row of it is read that would be multiplied by 0 alone.
 //
 // Nothing depends on the number of SMs, and nothing on the host but the shapes: a captured graph serves any programs. A
 // sum's terms have an order that the shapes fix, and what is left out is 0, so that no row's bits depend on what is
 // masked in others. Down's neurons are split among blocks, whose partial sums the last of them to finish adds up in the
 // order of the neurons: blocks that have finished are counted, which is the only thing added atomically.
 //
-// Floor: the bytes of the weights that are needed (8B shape, bf16: 235 MB and 117 MB, 82 us at 4.3 TB/s). Counted, not
-// measured: gate and up of one row take 23 instructions a clock of an SM where it can issue 128 lanes', of four rows
-// 65, of sixteen 240: there arithmetic, not memory, sets the pace. A warp has 4 KB under way, an SM 60 KB and more.
+// Floor: the bytes of the weights that are needed (8B shape, bf16: 235 MB and 117 MB, 82 us at 4.3 TB/s). Gate and up
+// take 4 instructions a weight for one row, 9 for four, 30 for sixteen (`python tools/instructions.py`, sm_90), where
+// an H200 has time for 16 and an H100 for 22 (glu.cu): with sixteen rows arithmetic, not memory, sets the pace. A warp
+// has 4 KB under way, an SM 60 KB and more.
 #include "kernels.h"
 #include "launch.h"
 #include "vector.h"
@@ -141,6 +142,7 @@ template <Dtype D, bool Aligned, int N>
 __global__ void __launch_bounds__(kThreads, kResident<N>)
     gate_up_kernel(MutableRows h, Rows x, Rows gate, Rows up, MlpShape shape, Programs programs, Act act, int *finished,
                    int64_t strips) {
+  allow_next();
   if (blockIdx.x == 0) { // for the second launch
     for (int64_t s = threadIdx.x; s < strips; s += kThreads) finished[s] = 0;
   }
@@ -214,6 +216,7 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
     down_by_neuron_kernel(MutableRows out, Rows down, Rows h, MlpShape shape, Splits splits, float *partial,
                           int *finished) {
   constexpr int lanes = kLanes<D>, strip = kStrip<D>, batch = !Aligned ? 1 : N <= 4 ? 8 : 2;
+  wait_for_previous(); // which writes h and `finished`
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, rows = int(shape.rows);
   const int64_t o = int64_t(blockIdx.x) * strip, outputs = shape.outputs - o; // of the strip, and perhaps beyond
   float total[N][lanes] = {};
@@ -305,6 +308,7 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
 template <Dtype D, bool Aligned, int N>
 __global__ void __launch_bounds__(kThreads, kResident<N>)
     down_by_output_kernel(MutableRows out, Rows down, Rows h, MlpShape shape) {
+  wait_for_previous(); // which writes h
   const int64_t o = (int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp) * kOutputsPerWarp;
   if (o >= shape.outputs) return;
   const int lane = threadIdx.x % kWarp, rows = int(shape.rows);
@@ -341,7 +345,7 @@ int masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Prog
   const int status = with_instance(dtype, aligned, [&](auto d, auto a) {
     return with_rows<a.value>(shape.rows, [&](auto n) {
       return launch(gate_up_kernel<d.value, a.value, n.value>, max(1, ceil_div(shape.neurons, kWarps)), 1, stream, w.h,
-                    x, weights.gate, weights.up, shape, programs, act, w.finished,
+                    x, weights.gate, weights.up, shape, programs, kernel_act(act, dtype), w.finished,
                     weights.by_neuron ? splits.strips : 0);
     });
   });
@@ -353,11 +357,12 @@ int masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Prog
   return with_instance(dtype, vectors, [&](auto d, auto a) {
     return with_rows<a.value>(shape.rows, [&](auto n) {
       if (weights.by_neuron) {
-        return launch(down_by_neuron_kernel<d.value, a.value, n.value>, splits.strips, splits.number, stream, out,
-                      weights.down, h, shape, splits, w.partial, w.finished);
+        return launch_dependent(down_by_neuron_kernel<d.value, a.value, n.value>, splits.strips, splits.number, stream,
+                                out, weights.down, h, shape, splits, w.partial, w.finished);
       }
-      return launch(down_by_output_kernel<d.value, a.value, n.value>, ceil_div(shape.outputs, kWarps * kOutputsPerWarp),
-                    1, stream, out, weights.down, h, shape);
+      return launch_dependent(down_by_output_kernel<d.value, a.value, n.value>,
+                              ceil_div(shape.outputs, kWarps * kOutputsPerWarp), 1, stream, out, weights.down, h,
+                              shape);
     });
   });
 }

@@ -165,6 +165,7 @@ __global__ void __launch_bounds__(kThreads)
       if (tile.segment == segment && tile.rows > 0) atomicAdd(&rows_of[int(t) / int(groups.tiles)], int(tile.rows));
     }
     __syncthreads();
+    wait_for_previous(); // the plan is older; all else that is read is of the kernel before
     int64_t total = 0;
     for (int g = 0; g < groups.number; ++g) total += rows_of[g];
     if (total == 0 || f >= shape.neurons) continue;
@@ -203,8 +204,8 @@ int accumulate_and_merge(Kernel kernel, Groups groups, Shape shape, Plan plan, S
   int status = launch(kernel, ceil_div(shape.neurons, kStrip<D>), groups.number, stream, arguments..., shape, plan,
                       groups.tiles, partials, stats.count);
   if (status != cudaSuccess) return status;
-  return launch(merge_kernel<0>, ceil_div(shape.neurons, kThreads), min(plan.num_segments, kMaxGridY), stream, shape,
-                plan, groups, partials, stats);
+  return launch_dependent(merge_kernel<0>, ceil_div(shape.neurons, kThreads), min(plan.num_segments, kMaxGridY), stream,
+                          shape, plan, groups, partials, stats);
 }
 
 } // namespace affectron::cuda

@@ -140,6 +140,7 @@ __device__ void single_pass(const Source &source, Shape shape, Plan plan, int64_
   constexpr int lanes = kLanes<D>;
   using Number = std::conditional_t<Source::aligned, uint32_t, int64_t>; // of a row
   __shared__ Runs<D> runs;
+  allow_next();
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int64_t strip = int64_t(blockIdx.x) * kStrip<D>;
   // A lane past the last neuron does the strip's first vector again, and nobody looks at its runs.

@@ -34,6 +34,7 @@ class Emulated:
     def call(self, name: str, *arguments: int) -> None:
         status = getattr(self.library, name)(*(ctypes.c_int64(a) for a in arguments))
         assert status == 0, f"{name} returned the CUDA error {status}"
+        self.library.synchronize()
 
     def glu(self, gate: Tensor, up: Tensor | None, act: str = "silu") -> Tensor:
         out = torch.full(gate.shape, torch.nan, dtype=gate.dtype)

@@ -9,30 +9,96 @@ using namespace affectron;
 
 namespace {
 
+template <Dtype D> float value_of(uint32_t bits) {
+  float pair[2];
+  cuda::Format<D>::unpack(bits, pair);
+  return pair[0];
+}
+
+float moved(float x, int ulps) {
+  for (; ulps > 0; --ulps) x = std::nextafter(x, INFINITY);
+  for (; ulps < 0; ++ulps) x = std::nextafter(x, -INFINITY);
+  return x;
+}
+
+template <Dtype D> uint32_t rounded(float value) { return cuda::pack_one<D>(value) & 0xffff; }
+
+// In bits after rounding: the sign of a zero counts, that of a NaN does not.
+template <Dtype D> bool equal(float a, float b) {
+  return std::isnan(b) ? std::isnan(a) : rounded<D>(a) == rounded<D>(b);
+}
+
 // How often, over every 16-bit x, silu's quotient rounds unlike the IEEE one, when its denominator is up to 4 ulp from
-// the exact one and the reciprocal up to 1 ulp. In bits: the sign of a zero counts, that of a NaN does not.
-template <Dtype D> int64_t mismatches() {
-  auto rounded = [](float value) {
-    const float pair[2] = {value, 0.0f};
-    return cuda::Format<D>::pack(pair);
-  };
+// the exact one and the reciprocal up to 1 ulp.
+template <Dtype D> int64_t quotient_mismatches() {
   int64_t wrong = 0;
   for (uint32_t bits = 0; bits < 65536; ++bits) {
-    float pair[2];
-    cuda::Format<D>::unpack(bits, pair);
-    const float x = pair[0];
+    const float x = value_of<D>(bits);
     if (std::isnan(x)) continue;
-    float d = float(1.0 + std::exp(-double(x)));
     const int ulps = std::fabs(x) > 0x1p-24f ? 4 : 0; // exp(0) is 1, whoever computes it
-    for (int i = 0; i < ulps; ++i) d = std::nextafter(d, 1.0f);
+    float d = moved(float(1.0 + std::exp(-double(x))), -ulps);
     for (int i = 0; i < 2 * ulps + 1; ++i, d = std::nextafter(d, INFINITY)) {
       const float r = 1.0f / (d * 0.25f), exact = x / d;
       int exponent;
       const bool exact_reciprocal = std::isinf(d) || std::frexp(d, &exponent) == 0.5f;
       for (float nearby : {std::nextafter(r, 0.0f), r, std::nextafter(r, 8.0f)}) {
         const float ours = cuda::quotient(x * 0.25f, d * 0.25f, exact_reciprocal ? r : nearby);
-        wrong += std::isnan(exact) ? !std::isnan(ours) : rounded(ours) != rounded(exact);
+        wrong += !equal<D>(ours, exact);
       }
+    }
+  }
+  return wrong;
+}
+
+// Over how many 16-bit x the short silu may round unlike x / (1 + exp(-x)), when its power of two is up to `ulps` from
+// the exact one and its reciprocal up to half of that: but exp(0) is 1, and 1 / d exact for powers of 2.
+template <Dtype D> int64_t short_silus_at_risk(int ulps) {
+  int64_t at_risk = 0;
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const float x = value_of<D>(bits);
+    if (std::isnan(x)) continue;
+    const float exact = x / (1.0f + float(std::exp(-double(x))));
+    const float e = cuda::power_of_two(x * -1.4426950408889634f);
+    const int off = e == 0.0f || e == 1.0f || std::isinf(e) ? 0 : ulps;
+    bool differs = !equal<D>(cuda::short_silu(x), exact);
+    for (int i = -off; i <= off; ++i) {
+      const float d = fmaf(moved(e, i), 0.25f, 0.25f), r = cuda::reciprocal(d);
+      int exponent;
+      const bool exact_reciprocal = std::isinf(d) || std::frexp(d, &exponent) == 0.5f;
+      for (int j = exact_reciprocal ? 0 : -ulps / 2; j <= (exact_reciprocal ? 0 : ulps / 2); ++j) {
+        differs |= !equal<D>(x * 0.25f * moved(r, j), exact);
+      }
+    }
+    at_risk += differs;
+  }
+  return at_risk;
+}
+
+// How often a packed product is not the fp32 product rounded to 16 bits: for all pairs of significands where bf16's
+// product is subnormal or next to it, for every value times those that rounding treats apart, and for random pairs.
+template <Dtype D> int64_t product_mismatches() {
+  int64_t wrong = 0;
+  auto check = [&](uint32_t a, uint32_t b) {
+    const float product = value_of<D>(a) * value_of<D>(b);
+    const uint32_t ours = cuda::Format<D>::multiply(a, b) & 0xffff;
+    wrong += std::isnan(product) ? !std::isnan(value_of<D>(ours)) : ours != rounded<D>(product);
+  };
+  if (D == Dtype::bf16) {
+    for (uint32_t exponents = 256 - 140; exponents < 256 - 120; ++exponents) { // of a and b, biased by 127 each
+      const uint32_t first = exponents / 2 << 7, second = (exponents - exponents / 2) << 7;
+      for (uint32_t a = 0; a < 128; ++a) {
+        for (uint32_t b = 0; b < 128; ++b) check(first | a, second | b);
+      }
+    }
+  }
+  uint32_t random = 1;
+  for (uint32_t a = 0; a < 65536; ++a) {
+    for (float apart : {0.0f, -0.0f, 1.0f, 0.5f, INFINITY, -INFINITY, NAN, 65504.0f, 0x1p-24f, 0x1p-133f}) {
+      check(a, rounded<D>(apart));
+    }
+    for (int i = 0; i < 32; ++i) {
+      random = random * 1664525u + 1013904223u;
+      check(a, random >> 16);
     }
   }
   return wrong;
@@ -44,6 +110,8 @@ extern "C" {
 
 void reverse_order(int reversed) { emulation::reversed = reversed; }
 void use_single_pass(int chosen) { cuda::forms.single_pass = chosen; }
+void synchronize() { cudaDeviceSynchronize(); }
+void use_short_silu(int chosen) { cuda::forms.short_silu = chosen; }
 
 int glu(void *out, const void *gate, int64_t gate_stride, const void *up, int64_t up_stride, int64_t n, int64_t f,
         int dtype, int act) {
@@ -110,7 +178,13 @@ int neuron_stats_in_one_group(const void *h, int64_t h_stride, const void *gate,
 }
 
 int64_t quotient_mismatches(int dtype) {
-  return Dtype(dtype) == Dtype::bf16 ? mismatches<Dtype::bf16>() : mismatches<Dtype::f16>();
+  return Dtype(dtype) == Dtype::bf16 ? quotient_mismatches<Dtype::bf16>() : quotient_mismatches<Dtype::f16>();
+}
+int64_t short_silus_at_risk(int dtype, int ulps) {
+  return Dtype(dtype) == Dtype::bf16 ? short_silus_at_risk<Dtype::bf16>(ulps) : short_silus_at_risk<Dtype::f16>(ulps);
+}
+int64_t product_mismatches(int dtype) {
+  return Dtype(dtype) == Dtype::bf16 ? product_mismatches<Dtype::bf16>() : product_mismatches<Dtype::f16>();
 }
 
 } // extern "C"

@@ -2,6 +2,9 @@
 // one after the other, the threads of a block as fibers that run from barrier to barrier, the whole block's or a warp's
 // (where its lanes exchange values). Only what the kernels use.
 //
+// A launch that may overlap the one before it (programmatic dependent launch) does so in the worst way: the earlier
+// grid runs when a thread of the later one first waits for it. Every thread has to wait.
+//
 // Both orders can be reversed (`emulation::reversed`): a result that depends on them betrays a barrier that is missing.
 #pragma once
 
@@ -14,6 +17,8 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include <setjmp.h>
@@ -66,10 +71,28 @@ using std::isfinite;
 
 using cudaStream_t = void *;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   cudaStream_t stream = nullptr;
+  cudaLaunchAttribute *attrs = nullptr;
+  unsigned numAttrs = 0;
 };
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75 };
+inline cudaError_t cudaGetDevice(int *device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int) {
+  *value = 9;
+  return cudaSuccess;
+}
 
 namespace emulation {
 
@@ -78,6 +101,11 @@ inline float least(float a, float b) { return std::isnan(a) || b < a || (a == b 
 inline float greatest(float a, float b) { return -least(-a, -b); }
 
 inline bool reversed = false;
+
+[[noreturn]] inline void fail(const char *why) {
+  std::fprintf(stderr, "emulation: %s\n", why);
+  std::abort();
+}
 
 constexpr unsigned kLanes = 32;
 
@@ -95,6 +123,7 @@ public:
       fiber.state = State::runs;
       fiber.begun = false;
     }
+    Block *outer = current_; // of a later grid, which waits for this one
     current_ = this;
     body_ = &body;
     const unsigned threads = unsigned(fibers_.size());
@@ -113,6 +142,7 @@ public:
         fail("some threads wait at a barrier that others do not come to");
       }
     }
+    current_ = outer;
   }
 
   static void barrier() { current_->wait(State::at_block); }
@@ -160,11 +190,6 @@ private:
     setcontext(&context);
     fail("a thread did not start");
   }
-  [[noreturn]] static void fail(const char *why) {
-    std::fprintf(stderr, "emulation: %s\n", why);
-    std::abort();
-  }
-
   unsigned count(State state, unsigned first, unsigned end) const {
     unsigned found = 0;
     for (unsigned i = first; i < end; ++i) found += fibers_[i].state == state;
@@ -214,20 +239,60 @@ inline unsigned __ballot_sync(unsigned, bool value) {
 }
 inline bool __all_sync(unsigned mask, bool value) { return __ballot_sync(mask, value) == mask; }
 
+namespace emulation {
+
+inline std::function<void()> pending; // the last launch
+inline std::vector<bool> waited;      // whether each thread of the block has waited for it
+
+// Runs what is pending, perhaps from a thread of a later grid.
+inline void finish() {
+  if (const auto launch = std::exchange(pending, nullptr)) {
+    const auto outer = std::make_tuple(gridDim, blockDim, blockIdx, threadIdx, waited);
+    launch();
+    std::tie(gridDim, blockDim, blockIdx, threadIdx, waited) = outer;
+  }
+}
+
+inline void run(const cudaLaunchConfig_t &config, const std::function<void()> &body) {
+  Block block(config.blockDim.x);
+  const uint64_t blocks = uint64_t(config.gridDim.x) * config.gridDim.y;
+  for (uint64_t i = 0; i < blocks; ++i) {
+    const uint64_t which = reversed ? blocks - 1 - i : i;
+    gridDim = config.gridDim;
+    blockDim = config.blockDim;
+    blockIdx = dim3(unsigned(which % gridDim.x), unsigned(which / gridDim.x), 0);
+    waited.assign(blockDim.x, false);
+    block.run(body);
+    const bool all = std::count(waited.begin(), waited.end(), true) == blockDim.x;
+    if (config.numAttrs && !all) fail("a thread has not waited for the launch before");
+  }
+}
+
+} // namespace emulation
+
+inline void cudaGridDependencySynchronize() {
+  emulation::finish();
+  emulation::waited[threadIdx.x] = true;
+}
+
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(P...), A &&...arguments) {
-  gridDim = config->gridDim;
-  blockDim = config->blockDim;
-  if (gridDim.x == 0 || gridDim.x > 2147483647u || gridDim.y == 0 || gridDim.y > 65535u || blockDim.x > 1024u) {
+  const dim3 grid = config->gridDim;
+  if (grid.x == 0 || grid.x > 2147483647u || grid.y == 0 || grid.y > 65535u || config->blockDim.x > 1024u) {
     return cudaErrorInvalidConfiguration;
   }
-  emulation::Block block(blockDim.x);
-  const std::function<void()> body = [&] { kernel(arguments...); };
-  const uint64_t blocks = uint64_t(gridDim.x) * gridDim.y;
-  for (uint64_t i = 0; i < blocks; ++i) {
-    const uint64_t which = emulation::reversed ? blocks - 1 - i : i;
-    blockIdx = dim3(unsigned(which % gridDim.x), unsigned(which / gridDim.x), 0);
-    block.run(body);
+  auto launch = [=, config = *config] { emulation::run(config, [=] { kernel(arguments...); }); };
+  if (config->numAttrs) {
+    launch();
+  } else {
+    emulation::finish();
+    emulation::pending = launch;
   }
+  return cudaSuccess;
+}
+
+// Waits for all that was launched.
+inline cudaError_t cudaDeviceSynchronize() {
+  emulation::finish();
   return cudaSuccess;
 }
