@@ -8,8 +8,8 @@
 // waits and no value passes through shared memory until the segment ends, when the block merges its warps' runs in
 // their order.
 //
-// An element takes glu_stats 18 instructions in 16 bits (29 without the short silu) and 38 in fp32, neuron_stats 8 and
-// 11; in 16 bits a tile's end adds 1.6, and a neuron that is measured again costs 35 a row (sm_90; computed by `python
+// An element takes glu_stats 18 instructions in 16 bits with the short silu and 38 in fp32, neuron_stats 8 and 11; in
+// 16 bits a tile's end adds 1.6, and a neuron that is measured again costs 35 a row (sm_90; computed by `python
 // tools/instructions.py`, not measured). At most half of the squares may cancel: then M2 of a tile is wrong by at most
 // 7e-7 of itself in fp32 and 5e-7 in 16 bits, where with three quarters it would be 1.6e-6 (emulated, 50,000 neurons of
 // each of several means).
