@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from affectron.kernels.activation import INTERPRETED, activate, glu_tile
 from affectron.kernels.launch import rows_of, tile_shape
-from affectron.kernels.statistics import TILE_ROWS, load_tile
+from affectron.kernels.statistics import TILE_ROWS, load_tile, part_of
 from torch import Tensor
 from triton.language.extra import libdevice
 
@@ -123,10 +123,9 @@ def glu_attribution_kernel(
     current = tl.full([], -1, tl.int64)
     total = tl.zeros([COLUMNS], tl.float64)
     for t in range(chunk * chunk_tiles, tl.minimum((chunk + 1) * chunk_tiles, num_tiles)):
-        segment, rows, row = load_tile(tiles, order, t)
+        segment, rows, place = load_tile(tiles, order, t)
         if rows > 0:
-            n = row[:, None].to(tl.int64)
-            inside = (tl.arange(0, TILE_ROWS) < rows)[:, None] & (column < f)[None, :]
+            n, inside = part_of(place, rows, 0, column, f, TILE_ROWS, False)
             dh = tl.load(grad + n * grad_stride + column[None, :], mask=inside, other=0.0)
             g = tl.load(gate + n * gate_stride + column[None, :], mask=inside, other=0.0)
             u = g

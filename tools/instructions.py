@@ -51,7 +51,7 @@ MARKS = {
 }
 Work = tuple[int, ...]  # how many of each
 COLUMNS = ("kernel", "dtype", "form", "turn", "elements", "each", "slots", "registers", "stack")
-LINE = "{:31} {:9} {:13} {:>5} {:>9} {:>6} {:>6} {:>10} {:>6}"
+LINE = "{:33} {:9} {:13} {:>5} {:>9} {:>6} {:>6} {:>10} {:>6}"
 
 
 def find_tool(name: str) -> str | None:
@@ -251,10 +251,11 @@ def report(dtype: str, listing: str, usage: str) -> Iterator[tuple[str | int, ..
     for name, blocks in functions(listing):
         kernel, element, rows = name, dtype, ""
         if not dtype:
-            match = re.search(r"\d([a-z_]+_kernel)ILNS\w*?DtypeE(\d)ELb1E(?:Li(\d+)E)?", name)
+            match = re.search(r"\d([a-z_]+_kernel)ILNS\w*?DtypeE(\d)ELb1E(?:Li(\d+)E|(Lb1E))?", name)
             if not match:  # rows that no vector fits, or no rows at all
                 continue
             kernel, element, rows = match[1], DTYPES[int(match[2])], f", {match[3]} rows" if match[3] else ""
+            kernel += ", single pass" if match[4] else ""
         for form, elements, paid in measure(kernel, 4 if element == "float32" else 2, blocks):
             each = f"{paid.instructions / elements:.1f}", f"{paid.slots / elements:.1f}"
             yield kernel + rows, element, form, paid.instructions, elements, *each, *resources[name]

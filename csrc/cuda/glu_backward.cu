@@ -3,11 +3,11 @@
 // time for 78 (computed, not measured). Beside them the sums are read and written once for each segment: 8 bytes a
 // neuron against the 300 that a sentence of 30 rows moves in 16 bits.
 //
-// Without sums a thread takes one vector of two rows, as in glu. With them it walks the tiles of its block's run, two
+// Without sums a thread takes one vector of two rows, as in glu. With them it walks the tiles of its block's group, two
 // rows at a time: products of kChain rows are added up in fp32, the rest in fp64, all in registers, and nothing is
-// exchanged between threads. A segment's sum belongs to the block whose run begins the segment. What a later run holds
-// of it goes to the workspace, one row a run, and `add_carried_kernel` adds these in the order of the runs. What is a
-// run follows from the number of tiles alone: the same shapes and segments give the same bits, on any GPU.
+// exchanged between threads. A segment's sum belongs to the block whose group begins the segment. What a later group
+// holds of it goes to the workspace, one row a group, and `add_carried_kernel` adds these in the order of the groups.
+// What is a group follows from the number of tiles alone: the same shapes and segments give the same bits, on any GPU.
 #include "kernels.h"
 #include "launch.h"
 #include "vector.h"
@@ -117,23 +117,17 @@ __global__ void __launch_bounds__(kThreads) glu_backward_kernel(Backward<D, Alig
   }
 }
 
-// Consecutive tiles of the plan, the same number in each run but the last.
-struct Runs {
-  int64_t number;
-  int64_t tiles;
-};
-
 // Short ones, so that blocks are many; and not so many that the carried sums of one segment take long.
-inline Runs make_runs(int64_t num_tiles) {
+inline Groups backward_groups(int64_t num_tiles) {
   const int64_t tiles = max(2, ceil_div(num_tiles, 1024));
   return {ceil_div(num_tiles, tiles), tiles};
 }
 
-// The segment that goes on from the run before; -1 if none does.
-__device__ inline int64_t carried_segment(const Plan &plan, int64_t tiles, int64_t run) {
-  if (run == 0) return -1;
-  const int64_t before = plan.tiles[run * tiles - 1].segment;
-  return plan.tiles[run * tiles].segment == before ? before : -1;
+// The segment that goes on from the group before; -1 if none does.
+__device__ inline int64_t carried_segment(const Plan &plan, int64_t tiles, int64_t group) {
+  if (group == 0) return -1;
+  const int64_t before = plan.tiles[group * tiles - 1].segment;
+  return plan.tiles[group * tiles].segment == before ? before : -1;
 }
 
 template <bool Aligned, int N>
@@ -162,8 +156,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t f = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * lanes;
   if (f >= shape.neurons) return;
   const int neurons = Aligned ? lanes : int(min(shape.neurons - f, lanes));
-  const int64_t run = blockIdx.y, first = run * tiles_per_run, last = min(first + tiles_per_run, plan.num_tiles);
-  const int64_t carried = carried_segment(plan, tiles_per_run, run);
+  const int64_t group = blockIdx.y, first = group * tiles_per_run, last = min(first + tiles_per_run, plan.num_tiles);
+  const int64_t carried = carried_segment(plan, tiles_per_run, group);
   double total[lanes] = {};
   for (int64_t t = first; t < last; ++t) {
     const Tile tile = plan.tiles[t];
@@ -194,7 +188,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (t + 1 == last || plan.tiles[t + 1].segment != tile.segment) {
       const bool goes_on = tile.segment == carried;
-      float *to = goes_on ? workspace + run * shape.neurons : sums + tile.segment * shape.neurons;
+      float *to = goes_on ? workspace + group * shape.neurons : sums + tile.segment * shape.neurons;
       if (tile.segment >= 0) add_to_sums<Aligned, lanes>(to + f, total, goes_on, neurons);
 #pragma unroll
       for (int i = 0; i < lanes; ++i) total[i] = 0.0;
@@ -202,16 +196,16 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// What the runs after its first hold of a segment, in their order; the block of the first of these does it.
+// What the groups after its first hold of a segment, in their order; the block of the first of these does it.
 template <int> // a template only so that it is compiled where it is used
 __global__ void __launch_bounds__(kThreads)
-    add_carried_kernel(Shape shape, Plan plan, Runs runs, float *sums, const float *workspace) {
+    add_carried_kernel(Shape shape, Plan plan, Groups groups, float *sums, const float *workspace) {
   const int64_t f = int64_t(blockIdx.x) * kThreads + threadIdx.x, first = int64_t(blockIdx.y) + 1;
-  const int64_t segment = carried_segment(plan, runs.tiles, first);
-  if (f >= shape.neurons || segment < 0 || carried_segment(plan, runs.tiles, first - 1) == segment) return;
+  const int64_t segment = carried_segment(plan, groups.tiles, first);
+  if (f >= shape.neurons || segment < 0 || carried_segment(plan, groups.tiles, first - 1) == segment) return;
   double total = sums[segment * shape.neurons + f];
-  for (int64_t run = first; run < runs.number && plan.tiles[run * runs.tiles].segment == segment; ++run) {
-    total += double(workspace[run * shape.neurons + f]);
+  for (int64_t group = first; group < groups.number && plan.tiles[group * groups.tiles].segment == segment; ++group) {
+    total += double(workspace[group * shape.neurons + f]);
   }
   sums[segment * shape.neurons + f] = float(total);
 }
@@ -231,18 +225,18 @@ int glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gat
       return launch(glu_backward_kernel<d.value, a.value>, blocks, min(ceil_div(shape.rows, rows.batch), kMaxGridY),
                     stream, rows, shape);
     }
-    const Runs runs = make_runs(plan.num_tiles);
+    const Groups groups = backward_groups(plan.num_tiles);
     float *carried = static_cast<float *>(workspace);
-    const int status = launch(glu_attribution_kernel<d.value, a.value>, blocks, runs.number, stream, rows, shape, plan,
-                              runs.tiles, sums, carried);
-    if (status != cudaSuccess || runs.number == 1) return status;
-    return launch(add_carried_kernel<0>, ceil_div(shape.neurons, kThreads), runs.number - 1, stream, shape, plan, runs,
-                  sums, carried);
+    const int status = launch(glu_attribution_kernel<d.value, a.value>, blocks, groups.number, stream, rows, shape,
+                              plan, groups.tiles, sums, carried);
+    if (status != cudaSuccess || groups.number == 1) return status;
+    return launch(add_carried_kernel<0>, ceil_div(shape.neurons, kThreads), groups.number - 1, stream, shape, plan,
+                  groups, sums, carried);
   });
 }
 
 int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles) {
-  return make_runs(num_tiles).number * neurons * int64_t(sizeof(float));
+  return backward_groups(num_tiles).number * neurons * int64_t(sizeof(float));
 }
 
 } // namespace affectron::cuda

@@ -12,12 +12,19 @@ namespace affectron::cuda {
 constexpr int kWarp = 32;
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
+constexpr unsigned kAll = 0xffffffffu; // lanes of a warp
 
 constexpr int64_t kMaxGridY = 65535;
 
 AFFECTRON_DEVICE inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b; }
 AFFECTRON_DEVICE inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Consecutive tiles of the plan: a block's share of them.
+struct Groups {
+  int64_t number;
+  int64_t tiles; // in each but the last
+};
 
 // Whether every row can be read in vectors of 16 bytes, and addressed by 32-bit factors. An absent tensor (null, stride
 // 0) can.

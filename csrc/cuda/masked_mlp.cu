@@ -20,7 +20,6 @@ namespace affectron::cuda {
 
 namespace {
 
-constexpr unsigned kAll = 0xffffffffu;   // lanes of a warp
 constexpr int64_t kDownBlocks = 640;     // aimed at: they find room on 128 SMs at once
 constexpr int64_t kOutputsPerWarp = 2;   // where down is stored by output
 constexpr int64_t kWorkspaceAlign = 128; // bytes

@@ -121,8 +121,11 @@ class Emulated:
         self._accumulate("glu_stats", (out.data_ptr(), *address(gate), *address(up)), gate, segments, stats, *codes)
         return out
 
-    def neuron_stats(self, h: Tensor, segments: Tensor, stats: ops.StatsBuffers, gate: Tensor | None = None) -> None:
-        self._accumulate("neuron_stats", (*address(h), *address(gate)), h, segments, stats)
+    def neuron_stats(
+        self, h: Tensor, segments: Tensor, stats: ops.StatsBuffers, gate: Tensor | None = None, one_group: bool = False
+    ) -> None:
+        name = "neuron_stats_in_one_group" if one_group else "neuron_stats"
+        self._accumulate(name, (*address(h), *address(gate)), h, segments, stats)
 
 
 @pytest.fixture(scope="session")
@@ -152,3 +155,11 @@ def order(request: pytest.FixtureRequest, emulated: Emulated) -> Iterator[None]:
     emulated.library.reverse_order(int(request.param))
     yield
     emulated.library.reverse_order(0)
+
+
+@pytest.fixture(params=[False, True], ids=["two_passes", "single_pass"])
+def form(request: pytest.FixtureRequest, emulated: Emulated) -> Iterator[None]:
+    """Both forms of the statistics."""
+    emulated.library.use_single_pass(int(request.param))
+    yield
+    emulated.library.use_single_pass(1)

@@ -110,6 +110,7 @@ template <Dtype D> int64_t product_mismatches() {
 extern "C" {
 
 void reverse_order(int reversed) { emulation::reversed = reversed; }
+void use_single_pass(int chosen) { cuda::forms.single_pass = chosen; }
 void synchronize() { cudaDeviceSynchronize(); }
 void use_short_silu(int chosen) { cuda::forms.short_silu = chosen; }
 
@@ -169,6 +170,23 @@ int neuron_stats(const void *h, int64_t h_stride, const void *gate, int64_t gate
   return cuda::neuron_stats({h, h_stride}, {gate, gate_stride}, {n, f}, {order, tiles, num_tiles, num_segments},
                             {count, tally, tally + size, moments, moments + size, extrema, extrema + size},
                             Dtype(dtype), workspace, nullptr);
+}
+
+// The same with all tiles in one group, as there are many in each where rows are wide.
+int neuron_stats_in_one_group(const void *h, int64_t h_stride, const void *gate, int64_t gate_stride, int64_t n,
+                              int64_t f, const int64_t *order, const Tile *tiles, int64_t num_tiles, int64_t *count,
+                              int64_t *tally, double *moments, float *extrema, int64_t num_segments, void *workspace,
+                              int dtype) {
+  const int64_t size = num_segments * f;
+  const Stats stats{count, tally, tally + size, moments, moments + size, extrema, extrema + size};
+  const Rows values{h, h_stride}, signs{gate ? gate : h, gate ? gate_stride : h_stride};
+  return cuda::with_instance(Dtype(dtype), false, [&](auto d, auto a) {
+    const auto kernel = cuda::forms.single_pass ? cuda::neuron_stats_kernel<d.value, a.value, true>
+                                                : cuda::neuron_stats_kernel<d.value, a.value, false>;
+    return cuda::accumulate_and_merge<d.value>(kernel, cuda::Groups{1, num_tiles}, Shape{n, f},
+                                               Plan{order, tiles, num_tiles, num_segments}, stats, workspace, nullptr,
+                                               cuda::ValueSource<d.value, a.value>{values, signs});
+  });
 }
 
 int64_t quotient_mismatches(int dtype) {

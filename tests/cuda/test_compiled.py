@@ -12,11 +12,14 @@ from tools import instructions
 
 from affectron import _native
 
-# Vectors of 16 bytes that a thread reads and writes before it starts again; neuron_stats writes no output.
+# Vectors of 16 bytes that a thread reads and writes before it starts again; neuron_stats writes no output. A single
+# pass has code for four rows and for one.
 LOADS = {"glu_backward_kernel": 6, "glu_attribution_kernel": 6}
 LOADS |= {"glu_kernel": 4, "glu_stats_kernel": 4, "glu_steer_kernel": 4, "neuron_stats_kernel": 4}
+LOADS |= {"glu_stats_kernel, single pass": 10, "neuron_stats_kernel, single pass": 10}
 STORES = {"glu_backward_kernel": 4, "glu_attribution_kernel": 4}  # beside the sums, which are floats
 STORES |= {"glu_kernel": 2, "glu_stats_kernel": 2, "glu_steer_kernel": 2, "neuron_stats_kernel": 0}
+STORES |= {"glu_stats_kernel, single pass": 5, "neuron_stats_kernel, single pass": 0}
 # Those of masked_mlp by the rows that an instance is for: of two rows of weights, or of down's neurons.
 MLP_LOADS = {
     "gate_up_kernel": {1: 8, 4: 8, 16: 4},
@@ -34,14 +37,12 @@ def dump(*options: str) -> str:
 
 
 def kernel_of(function: str) -> tuple[str, bool, int]:
-    """The kernel's own name, whether it is the instance for aligned rows, and for how many (0: any number)."""
-    name = re.search(
-        r"\d((?:glu|glu_backward|glu_attribution|add_carried|glu_stats|glu_steer|neuron_stats|merge|gate_up|down_by_\w+)_kernel)I",
-        function,
-    )
+    """The kernel's own name and form, whether it is the instance for aligned rows, and for how many (0: any number)."""
+    name = re.search(r"\d([a-z_]+_kernel)I", function)
     assert name, function
     rows = re.search(r"Lb[01]ELi(\d+)E", function)
-    return name[1], "Lb1E" in function, int(rows[1]) if rows else 0
+    form = ", single pass" if re.search(r"Lb[01]ELb1E", function) else ""
+    return name[1] + form, bool(re.search(r"E\dELb1E", function)), int(rows[1]) if rows else 0
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,9 @@ def test_memory_moves_in_vectors(arch):
         if not aligned or name not in LOADS:
             continue
         seen += 1
-        assert len(re.findall(r"\bLDG\.E\.EF\.128\b", code)) == LOADS[name], function
+        loads = len(re.findall(r"\bLDG\.E\.EF\.128\b", code))
+        # Reads that follow an exchange of row numbers may be there twice: for a warp that has come apart too.
+        assert loads == LOADS[name] or ("single pass" in name and loads > LOADS[name]), function
         sums = 0 if name != "glu_attribution_kernel" else 1 if "DtypeE0" in function else 2
         assert len(re.findall(r"\bSTG\.E\.128\b", code)) == STORES[name] + sums, function
         # What is narrower is no activation: rows' numbers, tiles, and partial results.

@@ -132,7 +132,7 @@ def test_steer_keeps_what_is_not_finite(emulated):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", ALL_SHAPES)
 @pytest.mark.parametrize("gated", [True, False])
-def test_stats_match_the_oracle(emulated, shape, dtype, gated, rule):
+def test_stats_match_the_oracle(emulated, form, shape, dtype, gated, rule):
     gate, up = halves(*shape, dtype)
     up = up if gated else None
     n = shape[0]
@@ -145,7 +145,7 @@ def test_stats_match_the_oracle(emulated, shape, dtype, gated, rule):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("labels", [1, 10, 64])
-def test_many_groups(emulated, order, dtype, labels):
+def test_many_groups(emulated, form, order, dtype, labels):
     """Enough tiles for several groups, a segment across some, several in one, many absent; two batches."""
     gate, up = halves(1500, 40, dtype)
     for segments in (
@@ -163,7 +163,7 @@ def test_many_groups(emulated, order, dtype, labels):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("f", [40, 77])
-def test_what_is_not_finite_is_counted_and_left_out(emulated, dtype, f):
+def test_what_is_not_finite_is_counted_and_left_out(emulated, form, dtype, f):
     generator = torch.Generator().manual_seed(0)
     gate, up = (t.clone() for t in halves(200, f, dtype))
     for value in (torch.nan, torch.inf, -torch.inf):
@@ -176,9 +176,10 @@ def test_what_is_not_finite_is_counted_and_left_out(emulated, dtype, f):
     assert stats.finalize().nonfinite[:, 3].equal(stats.finalize().count)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-15, 1e15, 1e30])
-def test_values_whose_squares_leave_fp32(emulated, scale):
-    h = torch.randn(150, 24, generator=torch.Generator().manual_seed(0)) * scale
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-15, 1e15, 1e30])
+def test_values_whose_squares_leave_fp32(emulated, form, dtype, scale):
+    h = (torch.randn(150, 24, generator=torch.Generator().manual_seed(0)) * scale).to(dtype)
     segments = runs(150, 2)
     stats = ops.StatsBuffers(2, 24, "product")
     emulated.neuron_stats(h, segments, stats)
@@ -187,7 +188,7 @@ def test_values_whose_squares_leave_fp32(emulated, scale):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("ratio", [10.0, 1e4])
-def test_a_mean_far_from_zero(emulated, dtype, ratio):
+def test_a_mean_far_from_zero(emulated, form, dtype, ratio):
     """|mean| / std up to 10^4: no cancellation."""
     h = (torch.randn(500, 56, generator=torch.Generator().manual_seed(0)) + ratio).to(dtype)
     gate = torch.randn(500, 56, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -198,7 +199,105 @@ def test_a_mean_far_from_zero(emulated, dtype, ratio):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_same_bits_every_time(emulated, dtype):
+@pytest.mark.parametrize("step", [3.0, 1e4])
+@pytest.mark.parametrize("one_group", [False, True])
+def test_a_mean_that_moves(emulated, form, dtype, step, one_group):
+    """A segment's tiles begin far from 0, drift, jump and come back: the mean so far says little about the next."""
+    n, f = 900, 40
+    h = torch.randn(n, f, generator=torch.Generator().manual_seed(0))
+    h[:, :10] += step
+    h[:, 10:20] += torch.linspace(0, step, n)[:, None]
+    h[:, 20:30] += step * (torch.arange(n) // 32 % 2)[:, None]
+    h[200:, 30:] -= step
+    h = h.to(dtype)
+    segments = torch.zeros(n, dtype=torch.int64)
+    stats = ops.StatsBuffers(1, f, "product")
+    emulated.neuron_stats(h, segments, stats, one_group=one_group)
+    check(stats, oracle(h, h, segments, 1, True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("labels", [1, 3, 40])
+def test_many_tiles_in_a_group(emulated, form, order, dtype, labels):
+    """Runs of several tiles and segments of few rows, with a mean far from 0, in two batches; what is not finite here
+    and there, and in one column everywhere but at the end."""
+    n, f = 1500, 24
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(n, f, generator=generator) + torch.linspace(0, 20, f)
+    for value in (torch.nan, torch.inf, -torch.inf):
+        h[torch.randint(n, (20,), generator=generator), torch.randint(f, (20,), generator=generator)] = value
+    h[: n - 40, 3] = torch.nan
+    h, gate = h.to(dtype), torch.randn(n, f, generator=generator).to(dtype)
+    segments = torch.randint(-1, labels, (n,), generator=generator)
+    stats = ops.StatsBuffers(labels, f)
+    for a, b in ((0, 1100), (1100, n)):
+        emulated.neuron_stats(h[a:b], segments[a:b], stats, gate[a:b], one_group=True)
+    check(stats, oracle(h, gate, segments, labels, False))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(1, 2, 3, 5), (31, 32, 33, 63), (1, 320, 4, 1)])
+def test_segments_of_few_rows(emulated, form, dtype, sizes):
+    """Means from 0 to twice the standard deviation: all that cancels about a pivot of 0, and a little more."""
+    f = 2048
+    segments = torch.cat([torch.full((size,), s) for s, size in enumerate(sizes)])
+    segments = segments[torch.randperm(len(segments), generator=torch.Generator().manual_seed(1))]
+    h = torch.randn(len(segments), f, generator=torch.Generator().manual_seed(0)) + torch.linspace(0, 2, f)
+    h = h.to(dtype)
+    stats = ops.StatsBuffers(len(sizes), f, "product")
+    emulated.neuron_stats(h, segments, stats)
+    check(stats, oracle(h, h, segments, len(sizes), True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("one_group", [False, True])
+def test_neurons_that_never_change(emulated, dtype, one_group):
+    """A single pass finds a variance of exactly 0, also where the square of the value is none in fp32."""
+    values = torch.tensor([0.0, -0.0, 1.1, -0.3, 3e-23, 1e-38, 3e38, 1024.0]).to(dtype).repeat(5)
+    values[values.isinf()] = 0.1
+    h = values.repeat(450, 1)
+    segments = runs(450, 2)
+    stats = ops.StatsBuffers(2, 40, "product")
+    emulated.neuron_stats(h, segments, stats, one_group=one_group)
+    check(stats, oracle(h, h, segments, 2, True))
+    assert stats.finalize().m2.eq(0).all()
+    assert stats.finalize().mean.eq(values).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("f", [40, 77])
+def test_a_gate_that_is_not_finite(emulated, form, dtype, f):
+    """h is finite: nothing is left out. Active is what is greater than 0: neither NaN nor a zero is."""
+    gate, h = (t.contiguous() for t in halves(200, f, dtype))
+    for i, value in enumerate((torch.nan, -torch.nan, torch.inf, -torch.inf, 0.0, -0.0)):
+        gate[i::7, i::2] = value
+    segments = runs(200, 3)
+    stats = ops.StatsBuffers(3, f)
+    emulated.neuron_stats(h, segments, stats, gate)
+    check(stats, oracle(h, gate, segments, 3, False))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_row_active(emulated, form, dtype):
+    h = torch.ones(1000, 40, dtype=dtype)
+    stats = ops.StatsBuffers(1, 40, "product")
+    emulated.neuron_stats(h, torch.zeros(1000, dtype=torch.int64), stats, one_group=True)
+    assert stats.finalize().active.eq(1000).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_extremes_and_signs_of_every_16_bit_value(emulated, form, dtype):
+    """Each of the 65,536 among others, infinities and NaN too, as a value and as a gate."""
+    every = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype)
+    h = torch.stack([every.roll(shift) for shift in (0, 1, 12_345, 32_768, 50_001)])
+    segments = torch.zeros(5, dtype=torch.int64)
+    stats = ops.StatsBuffers(1, 65536)
+    emulated.neuron_stats(h, segments, stats, h.flip(1).contiguous())
+    check(stats, oracle(h, h.flip(1), segments, 1, False))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_same_bits_every_time(emulated, form, dtype):
     """In any order of blocks and threads, and from any alignment: all barriers are there, and nothing is added in the
     order of arrival."""
     f = 264
@@ -243,7 +342,7 @@ def fenced() -> Callable[[torch.Tensor], torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("f", [264, 131])
-def test_nothing_is_read_past_the_end(emulated, fenced, dtype, f):
+def test_nothing_is_read_past_the_end(emulated, form, fenced, dtype, f):
     """Tensors that end where readable memory ends."""
     n = 37
     gate, up = (fenced(t.contiguous()) for t in halves(n, f, dtype))
@@ -255,7 +354,7 @@ def test_nothing_is_read_past_the_end(emulated, fenced, dtype, f):
     emulated.neuron_stats(gate, segments, stats, up)
 
 
-def test_counts_past_2_to_the_31(emulated):
+def test_counts_past_2_to_the_31(emulated, form):
     stats = ops.StatsBuffers(1, 40, "product")
     stats.count.fill_(2**40)
     stats.moments[0].fill_(1.0)

@@ -13,3 +13,11 @@ inline __half2 __hmul2(__half2 a, __half2 b) {
 }
 inline __half2 __floats2half2_rn(float x, float y) { return {_Float16(x), _Float16(y)}; }
 inline float2 __half22float2(__half2 pair) { return {float(pair.x), float(pair.y)}; }
+
+template <class F> __half2 each_half(__half2 a, __half2 b, F f) {
+  return __floats2half2_rn(f(float(a.x), float(b.x)), f(float(a.y), float(b.y)));
+}
+inline __half2 __hmin2(__half2 a, __half2 b) { return each_half(a, b, emulation::least); }
+inline __half2 __hmax2(__half2 a, __half2 b) { return each_half(a, b, emulation::greatest); }
+inline __half2 __hgt2(__half2 a, __half2 b) { return each_half(a, b, std::greater<float>()); }
+inline __half2 __hadd2(__half2 a, __half2 b) { return each_half(a, b, std::plus<float>()); }

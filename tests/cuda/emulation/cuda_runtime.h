@@ -60,7 +60,8 @@ template <class T> T __ldcs(const T *p) { return *p; }
 template <class T> T __ldg(const T *p) { return *p; }
 template <class T> T __ldcg(const T *p) { return *p; }
 inline void __threadfence() {}
-inline int __ffs(unsigned bits) { return __builtin_ffs(int(bits)); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 template <class T> T atomicAdd(T *p, T value) {
   T before = *p;
   *p += value;
@@ -94,6 +95,10 @@ inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int) {
 }
 
 namespace emulation {
+
+// Of a NaN and a number, the number; -0 is less than 0.
+inline float least(float a, float b) { return std::isnan(a) || b < a || (a == b && std::signbit(b)) ? b : a; }
+inline float greatest(float a, float b) { return -least(-a, -b); }
 
 inline bool reversed = false;
 
@@ -215,8 +220,14 @@ private:
 
 inline void __syncthreads() { emulation::Block::barrier(); }
 
-template <class T> T __shfl_sync(unsigned, T value, int lane) {
-  return bits_as<T>(emulation::Block::exchange(bits_as<unsigned>(value))[unsigned(lane)]);
+inline void __syncwarp() { emulation::Block::exchange(0); }
+
+template <class T> T __shfl_sync(unsigned, T value, int lane) { // word by word
+  std::array<unsigned, sizeof(T) / sizeof(unsigned)> words;
+  std::memcpy(&words, &value, sizeof value);
+  for (unsigned &word : words) word = emulation::Block::exchange(word)[unsigned(lane)];
+  std::memcpy(&value, &words, sizeof value);
+  return value;
 }
 template <class T> T __shfl_xor_sync(unsigned mask, T value, int lanes) {
   return __shfl_sync(mask, value, int(threadIdx.x % emulation::kLanes) ^ lanes);
