@@ -3,15 +3,15 @@
     python tools/instructions.py [--arch sm_90] [--kernel REGEX] [--triton]
 
 Method. The code is the built module's, or with --triton what Triton compiles ahead of time. A kernel's hot loop is the
-innermost one that reads the most vectors of 16 bytes; a kernel without such a loop counts as a whole. The branches
-inside make a graph of basic blocks, and a turn is a walk through it. Counted is the shortest walk among those that do
-the whole work (MARKS): all vectors loaded and stored; a power of two and a reciprocal for each element's silu, and no
-more reciprocals than there must be, which leaves out the careful path of statistics; then as many multiplications as
-there can be: the product with up, the intervention, the statistics, masked_mlp's sums. Other activations, the reading
-of another program and a division's rare cases do not count. The two forms of silu differ in that CUDA's expf begins
-with a saturating FFMA, while the short silu and Triton's exp take ex2 as it is. Of glu_stats and neuron_stats in the
-two-pass form, the loop that measures a tile in shared memory is a row of its own. Kernels that multiply on tensor cores
-are left out.
+innermost one that reads the most vectors of 16 bytes; where none does, the smallest loop around others that does; else
+the whole kernel. The branches inside make a graph of basic blocks, and a turn is a walk through it. Counted is the
+shortest walk among those that do the whole work (MARKS): all vectors loaded and stored; a power of two and a reciprocal
+for each element's silu; no more of what is rare than there must be, which leaves out the careful path of statistics and
+the end of a segment; then as many multiplications as there can be: the product with up, the intervention, the
+statistics, masked_mlp's sums. Other activations, the reading of another program and a division's rare cases do not
+count. The two forms of silu differ in that CUDA's expf begins with a saturating FFMA, while the short silu and Triton's
+exp take ex2 as it is. Of glu_stats and neuron_stats in the two-pass form, the loop that measures a tile in shared
+memory is a row of its own. Kernels that multiply on tensor cores are left out.
 
 An element is one neuron of one token; in masked_mlp it is one weight. `slots` is the time that the busiest pipe of an
 SM takes for an element, where 1 is an instruction for each of its 128 lanes: floating point takes 1, compare, logic,
@@ -32,10 +32,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 DTYPES = ("float32", "bfloat16", "float16")  # as csrc/common/types.h numbers them
 # Operands that are read 16 bytes at a time for each element: gate and up, or one matrix of weights.
 OPERANDS = {"gate_up_kernel": 1, "down_by_neuron_kernel": 1, "down_by_output_kernel": 1}
+OPERANDS["neuron_stats_kernel, Triton"] = 1  # where the compiled C++ kernel reads an absent gate's operand twice
 OPERANDS |= {"glu_backward_kernel": 3, "glu_attribution_kernel": 3}  # and the gradient
 FLOAT = ("FFMA", "FMUL", "FADD", "HFMA2", "HMUL2", "HADD2")
 MEMORY = ("LDG", "LDS", "LDL", "ST", "SHFL", "ATOM", "RED")
@@ -45,11 +47,11 @@ MARKS = {
     "stores": r"STG\.E\.(EF\.)?128 ",
     "powers": r"MUFU\.EX2 ",
     "reciprocals": r"MUFU\.RCP ",
+    "rare": r"(MUFU\.RCP64H|STG\.E(?!\.(EF\.)?128)\S*) ",  # in the careful path, and when a segment ends
     "expf": r"FFMA\.SAT ",
     "gelu_tanh": r"F\S+ .* 0\.0447149",  # its cubic term
     "products": r"(FMUL|FFMA|HMUL2|HFMA2)\S* (?!\S+ -RZ, RZ)",  # less HFMA2's use for constants
 }
-Work = tuple[int, ...]  # how many of each
 COLUMNS = ("kernel", "dtype", "form", "turn", "elements", "each", "slots", "registers", "stack")
 LINE = "{:33} {:9} {:13} {:>5} {:>9} {:>6} {:>6} {:>10} {:>6}"
 
@@ -69,6 +71,19 @@ def run_tool(name: str, *arguments: str | Path, folder: str | None = None) -> st
     if tool is None:
         raise FileNotFoundError(f"{name} is absent: install the CUDA toolkit or triton")
     return subprocess.run([tool, *arguments], check=True, capture_output=True, text=True, cwd=folder).stdout
+
+
+class Work(NamedTuple):
+    """How many of each of MARKS."""
+
+    loads: int = 0
+    stores: int = 0
+    powers: int = 0
+    reciprocals: int = 0
+    rare: int = 0
+    expf: int = 0
+    gelu_tanh: int = 0
+    products: int = 0
 
 
 @dataclass
@@ -171,8 +186,8 @@ def reachable(blocks: list[Block], head: int, body: set[int] | None = None) -> l
     return order[::-1]
 
 
-def innermost_loops(blocks: list[Block]) -> dict[int, set[int]]:
-    """Head and blocks of each natural loop that has no other inside."""
+def natural_loops(blocks: list[Block]) -> dict[int, set[int]]:
+    """Head and blocks of each loop."""
     order = reachable(blocks, 0)
     before: dict[int, set[int]] = {place: set() for place in order}
     for place in order:
@@ -194,14 +209,14 @@ def innermost_loops(blocks: list[Block]) -> dict[int, set[int]]:
                 if (member := waiting.pop()) not in body:
                     body.add(member)
                     waiting += before[member]
-    return {head: body for head, body in loops.items() if not body.intersection(loops.keys() - {head})}
+    return loops
 
 
 def walks(blocks: list[Block], head: int, body: set[int] | None = None) -> dict[Work, Cost]:
     """The shortest walk from ``head`` back to it, or to the kernel's end, for each amount of work."""
     steps = {place: step for step, place in enumerate(reachable(blocks, head, body))}
     arrivals: dict[int, dict[Work, Cost]] = {place: {} for place in steps}
-    arrivals[head] = {(0,) * len(MARKS): Cost()}
+    arrivals[head] = {Work(): Cost()}
     ends: dict[Work, Cost] = {}
     for place, step in steps.items():
         instructions, following = blocks[place].instructions, blocks[place].next
@@ -211,31 +226,39 @@ def walks(blocks: list[Block], head: int, body: set[int] | None = None) -> dict[
         if head in following or not following:
             departures.append(ends)
         for so_far, paid in arrivals[place].items():
-            work, total = tuple(map(int.__add__, so_far, done)), paid + spent
+            work, total = Work(*map(int.__add__, so_far, done)), paid + spent
             for known in departures:
                 if work not in known or total.instructions < known[work].instructions:
                     known[work] = total
     return ends
 
 
-def measure(kernel: str, itemsize: int, blocks: list[Block]) -> Iterator[tuple[str, int, Cost]]:
+def loads_of(turn: dict[Work, Cost]) -> int:
+    return max(work.loads for work in turn)
+
+
+def measure(kernel: str, itemsize: int, operands: int, blocks: list[Block]) -> Iterator[tuple[str, int, Cost]]:
     """(form, elements of a turn, cost of a turn) of the hot loop, and of the two-pass statistics'."""
-    loops = innermost_loops(blocks)
-    turns = [walks(blocks, head, body) for head, body in loops.items()]
-    hot = max(turns, key=lambda turn: max(work[0] for work in turn), default={(0,): Cost()})
-    if not max(work[0] for work in hot):
-        hot = walks(blocks, 0)
+    loops = natural_loops(blocks)
+    # Innermost loops first, then the smallest that has others inside, the whole kernel last.
+    order = sorted(loops, key=lambda head: (bool(loops[head].intersection(loops.keys() - {head})), len(loops[head])))
+    turns = [walks(blocks, head, loops[head]) for head in order]
+    innermost = [turn for head, turn in zip(order, turns, strict=True) if not loops[head] & (loops.keys() - {head})]
+    hot = max(innermost, key=loads_of, default={Work(): Cost()})
+    if not loads_of(hot):
+        hot = next((turn for turn in turns if loads_of(turn)), walks(blocks, 0))
     loads, stores = max(work[:2] for work in hot)
-    elements = loads * 16 // itemsize // OPERANDS.get(kernel, 2)
+    elements = loads * 16 // itemsize // operands
     forms = {"no activation": (0, 0)}
-    if max(work[2] for work in hot if work[:2] == (loads, stores)):
+    if max(work.powers for work in hot if work[:2] == (loads, stores)):
         forms = {"silu by expf": (elements, elements), "silu by ex2": (elements, 0)}
     for form, (powers, expf) in forms.items():
         complete = [
-            (-work[3], work[-1], -paid.instructions, paid)
+            (-work.reciprocals - work.rare, work.products, -paid.instructions, paid)
             for work, paid in hot.items()
-            if work[:3] == (loads, stores, powers) and work[3] >= powers and work[4:6] == (expf, 0)
-        ]
+            if work[:3] == (loads, stores, powers) and work.reciprocals >= powers
+            and (work.expf, work.gelu_tanh) == (expf, 0)
+        ]  # fmt: skip
         if elements and complete:
             yield form, elements, max(complete, key=lambda walk: walk[:3])[3]
     for body in loops.values() if "stats" in kernel else ():
@@ -256,7 +279,8 @@ def report(dtype: str, listing: str, usage: str) -> Iterator[tuple[str | int, ..
                 continue
             kernel, element, rows = match[1], DTYPES[int(match[2])], f", {match[3]} rows" if match[3] else ""
             kernel += ", single pass" if match[4] else ""
-        for form, elements, paid in measure(kernel, 4 if element == "float32" else 2, blocks):
+        operands = OPERANDS.get(kernel + (", Triton" if dtype else ""), 2)
+        for form, elements, paid in measure(kernel, 4 if element == "float32" else 2, operands, blocks):
             each = f"{paid.instructions / elements:.1f}", f"{paid.slots / elements:.1f}"
             yield kernel + rows, element, form, paid.instructions, elements, *each, *resources[name]
 

@@ -49,8 +49,12 @@ def test_experts_that_no_program_touches_run_in_their_own_way(name: str) -> None
         ran.clear()
         return model(**given).logits
 
+    # A shared expert is a gated MLP, whose product is fused even then; torch's silu rounds the last elements of a
+    # tensor (up to 31 of them with AVX-512) otherwise than those before.
+    tolerance = {"rtol": 1e-6, "atol": 1e-6} if name == "llama4" else {"rtol": 0.0, "atol": 0.0}
     with intervene(model, [None, None, None], capacity=2) as steering:
-        assert torch.equal(logits(), plain)
+        untouched = logits()
+        torch.testing.assert_close(untouched, plain, **tolerance)
         assert ran == [0, 1]
         steering[1] = program(family, 1)
         steered = logits()
@@ -62,7 +66,7 @@ def test_experts_that_no_program_touches_run_in_their_own_way(name: str) -> None
         assert (logits()[1] - plain[1]).abs().max() > 1e-3
         assert ran == ([0, 1] if followed else [1])
         steering[1] = None
-        assert torch.equal(logits(), plain)
+        assert torch.equal(logits(), untouched)
         assert ran == [0, 1]
     assert state(model) == watched
     for block in blocks:

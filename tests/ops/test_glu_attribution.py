@@ -295,6 +295,22 @@ def test_compiled(backend, dynamic):
     same_sums(compiled, (40, 41, 8) if dynamic else (40, 40))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_adds_to_a_slice(dynamic):
+    """Where the slice lies, and nowhere else."""
+    gate, up = (t.clone().requires_grad_() for t in halves(40, 24, torch.float32))
+    plan, every_site = ops.SegmentPlan(torch.arange(40) % 4, 4), torch.ones(3, 4, 24)
+
+    def value(g: Tensor, u: Tensor, sums: Tensor) -> Tensor:
+        return ops.glu_attribution(g, u, sums[1], plan).square().sum()
+
+    with torch._inductor.config.patch(force_disable_caches=True):  # which do not know the op's backward
+        torch.compile(value, fullgraph=True, dynamic=dynamic)(gate, up, every_site).backward()
+    eager = torch.ones(3, 4, 24)
+    value(gate, up, eager).backward()
+    torch.testing.assert_close(every_site, eager)
+
+
 def checkpointed(block: Block, x: Tensor, plan: ops.SegmentPlan) -> Tensor:
     for i in range(2):
         x = checkpoint(block.layer, x, plan, i, use_reentrant=False)

@@ -38,7 +38,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         raise RuntimeError("glu_attribution has no second derivative")
     gate, up, order, tiles = ctx.saved_tensors
-    return (*glu_backward(grad, gate, up, ctx.act, order, tiles, ctx.sums), None, None, None, None)
+    # Inductor (torch 2.13) loses the offset of a slice that an op of a library writes to, and add_ keeps it.
+    sums = torch.zeros_like(ctx.sums) if torch.compiler.is_compiling() else ctx.sums
+    gradients = glu_backward(grad, gate, up, ctx.act, order, tiles, sums)
+    if sums is not ctx.sums:
+        ctx.sums.add_(sums)
+    return (*gradients, None, None, None, None)
 
 
 torch.library.register_autograd("affectron::glu_attribution", _backward, setup_context=_setup, lib=LIBRARY)
