@@ -85,3 +85,34 @@ def test_glu_steer(contend: Any, dtype: str, contender: str) -> None:
         "glu_steer, 8 programs by row": lambda: ops.glu_steer(gate, up, programs, rows),
     }[contender]
     contend(f"glu_steer {dtype}", contender, function, rounds=30, goals={} if contender == TORCH else {TORCH: 1.0})
+
+
+BACKWARD, AUTOGRAD = "backward of glu", "torch, autograd of silu(g) * u"
+
+
+@pytest.mark.parametrize("contender", [AUTOGRAD, f"{AUTOGRAD}, index_add", BACKWARD, "backward of glu_attribution"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_glu_attribution(contend: Any, dtype: str, contender: str) -> None:
+    """Sums of h times its gradient for each sentence of 30 tokens."""
+    gate, up = (t.requires_grad_() for t in gate_and_up(DTYPES[dtype]))
+    sentences = torch.arange(TOKENS) // 30
+    plan = ops.SegmentPlan(sentences, int(sentences[-1]) + 1)
+    sums, grad = torch.zeros(plan.num_segments, NEURONS), torch.randn(TOKENS, NEURONS).to(DTYPES[dtype])
+    if contender.startswith(AUTOGRAD):
+        h = silu(gate) * up
+    else:
+        h = ops.glu(gate, up) if contender == BACKWARD else ops.glu_attribution(gate, up, sums, plan)
+
+    def backward() -> None:
+        torch.autograd.grad(h, (gate, up), grad, retain_graph=True)
+        if contender.endswith("index_add"):
+            sums.index_add_(0, sentences, h.detach().float() * grad.float())
+
+    goals = {AUTOGRAD: 1.0} if contender == BACKWARD else {f"{AUTOGRAD}, index_add": 1.0}
+    contend(
+        f"glu_attribution {dtype}",
+        contender,
+        backward,
+        rounds=20,
+        goals={} if contender.startswith(AUTOGRAD) else goals,
+    )

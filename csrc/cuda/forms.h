@@ -6,7 +6,7 @@
 namespace affectron::cuda {
 
 struct Forms {
-  bool short_silu = true;  // vector.h: kept if all 65,536 values of bf16 and of fp16 are torch's, bit for bit
+  bool short_silu = true;  // vector.h: kept for bf16, for fp16, if all its 65,536 values are torch's, bit for bit
   bool single_pass = true; // statistics: single_pass.h instead of accumulate.h, kept if glu_stats is faster with it
 };
 

@@ -169,8 +169,8 @@ template <bool Aligned, int N> __device__ void load_floats(const float *p, int n
 
 // silu has two forms for values that will be rounded to 16 bits: real.h's short_silu, and activate<Act::silu>, torch's
 // own sequence and the present one. A code of the kernels alone says that the short one is chosen, so that the branch
-// on the activation picks it and no kernel is compiled twice. It is kept if all 65,536 values of bf16 and of fp16 equal
-// torch's on a GPU, bit for bit.
+// on the activation picks it and no kernel is compiled twice. It is kept for bf16, and for fp16, if all 65,536 values
+// equal torch's on a GPU, bit for bit.
 constexpr Act kShortSilu = Act(5);
 
 // The activation code that a launcher hands to its kernel.
