@@ -79,6 +79,21 @@ def test_what_fails_does_not_stop_the_rest_and_no_time_is_overrun(gpu: ModuleTyp
     assert late.verdict == "not started: no time was left"
 
 
+def test_goals_that_were_missed_come_first(gpu: ModuleType) -> None:
+    output = """ops: 3 rows in 2 s, goals: 1 met, 1 missed
+  copy of as many bytes     0.0066 ms   0.03 TB/s
+  glu native                0.0391 ms   1.000 of copy   goal 1.053 met
+  glu_stats native          0.0391 ms   1.200 of glu native   goal 1.050 MISSED
+ops: NOT MEASURED, out of time: neuron_stats
+"""
+    assert gpu.goals(output) == [
+        "ops: 3 rows in 2 s, goals: 1 met, 1 missed",
+        "glu_stats native  0.0391 ms  1.200 of glu native  goal 1.050 MISSED",
+        "ops: NOT MEASURED, out of time: neuron_stats",
+        "glu native  0.0391 ms  1.000 of copy  goal 1.053 met",
+    ]
+
+
 def test_the_limits_fit_two_runs_of_290_seconds(gpu: ModuleType) -> None:
     limits = gpu.LIMITS
     assert limits["tests"] + limits["ops"] + limits["mlp"] <= 290 - 20  # the wheel is installed in less

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ WHEELS = ROOT / "build" / f"gpu{sys.version_info[0]}{sys.version_info[1]}"
 # Seconds that a part may take at most. The tests and the first two benchmarks fit a run of 290 s, the others a second.
 LIMITS = {"tests": 165, "ops": 65, "mlp": 35, "screen": 75, "attribution": 25, "decode": 105, "sanitize": 70}
 PARTS = tuple(LIMITS)
+BENCHMARKS = tuple(part for part in PARTS if part not in ("tests", "sanitize"))
+SHOWN = 45  # rows of a benchmark in the summary
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,23 @@ def perform(run: Run, part: str, dry_run: bool) -> Outcome:
     return run.step(part, [*command, "--dry-run"] if dry_run else command, LIMITS[part])
 
 
+def goals(output: str) -> list[str]:
+    """What a benchmark says of its goals, those that were missed first; all of it is in the log and the JSON file."""
+    lines = [re.sub(r"  +", "  ", line.strip()) for line in output.splitlines()]
+    wanted = [line for line in lines if re.search(r"goal \d.* MISSED|FAILED|NOT MEASURED", line)]
+    met = [line for line in lines if re.search(r"goal \d.* met", line)]
+    return [*(line for line in lines if " rows in " in line), *(wanted + met)[:SHOWN]]
+
+
 def summarise(outcomes: list[Outcome], log: Path) -> None:
-    """Tables of the benchmarks, the tests that failed, and a line for each part, which stands last."""
+    """Goals of the benchmarks, the tests that failed, and a line for each part, which stands last."""
     for outcome in outcomes:
         lines = outcome.output.splitlines()
-        if outcome.part in ("ops", "mlp", "screen", "decode", "attribution"):
-            print(f"\n--- {outcome.part}", *lines[-60:], sep="\n")
-        elif not outcome.passed:
+        if not outcome.passed:
             failed = [line[:200] for line in lines if line.startswith(("FAILED", "ERROR"))]
             print(f"\n--- {outcome.part}", *(failed[:25] or lines[-12:]), sep="\n")
+        if outcome.part in BENCHMARKS:
+            print(f"\n--- {outcome.part}", *goals(outcome.output), sep="\n")
     print(f"\nall output: {log}")
     for outcome in outcomes:
         last = next((line for line in reversed(outcome.output.splitlines()) if " passed" in line), "")
