@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -346,8 +351,17 @@ def test_sums_of_segments_of_any_size(backend, kind):
         assert torch.equal(found[0], found[2])
 
 
+@pytest.fixture
+def much_memory() -> Iterator[None]:
+    """One test at a time, of all processes that run tests on this GPU; it leaves no memory allocated."""
+    with (Path(tempfile.gettempdir()) / "affectron-gpu-memory.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+        torch.cuda.empty_cache()
+
+
 @pytest.mark.real_gpu
-def test_more_than_2_to_the_31_elements(backend):
+def test_more_than_2_to_the_31_elements(backend, much_memory):
     """The last rows lie beyond what 32 bits address."""
     f = 14336
     n = 2**31 // f + 100
