@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from affectron import ops
-from affectron.ops import native
 from affectron.ops.forms import FORMS, use_form
 from affectron.ops.library import absence_of
 from on_gpu.scale import Scale
@@ -36,8 +35,7 @@ def serving(backend: str, forms: dict[str, bool]) -> Iterator[None]:
 
 def variants(backend: str, *forms: str) -> Iterator[tuple[str, Callable[[], AbstractContextManager[None]]]]:
     """Each combination of those of ``forms`` that the backend has: its name, and the context that serves by it."""
-    there = FORMS.get(backend, ()) if backend != "native" or native.cuda_built else ()
-    known = [form for form in forms if form in there]
+    known = [form for form in forms if form in FORMS.get(backend, ())]
     for chosen in product((True, False), repeat=len(known)):
         by_name = dict(zip(known, chosen, strict=True))
         beside = [_BESIDE[name] for name, taken in by_name.items() if not taken]

@@ -55,15 +55,14 @@ class Pretended(Tensor):
         strangers = [t for t in tensors if not isinstance(t, Pretended) and t.dim() > 0]
         if strangers and func not in _COPIES and not (func in _INDEXING and isinstance(args[0], Pretended)):
             raise RuntimeError(f"Expected all tensors to be on the same device: {func} got cpu and cuda:0")
-        here = kwargs.get("device", _DEVICE).type == "cuda" if kwargs.get("device") is not None else True
-        if func is _aten.copy_.default:
-            here = isinstance(args[0], Pretended)
+        elsewhere = func is _aten.copy_.default and not isinstance(args[0], Pretended)
         if kwargs.get("device") is not None:
+            elsewhere = kwargs["device"].type != "cuda"
             kwargs["device"] = torch.device("cpu")
         outer = {id(t.inner): t for t in tensors if isinstance(t, Pretended)}
         args, kwargs = tree_map_only(Pretended, lambda t: t.inner, (args, kwargs))
         found = func(*args, **kwargs)
-        if not here:
+        if elsewhere:
             return found
         return tree_map_only(Tensor, lambda t: outer[id(t)] if id(t) in outer else Pretended(t), found)
 

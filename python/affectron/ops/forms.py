@@ -12,7 +12,7 @@ from importlib import import_module
 from affectron import _native
 
 #: Forms by the backend that has them.
-FORMS = {"native": ("short_silu", "single_pass"), "triton": ("single_pass",)}
+FORMS = {"native": ("short_silu", "single_pass") if _native.CUDA_BUILT else (), "triton": ("single_pass",)}
 
 
 @contextmanager
