@@ -1,7 +1,7 @@
 // The gradients of act(gate) up and, where sums are wanted, h times its gradient summed over the rows of each segment.
 // Bound by memory: 5 elements moved for about 24 instructions (silu in 16 bits, sm_90), 27 with sums, where an H200 has
-// time for 78 (computed, not measured). Beside them the sums are read and written once for each segment: 8 bytes a
-// neuron against the 300 that a sentence of 30 rows moves in 16 bits.
+// time for 78 (`python tools/instructions.py`; computed, not measured). Beside them the sums are read and written once
+// for each segment: 8 bytes a neuron against the 300 that a sentence of 30 rows moves in 16 bits.
 //
 // Without sums a thread takes one vector of two rows, as in glu. With them it walks the tiles of its block's group, two
 // rows at a time: products of kChain rows are added up in fp32, the rest in fp64, all in registers, and nothing is
