@@ -1,6 +1,6 @@
 """The kernels on a GPU against what they replace: ``python benchmarks/gpu.py``, or by ``make gpu``.
 
-Apart from the pytest-benchmark suites because a GPU is timed differently, by events on its stream with a cold L2 cache,
+Not in the pytest-benchmark suites, because a GPU is timed differently, by events on its stream with a cold L2 cache,
 and because the machine that has one may have nothing but torch and transformers. Contenders of one piece of work take
 turns, round by round; medians are compared. on_gpu/ says what is measured.
 

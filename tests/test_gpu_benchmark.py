@@ -88,7 +88,7 @@ def records(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """What a run of all parts prints, and its records."""
+    """Output and records of a run of all parts."""
     out = tmp_path_factory.mktemp("out")
     done = run(out=out)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -140,7 +140,7 @@ def perform(run: Run, part: str, dry_run: bool) -> Outcome:
 
 
 def goals(output: str) -> list[str]:
-    """What a benchmark says of its goals, those that were missed first; all of it is in the log and the JSON file."""
+    """The lines of a benchmark about its goals, those that were missed first; the log and the JSON file have all."""
     lines = [re.sub(r"  +", "  ", line.strip()) for line in output.splitlines()]
     wanted = [line for line in lines if re.search(r"goal \d.* MISSED|FAILED|NOT MEASURED", line)]
     met = [line for line in lines if re.search(r"goal \d.* met", line)]

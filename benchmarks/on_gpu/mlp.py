@@ -1,4 +1,4 @@
-"""What decoding needs of one layer: the whole MLP for a few rows, and glu and glu_steer inside a captured step."""
+"""One layer in decoding: the whole MLP for a few rows, and glu and glu_steer inside a captured step."""
 
 from __future__ import annotations
 

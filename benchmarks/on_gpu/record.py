@@ -84,7 +84,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass
 class Record:
-    """What one part has measured so far."""
+    """The measurements of one part so far."""
 
     part: str
     gpu: str
