@@ -98,6 +98,7 @@ PYBIND11_MODULE(_native, m) {
 #ifdef AFFECTRON_CUDA
   m.attr("CUDA_BUILT") = true;
   m.attr("CUDA_TOOLKIT") = cuda::toolkit();
+  // These keep Python's lock: two launches of one call follow one another, with none of another thread between them.
   m.def("cuda_use_device", &cuda::use_device);
   m.def("cuda_error_name", &cuda::error_name);
   m.def("cuda_error_text", &cuda::error_text);

@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
 
 int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,
               Stream stream) {
-  if (shape.rows == 0) return cudaSuccess;
+  if (shape.rows == 0 || shape.neurons == 0) return cudaSuccess;
   const bool aligned = in_vectors(out.data, out.stride, shape, dtype) &&
                        in_vectors(gate.data, gate.stride, shape, dtype) &&
                        in_vectors(up.data, up.stride, shape, dtype) && in_vectors(programs.table, 0, shape, dtype);

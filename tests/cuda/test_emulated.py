@@ -96,6 +96,13 @@ def test_every_16_bit_value(emulated, silu, dtype, act):
     assert ((ours - wanted).abs() <= wanted.abs() * eps + size * 2.0**-23 + smallest).all()
 
 
+def test_no_neurons(emulated):
+    """Nothing is launched: a grid of no blocks is an error."""
+    gate = torch.ones(5, 0)
+    assert emulated.glu(gate, gate).shape == (5, 0)
+    assert emulated.glu_steer(gate, None, torch.ones(1, 4, 0), None, "relu").shape == (5, 0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("shape", ALL_SHAPES)

@@ -192,6 +192,17 @@ def test_nonfinite_values(statistics_backend, dtype):
     check(stats, oracle(h, gate, segments, 3, False))
 
 
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("f", [2048, 2047])
+def test_statistics_of_every_16_bit_value(statistics_backend, dtype, f):
+    """All 65,536 in columns of 32, as values and as gates that say what is active: NaN, infinities, subnormals, -0."""
+    value = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype).view(32, 2048)[:, :f]
+    h, gate = value.to(CUDA), value.flip(1).to(CUDA)
+    segments, stats = torch.zeros(32, dtype=torch.int64, device=CUDA), ops.StatsBuffers(1, f, device=CUDA)
+    ops.neuron_stats(h, segments, stats, gate)
+    check(stats, oracle(h, gate, segments, 1, False))
+
+
 @pytest.mark.parametrize("ratio", [1.0, 1e2, 1e4])
 def test_mean_far_from_zero(statistics_backend, ratio):
     h = (torch.randn(5000, 131, generator=torch.Generator().manual_seed(0)) + ratio).to(CUDA)
@@ -453,3 +464,38 @@ def test_compile(backend):
     gate, up = gpu(*halves(40, 64, torch.float32))
     run = torch.compile(lambda g, u: ops.glu(g, u) + 1, fullgraph=True)
     assert torch.equal(run(gate, up), ops.glu(gate, up) + 1)
+
+
+def test_no_neurons(backend):
+    gate = torch.ones(5, 0, device=CUDA)
+    assert ops.glu(gate, gate).shape == (5, 0)
+    assert ops.glu_steer(gate, None, torch.ones(1, 4, 0, device=CUDA)).shape == (5, 0)
+
+
+@pytest.mark.parametrize("by_neuron", [True, False])
+@pytest.mark.parametrize("n", [1, 16])
+def test_calls_of_masked_mlp_without_a_wait(backend, n, by_neuron):
+    """The second kernel of each call begins early, and the next call uses its workspace again."""
+    w_gate, w_up, w_down = gpu(*weights((72, 1032, 264), torch.bfloat16))
+    down, table = ops.neuron_major(w_down) if by_neuron else w_down, programs(1, 1032).to(CUDA)
+    xs = [tokens(n, 72, torch.bfloat16).to(CUDA) * scale for scale in (1, -2)]
+    expected = []
+    for x in xs:
+        expected.append(ops.masked_mlp(x, w_gate, w_up, down, table))
+        assert expected[-1].isfinite().all().item()  # waits
+    outputs = [ops.masked_mlp(xs[i % 2], w_gate, w_up, down, table) for i in range(200)]
+    assert all(torch.equal(out, expected[i % 2]) for i, out in enumerate(outputs))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (70, 431), (300, 4096)])
+def test_calls_of_glu_stats_without_a_wait(statistics_backend, shape):
+    """As above: the merge of each call ends before the next call counts."""
+    gate, up = gpu(*halves(*shape, torch.bfloat16))
+    plan = ops.SegmentPlan(runs(shape[0], 3).to(CUDA), 3)
+    waiting, running = (ops.StatsBuffers(3, shape[1], device=CUDA) for _ in range(2))
+    for _ in range(100):
+        ops.glu_stats(gate, up, plan, waiting)
+        waiting.count.sum().item()  # waits
+    for _ in range(100):
+        ops.glu_stats(gate, up, plan, running)
+    assert all(torch.equal(a, b) for a, b in zip(waiting.tensors, running.tensors, strict=True))
