@@ -63,6 +63,7 @@ gpu-wheel: ## on a machine without a GPU: build the wheel that `make gpu` instal
 	@cd $(GPU_WHEEL) && $(GPU_PYTHON) -m zipfile -e *.whl unpacked && cd unpacked/affectron \
 		&& $(GPU_PYTHON) -c 'import sys, _native; sys.exit(not _native.CUDA_BUILT)' && rm -rf ../../unpacked \
 		|| $(call failed,$(GPU_WHEEL)/build.log,the wheel has no CUDA kernels: nvcc does not work with this C++ compiler)
+	@$(GPU_PYTHON) tools/gpu.py --sources > $(GPU_WHEEL)/sources.sha256
 	@ls -s --block-size=KiB $(GPU_WHEEL)/*.whl
 
 matrix: $(VENV)/installed ## try other versions of torch and transformers; writes docs/compatibility.md

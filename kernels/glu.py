@@ -3,7 +3,7 @@
 Floor: 6 bytes an element in 16 bits (two reads, one write), 12 in fp32; nothing is read twice. A program has one
 tile of 4 KB an operand: 128 threads with two 16-byte loads of each operand under way, so that the 16 programs an SM
 holds ask for 128 KB at a time, several times what its share of the memory's latency and bandwidth needs. In bf16 an
-element takes 12 instructions, in fp32 32 (silu, sm_90; `python tools/instructions.py --triton`), not measured on a GPU.
+element takes 14 instructions, in fp32 32 (silu, sm_90; `python tools/instructions.py --triton`), not measured on a GPU.
 """
 
 import torch

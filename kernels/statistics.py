@@ -24,8 +24,8 @@ itself and combined when a run ends, so a tile costs two reductions, each of two
 128 bytes of a row at a time keep the gathered rows whole cache lines. The rare tile that fp32 cannot measure is read
 again.
 
-A full tile, its merge included, takes glu_stats 29 instructions an element and 210 registers in a single pass, 37 and
-226 in two, of the 47 that an H200 can issue while its memory moves the 6 bytes; glu takes 12 (sm_90, silu, bf16, Triton
+A full tile, its merge included, takes glu_stats 31 instructions an element and 210 registers in a single pass, 39 and
+226 in two, of the 47 that an H200 can issue while its memory moves the 6 bytes; glu takes 14 (sm_90, silu, bf16, Triton
 3.7.1; counted by `python tools/instructions.py --triton`). An SM holds 9 programs or 8. None of this has been measured
 on a GPU.
 """

@@ -102,6 +102,9 @@ def _generate(scale: Scale, clock: Clock, plain: Any, steered: Any, batch: int) 
             Contender(f"steered {backend}", backend, partial(generate, steered), {PLAIN: 1.0}, tokens=tokens),
         ]
         rounds = min(GENERATE_ROUNDS, scale.rounds)
+        for model in (plain, steered):  # compiled in the first call; graphs are captured in the next ones
+            for _ in range(2):
+                generate(model)
         times = compete(clock, contenders, rounds, cold=False)
     work = f"generate, {layers} layers, batch {batch}, {scale.written} tokens, static cache"
     return rows_of(work, contenders, times)

@@ -39,7 +39,14 @@ def _device(request: pytest.FixtureRequest) -> Iterator[None]:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     yield
-    torch.cuda.synchronize()  # a kernel's error belongs to the test that launched it
+    try:
+        torch.cuda.synchronize()  # a kernel's error belongs to the test that launched it
+    except RuntimeError as error:
+        if "PYTEST_XDIST_WORKER" not in os.environ:
+            raise
+        # No later test of this process can pass: xdist starts another in its place.
+        os.write(2, f"{request.node.nodeid}: {error}\n".encode())
+        os._exit(1)
 
 
 @pytest.fixture(params=TESTED)
