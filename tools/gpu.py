@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,6 +121,22 @@ def install(run: Run) -> Outcome:
     return run.step("install", command, 150, PIP_BREAK_SYSTEM_PACKAGES="1")
 
 
+# What all parts need, in one line: without it each of them would fail in its own way.
+CHECK = """
+import torch, triton
+from affectron import _native
+assert torch.cuda.is_available(), "no CUDA device was found"
+target = triton.runtime.driver.active.get_current_target()
+print(torch.cuda.get_device_name(), target, "torch", torch.__version__, "triton", triton.__version__,
+      "kernels of CUDA", _native.CUDA_TOOLKIT)
+"""
+
+
+def check(run: Run) -> Outcome:
+    """Whether torch, Triton and the package find the GPU."""
+    return run.step("device", [sys.executable, "-c", CHECK], 60)
+
+
 def tests_command(dry_run: bool) -> list[str]:
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "no:cacheprovider", "-rfE", "--tb=short"]
     if not dry_run and importlib.util.find_spec("xdist"):
@@ -179,7 +196,8 @@ def summarise(outcomes: list[Outcome], log: Path) -> None:
             print(f"\n--- {outcome.part}", *(failed[:25] or lines[-12:]), sep="\n")
     print(f"\nall output: {log}")
     for outcome in outcomes:
-        last = next((line for line in reversed(outcome.output.splitlines()) if " passed" in line), "")
+        wanted = " passed" if outcome.part == "tests" else "kernels of CUDA"
+        last = next((line for line in reversed(outcome.output.splitlines()) if wanted in line), "")
         print(f"{outcome.part:<12} {outcome.seconds:6.1f} s  {outcome.verdict}{': ' + last if last else ''}")
 
 
@@ -197,9 +215,13 @@ def main() -> int:
     if unknown := [part for part in parts if part not in PARTS]:
         parser.exit(2, f"error: part is {unknown[0]!r}, expected one of {', '.join(PARTS)}\n")
     run = Run(Path(os.environ.get("OUT") or ROOT / "build" / "gpu").resolve(), arguments.seconds)
-    outcomes = [] if arguments.dry_run else [install(run)]
-    if all(outcome.passed for outcome in outcomes):
-        outcomes += [perform(run, part, arguments.dry_run) for part in parts]
+    steps = [] if arguments.dry_run else [partial(install, run), partial(check, run)]
+    steps += [partial(perform, run, part, arguments.dry_run) for part in parts]
+    outcomes: list[Outcome] = []
+    for step in steps:
+        outcomes.append(step())
+        if outcomes[-1].part in ("install", "device") and not outcomes[-1].passed:
+            break
     summarise(outcomes, run.log)
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
