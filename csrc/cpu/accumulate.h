@@ -11,11 +11,7 @@
 #include <limits>
 #include <vector>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
-#include "level.h"
+#include "share.h"
 #include "simd.h"
 
 namespace affectron::AFFECTRON_ISA {
@@ -136,17 +132,7 @@ inline void merge(const float *h, const int32_t *active, int64_t rows, int64_t n
 // tiles that belong to a segment. `fill` leaves a row's values in h and adds to active; for a row of no segment h is
 // null and only its output is wanted.
 template <class Fill> void accumulate(Shape shape, const Plan &plan, Stats stats, int threads, Fill fill) {
-  const int64_t blocks = (shape.neurons + 63) / 64; // threads meet at multiples of 64 neurons: no shared cache line
-  threads = int(std::min<int64_t>(useful_threads(shape, threads), blocks));
-#pragma omp parallel num_threads(threads)
-  {
-#ifdef _OPENMP
-    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
-#else
-    const int64_t thread = 0, team = 1;
-#endif
-    const int64_t begin = 64 * (blocks * thread / team);
-    const int64_t end = std::min(shape.neurons, 64 * (blocks * (thread + 1) / team));
+  share_neurons(shape, threads, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> seen(stats.count, stats.count + plan.num_segments);
     std::vector<float> h(size_t(kTileRows * kBlock));
     TileStats tile_stats;
@@ -168,7 +154,7 @@ template <class Fill> void accumulate(Shape shape, const Plan &plan, Stats stats
       }
       if (tile.segment >= 0) seen[size_t(tile.segment)] += tile.rows;
     }
-  }
+  });
   for (int64_t t = 0; t < plan.num_tiles; ++t) {
     if (plan.tiles[t].segment >= 0) stats.count[plan.tiles[t].segment] += plan.tiles[t].rows;
   }

@@ -6,11 +6,7 @@
 #include <algorithm>
 #include <vector>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
-#include "level.h"
+#include "share.h"
 #include "slice.h"
 
 namespace affectron::AFFECTRON_ISA {
@@ -77,23 +73,13 @@ void glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows ga
     slice({at(grad_gate, n, f, size), at(grad_up, n, f, size), at(grad, n, f, size), at(gate, n, f, size),
            at(up, n, f, size), chain, neurons});
   };
-  threads = useful_threads(shape, threads);
   if (!sums) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(useful_threads(shape, threads)) schedule(static)
     for (int64_t n = 0; n < shape.rows; ++n) run(plain, n, 0, shape.neurons, nullptr);
     return;
   }
-  const int64_t blocks = (shape.neurons + 63) / 64; // threads meet at multiples of 64 neurons: no shared cache line
-  threads = int(std::max<int64_t>(1, std::min<int64_t>(threads, blocks)));
-#pragma omp parallel num_threads(threads)
-  {
-#ifdef _OPENMP
-    const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
-#else
-    const int64_t thread = 0, team = 1;
-#endif
-    const int64_t begin = 64 * (blocks * thread / team);
-    const int64_t neurons = std::min(shape.neurons, 64 * (blocks * (thread + 1) / team)) - begin;
+  share_neurons(shape, threads, [&](int64_t begin, int64_t end) {
+    const int64_t neurons = end - begin;
     std::vector<float> chain(size_t(neurons + Vec::width));
     std::vector<double> total(size_t(neurons), 0.0);
     for (int64_t t = 0; t < plan.num_tiles; ++t) {
@@ -118,7 +104,7 @@ void glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows ga
         }
       }
     }
-  }
+  });
 }
 
 } // namespace affectron::AFFECTRON_ISA
