@@ -50,7 +50,7 @@ def measure(part: str, scale: Scale, clock: Clock, deadline: float, folder: Path
                 gc.collect()
                 if scale.on_gpu:
                     torch.cuda.empty_cache()
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as error:
                 record.errors[name] = f"{type(error).__name__}: {error}"
         record.seconds = time.monotonic() - start
         if folder is not None:

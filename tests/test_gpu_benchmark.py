@@ -189,6 +189,25 @@ def test_a_failure_loses_nothing_else(
     assert "ops: FAILED second, broken: RuntimeError: no such kernel" in printed
 
 
+@pytest.mark.parametrize(("calls", "enough"), [(8, True), (1, False)])
+def test_an_interrupt_keeps_whole_rounds(gpu: ModuleType, calls: int, enough: bool) -> None:
+    """Of two contenders, each tried once before; with fewer than two rounds there is nothing to compare."""
+    timing, scale = import_module("on_gpu.timing"), import_module("on_gpu.scale")
+    left = iter(range(calls + 1))
+
+    def run() -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    contenders = [timing.Contender("steady", "torch", lambda: None), timing.Contender("late", "torch", run)]
+    if not enough:
+        with pytest.raises(KeyboardInterrupt):
+            timing.compete(timing.Clock(scale.DRY), contenders, 50, cold=False)
+    else:
+        times = timing.compete(timing.Clock(scale.DRY), contenders, 50, cold=False)
+        assert {name: len(found) for name, found in times.rounds.items()} == {"steady": calls, "late": calls}
+
+
 def test_what_there_is_no_time_for_is_said(gpu: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert gpu.main(["--dry-run", "--seconds", "0", "--only", "decode,screen"]) == 0
     found = records(tmp_path)

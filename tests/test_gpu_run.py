@@ -60,6 +60,12 @@ def test_what_hangs_is_stopped_with_all_that_it_started(gpu: ModuleType, tmp_pat
         assert time.monotonic() - start < 40
 
 
+def test_what_runs_out_of_time_may_say_what_it_found(gpu: ModuleType, tmp_path: Path) -> None:
+    work = "try:\n import time; time.sleep(60)\nexcept KeyboardInterrupt: print('1 failed')"
+    outcome = gpu.Run(tmp_path, 100).step("late", [sys.executable, "-c", work], 6)
+    assert (outcome.verdict, outcome.output) == ("STOPPED before 6 s", "1 failed\n")
+
+
 def running(command: str) -> bool:
     commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / "build" / f"gpu{sys.version_info[0]}{sys.version_info[1]}"
 # Seconds that a part may take at most. The tests and the first two benchmarks fit a run of 290 s, the others a second.
 LIMITS = {"tests": 165, "ops": 65, "mlp": 35, "screen": 85, "attribution": 25, "decode": 100, "sanitize": 70}
+SECONDS = 285  # for everything together
 PARTS = tuple(LIMITS)
 BENCHMARKS = tuple(part for part in PARTS if part not in ("tests", "sanitize"))
 SHOWN = 30  # rows of a benchmark in the summary
@@ -170,8 +171,8 @@ def perform(run: Run, part: str, dry_run: bool) -> Outcome:
     if part == "tests":
         extra = {"AFFECTRON_REHEARSE": "1"} if dry_run else {}
         return run.step(part, tests_command(dry_run), LIMITS[part], **extra)
-    # The benchmark stops starting new work before it is stopped.
-    seconds = max(5.0, min(LIMITS[part], run.end - time.monotonic()) - 5)
+    # The benchmark stops starting new work before it is told to end.
+    seconds = max(5.0, min(LIMITS[part], run.end - time.monotonic()) - FAREWELL - 5)
     command = [sys.executable, "benchmarks/gpu.py", "--only", part, "--seconds", f"{seconds:.0f}"]
     return run.step(part, [*command, "--dry-run"] if dry_run else command, LIMITS[part])
 
@@ -204,7 +205,6 @@ def summarise(outcomes: list[Outcome], log: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
-    parser.add_argument("--seconds", type=float, default=285, help="for everything together (285)")
     parser.add_argument("--dry-run", action="store_true", help="on a CPU, at tiny sizes, with what is installed")
     parser.add_argument("--sources", action="store_true", help="print the hash that a wheel is compared by, and end")
     arguments = parser.parse_args()
@@ -214,7 +214,8 @@ def main() -> int:
     parts = arguments.parts or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:
         parser.exit(2, f"error: part is {unknown[0]!r}, expected one of {', '.join(PARTS)}\n")
-    run = Run(Path(os.environ.get("OUT") or ROOT / "build" / "gpu").resolve(), arguments.seconds)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would the parts
+    run = Run(Path(os.environ.get("OUT") or ROOT / "build" / "gpu").resolve(), SECONDS)
     steps = [] if arguments.dry_run else [partial(install, run), partial(check, run)]
     steps += [partial(perform, run, part, arguments.dry_run) for part in parts]
     outcomes: list[Outcome] = []

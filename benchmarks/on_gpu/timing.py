@@ -97,7 +97,8 @@ class Clock:
 
 
 def compete(clock: Clock, contenders: list[Contender], rounds: int, cold: bool = True) -> Times:
-    """Milliseconds of each contender, in turns. One that fails when it is tried first is left out."""
+    """Milliseconds of each contender, in turns. One that fails when it is tried first is left out. An interrupt ends
+    the rounds early."""
     times = Times()
     for contender in contenders:
         try:
@@ -107,11 +108,18 @@ def compete(clock: Clock, contenders: list[Contender], rounds: int, cold: bool =
             times.rounds[contender.name] = []
         except Exception as error:
             times.failed[contender.name] = f"{type(error).__name__}: {error}"
-    for _ in range(rounds):
-        for contender in contenders:
-            if contender.name in times.rounds:
-                with contender.context():
-                    times.rounds[contender.name].append(clock.time(contender.run, cold))
+    try:
+        for _ in range(rounds):
+            for contender in contenders:
+                if contender.name in times.rounds:
+                    with contender.context():
+                        times.rounds[contender.name].append(clock.time(contender.run, cold))
+    except KeyboardInterrupt:  # out of time: the whole rounds count, if there are enough to compare
+        whole = min(map(len, times.rounds.values()), default=0)
+        if whole < 2:
+            raise
+        for found in times.rounds.values():
+            del found[whole:]
     return times
 
 

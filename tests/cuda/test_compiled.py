@@ -113,6 +113,8 @@ def test_arithmetic_takes_less_time_than_memory():
         for kernel, dtype, form, _, _, _, slots, *_ in instructions.report(*cubin)
     }
     limits = {"glu_kernel": 47, "glu_steer_kernel": 47, "glu_backward_kernel": 78, "glu_attribution_kernel": 78}
+    for dtype in ("bfloat16", "float16"):
+        assert slots["glu_stats_kernel, single pass", dtype, "silu by ex2"] < 47, dtype
     for kernel, limit in limits.items():
         for dtype in ("bfloat16", "float16"):
             for form in ("silu by expf", "silu by ex2"):
