@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 
 from affectron.corpus import Corpus, Sentence
-from affectron.errors import InputError
+from affectron.errors import InputError, Note
 from affectron.evaluators import AS_IT_IS, LabelLikelihood, LinearProbe, default_prompt, ridge, text_loss, truths
 from affectron.interventions import Program, amplify, zero
 from affectron.models import find_sites, intervene, load_model
@@ -204,7 +207,8 @@ def test_a_prompt_without_room_for_the_text_is_refused() -> None:
 
 def test_a_label_needs_a_token_before_it() -> None:
     sentences = [Sentence(" ", ("a",), "test", "9")]
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(bos=False)
+    tokenizer.bos_token = None
     with pytest.raises(InputError, match=r"sentence 9: no token precedes the label in prompt '\{text\}'"):
         LabelLikelihood({"mood": "{text}"}).reader(build("llama"), tokenizer, sentences, "mood", SINGLE)
 
@@ -220,7 +224,10 @@ def test_a_task_without_a_prompt_is_asked_in_words() -> None:
     assert default_prompt(tokenizer, "mood", ["glum", "gay", "wry"]) == (
         "{bos}Text: {text}\nThe mood of this text (glum, gay or wry) is:"
     )
-    assert default_prompt(make_tokenizer(bos=False), "mood", ["glum"]).startswith("Text: {text}")
+    assert default_prompt(make_tokenizer(bos=False), "mood", ["glum"]).startswith("{bos}Text: {text}")
+    bare = make_tokenizer(bos=False)
+    bare.bos_token = None
+    assert default_prompt(bare, "mood", ["glum"]).startswith("Text: {text}")
     tokenizer.chat_template = (
         "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '\n[assistant]' }}{% endif %}"
@@ -228,9 +235,50 @@ def test_a_task_without_a_prompt_is_asked_in_words() -> None:
     prompt = default_prompt(tokenizer, "mood", ["glum", "gay"])
     assert prompt.startswith("[user] Which mood does this text have: glum or gay?")
     assert prompt.endswith("{text}\n[assistant]")
-    evaluator = LabelLikelihood()
-    evaluator.reader(build("llama"), tokenizer, SENTENCES, "mood", ["glum", "gay"])
+    evaluator, model = LabelLikelihood(), build("llama")
+    reader = evaluator.reader(model, tokenizer, SENTENCES, "mood", ["glum", "gay"])
     assert evaluator.options == {"prompts": {"mood": prompt}}
+    # A chat template is the model's own format: where it writes no <s>, there is none.
+    with seen(model) as (ids, _):
+        reader(ALL)
+    assert ids[0][0, 0] != 1
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_prompt_begins_with_bos_once(bos: bool) -> None:
+    """Whoever writes it: the template, the text or nobody."""
+    model, tokenizer = build("llama"), make_tokenizer(bos)
+    expected = (
+        LabelLikelihood({"mood": "{bos}{text} w2"}).reader(model, tokenizer, SENTENCES, "mood", MIXED).scores(ALL)
+    )
+    rendered = [replace(one, text=f"<s> {one.text}") for one in SENTENCES]
+    for sentences, prompt in ((SENTENCES, "{text} w2"), (rendered, "{text} w2"), (rendered, "{bos}{text} w2")):
+        reader = LabelLikelihood({"mood": prompt}).reader(model, tokenizer, sentences, "mood", MIXED)
+        np.testing.assert_array_equal(reader.scores(ALL), expected)
+    tokenizer.bos_token = None
+    with seen(model) as (ids, _):
+        LabelLikelihood({"mood": "{text} w2"}).reader(model, tokenizer, SENTENCES, "mood", SINGLE)(ALL)
+    assert not (ids[0][:, 0] == 1).any()
+
+
+def test_a_task_whose_prompt_is_missing_is_told() -> None:
+    model, tokenizer = build("llama"), make_tokenizer()
+    evaluator = LabelLikelihood({"mood": PROMPT})
+    prompt = default_prompt(tokenizer, "tone", SINGLE)
+    with pytest.warns(Note, match=re.escape(f"task 'tone' has no prompt of its own: it is asked {prompt!r}")):
+        evaluator.reader(model, tokenizer, SENTENCES, "tone", SINGLE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        evaluator.reader(model, tokenizer, SENTENCES, "mood", SINGLE)
+        LabelLikelihood().reader(model, tokenizer, SENTENCES, "tone", SINGLE)
+
+
+def test_the_tokenizer_s_own_limit_holds_for_prompts() -> None:
+    model, tokenizer = build("llama"), make_tokenizer()
+    tokenizer.model_max_length = 10
+    with seen(model) as (ids, _):
+        LabelLikelihood({"mood": PROMPT}).reader(model, tokenizer, SENTENCES, "mood", SINGLE)(ALL)
+    assert ids[0].shape[1] == 10
 
 
 # --- linear probe ----------------------------------------------------------------------------------------------

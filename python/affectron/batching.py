@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from affectron.corpus import Corpus, Message, Sentence
+from affectron.conversations import render
+from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
+from affectron.special_tokens import Frame, SpecialTokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,6 +85,26 @@ def split_template(template: str, tokenizer: PreTrainedTokenizerBase | None = No
     return before.replace("{bos}", bos), after.replace("{bos}", bos)
 
 
+def template_frame(tokenizer: PreTrainedTokenizerBase, template: str) -> Frame:
+    """The special tokens around a text in a template, which may be ``"{text}"``."""
+    if template == PLAIN:
+        return Frame.of_text(tokenizer)
+    return Frame.of_prompt(tokenizer, split_template(template, tokenizer)[0])
+
+
+def added_bos(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
+    """The BOS token that is put before the corpus' sentences though neither the tokenizer nor the template does so."""
+    if next(iter(corpus)).messages is not None:
+        return None
+    return template_frame(tokenizer, template).added_bos
+
+
+def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> int | None:
+    """The tokens of a sequence at most: the smaller of the model's limit and the tokenizer's own; None without any."""
+    limits = [limit for limit in (max_length, tokenizer.model_max_length) if limit is not None and limit < NO_LIMIT]
+    return int(min(limits)) if limits else None
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[Sentence],
@@ -94,88 +116,74 @@ def encode(
     """Tokenise sentences in one call of the tokenizer, and tell the texts' own tokens from the others.
 
     With the template ``"{text}"`` the tokenizer adds its special tokens as it does for this model, and these do not
-    count. With any other, the filled template is tokenised as it stands, with nothing added, and the tokens that
-    overlap the text's characters count; a token that joins the text's end and the template is thus counted.
-    ``count_special`` counts the added special tokens, or the template's ``{bos}``, as well.
+    count. With any other, the filled template is tokenised as it stands, and the tokens that overlap the text's
+    characters count; a token that joins the text's end and the template is thus counted. Either begins with the
+    tokenizer's BOS token exactly once (:func:`starts_with_bos`), whoever writes it.
+
+    A special token that is written in a text does not count. An unknown word does. ``count_special`` counts the
+    special tokens around a text and in it, and a template's ``{bos}``, as well.
 
     Of a sentence with a span only the tokens that overlap it count. A conversation is read in the tokenizer's chat
-    template, as it stands, and the tokens count that overlap the contents of the turns that do.
+    template, as it stands, and the tokens count that overlap the contents of the turns that do
+    (:func:`affectron.conversations.render`).
 
     Too long a sequence loses the last of the text's own tokens, so that what follows the text in a template stays. With
     ``long_texts="windows"`` it becomes several instead, each with what stands around the text and a quarter of the one
     before as context; every token of the text counts once.
-    ``max_length`` (tokens) defaults to the tokenizer's own; not every tokenizer knows its model's, so callers that
-    know the model should pass it.
+    ``max_length`` (tokens) is the model's limit; the tokenizer's own holds as well, but not every tokenizer knows its
+    model's, so callers that know the model should pass it.
 
     Raises:
-        InputError: an unusable template (see :func:`split_template`); a template other than ``"{text}"`` with a
-            tokenizer that gives no character offsets; a maximum length that leaves no room for the text.
+        InputError: an unusable template (see :func:`split_template`) or chat template; a template other than
+            ``"{text}"`` with a tokenizer that gives no character offsets; a maximum length that leaves no room for the
+            text.
     """
     before, after = split_template(template, tokenizer)
     if long_texts not in LONG_TEXTS:
         raise InputError(f"long_texts is {long_texts!r}, expected one of {', '.join(LONG_TEXTS)}")
-    if max_length is None and tokenizer.model_max_length < NO_LIMIT:
-        max_length = int(tokenizer.model_max_length)
-    if max_length is not None and max_length < 1:
-        raise InputError(f"max_length is {max_length}, expected at least 1")
-    plain = template == PLAIN
-    if not plain and not tokenizer.is_fast:
+    limit = length_limit(tokenizer, max_length)
+    if limit is not None and limit < 1:
+        raise InputError(f"max_length is {limit}, expected at least 1")
+    needs = _needs_offsets(sentences, template)
+    if needs and not tokenizer.is_fast:
         raise InputError(
-            f"template is {template!r}, but {type(tokenizer).__name__} gives no character offsets to tell the text's "
-            f"tokens from the template's; use a fast tokenizer or the template {PLAIN!r}"
+            f"{needs}, but {type(tokenizer).__name__} gives no character offsets to tell the text's tokens by; "
+            f"use a fast tokenizer, or whole texts with the template {PLAIN!r}"
         )
     if not sentences:
         return []
-    chat = sentences[0].messages is not None
-    placed = not plain or chat or any(sentence.span for sentence in sentences)
-    if placed and not tokenizer.is_fast:
-        raise InputError(
-            f"the corpus has {'conversations' if chat else 'spans'}, but {type(tokenizer).__name__} gives no character "
-            "offsets to find their tokens by; use a fast tokenizer"
-        )
-    if chat and not plain:
+    if sentences[0].messages is None:
+        reads = [_filled(sentence, before, after) for sentence in sentences]
+        frame = template_frame(tokenizer, template)
+    elif template == PLAIN:
+        reads = [_conversation(tokenizer, sentence) for sentence in sentences]
+        frame = None
+    else:
         raise InputError(f"template is {template!r}, but the corpus has conversations; expected {PLAIN!r}")
-
-    reads = [_chat(tokenizer, one) if chat else _filled(one, before, after) for one in sentences]
-    found = tokenizer(
+    tokens = tokenizer(
         [read.text for read in reads],
-        add_special_tokens=plain and not chat,
-        return_special_tokens_mask=plain,
-        return_offsets_mapping=placed,
+        add_special_tokens=False,
+        return_offsets_mapping=needs is not None,
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
     )
+    offsets = tokens["offset_mapping"] if needs else [None] * len(reads)
+    special = SpecialTokens.of(tokenizer)
     encoded = []
-    for row, (sentence, read, ids) in enumerate(zip(sentences, reads, found["input_ids"], strict=True)):
-        if placed:
-            offsets = found["offset_mapping"][row]
-            within = [_overlaps(offset, [read.whole]) for offset in offsets]
-            own = [_overlaps(offset, read.counted) for offset in offsets]
-            special = [token == tokenizer.bos_token_id for token in ids]
-        if plain and not chat:
-            special = [bool(added) for added in found["special_tokens_mask"][row]]
-            within = [not added for added in special]
-            own = [mine and here for mine, here in zip(own, within, strict=True)] if placed else within
-        counted = [a or b for a, b in zip(own, special, strict=True)] if count_special else own
-        excess = 0 if max_length is None else max(len(ids) - max_length, 0)
-        if not excess:
-            encoded.append(Encoded(ids, counted, sentence, truncated=False))
-            continue
-        assert max_length is not None
-        places = [place for place, mine in enumerate(within) if mine]
-        if excess >= len(places):
-            raise InputError(
-                f"max_length is {max_length}, which leaves no room for the text beside the "
-                f"{len(ids) - len(places)} other tokens of template {template!r}"
-            )
-        if long_texts == "windows":
-            encoded += _windows(ids, counted, sentence, (places[0], places[-1] + 1), max_length)
-            continue
-        dropped = set(places[-excess:])
-        kept = [place for place in range(len(ids)) if place not in dropped]
-        encoded.append(Encoded([ids[p] for p in kept], [counted[p] for p in kept], sentence, truncated=True))
+    for sentence, read, ids, places in zip(sentences, reads, tokens["input_ids"], offsets, strict=True):
+        sequence = _sequence(ids, places, read, frame or Frame.of_conversation(tokenizer, ids), special, count_special)
+        encoded += _fitted(sequence, sentence, limit, long_texts, template)
     return encoded
+
+
+def _needs_offsets(sentences: Sequence[Sentence], template: str) -> str | None:
+    """What in the input calls for the characters that each token stands for; None where nothing does."""
+    if template != PLAIN:
+        return f"template is {template!r}"
+    if sentences and sentences[0].messages is not None:
+        return "the corpus has conversations"
+    return "the corpus has spans" if any(sentence.span for sentence in sentences) else None
 
 
 class _Read(NamedTuple):
@@ -192,47 +200,67 @@ def _filled(sentence: Sentence, before: str, after: str) -> _Read:
     return _Read(before + sentence.text + after, whole, [(len(before) + start, len(before) + end)])
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, sentence: Sentence) -> _Read:
-    """A conversation in the tokenizer's chat template, and where in it the contents of its turns are.
-
-    Raises:
-        InputError: the tokenizer has no chat template, or one that leaves out or rewrites what was said.
-    """
-    messages = sentence.messages or ()
-    if not tokenizer.chat_template:
-        raise InputError("the corpus has conversations, but the tokenizer has no chat template")
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except Exception as error:  # a template is a program of the tokenizer's own, with errors of its own
-        raise InputError(f"sentence {sentence.id}: the chat template does not take these turns: {error}") from error
-    places: list[tuple[int, int]] = []
-    at = 0
-    for message in messages:
-        content = message.content.strip()  # many templates strip it
-        start = text.find(content, at)
-        if start < 0:
-            raise InputError(f"sentence {sentence.id}: the chat template does not show the turn {content[:40]!r}")
-        at = start + len(content)
-        places.append((start, at))
-    counted = [place for place, message in zip(places, messages, strict=True) if message.counts]
-    shown = _Read(text, (0, len(text)), counted)
-    if sentence.span is None:
-        return shown
-    return shown._replace(counted=_within(sentence.span, messages, counted))
+def _conversation(tokenizer: PreTrainedTokenizerBase, sentence: Sentence) -> _Read:
+    text, counted = render(tokenizer, sentence)
+    return _Read(text, (0, len(text)), counted)
 
 
-def _within(span: tuple[int, int], messages: Sequence[Message], places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The places of a span of ``Sentence.text``, which is the contents that count, a line a message."""
-    found = []
-    at = 0
-    for message, (first, _) in zip([m for m in messages if m.counts], places, strict=True):
-        lead = len(message.content) - len(message.content.lstrip())
-        start, end = max(span[0], at), min(span[1], at + len(message.content))
-        if start < end:
-            found.append((first + max(start - at - lead, 0), first + end - at - lead))
-        at += len(message.content) + 1
-    return found
+class _Sequence(NamedTuple):
+    """Tokens, whether each counts, and whether each is the whole text's own, which may be cut."""
+
+    ids: list[int]
+    counted: list[bool]
+    own: list[bool]
+
+
+def _sequence(
+    ids: list[int],
+    offsets: list[tuple[int, int]] | None,
+    read: _Read,
+    frame: Frame,
+    special: SpecialTokens,
+    count_special: bool,
+) -> _Sequence:
+    """The frame around the tokens of what is read, each once; ``offsets`` None means that all of it counts."""
+    bare = frame.bare(ids)
+    ids = ids[bare]
+    if offsets is None:
+        own = counted = [True] * len(ids)
+    else:
+        own = [_overlaps(offset, [read.whole]) for offset in offsets[bare]]
+        counted = [_overlaps(offset, read.counted) for offset in offsets[bare]]
+    if count_special:
+        counted = [mine or token == special.bos for token, mine in zip(ids, counted, strict=True)]
+    else:
+        left_out = special.in_text(read.text)
+        counted = [mine and token not in left_out for token, mine in zip(ids, counted, strict=True)]
+    before, after = len(frame.before), len(frame.after)
+    return _Sequence(
+        [*frame.before, *ids, *frame.after],
+        [count_special] * before + counted + [count_special] * after,
+        [False] * before + own + [False] * after,
+    )
+
+
+def _fitted(
+    sequence: _Sequence, sentence: Sentence, limit: int | None, long_texts: str, template: str
+) -> list[Encoded]:
+    """The sequence as it is, or cut or split to at most ``limit`` tokens."""
+    ids, counted, own = sequence
+    excess = 0 if limit is None else len(ids) - limit
+    if limit is None or excess <= 0:
+        return [Encoded(ids, counted, sentence, truncated=False)]
+    places = [place for place, mine in enumerate(own) if mine]
+    if excess >= len(places):
+        raise InputError(
+            f"max_length is {limit}, which leaves no room for the text beside the {len(ids) - len(places)} other "
+            f"tokens of template {template!r}"
+        )
+    if long_texts == "windows":
+        return _windows(ids, counted, sentence, (places[0], places[-1] + 1), limit)
+    dropped = set(places[-excess:])
+    kept = [place for place in range(len(ids)) if place not in dropped]
+    return [Encoded([ids[place] for place in kept], [counted[place] for place in kept], sentence, truncated=True)]
 
 
 def _overlaps(offset: tuple[int, int], ranges: list[tuple[int, int]]) -> bool:

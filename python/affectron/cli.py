@@ -30,7 +30,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 import affectron
-from affectron.errors import Incomplete, InputError
+from affectron.errors import Incomplete, InputError, Note
 
 if TYPE_CHECKING:
     from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program, Validation
@@ -66,7 +66,9 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point of the command ``affectron``."""
-    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+    warnings.showwarning = lambda message, category, *_: _say(
+        f"{'note' if issubclass(category, Note) else 'warning'}: {message}"
+    )
     # transformers imports torchao wherever it is installed, which then tells of kernels that nothing here asks for.
     for name in ("torchao", "torch.utils._pytree"):
         getLogger(name).setLevel(ERROR)
@@ -645,7 +647,10 @@ def validate(
     ),
     prompt: Annotated[
         list[str] | None,
-        typer.Option(metavar="TASK=TEMPLATE", help=f"How a task's label is asked for, {_PROMPT_HELP}. One a task."),
+        typer.Option(
+            metavar="TASK=TEMPLATE",
+            help=f"How a task's label is asked for, {_PROMPT_HELP}. One a task; without: in words.",
+        ),
     ] = None,
     dev: Annotated[str, typer.Option(help="Split that the feedback loop sees.")] = "dev",
     test: Annotated[str, typer.Option(help="Split that is reported.")] = "test",

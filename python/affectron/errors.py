@@ -19,3 +19,7 @@ class Incomplete(RuntimeError):
 
 class ScreeningInterrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM while screening; the message says how far it got and what is kept."""
+
+
+class Note(UserWarning):
+    """What a run does by a default that its results depend on; the command line prints it once, after ``note:``."""

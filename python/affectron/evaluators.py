@@ -10,6 +10,7 @@ so the padding cannot change an answer, and positions count from the first token
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from affectron.batching import PLAIN, Encoded, encode, split_template
+from affectron.batching import Encoded, encode, length_limit, split_template, template_frame
 from affectron.corpus import Sentence
-from affectron.errors import InputError
+from affectron.errors import InputError, Note
 from affectron.interventions import Program
 from affectron.models import max_length, sweep
+from affectron.special_tokens import Frame, starts_with_bos
 
 Integers = NDArray[np.int64]
 
@@ -99,8 +101,9 @@ class LabelLikelihood:
     text. Only the logits that are needed are computed, and labels of one token share one forward.
 
     Args:
-        prompts: task -> template with {text} and perhaps {bos}; tokenised as it stands, with no token added. A task
-            without one is asked in words: through the tokenizer's chat template where it has one, else as text.
+        prompts: task -> template with {text} and perhaps {bos}; tokenised as it stands, after the tokenizer's
+            beginning-of-sequence token, where it has one. A task without one is asked in words: through the tokenizer's
+            chat template, as it stands, where it has one, else as text.
 
     Raises:
         InputError: a template without {text}; from :meth:`reader` a template that the tokenizer cannot serve, or a
@@ -122,12 +125,20 @@ class LabelLikelihood:
     def reader(
         self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]
     ) -> Reader:
-        template = self.prompts.get(task) or default_prompt(tokenizer, task, labels)
+        if task in self.prompts:
+            template = self.prompts[task]
+            frame = template_frame(tokenizer, template)
+        else:
+            template = default_prompt(tokenizer, task, labels)
+            frame = Frame()
+            if self.prompts:
+                warnings.warn(f"task {task!r} has no prompt of its own: it is asked {template!r}", Note, stacklevel=2)
         self.options["prompts"][task] = template
         head = model.get_output_embeddings()
         if head is None:
             raise InputError(f"{type(model).__name__} has no output layer to read a label's likelihood from")
-        rows = _label_rows(tokenizer, sentences, template, labels, max_length(model))
+        limit = length_limit(tokenizer, max_length(model))
+        rows = _label_rows(tokenizer, sentences, template, frame, labels, limit)
         return LikelihoodReader(model, head, rows, len(labels), _pad(tokenizer))
 
 
@@ -257,21 +268,17 @@ def default_prompt(tokenizer: Any, task: str, labels: Sequence[str]) -> str:
         )
         if isinstance(prompt, str) and prompt.count("{text}") == 1:
             return prompt
-    adds_bos = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    return f"{'{bos}' if adds_bos else ''}Text: {{text}}\nThe {task} of this text ({choice}) is:"
+    return f"{'{bos}' if starts_with_bos(tokenizer) else ''}Text: {{text}}\nThe {task} of this text ({choice}) is:"
 
 
 def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tuple[States, Integers]:
     """How well the model predicts plain text: a reader, and int64 [n], the tokens that count in each sentence.
 
     ``reader(rows, programs)`` gives float64 [P, len(rows)], the sum over a sentence's tokens of
-    -ln p(token | what precedes it), in nats. A sentence is read as the tokenizer encodes it, after its
-    beginning-of-sequence token where it has one; the text's own tokens count, but for one that nothing precedes.
+    -ln p(token | what precedes it), in nats. A sentence is read as it is screened; the text's own tokens count, but for
+    one that nothing precedes.
     """
-    template = PLAIN
-    if tokenizer.bos_token is not None and tokenizer.is_fast and not _adds_special(tokenizer):
-        template = "{bos}{text}"
-    encoded = encode(tokenizer, sentences, template, max_length=max_length(model))
+    encoded = encode(tokenizer, sentences, max_length=max_length(model))
     vocabulary = int(model.get_output_embeddings().weight.shape[0])
     budget = max(1, min(_batch_tokens(model), _BATCH_LOGITS // vocabulary))
     pad = _pad(tokenizer)
@@ -308,7 +315,12 @@ class _Row:
 
 
 def _label_rows(
-    tokenizer: Any, sentences: Sequence[Sentence], template: str, labels: Sequence[str], max_length: int | None
+    tokenizer: Any,
+    sentences: Sequence[Sentence],
+    template: str,
+    frame: Frame,
+    labels: Sequence[str],
+    limit: int | None,
 ) -> list[list[_Row]]:
     """The rows of every sentence: one, unless labels of several tokens begin differently."""
     before, after = split_template(template, tokenizer)
@@ -329,7 +341,9 @@ def _label_rows(
     rows = []
     for place, (sentence, prompt) in enumerate(zip(sentences, filled, strict=True)):
         span = slice(place * len(labels), (place + 1) * len(labels))
-        answers, offsets = found["input_ids"][span], found["offset_mapping"][span][0]
+        bare = frame.bare(found["input_ids"][span][0])
+        answers = [[*frame.before, *answer[bare.start :]] for answer in found["input_ids"][span]]
+        offsets = [(0, 0)] * len(frame.before) + found["offset_mapping"][span][0][bare.start :]
         text = len(before), len(before) + len(sentence.text)
         context = _context(answers, offsets, len(prompt))
         if context == 0:
@@ -337,12 +351,12 @@ def _label_rows(
                 f"sentence {sentence.id}: no token precedes the label in prompt {template!r}; "
                 "begin it with {bos} or with words"
             )
-        excess = 0 if max_length is None else max(map(len, answers)) - 1 - max_length
+        excess = 0 if limit is None else max(map(len, answers)) - 1 - limit
         own = [place for place, (first, last) in enumerate(offsets[:context]) if first < text[1] and last > text[0]]
         if excess > 0 and excess >= len(own):
             raise InputError(
                 f"sentence {sentence.id}: prompt {template!r} with its label leaves no room for the text in the "
-                f"model's {max_length} positions"
+                f"model's {limit} positions"
             )
         dropped = set(own[-excess:]) if excess > 0 else set()
         kept = [token for place, token in enumerate(answers[0][:context]) if place not in dropped]
@@ -529,10 +543,6 @@ def _counted(rows: Sequence[Encoded], width: int) -> NDArray[np.bool_]:
     for line, one in enumerate(rows):
         counted[line, : len(one.counted)] = one.counted
     return counted
-
-
-def _adds_special(tokenizer: Any) -> bool:
-    return bool(tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][:1] == [1])
 
 
 def _pad(tokenizer: Any) -> int:

@@ -16,6 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
 from affectron.models import intervene
+from affectron.special_tokens import Frame
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def continuations(
 
     Args:
         prompt: a text. With {bos} in it, it is read as it stands, with the beginning-of-sequence token there; any
-            other gets the special tokens that the tokenizer adds for this model.
+            other gets the special tokens of this model: those that the tokenizer adds, but for one that ends a text
+            which a decoder is to continue. Either begins with the beginning-of-sequence token, where there is one.
         programs: one a text; None writes the unsteered one.
         max_new_tokens: tokens to write at most; fewer where the model ends its text.
         temperature: 0 takes the likeliest token each time, more draws from all tokens.
@@ -56,7 +58,7 @@ def continuations(
     Raises:
         InputError: the tokenizer has no token for {bos}, or no chat template.
     """
-    ids = _prompt_ids(tokenizer, prompt, chat).to(model.device)
+    ids = _prompt_ids(model, tokenizer, prompt, chat)
     if not ids.shape[1]:
         raise InputError(f"prompt is {prompt!r}, expected text with at least one token")
     ends = model.generation_config.eos_token_id
@@ -76,18 +78,23 @@ def continuations(
     return Continuations(written.texts(), sum(map(len, written.ids)), time.perf_counter() - start)
 
 
-def _prompt_ids(tokenizer: Any, prompt: str, chat: bool) -> Tensor:
+def _prompt_ids(model: Any, tokenizer: Any, prompt: str, chat: bool) -> Tensor:
+    """int64 [1, T], on the model's device."""
     if chat and not tokenizer.chat_template:
         raise InputError("chat is asked for, but the tokenizer has no chat template")
-    raw = "{bos}" in prompt
-    if raw and tokenizer.bos_token is None:
+    written = "{bos}" in prompt
+    if written and tokenizer.bos_token is None:
         raise InputError(f"prompt is {prompt!r}, but the tokenizer has no beginning-of-sequence token for {{bos}}")
     text = prompt.replace("{bos}", tokenizer.bos_token or "")
     if chat:
         turn = [{"role": "user", "content": text}]
-        text, raw = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False), True
-    ids: Tensor = tokenizer(text, add_special_tokens=not raw, return_tensors="pt")["input_ids"]
-    return ids
+        text, frame = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False), Frame()
+    else:
+        frame = Frame.of_prompt(tokenizer, text) if written else Frame.of_text(tokenizer)
+        if not model.config.is_encoder_decoder:
+            frame = frame._replace(after=())
+    ids = frame.around(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return torch.tensor([ids], dtype=torch.int64, device=model.device)
 
 
 class _Draws(LogitsProcessor):

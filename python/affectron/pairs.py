@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from affectron import ops
-from affectron.batching import Encoded, encode
+from affectron.batching import Encoded, encode, template_frame
 from affectron.corpus import DEFAULT_TASK, Sentence
 from affectron.errors import InputError
 from affectron.models import Reader, attach, evaluating, max_length
@@ -158,6 +158,7 @@ def screen_pairs(
         "tokens": PAIRS,
         "active": "product",
         "template": template,
+        "added_bos": template_frame(tokenizer, template).added_bos,
         "pairs": len(pairs),
     }
     return ActivationStats({task: labels}, [(label,) for label in labels], arrays, provenance)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from affectron import ops
-from affectron.batching import Batch, batches
+from affectron.batching import Batch, added_bos, batches
 from affectron.checkpoint import ShardFolder
 from affectron.corpus import Corpus, Sentence
 from affectron.distributed import Processes
@@ -80,8 +80,9 @@ def screen(
             above zero).
         active: a neuron is active at a token where act(g) > 0 (``gate``) or where h > 0 (``product``).
         batch_tokens: tokens in a batch at most, padding included; a longer sentence is a batch of its own.
-        template: what the model reads, with {text} and perhaps {bos} in it; only the text's tokens count.
-        count_special: count the special tokens too that the tokenizer puts around a sentence.
+        template: what the model reads, with {text} and perhaps {bos} in it; only the text's tokens count. The
+            tokenizer's beginning-of-sequence token, where it has one, is put first if nothing else puts it there.
+        count_special: count the special tokens too, around a sentence and in it.
         long_texts: what becomes of a text longer than the model reads: ``truncate`` cuts off its end, ``windows`` reads
             it in pieces that overlap by a quarter, each token counted once (with ``tokens="all"`` only).
         progress: show a bar on stderr, with tokens/s and the time left.
@@ -141,6 +142,7 @@ def screen(
         "tokens": tokens,
         "active": active,
         "template": template,
+        "added_bos": added_bos(corpus, tokenizer, template),
         "count_special": count_special,
         "long_texts": long_texts,
         "shards": shards,

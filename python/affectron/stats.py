@@ -49,6 +49,7 @@ SAME_TO_MERGE = (
     "active",
     "dtype",
     "template",
+    "added_bos",
     "count_special",
 )
 

@@ -5,6 +5,7 @@ Apart because screening and steering use the same mechanism with different kerne
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -230,10 +231,46 @@ class _Owner:
         )
 
 
+# What configurations call the limit; attribute maps of transformers lead most other names to the first.
+_LIMITS = ("max_position_embeddings", "max_seq_len", "max_sequence_length")
+
+
 def max_length(model: Any) -> int | None:
-    """The tokens that a model of transformers reads at most; None where its config sets no limit."""
-    found: int | None = getattr(model.config, "max_position_embeddings", None)
-    return found
+    """The tokens that a model of transformers reads at most, of an encoder and a decoder the encoder; None without any
+    limit, as where positions are relative to one another.
+
+    The smaller of what the configuration says and what the model's tables of positions hold. These tell more: RoBERTa
+    counts in ``max_position_embeddings`` two rows that no token reaches, OPT and BART leave them out.
+    """
+    bare: Any = unwrapped(model)
+    config = bare.config
+    if config.is_encoder_decoder:
+        bare = bare.get_encoder()
+        config = getattr(bare, "config", config)
+    limits = [getattr(config.get_text_config(), name, None) for name in _LIMITS]
+    limits += [_positions(table) for table in _position_tables(bare)]
+    return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def _position_tables(model: Any) -> Iterator[Any]:
+    """The tables of positions beside the tokens' embeddings: those of images are elsewhere."""
+    try:
+        tokens = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # FSMT's encoder has none, CANINE hashes characters
+        return
+    for parent in model.modules():
+        children = dict(parent.named_children())
+        if any(child is tokens or getattr(child, "weight", 0) is tokens.weight for child in children.values()):
+            for name, child in children.items():
+                if hasattr(child, "padding_idx") and re.search("pos|wpe", name):
+                    yield child
+
+
+def _positions(table: Any) -> int:
+    """The tokens that a table has rows for, behind the padding's row or the ``offset`` that the table names."""
+    rows: int = getattr(table, "num_embeddings", len(table.weight))
+    behind_padding = 0 if table.padding_idx is None else table.padding_idx + 1
+    return rows - int(getattr(table, "offset", behind_padding))
 
 
 @contextmanager
