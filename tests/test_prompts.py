@@ -127,6 +127,14 @@ def test_a_prompt_to_continue_is_not_ended() -> None:
     assert rows == [[1, 6, 7]]
 
 
+def test_more_than_the_model_reads_is_not_continued() -> None:
+    model, tokenizer = build("gpt2"), make_tokenizer()  # 64 positions
+    prompt = " ".join(["w3"] * 60)
+    continuations(model, tokenizer, prompt, [None], max_new_tokens=3)
+    with pytest.raises(InputError, match="prompt has 61 tokens and max_new_tokens is 4, but the model reads 64"):
+        continuations(model, tokenizer, prompt, [None], max_new_tokens=4)
+
+
 @pytest.mark.parametrize("bos", ["", "<s> "])
 def test_a_chat_template_is_continued_as_it_stands(bos: str) -> None:
     model, tokenizer = build("llama"), make_tokenizer()

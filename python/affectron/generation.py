@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
-from affectron.models import intervene
+from affectron.models import intervene, max_length
 from affectron.special_tokens import Frame
 
 
@@ -56,11 +56,17 @@ def continuations(
         watch: is given the texts so far after every token.
 
     Raises:
-        InputError: the tokenizer has no token for {bos}, or no chat template.
+        InputError: the tokenizer has no token for {bos}, or no chat template; the prompt has no token, or prompt and
+            continuation are longer than the model reads.
     """
     ids = _prompt_ids(model, tokenizer, prompt, chat)
     if not ids.shape[1]:
         raise InputError(f"prompt is {prompt!r}, expected text with at least one token")
+    limit = max_length(model)
+    if limit is not None and ids.shape[1] + (0 if model.config.is_encoder_decoder else max_new_tokens) > limit:
+        raise InputError(
+            f"prompt has {ids.shape[1]} tokens and max_new_tokens is {max_new_tokens}, but the model reads {limit}"
+        )
     ends = model.generation_config.eos_token_id
     written = _Written(tokenizer, {ends} if isinstance(ends, int) else set(ends or ()), len(programs), watch)
     ids = ids.expand(len(programs), -1)
