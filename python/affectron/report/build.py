@@ -24,8 +24,10 @@ from affectron.findings import KINDS, Findings
 from affectron.neurons import NeuronSet
 from affectron.report import experiments, words
 from affectron.report.results import LabelResult, ValidationResult, read_validation
-from affectron.scores import SCORES
-from affectron.stats import ActivationStats
+from affectron.report.tables import cell_text
+from affectron.scores import SCORES, Score
+from affectron.stats import PAIRS, ActivationStats
+from affectron.wording import count
 
 STATS, NEURONS, VALIDATION, CROSS = "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json"
 
@@ -63,9 +65,10 @@ _SELECT_OPTIONS = {
     ),
     "activation_bar_ratio": ("quantile of all P that is the bar", "LAPE: 0.95"),
     "sign": ("keep one sign of the contrast only", _OURS),
-    "min_effect": ("least absolute Hedges g", _OURS),
-    "fdr": ("false discovery rate on Welch's t test", _OURS),
+    "min_effect": ("least absolute Hedges g; of pairs, Cohen's d", _OURS),
+    "fdr": ("false discovery rate on Welch's t test; of pairs, on Student's", _OURS),
     "min_count": ("least active tokens of the label", _OURS),
+    "min_frequency": ("least frequency of being selected under resampling", _OURS),
 }
 
 
@@ -249,7 +252,7 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
             for name, provenance in provenances.items()
             if provenance
         ],
-        "count": words.count,
+        "count": count,
         "decimal": words.decimal,
         "signed": words.signed,
         "percent": words.percent,
@@ -390,18 +393,39 @@ def _neurons(neurons: NeuronSet) -> dict[str, Any]:
         rule = f"Selected by {_shown(options['score'])}, top {100 * options['top']:g}\u00a0%"
         filter_rate = options.get("filter_rate")
         rule += f", activity filter at the {filter_rate:g} quantile." if filter_rate is not None else "."
-    return {"rows": neurons.labels, "tasks": len(neurons.tasks), "rule": rule, "assign": options.get("assign")}
+    return {
+        "rows": neurons.labels,
+        "tasks": len(neurons.tasks),
+        "rule": rule,
+        "disjoint": options.get("assign") == "argmax",
+    }
+
+
+#: The options of a selection that only a score of one value a neuron, an entropy, makes use of.
+_OF_ENTROPIES = ("filter_rate", "assign", "activation_bar_ratio")
 
 
 def _select_options(neurons: NeuronSet) -> dict[str, Any]:
+    """The options that the selection made use of."""
     options = neurons.provenance.get("select")
-    return options if isinstance(options, dict) else {}
+    if not isinstance(options, dict):
+        return {}
+    score = _score(options)
+    if score is None or not score.per_label:
+        return options
+    return {name: value for name, value in options.items() if name not in _OF_ENTROPIES}
 
 
-def _stats(stats: ActivationStats) -> dict[str, int]:
+def _score(options: Mapping[str, Any]) -> Score | None:
+    name = options.get("score")
+    return SCORES.get(name) if isinstance(name, str) else None
+
+
+def _stats(stats: ActivationStats) -> dict[str, Any]:
     return {
         "neurons": sum(stats.widths.values()),
         "sites": len(stats.sites),
+        "counted": words.observations(_shown(stats.provenance.get("tokens"))),
         "nonfinite": int(sum(int(array.sum()) for array in stats.nonfinite.values())),
     }
 
@@ -436,7 +460,7 @@ def _table_text(results: Sequence[LabelResult]) -> str:
 
     nothing = (None, None)
     for result in results:
-        line = [" ".join(result.task.split()), " ".join(result.label.split())]
+        line = [cell_text(" ".join(name.split())) for name in (result.task, result.label)]
         line += [str(result.selected), str(result.masked), str(result.sentences), *hundredfold(result.baseline)]
         for name in ("adaptive", "zero", "mean"):
             mask = result.masks.get(name)
@@ -461,6 +485,7 @@ def _methods(pieces: _Pieces, provenances: Mapping[str, Mapping[str, Any]]) -> l
         "all": "Every token of a sentence is counted",
         "last": "Only a sentence's last token is counted",
         "mean": "A sentence is one observation, the mean over its tokens",
+        PAIRS: "A pair is one observation, the difference of the means over the tokens of its two texts",
     }
     methods = [
         (
@@ -475,9 +500,10 @@ def _methods(pieces: _Pieces, provenances: Mapping[str, Mapping[str, Any]]) -> l
          "contrasted within their task only."),
     ]  # fmt: skip
     if pieces.neurons is not None:
-        score = _select_options(pieces.neurons).get("score")
-        if score in SCORES:
-            methods.append((f"Score “{score}”", f"{SCORES[score].description}."))
+        options = _select_options(pieces.neurons)
+        score = _score(options)
+        if score is not None:
+            methods.append((f"Score “{options['score']}”", f"{score.description}."))
     if pieces.validation is not None and any(pieces.validation.labels()):
         methods += [
             ("Adaptive mask", "Of the label's neurons, the share τ with the largest |mean under the label − mean of "

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +18,8 @@ Kind = Literal["text", "count", "percent", "points", "number", "p", "interval", 
 
 @dataclass(frozen=True)
 class Column:
-    """``kind`` says how values are written. Fractions are shown as per cent or points; in a CSV they stay fractions."""
+    """``kind`` says how values are written. Fractions are shown as per cent or points; in a CSV they stay fractions. A
+    column of text may hold numbers that are settings, which are shown as they are."""
 
     name: str
     kind: Kind = "text"
@@ -42,21 +45,22 @@ class Table:
         return [column.kind != "text" for column in self.columns]
 
     def csv(self) -> str:
-        """Comma-separated, numbers as they are in the source; an interval takes two columns."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        """Comma-separated, numbers as they are in the source, text in quotes and never a formula; an interval takes two
+        columns, and what is missing is empty."""
         header: list[str] = []
         for column in self.columns:
             header += [f"{column.name} low", f"{column.name} high"] if _is_interval(column) else [column.name]
-        writer.writerow(header)
+        lines: list[list[Any]] = [header]
         for row in self.rows:
             line: list[Any] = []
             for value, column in zip(row, self.columns, strict=True):
-                if _is_interval(column):
-                    line += ["", ""] if value is None else list(value)
-                else:
-                    line.append("" if value is None else value)
-            writer.writerow(line)
+                line += (value or [None, None]) if _is_interval(column) else [value]
+            lines.append(line)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        for line in lines:
+            cells = ["" if _missing(value) else value for value in line]
+            writer.writerow([cell_text(cell) if isinstance(cell, str) else cell for cell in cells])
         return text.getvalue()
 
     def latex(self) -> str:
@@ -76,12 +80,25 @@ class Table:
         return "\n".join(lines)
 
 
+#: How a cell begins that a spreadsheet reads as a formula (OWASP, "CSV Injection"), in full width too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def cell_text(text: str) -> str:
+    """The text of a spreadsheet's cell: with an apostrophe before it where it could be read as a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def _is_interval(column: Column) -> bool:
     return column.kind in ("interval", "points interval")
 
 
 def _shown(value: Any, kind: Kind) -> str:
-    if value is None:
+    if _missing(value):
         return "–"
     match kind:
         case "count":
@@ -99,15 +116,16 @@ def _shown(value: Any, kind: Kind) -> str:
         case "points interval":
             return words.pair((value[0], value[1]))
         case _:
-            return str(value)
+            return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "–": "--", "α": r"$\alpha$", "β": r"$\beta$",
     "τ": r"$\tau$", "ω": r"$\omega$", "Δ": r"$\Delta$", "<": "$<$", ">": "$>$", "\u00a0": "~",
+    "[": "{[}", "]": "{]}", "*": "{*}",  # after the end of a row they would be its options
 }  # fmt: skip
 
 
 def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in re.sub(r"[ \t\r\n]+", " ", text))

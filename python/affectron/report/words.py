@@ -9,14 +9,46 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from affectron.files import digest
 from affectron.report.results import Interval, LabelResult
+from affectron.stats import PAIRS
+from affectron.wording import count
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+#: What a score reads of one sentence (``scores.SCORES[name].reads``), by the rule of the tokens that are observed.
+_QUANTITIES = {
+    ("rate", "all"): "the share of its tokens at which the neuron is active",
+    ("rate", "last"): "whether the neuron is active at its last token",
+    ("rate", "mean"): "whether the neuron is active in the mean over its tokens",
+    ("mean", "all"): "the neuron's mean activation over its tokens",
+    ("mean", "last"): "the neuron's activation at its last token",
+    ("mean", "mean"): "the neuron's mean activation over its tokens",
+}
+_OBSERVATIONS = {"mean": "sentences", PAIRS: "pairs"}
 
 
 def clean(text: str) -> str:
-    """The text with what neither HTML, SVG nor UTF-8 can carry (control characters, lone surrogates) as U+FFFD."""
+    """The text with what neither HTML, SVG nor UTF-8 can carry, and what turns the letters around that follow (control
+    characters, lone surrogates, marks that embed or override a direction), as U+FFFD."""
     return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def file_name(text: str) -> str:
+    """The text as part of a file's name and of an id: itself where it has only ASCII letters, digits, ``_`` and ``-``
+    and is short, else what it has of these with a digest of the whole, so that two texts never share a name."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:40]
+    return plain if plain == text and text else f"{plain.strip('-')}-{digest(text.encode(errors='replace'))[:8]}"
+
+
+def quantity(reads: str, tokens: str) -> str:
+    """What is taken of one sentence: ``the share of its tokens at which the neuron is active``."""
+    return _QUANTITIES[reads, tokens]
+
+
+def observations(tokens: str) -> str:
+    """What the rule ``tokens`` counts: tokens, sentences or pairs."""
+    return _OBSERVATIONS.get(tokens, "tokens")
 
 
 def decimal(value: float, places: int) -> str:
@@ -51,11 +83,6 @@ def span(interval: Interval) -> str:
 def pair(interval: Interval) -> str:
     """The same for a table: ``[−15.1, −3.4]``."""
     return f"[{points(interval[0])}, {points(interval[1])}]"
-
-
-def count(number: int, one: str, many: str | None = None) -> str:
-    """``1 label``, ``2 labels``, ``1,024 neurons``."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def listing(names: Sequence[str]) -> str:
@@ -111,7 +138,7 @@ def label_sentence(result: LabelResult) -> str:
 
 
 _OUTCOMES = (
-    ("accuracy on their own test sentences fell beyond what random sets did, with an interval below zero", True, True),
+    ("accuracy on own test sentences fell beyond what random sets did, with an interval below zero", True, True),
     ("accuracy fell beyond what random sets did, but the interval is not wholly below zero", True, False),
     ("accuracy fell, with an interval below zero, but random sets did as much", False, True),
     ("no effect of the selected neurons in particular is shown", False, False),
@@ -124,7 +151,7 @@ def headline(results: Sequence[LabelResult]) -> list[str]:
     if not tested:
         return []
     compared = [r for r in tested if r.random is not None and r.beats_random is not None]
-    total = f"{len(tested)} {'label' if len(tested) == 1 else 'labels'}"
+    total = count(len(tested), "label")
     sentences = []
     for clause, beats, below in _OUTCOMES:
         names = [r.label for r in compared if r.beats_random is beats and bool(below_zero(r)) is below]
