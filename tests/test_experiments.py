@@ -228,10 +228,10 @@ def test_planted_neurons_are_stable_and_chance_is_not(folds: list[ActivationStat
 def test_activations_are_the_means_that_hooks_see(neurons: NeuronSet, memory: int) -> None:
     corpus = CORPUS.where(split="dev")
     with collect(MODEL, TOKENIZER, corpus, neurons, batch_tokens=40, memory=memory) as found:
-        assert isinstance(found.values, np.memmap) == (memory == 0)
-        assert len(found.sentences) == len(corpus) == len(found.values)
+        assert isinstance(found.mean, np.memmap) == (memory == 0)
+        assert len(found.sentences) == len(corpus) == len(found.mean)
         assert {one.text for one in found.sentences} == {one.text for one in corpus}
-        values = np.array(found.values)
+        values = np.array(found.mean)
     for row, sentence in list(enumerate(found.sentences))[::7]:
         ids = torch.tensor([TOKENIZER(sentence.text)["input_ids"]])
         seen: dict[str, torch.Tensor] = {}
@@ -261,7 +261,7 @@ def test_activations_in_an_encoder_are_the_means_that_hooks_see(name: str) -> No
         [NeuronList("w50", "mood", [(site, index, 0.0) for site in sites for index in (2, 31)])], widths, {}
     )
     with collect(model, tokenizer, corpus, chosen, batch_tokens=70) as found:
-        values, sentences = np.array(found.values), found.sentences
+        values, sentences = np.array(found.mean), found.sentences
     assert {len(one.text.split()) for one in sentences} == {8}
     lengths = [len(tokenizer(one.text)["input_ids"]) for one in sentences]
     seen: dict[str, torch.Tensor] = {}
@@ -337,10 +337,12 @@ def test_permutation_p_values_are_uniform_without_an_effect_and_small_with_one()
     assert (p == 1 / 200).all()
 
 
-def test_planted_candidates_separate_their_label_and_shuffled_labels_nothing(neurons: NeuronSet) -> None:
+def test_planted_candidates_separate_their_label_and_shuffled_labels_nothing(
+    neurons: NeuronSet, stats: ActivationStats
+) -> None:
     corpus = CORPUS.where(split="dev")
     with collect(MODEL, TOKENIZER, corpus, neurons) as found:
-        entries = examine(found, neurons, corpus, bootstrap=50, permutations=400, examples=2)["labels"]
+        entries = examine(found, neurons, stats, corpus, bootstrap=50, permutations=400, examples=2)["labels"]
     for label, (word, _, _) in {**MOODS, **TONES}.items():
         first = entries[label]["neurons"][0]
         assert (first["auroc"], first["interval"]) == (1.0, [1.0, 1.0])
@@ -354,16 +356,16 @@ def test_planted_candidates_separate_their_label_and_shuffled_labels_nothing(neu
     everything = [
         NeuronList(label, "mood", [(site, k, 0.0) for site in SITES for k in range(width)]) for label in MOODS
     ]
-    all_neurons = NeuronSet(everything, neurons.widths)
+    all_neurons = NeuronSet(everything, neurons.widths, {"select": {"score": "hedges_g"}})
     with collect(MODEL, TOKENIZER, shuffled, all_neurons) as found:
-        entries = examine(found, all_neurons, shuffled, bootstrap=2, permutations=400, examples=0)["labels"]
+        entries = examine(found, all_neurons, stats, shuffled, bootstrap=2, permutations=400, examples=0)["labels"]
     p = np.array([one["p"] for entry in entries.values() for one in entry["neurons"]])
     q = np.array([one["q"] for entry in entries.values() for one in entry["neurons"]])
     assert (p <= 0.05).mean() < 0.15  # neurons of one model move together
     assert (q <= 0.05).mean() < 0.02
 
 
-def test_redundant_neurons_are_told() -> None:
+def test_redundant_neurons_are_told(stats: ActivationStats) -> None:
     rng = np.random.default_rng(5)
     base = rng.normal(size=(24, 2)).astype(np.float32)
     values = np.column_stack([base[:, 0], base[:, 1], -3 * base[:, 0], np.ones(24, np.float32)])
@@ -371,8 +373,9 @@ def test_redundant_neurons_are_told() -> None:
     names = tuple((SITES[0], k) for k in range(4))
     lists = [NeuronList("w7", "tone", [(*one, 0.0) for one in names])]
     found = examine(
-        Activations(values, names, tuple(sentences)), NeuronSet(lists, dict.fromkeys(SITES, 43)),
-        CORPUS.where(split="dev"), bootstrap=2, permutations=2,
+        Activations(np.zeros_like(values), values, names, tuple(sentences)),
+        NeuronSet(lists, stats.widths, {"select": {"score": "hedges_g"}}), stats, CORPUS.where(split="dev"),
+        bootstrap=2, permutations=2,
     )  # fmt: skip
     shown = [one["redundancy"] for one in found["labels"]["w7"]["neurons"]]
     assert shown[0] is None
@@ -419,11 +422,15 @@ def test_associations_count_and_correlate(stats: ActivationStats) -> None:
 
 
 def test_what_cannot_be_examined_says_why(exam: Exam, neurons: NeuronSet, stats: ActivationStats) -> None:
-    one_label = NeuronSet([NeuronList("w50", "mood", [(SITES[0], 0, 0.0)])], neurons.widths)
+    one_label = NeuronSet([NeuronList("w50", "mood", [(SITES[0], 0, 0.0)])], neurons.widths, neurons.provenance)
     sentences = [one for one in CORPUS.where(split="dev") if one.labels == ("w50",)]
-    found = Activations(np.zeros((len(sentences), 1), np.float32), ((SITES[0], 0),), tuple(sentences))
+    nothing = np.zeros((len(sentences), 1), np.float32)
+    found = Activations(nothing, nothing, ((SITES[0], 0),), tuple(sentences))
     with pytest.raises(InputError, match="'w50': 12 of the 12 sentences of its task have it; AUROC needs both"):
-        examine(found, one_label, CORPUS.where(split="dev"))
+        examine(found, one_label, stats, CORPUS.where(split="dev"))
+    unknown = NeuronSet([NeuronList("w50", "mood", [(SITES[0], 0, 0.0)])], neurons.widths, {})
+    with pytest.raises(InputError, match=r"provenance has None for select\.score, expected the score that selected"):
+        examine(found, unknown, stats, CORPUS.where(split="dev"))
     with pytest.raises(InputError, match=r"alphas is 1.5, expected a number in \(0, 1\]"):
         ablate(exam, neurons, stats, alphas=(1.5,))
     with pytest.raises(InputError, match="betas has inf, expected finite numbers"):

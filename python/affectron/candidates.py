@@ -1,12 +1,14 @@
 """Candidates: a second pass that keeps what the selected neurons do in every sentence, and what
 that says about each of them. Apart from the screening, which keeps no activation.
 
-A sentence's activation is the mean over its own tokens. All is bounded: the table of sentences by neurons lies in
-memory up to a limit, and past it in a file.
+A neuron is judged by what selected it: the share of a sentence's tokens at which it is active, or its mean activation
+over them (``scores.SCORES[name].reads``). All is bounded: the tables of sentences by neurons lie in memory up to a
+limit, and past it in a file.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,31 +23,44 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from affectron import ops
-from affectron.batching import batches
+from affectron.batching import Batch, batches
 from affectron.corpus import Corpus, Sentence
 from affectron.effects import label_rng, middle
 from affectron.errors import InputError
 from affectron.exam import whole_number
 from affectron.findings import Findings
 from affectron.models import Reader, attach, evaluating, max_length, parallel
-from affectron.models.layout import Routed
-from affectron.neurons import NeuronSet
+from affectron.models.layout import Routed, Site
+from affectron.neurons import NeuronList, NeuronSet
 from affectron.progress import track
-from affectron.scores import fdr
+from affectron.scores import SCORES, directions, fdr
+from affectron.screening import observed
+from affectron.stats import ActivationStats
 
 Array = NDArray[np.float64]
 
-#: Bytes of activations that are held in memory; a larger table is a file.
+#: Bytes of the tables that are held in memory; larger ones are a file.
 MEMORY = 1 << 28
 
 
 @dataclass(frozen=True)
 class Activations:
-    """float32 [n, K]: the mean activation of K neurons, (site, index) each, over each of n sentences."""
+    """What K neurons, (site, index) each, do in each of n sentences, over the tokens that the rule ``tokens`` observes.
 
-    values: NDArray[np.float32]
+    Attributes:
+        rate: float32 [n, K], the share of the tokens at which the neuron is active by the rule ``active``; 0 or 1 where
+            a sentence is one observation (``last`` and ``mean``).
+        mean: float32 [n, K], the mean activation over the tokens where it is finite; NaN where it is finite at none.
+        neurons, sentences: what the columns and the rows belong to. A sentence without such tokens is left out.
+        tokens, active: the rules, as those of the screening.
+    """
+
+    rate: NDArray[np.float32]
+    mean: NDArray[np.float32]
     neurons: tuple[tuple[str, int], ...]
     sentences: tuple[Sentence, ...]
+    tokens: str = "all"
+    active: str = "gate"
 
 
 @contextmanager
@@ -55,7 +70,10 @@ def collect(
     corpus: Corpus,
     neurons: NeuronSet,
     *,
+    tokens: str = "all",
+    active: str = "gate",
     template: str = "{text}",
+    count_special: bool = False,
     batch_tokens: int = 8192,
     memory: int = MEMORY,
     progress: bool = False,
@@ -63,7 +81,9 @@ def collect(
     """What every neuron of ``neurons`` does in every sentence of the corpus; gone when the context is left.
 
     Args:
-        memory: bytes of the table that are held in memory; a larger one is a temporary file.
+        tokens, active, template, count_special, batch_tokens: as in :func:`affectron.screen`; those that the neurons
+            were screened with, for the result to be of the same quantity.
+        memory: bytes of the tables that are held in memory; larger ones are a temporary file.
 
     Raises:
         InputError: what reads the text lacks a neuron or has it in an expert, the corpus or template is unusable, or
@@ -71,64 +91,112 @@ def collect(
     """
     reader = Reader(model)
     neurons.check({site.name: site.neurons for site in reader.sites})
-    wanted = sorted({(site, index) for found in neurons.values() for site, index, _ in found})
-    columns = {site.name: [place for place, one in enumerate(wanted) if one[0] == site.name] for site in reader.sites}
-    touched = [site for site in reader.sites if columns[site.name]]
-    index = [torch.tensor([wanted[place][1] for place in columns[site.name]]) for site in touched]
-    group = parallel.tensor_group(model)
-    shape = (len(corpus), len(wanted))
-    sentences: list[Sentence] = []
-    weights = torch.zeros(0)
+    wanted = tuple(sorted({(site, index) for found in neurons.values() for site, index, _ in found}))
+    names = {site for site, _ in wanted}
+    touched = [site for site in reader.sites if site.name in names]
+    shape = (2, len(corpus), len(wanted))
 
     with tempfile.TemporaryDirectory(prefix="affectron-") as folder:
-        values: NDArray[np.float32]
-        if 4 * shape[0] * shape[1] > memory:
+        tables: NDArray[np.float32]
+        if 4 * math.prod(shape) > memory:
             try:
                 file = Path(folder) / "activations.npy"
-                values = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+                tables = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
             except OSError as error:
                 raise InputError(f"cannot write the activations to {folder}: {error.strerror or error}") from error
         else:
-            values = np.zeros(shape, dtype=np.float32)
-
-        def kernel(position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
-            if routed is not None:  # rows are some of the batch's tokens: there is no mean over a sentence here
-                name = touched[position].name
-                raise InputError(f"{name} is an expert, expected neurons of MLPs that every token passes")
-            h = ops.glu(gate, up, act)
-            here = parallel.neurons_here(touched[position], h.shape[-1])
-            # In ascending order: those that are computed here are a run of the site's columns.
-            first, last = torch.searchsorted(index[position], torch.tensor([here.start, here.stop])).tolist()
-            own = index[position][first:last] - here.start
-            mine = h[..., own.to(h.device)].view(*weights.shape, -1).float()
-            means = torch.einsum("bt,btk->bk", weights.to(h.device), mine)
-            if group is not None and h.shape[-1] < touched[position].neurons:
-                means = parallel.assemble(means, slice(first, last), len(index[position]), group)
-            rows = slice(len(sentences), len(sentences) + len(means))
-            values[rows, columns[touched[position].name]] = means.cpu().numpy()
-            return h
-
+            tables = np.zeros(shape, dtype=np.float32)
+        work = _Pass(touched, wanted, tables, tokens, active, parallel.tensor_group(model))
         source = batches(
-            corpus, tokenizer, batch_tokens=batch_tokens, template=template, max_length=max_length(model)
+            corpus, tokenizer, batch_tokens=batch_tokens, template=template, count_special=count_special,
+            max_length=max_length(model),
         )  # fmt: skip
+        read = 0
         with (
             torch.no_grad(),
             evaluating(model),
-            attach(touched, kernel),
+            attach(touched, work.kernel, work.given),
             track("collecting", len(corpus), progress) as advance,
         ):
             for batch in source:
-                counted = batch.counted / np.maximum(batch.counted.sum(1, keepdims=True), 1)
-                weights = torch.from_numpy(counted).float()
+                work.start(batch)
                 reader(batch.input_ids, batch.attention_mask)
-                sentences += batch.sentences
-                advance(len(sentences))
-        yield Activations(values, tuple(wanted), tuple(sentences))
+                read += len(batch.sentences)
+                advance(read)
+        rate, mean = tables[:, : len(work.sentences)]
+        yield Activations(rate, mean, wanted, tuple(work.sentences), tokens, active)
+
+
+class _Pass:
+    """The tables [2, n, K] of rate and mean, filled a batch at a time."""
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        neurons: Sequence[tuple[str, int]],
+        tables: NDArray[np.float32],
+        tokens: str,
+        active: str,
+        group: Any,
+    ) -> None:
+        self.sites, self.tables, self.tokens, self.active, self.group = sites, tables, tokens, active, group
+        self.columns = [[place for place, (name, _) in enumerate(neurons) if name == site.name] for site in sites]
+        self.index = [torch.tensor([neurons[place][1] for place in columns]) for columns in self.columns]
+        self.sentences: list[Sentence] = []
+        self.counted = torch.zeros((0, 0), dtype=torch.bool)
+        self.kept: NDArray[np.bool_]  # the batch's sentences that have a counted token
+        self.rows: slice
+
+    def start(self, batch: Batch) -> None:
+        counted = observed(batch.counted, self.tokens)
+        self.counted, self.kept = torch.from_numpy(counted), np.asarray(counted.any(axis=1))
+        first = len(self.sentences)
+        self.sentences += [one for one, kept in zip(batch.sentences, self.kept, strict=True) if kept]
+        self.rows = slice(first, len(self.sentences))
+
+    def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
+        h = ops.glu(gate, up, act)
+        self.keep(position, h, ops.glu(gate, None, act) if self.tokens == "mean" else gate, routed)
+        return h
+
+    def given(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
+        # Where nothing but h is known, act(g) > 0 is taken to be h > 0, as in the screening.
+        self.keep(position, h, h if gate is None else gate, routed)
+        return h
+
+    def keep(self, position: int, h: Tensor, gate: Tensor, routed: Routed | None) -> None:
+        site, index = self.sites[position], self.index[position]
+        if routed is not None:  # rows are some of the batch's tokens: there is no mean over a sentence here
+            raise InputError(f"{site.name} is an expert, expected neurons of MLPs that every token passes")
+        here = parallel.neurons_here(site, h.shape[-1])
+        # In ascending order: those that are computed here are a run of the site's columns.
+        first, last = torch.searchsorted(index, torch.tensor([here.start, here.stop])).tolist()
+        mine = (index[first:last] - here.start).to(h.device)
+        counted = self.counted.to(h.device)[..., None]
+
+        def picked(whole: Tensor) -> Tensor:
+            return whole[..., mine].view(*self.counted.shape, -1).float()
+
+        values = picked(h)
+        signal = values if self.active == "product" else picked(gate)
+        if self.tokens == "mean":  # one observation a sentence, active where the mean is above zero
+            taken = counted.expand_as(values)
+            rate = (signal.where(counted, 0.0).sum(1) > 0).float()
+        else:
+            taken = counted & values.isfinite()
+            # Divided last: equal shares are equal numbers, and so ties.
+            rate = ((signal > 0) & counted).sum(1) / counted.sum(1)
+        mean = values.where(taken, 0.0).sum(1) / taken.sum(1)
+        both = torch.stack([rate, mean.where(mean.isfinite(), torch.nan)])
+        if self.group is not None and h.shape[-1] < site.neurons:
+            both = parallel.assemble(both, slice(first, last), len(index), self.group)
+        self.tables[:, self.rows, self.columns[position]] = both.cpu().numpy()[:, self.kept]
 
 
 def examine(
     found: Activations,
     neurons: NeuronSet,
+    stats: ActivationStats,
     corpus: Corpus,
     *,
     bootstrap: int = 1000,
@@ -138,16 +206,27 @@ def examine(
 ) -> Findings:
     """What each label's neurons do in the sentences of its task, one neuron by one.
 
-    ``auroc`` is exact, of the neuron's activation for the label against the rest, ties counted half; ``interval`` its
-    95 % percentile bootstrap over sentences, resampled within label and rest. ``p`` is two-sided, from permutations of
-    the labels: (1 + those at least as far from 0.5) / (1 + all); ``q`` is p adjusted by Benjamini and Hochberg over
-    all neurons of all labels. ``redundancy`` is the largest absolute correlation with a neuron that stands before it
-    in the label's list. ``examples`` are the sentences of the highest activation.
+    All is of the quantity that the neurons' score reads of a sentence, its activation rate or its mean activation, and
+    in the ``direction`` that the statistics have: ``higher`` or ``lower`` under the label than under the rest
+    (:func:`affectron.scores.directions`).
+
+    ``auroc`` is exact: the chance that a sentence with the label has a higher value (``lower``: a lower one) than one
+    without, ties counted half. ``interval`` is its 95 % percentile bootstrap over sentences, resampled within label and
+    rest. ``p`` is two-sided, from permutations of the labels: (1 + those at least as far from 0.5) / (1 + all); ``q``
+    is p adjusted by Benjamini and Hochberg over all neurons of all labels. ``redundancy`` is the largest absolute
+    correlation with a neuron that stands before it in the label's list. ``examples`` are the task's sentences of the
+    highest value (``lower``: the lowest), of any label; of equal ones those of the larger (``lower``: smaller) absolute
+    mean activation. A neuron with a value that is not finite has None for all but its examples.
 
     On sentences that the neurons were not selected on, p is a test; on those they were selected on it is none.
 
+    Args:
+        neurons: with the score that selected them in their provenance, as :func:`affectron.select` leaves it.
+        stats: what they were selected from.
+
     Raises:
-        InputError: a number out of its range, or a label that no sentence or every sentence of its task has.
+        InputError: a number out of its range, neurons without their score, statistics that lack a label or neuron, or
+            a label that no sentence or every sentence of its task has.
     """
     for name, value, least in (
         ("bootstrap", bootstrap, 1),
@@ -155,6 +234,9 @@ def examine(
         ("examples", examples, 0),
     ):
         whole_number(name, value, least)
+    neurons.check(stats.widths)
+    score = _score(neurons)
+    reads = SCORES[score].reads
     column = {neuron: place for place, neuron in enumerate(found.neurons)}
     labels: dict[str, Any] = {}
     for label, mine in neurons.items():
@@ -166,11 +248,17 @@ def examine(
                 f"label {label!r}: {int(has.sum())} of the {len(has)} sentences of its task have it; AUROC needs both"
             )
         rng = label_rng(seed, mine.task, label)
+        signs = _signs(mine, stats, score)
         places = [column[site, index] for site, index, _ in mine]
-        values = found.values[rows][:, places].astype(np.float64) if places else np.zeros((len(rows), 0))
-        area, p = permutation_test(values, has, permutations, rng)
-        intervals = auroc_intervals(values, has, bootstrap, rng)
-        redundancy = _redundancy(values)
+        rate, mean = (table[rows][:, places].astype(np.float64) for table in (found.rate, found.mean))
+        values = signs * (rate if reads == "rate" else mean)
+        known = ~np.isnan(values).any(axis=0)
+        finite = np.where(known, values, 0.0)
+        area, p = permutation_test(finite, has, permutations, rng)
+        intervals = auroc_intervals(finite, has, bootstrap, rng)
+        redundancy = _redundancy(finite)
+        # The last key counts first; NaN comes last.
+        order = np.lexsort((-signs * np.abs(mean), -values), axis=0)
         labels[label] = {
             "task": mine.task,
             "sentences": int(has.sum()),
@@ -179,30 +267,56 @@ def examine(
                 {
                     "site": site,
                     "index": index,
-                    "auroc": float(area[k]),
-                    "interval": intervals[k],
-                    "p": float(p[k]),
+                    "direction": "higher" if signs[k] > 0 else "lower",
+                    "auroc": float(area[k]) if known[k] else None,
+                    "interval": intervals[k] if known[k] else None,
+                    "p": float(p[k]) if known[k] else None,
                     "redundancy": redundancy[k],
                     "examples": [
                         {
                             "text": found.sentences[rows[place]].text,
                             "labels": list(found.sentences[rows[place]].labels),
-                            "activation": float(values[place, k]),
+                            "rate": float(rate[place, k]),
+                            "mean": None if np.isnan(mean[place, k]) else float(mean[place, k]),
                         }
-                        for place in np.argsort(-values[:, k], kind="stable")[:examples]
+                        for place in order[:examples, k]
+                        if not np.isnan(values[place, k])
                     ],
                 }
                 for k, (site, index, _) in enumerate(mine)
             ],
         }
     entries = [entry for one in labels.values() for entry in one["neurons"]]
-    for entry, q in zip(entries, fdr([entry["p"] for entry in entries]).tolist(), strict=True):
-        entry["q"] = q
+    adjusted = fdr([np.nan if entry["p"] is None else entry["p"] for entry in entries])
+    for entry, q in zip(entries, adjusted.tolist(), strict=True):
+        entry["q"] = None if entry["p"] is None else q
     options = {
-        "split": corpus.split, "bootstrap": bootstrap, "permutations": permutations, "examples": examples, "seed": seed,
+        "split": corpus.split, "score": score, "reads": reads, "tokens": found.tokens, "active": found.active,
+        "bootstrap": bootstrap, "permutations": permutations, "examples": examples, "seed": seed,
     }  # fmt: skip
     provenance = {**neurons.provenance, "corpus": [corpus.hash], "corpus_name": corpus.name, "split": corpus.split}
     return Findings("candidates", {"provenance": provenance, "options": options, "labels": labels})
+
+
+def _score(neurons: NeuronSet) -> str:
+    """The score that selected the neurons."""
+    options = neurons.provenance.get("select")
+    name = options.get("score") if isinstance(options, dict) else None
+    if name not in SCORES:
+        raise InputError(
+            f"the neurons' provenance has {name!r} for select.score, expected the score that selected them, one of "
+            f"{', '.join(SCORES)}"
+        )
+    return str(name)
+
+
+def _signs(mine: NeuronList, stats: ActivationStats, score: str) -> Array:
+    """float64 [K]: 1 for a neuron that was selected for a higher value under its label, -1 for a lower one."""
+    if mine.label not in stats.tasks.get(mine.task, ()):
+        raise InputError(f"label {mine.label!r} is not in the statistics' task {mine.task!r}")
+    found = directions(stats, score, mine.task)
+    row = stats.tasks[mine.task].index(mine.label)
+    return np.array([found[site][row, index] for site, index, _ in mine], dtype=np.float64)
 
 
 def auroc(values: Array, has: NDArray[np.bool_]) -> Array:

@@ -196,6 +196,8 @@ class Score(NamedTuple):
         function: contrast of one site -> float64 [L, F], or [1, F] for one value a neuron.
         description: formula and origin, one line.
         better: which end of the score a neuron of the label is at.
+        reads: what the score compares between labels, and so what it reads of one sentence: ``rate``, the share of
+            the sentence's tokens at which the neuron is active, or ``mean``, the mean activation over its tokens.
         per_label: whether each label has a value of its own ([L, F]).
         signed: whether the score is positive where the label exceeds the rest and negative where it is below.
         paired: whether it is of the differences within contrastive pairs, and not of label and rest.
@@ -204,6 +206,7 @@ class Score(NamedTuple):
     function: Callable[[Contrast], Array]
     description: str
     better: Literal["low", "high"]
+    reads: Literal["rate", "mean"]
     per_label: bool = True
     signed: bool = False
     paired: bool = False
@@ -215,6 +218,7 @@ SCORES: dict[str, Score] = {
         "H = -Σ p ln p, p = P/ΣP over the task's labels that have tokens; none where all P = 0 "
         "(LAPE, Tang et al. 2024; Lee et al. 2025)",
         "low",
+        "rate",
         per_label=False,
     ),
     "raw_entropy": Score(
@@ -222,56 +226,68 @@ SCORES: dict[str, Score] = {
         "H = -Σ P ln P over the task's labels that have tokens, not renormalised; none where all P = 0 "
         "(Zheng et al. 2026, as printed)",
         "low",
+        "rate",
         per_label=False,
     ),
     "differential": Score(
         _differential,
         "|A_t - A_r| / |A_all|, A_all over all tokens of the task (Zheng et al. 2026)",
         "high",
+        "mean",
     ),
-    "mean_difference": Score(_mean_difference, "A_t - A_r", "high", signed=True),
+    "mean_difference": Score(_mean_difference, "A_t - A_r", "high", "mean", signed=True),
     "cohens_d": Score(
         _cohens_d,
         "(A_t - A_r) / sqrt((m2_t + m2_r) / (n_t + n_r - 2)) (Cohen 1988)",
         "high",
+        "mean",
         signed=True,
     ),
     "hedges_g": Score(
         _hedges_g,
         "d (1 - 3 / (4 (n_t + n_r - 2) - 1)), d as cohens_d (Hedges 1981)",
         "high",
+        "mean",
         signed=True,
     ),
     "welch_t": Score(
         _welch_t,
         "(A_t - A_r) / sqrt(s²_t/n_t + s²_r/n_r) (Welch 1947)",
         "high",
+        "mean",
         signed=True,
     ),
     "welch_p": Score(
         _welch_p,
         "two-sided p value of welch_t with the degrees of freedom of Welch and Satterthwaite",
         "low",
+        "mean",
     ),
-    "frequency_difference": Score(_frequency_difference, "P_t - P_r (NPTI, Deng et al. 2024)", "high", signed=True),
+    "frequency_difference": Score(
+        _frequency_difference, "P_t - P_r (NPTI, Deng et al. 2024)", "high", "rate", signed=True
+    ),
     "log_odds": Score(
         _log_odds,
         "ln((a_t + 0.5) / (n_t - a_t + 0.5)) - ln((a_r + 0.5) / (n_r - a_r + 0.5)), a active of n tokens "
         "(Haldane 1956; Anscombe 1956)",
         "high",
+        "rate",
         signed=True,
     ),
     "mutual_information": Score(
         _mutual_information,
         "mutual information, in nats, of active or not with label or rest, exact from the counts",
         "high",
+        "rate",
     ),
     "paired_difference": Score(
-        _paired_difference, "D, the mean difference of the label's n pairs", "high", signed=True, paired=True
+        _paired_difference, "D, the mean difference of the label's n pairs", "high", "mean", signed=True, paired=True
     ),
-    "paired_d": Score(_paired_d, "D / s, the d_z of Cohen 1988", "high", signed=True, paired=True),
-    "paired_t": Score(_paired_t, "D / (s / sqrt(n)) (Student 1908)", "high", signed=True, paired=True),
-    "paired_p": Score(_paired_p, "two-sided p value of paired_t with n - 1 degrees of freedom", "low", paired=True),
+    "paired_d": Score(_paired_d, "D / s, the d_z of Cohen 1988", "high", "mean", signed=True, paired=True),
+    "paired_t": Score(_paired_t, "D / (s / sqrt(n)) (Student 1908)", "high", "mean", signed=True, paired=True),
+    "paired_p": Score(
+        _paired_p, "two-sided p value of paired_t with n - 1 degrees of freedom", "low", "mean", paired=True
+    ),
 }
 
 
@@ -350,6 +366,22 @@ def _each_site(stats: ActivationStats, function: Callable[[Contrast], Array], ta
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             values[site] = function(sides)
     return values
+
+
+def directions(stats: ActivationStats, name: str, task: str | None = None) -> dict[str, Array]:
+    """Which way a label's neurons, selected by the score ``name``, differ in what the score reads.
+
+    Returns:
+        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``: 1 where what the score reads
+        (``SCORES[name].reads``) is higher under the label, -1 where it is lower than under the rest. An entropy gives a
+        neuron to a label because its P is high there: all 1.
+
+    Raises:
+        InputError: as :func:`score`.
+    """
+    kind = SCORES[name]
+    differences = score(stats, "frequency_difference" if kind.reads == "rate" else screens_for(stats).sign, task)
+    return {site: np.where((value < 0) & kind.per_label, -1.0, 1.0) for site, value in differences.items()}
 
 
 def fdr(p: ArrayLike) -> Array:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from affectron import ops
@@ -213,6 +214,16 @@ def screen_folds(
     return parts
 
 
+def observed(counted: NDArray[np.bool_], tokens: str) -> NDArray[np.bool_]:
+    """bool [B, T]: the tokens, of those that are ``counted`` [B, T], that the rule ``tokens`` observes."""
+    if tokens != "last":
+        return counted
+    # The last counted token: the first one of the reversed row.
+    last = counted.shape[1] - 1 - counted[:, ::-1].argmax(axis=1)
+    is_last: NDArray[np.bool_] = np.arange(counted.shape[1]) == last[:, None]
+    return counted & is_last
+
+
 class _Work:
     """The accumulators of every site, and the plan of the batch that is under way."""
 
@@ -246,11 +257,7 @@ class _Work:
         return found
 
     def forward(self, batch: Batch) -> None:
-        counted = batch.counted
-        if self.tokens == "last":
-            # The last counted token: the first one of the reversed row.
-            last = counted.shape[1] - 1 - counted[:, ::-1].argmax(axis=1)
-            counted = counted & (np.arange(counted.shape[1]) == last[:, None])
+        counted = observed(batch.counted, self.tokens)
         if self.tokens == "mean":
             rows = np.where(counted.any(axis=1), batch.segments, -1)
         else:

@@ -174,7 +174,9 @@ def candidates(load: Any, model: Path, sentences: Path, output: str) -> None:
     chosen = [(sites[0], 1, 0.0), (sites[0], 21, 0.0), (sites[0], 22, 0.0), (sites[0], 42, 0.0), (sites[2], 3, 0.0)]
     neurons = NeuronSet([NeuronList("anger", "emotion", chosen)], dict.fromkeys(sites, 43), {})
     with collect(load(model), make_tokenizer(), Corpus.from_file(sentences), neurons, batch_tokens=64) as found:
-        save_file({"values": torch.from_numpy(np.array(found.values))}, output)
+        save_file(
+            {"rate": torch.from_numpy(np.array(found.rate)), "mean": torch.from_numpy(np.array(found.mean))}, output
+        )
 
 
 def test_candidates_of_a_tensor_parallel_model(sentences: Path, tmp_path: Path) -> None:
@@ -182,10 +184,12 @@ def test_candidates_of_a_tensor_parallel_model(sentences: Path, tmp_path: Path) 
     arguments = (model, sentences, str(tmp_path / "{rank}"))
     succeed(start_group(2, tmp_path / "store", candidates, tensor_parallel, *arguments))
     candidates(whole, model, sentences, str(tmp_path / "one"))
-    one = load_file(tmp_path / "one")["values"]
-    assert (one != 0).all()
+    one = load_file(tmp_path / "one")
+    assert (one["mean"] != 0).all()
     for rank in range(2):
-        torch.testing.assert_close(load_file(tmp_path / str(rank))["values"], one, rtol=1e-4, atol=1e-6)
+        found = load_file(tmp_path / str(rank))
+        torch.testing.assert_close(found["mean"], one["mean"], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found["rate"], one["rate"], rtol=0, atol=0)
 
 
 def test_a_model_with_weights_on_disk(sentences: Path, tmp_path: Path) -> None:

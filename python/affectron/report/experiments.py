@@ -20,6 +20,7 @@ from affectron.methods import METHODS
 from affectron.report import words
 from affectron.report.results import ValidationResult
 from affectron.report.tables import Column, Table
+from affectron.wording import count
 
 
 @dataclass
@@ -85,9 +86,10 @@ def _stability(found: Findings, figures: ModuleType) -> Section:
     options, labels = found["options"], found["labels"]
     section = Section("stability", "Stability of the selection")
     section.text.append(
-        f"The corpus was measured in {options['folds']} folds. A neuron's frequency is the share of "
-        f"{options['resamples']} bootstrap resamples of the folds in which it is selected for the label; split-half "
-        f"is the mean Jaccard index of the neurons of two halves, over {options['splits']} random splits."
+        f"The corpus was measured in {count(options['folds'], 'fold')}. A neuron's frequency is the share of "
+        f"{count(options['resamples'], 'bootstrap resample')} of the folds in which it is selected for the label; "
+        "split-half is the mean Jaccard index of the neurons of two halves, over "
+        f"{count(options['splits'], 'random split')}."
     )
     shares = {label: [one[2] for one in entry["neurons"]] for label, entry in labels.items() if entry["neurons"]}
     if shares:
@@ -115,41 +117,74 @@ def _stability(found: Findings, figures: ModuleType) -> Section:
 
 
 def _candidates(found: Findings, figures: ModuleType) -> Section:
-    options, labels = found["options"], found["labels"]
+    options = found["options"]
+    reads, split = options["reads"], options["split"]
+    taken = words.quantity(reads, options["tokens"])
     section = Section("candidates", "The selected neurons one by one")
     section.text.append(
-        f"Measured on the {options['split']} split: the mean activation over a sentence, for the label against the "
-        f"rest of its task. AUROC is exact, with a 95 % interval from {options['bootstrap']} resamples; p is "
-        f"two-sided from {options['permutations']} permutations, q adjusted by Benjamini and Hochberg over all "
-        "neurons of all labels. Redundancy is the largest absolute correlation with a neuron higher in the label's "
-        "list."
+        f"Each neuron is judged by what selected it. The score “{options['score']}” compares {_COMPARED[reads]}s; so "
+        f"of each sentence of the {split} split is taken {taken}. “Selected for” says whether that is higher or lower "
+        "under the label than under the rest of its task in the statistics that the neuron was selected from. AUROC "
+        "compares every sentence with the label with every one without: it is the share of these pairs in which the "
+        "difference has the direction that the neuron was selected for, ties counted half. Above 0.5 the neuron does "
+        "here what it was selected for, below 0.5 the opposite. The 95 % interval is from "
+        f"{count(options['bootstrap'], 'resample')}; p is two-sided from "
+        f"{count(options['permutations'], 'permutation')}, q adjusted by Benjamini and Hochberg over all neurons of "
+        "all labels. Redundancy is the largest absolute correlation, of the same quantity, with a neuron higher in the "
+        "label's list."
     )
-    areas = {label: [one["auroc"] for one in entry["neurons"]] for label, entry in labels.items() if entry["neurons"]}
-    intervals = {label: [one["interval"] for one in labels[label]["neurons"]] for label in areas}
-    if areas:
-        drawing = figures.ranked_figure(areas, intervals, "AUROC", (-0.02, 1.02), 0.5)
-        section.figures.append(
-            ("candidates", drawing, "AUROC of each selected neuron for its label, with 95 % intervals; dotted, chance.")
+    known = {
+        label: [one for one in entry["neurons"] if one["auroc"] is not None]
+        for label, entry in found["labels"].items()
+    }  # fmt: skip
+    known = {label: entries for label, entries in known.items() if entries}
+    if known:
+        areas = {label: [one["auroc"] for one in entries] for label, entries in known.items()}
+        intervals = {label: [one["interval"] for one in entries] for label, entries in known.items()}
+        whole = [interval for entries in intervals.values() for interval in entries]
+        above = sum(area > 0.5 for entries in areas.values() for area in entries)
+        section.text.append(
+            f"On the {split} split the AUROC of {above:,} of {count(len(whole), 'neuron')} is above 0.5. The whole "
+            f"interval lies above 0.5 for {sum(low > 0.5 for low, _ in whole):,}, below 0.5 for "
+            f"{sum(high < 0.5 for _, high in whole):,}."
         )
+        caption = (
+            f"AUROC of each selected neuron for its label, of {taken}, in the direction that the neuron was selected "
+            "for, with 95 % intervals; dotted, chance."
+        )
+        drawing = figures.ranked_figure(areas, intervals, "AUROC", (-0.02, 1.02), 0.5)
+        section.figures.append(("candidates", drawing, caption))
     rows, texts = [], []
-    for label, entry in labels.items():
-        best = sorted(entry["neurons"], key=lambda one: -abs(one["auroc"] - 0.5))[:3]
-        for one in best:
-            name = f"{one['site']} {one['index']}"
-            rows.append([label, name, one["auroc"], one["interval"], one["p"], one["q"], one["redundancy"]])
-            if one["examples"]:
-                texts.append([label, name, " / ".join(example["text"] for example in one["examples"][:2])])
-    columns = (
-        Column("label"), Column("neuron"), Column("AUROC", "number"), Column("interval", "interval"), Column("p", "p"),
-        Column("q", "p"), Column("redundancy", "number"),
+    for label, entries in known.items():
+        for one in sorted(entries, key=lambda one: -one["auroc"])[:3]:
+            named = [label, f"{one['site']} {one['index']}", f"{one['direction']} {reads}"]
+            rows.append([*named, one["auroc"], one["interval"], one["p"], one["q"], one["redundancy"]])
+            texts += [
+                [*named, example["text"], ", ".join(example["labels"]), example["rate"], example["mean"]]
+                for example in one["examples"]
+            ]
+    names = (Column("label"), Column("neuron"), Column("selected for"))
+    measured = (
+        Column("AUROC", "number"), Column("interval", "interval"), Column("p", "p"), Column("q", "p"),
+        Column("redundancy", "number"),
     )  # fmt: skip
-    caption = "The three neurons of each label whose AUROC is farthest from 0.5"
-    section.tables.append(Table("candidates", caption, columns, rows, "candidates.json"))
+    caption = "The neurons of highest AUROC, up to three of each label"
+    section.tables.append(Table("candidates", caption, names + measured, rows, "candidates.json"))
     if texts:
-        caption = "The sentences of highest activation of the same neurons"
-        names = (Column("label"), Column("neuron"), Column("sentences"))
-        section.tables.append(Table("examples", caption, names, texts, "candidates.json"))
+        section.text.append(
+            f"A neuron's examples are the task's sentences, of any label, of the highest {_COMPARED[reads]}, or of the "
+            "lowest where the neuron was selected for that. Among equal ones those come first whose mean activation "
+            "has the larger absolute value (the smaller, where the lowest are shown). “Rate” is "
+            f"{words.quantity('rate', options['tokens'])}, “mean” {words.quantity('mean', options['tokens'])}."
+        )
+        read = (Column("sentence"), Column("its labels"), Column("rate", "number"), Column("mean", "number"))
+        caption = f"Sentences of the highest {_COMPARED[reads]} of the same neurons; of the lowest for “lower {reads}”"
+        section.tables.append(Table("examples", caption, names + read, texts, "candidates.json"))
     return section
+
+
+#: What a score compares between labels (``scores.SCORES[name].reads``).
+_COMPARED = {"rate": "activation rate", "mean": "mean activation"}
 
 
 def _methods(found: Findings, figures: ModuleType) -> Section:
@@ -164,14 +199,14 @@ def _methods(found: Findings, figures: ModuleType) -> Section:
         "among those with the verdict “specific”; it is read off the test split and describes this run."
     )
     for task, part in found["tasks"].items():
-        names = options["methods"]
+        names, of_task = options["methods"], words.file_name(task)
         labels = list(part["labels"])
         entries = [[part["labels"][label]["methods"][name] for name in names] for label in labels]
         values = np.array([[_hundredfold(one.get("specific_delta")) for one in row] for row in entries])
         specific = np.array([[one.get("verdict") == SPECIFIC for one in row] for row in entries])
         section.figures.append(
             (
-                f"methods-{task}", figures.matrix_figure(labels, names, values, places=1, bold=specific),
+                f"methods-{of_task}", figures.matrix_figure(labels, names, values, places=1, bold=specific),
                 f"{task}: change of accuracy on own less others' test sentences, in points, under each method's mask; "
                 "framed where the verdict is “specific”.",
             )
@@ -179,7 +214,7 @@ def _methods(found: Findings, figures: ModuleType) -> Section:
         agreement = np.array([[np.nan if one is None else one for one in row] for row in part["agreement"]])
         section.figures.append(
             (
-                f"agreement-{task}", figures.matrix_figure(names, names, agreement, places=2),
+                f"agreement-{of_task}", figures.matrix_figure(names, names, agreement, places=2),
                 f"{task}: Jaccard index of what two methods select for a label, the mean over labels.",
             )
         )  # fmt: skip
@@ -189,7 +224,7 @@ def _methods(found: Findings, figures: ModuleType) -> Section:
             for name, one in zip(names, row, strict=True)
         ]
         columns = (Column("label"), Column("method"), Column("neurons", "count"), *_EFFECT, Column("best"))
-        section.tables.append(Table(f"methods-{task}", f"Methods, {task}", columns, rows, "methods.json"))
+        section.tables.append(Table(f"methods-{of_task}", f"Methods, {task}", columns, rows, "methods.json"))
     return section
 
 
@@ -205,8 +240,9 @@ def _ablations(found: Findings, figures: ModuleType) -> Section:
     options, rows = found["options"], found["rows"]
     section = Section("ablations", "Ablations")
     section.text.append(
-        f"On the test split; α = {options['alpha']:g} where it is not swept, {options['random_sets']} random sets "
-        f"for every mask. The verdict follows the rule of the main table. {_BAND}"
+        f"On the test split; α = {options['alpha']:g} where it is not swept, "
+        f"{count(options['random_sets'], 'random set')} for every mask. The verdict follows the rule of the main "
+        f"table. {_BAND}"
     )
     for sweep, (axis, meaning) in _SWEEPS.items():
         mine = [row for row in rows if row["sweep"] == sweep]
@@ -219,9 +255,7 @@ def _ablations(found: Findings, figures: ModuleType) -> Section:
         section.figures.append((f"ablation-{sweep}", figures.sweep_figure(by_label, ticks, axis), f"{meaning} {_BAND}"))
         columns = (Column("label"), Column(axis), Column("masked", "count"), *_EFFECT)
         table = [
-            [row["label"], row["setting"] if isinstance(row["setting"], str) else f"{row['setting']:g}", row["masked"],
-             *_effect(row)]
-            for row in mine
+            [row["label"], row["setting"], row["masked"], *_effect(row)] for row in mine
         ]  # fmt: skip
         section.tables.append(Table(f"ablation-{sweep}", f"Ablation by {axis}", columns, table, "ablations.json"))
     whole = [row for row in rows if row["sweep"] == "sites" and row["setting"] != "all" and "delta" in row]
@@ -233,9 +267,10 @@ def _ablations(found: Findings, figures: ModuleType) -> Section:
         }
         least = min(means, key=lambda third: means[third])
         listed = ", ".join(f"{third} {words.points(float(value))}" for third, value in means.items())
+        drop = f"The largest drop is in the {least} third" if means[least] < 0 else "None of them is a drop"
         section.text.append(
-            f"Mean change over the labels, in points: {listed}. The largest drop is in the {least} third; masks of "
-            "different thirds differ in size, which the random sets follow."
+            f"Mean change over the labels, in points: {listed}. {drop}; masks of different thirds differ in size, "
+            "which the random sets follow."
         )
     return section
 
@@ -269,7 +304,7 @@ def _induction(found: Findings, figures: ModuleType) -> Section:
     )  # fmt: skip
     rows = [
         [
-            label, f"{beta:g}", curve["baseline"], curve["share"][k], curve["interval"][k],
+            label, beta, curve["baseline"], curve["share"][k], curve["interval"][k],
             curve["random"][k] if curve["random"] else None, curve["loss_delta"][k],
         ]
         for label, curve in curves.items()
@@ -313,7 +348,7 @@ def _cross_signal(found: Findings, figures: ModuleType) -> Section:
             pair = labels[name]["devices"][device]
             random = pair["random"] or {}
             shown = {True: "yes", False: "no", None: None}[pair["helps"]]
-            rows.append([device, name, f"{pair['omega']:g}", max(pair["dev"]), pair["delta"], pair["interval"],
+            rows.append([device, name, pair["omega"], max(pair["dev"]), pair["delta"], pair["interval"],
                          random.get("mean"), random.get("interval"), shown])  # fmt: skip
     section.tables.append(Table("cross-signal", "Cross-signal", columns, rows, "cross_signal.json"))
     return section
@@ -337,7 +372,7 @@ def _associations(found: Findings, figures: ModuleType) -> Section:
     section.figures.append(
         (
             "correlation", figures.matrix_figure(labels, labels, matrix, places=2),
-            f"Correlation of two labels' {found['options']['score']} over all {found['neurons']:,} neurons.",
+            f"Correlation of two labels' {found['options']['score']} over all {count(found['neurons'], 'neuron')}.",
         )
     )  # fmt: skip
     rows = [

@@ -352,11 +352,11 @@ def _candidates(here: _Run) -> None:
     corpus = here.corpus.where(split=section.split)
     screened = config.screen
     with collect(
-        *here.loaded, corpus, neurons, template=screened.template, batch_tokens=screened.batch_tokens,
-        progress=here.progress,
+        *here.loaded, corpus, neurons, tokens=screened.tokens, active=screened.active, template=screened.template,
+        count_special=screened.count_special, batch_tokens=screened.batch_tokens, progress=here.progress,
     ) as found:  # fmt: skip
         examine(
-            found, neurons, corpus, bootstrap=section.bootstrap, permutations=section.permutations,
+            found, neurons, here.stats(), corpus, bootstrap=section.bootstrap, permutations=section.permutations,
             examples=section.examples, seed=config.seed,
         ).save(here.folder / "candidates.json")  # fmt: skip
 
@@ -503,8 +503,8 @@ STAGES: tuple[_Stage, ...] = (
         _fixed(NEURONS), False, _select, lambda here: 0,
     ),
     _Stage(
-        "candidates", _section("candidates", "screen", "seed"), _fixed(NEURONS), _fixed("candidates.json"), True,
-        _candidates, lambda here: _plain_tokens(here, here.config.candidates.split),
+        "candidates", _section("candidates", "screen", "seed"), _fixed(STATS, NEURONS),
+        _fixed("candidates.json"), True, _candidates, lambda here: _plain_tokens(here, here.config.candidates.split),
     ),
     _Stage(
         "validate", _section("validate", *_EVALUATED), _fixed(STATS, NEURONS), _fixed(VALIDATION), True, _validate,
