@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
+import lzma
 import os
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from pyarrow import feather
 
 from affectron.errors import InputError
-from affectron.files import atomic_write, digest, read_json, write_json
+from affectron.files import atomic_write, digest, read_json, read_text, write_json
 from tests.errors import message
 
 
@@ -168,7 +174,7 @@ def test_what_json_cannot_hold_is_not_written(tmp_path: Path, value: Any) -> Non
     [
         (b"", " is not JSON that can be read: Expecting value"),
         (b'{"format": "a", "version": 3', " is not JSON that can be read: Expecting ',' delimiter"),
-        (b'{"format": "\xe9"}', " is not JSON that can be read: 'utf-8' codec can't decode byte 0xe9"),
+        (b'{"format":\n "\xe9"}', ":2: not UTF-8 (byte 0xe9)"),
         (b"[" * 100_000 + b"]" * 100_000, " is not JSON that can be read: maximum recursion depth exceeded"),
         (b'[{"format": "a"}]', ": format is 'list', expected 'a'"),
         (b"{}", ": format is None, expected 'a'"),
@@ -188,6 +194,54 @@ def test_json_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     assert message(lambda: read_json(path, "a", 3)) == f"cannot read {path}: No such file or directory"
     assert message(lambda: read_json(tmp_path, "a", 3)) == f"cannot read {tmp_path}: Is a directory"
+
+
+# --- text ------------------------------------------------------------------------------------------------------
+
+CONTAINERS: dict[str, Callable[[Path], object]] = {
+    "gzip": lambda path: path.write_bytes(gzip.compress(b"a")),
+    "xz": lambda path: path.write_bytes(lzma.compress(b"a")),
+    "a zip archive, such as .xlsx": lambda path: np.savez(path.with_suffix(".npz"), a=1),
+    "Parquet": lambda path: pq.write_table(pa.table({"a": [1]}), path),
+    "Arrow": lambda path: feather.write_feather(pa.table({"a": [1]}), str(path), compression="uncompressed"),
+    **{f"UTF-{n}": lambda path, n=n: path.write_text('{"a": 1}', encoding=f"utf-{n}") for n in (16, 32)},
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_what_is_no_text_is_named_by_its_mark(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.json"
+    CONTAINERS[kind](path)
+    (path,) = tmp_path.iterdir()
+    assert message(lambda: read_text(path)) == f"{path} starts with the mark of {kind}, expected UTF-8 text"
+
+
+@pytest.mark.parametrize("order", ["le", "be"])
+@pytest.mark.parametrize("bits", [16, 32])
+def test_wide_characters_are_named_with_and_without_a_mark(tmp_path: Path, bits: int, order: str) -> None:
+    path, encoding = tmp_path / "a.json", f"utf-{bits}-{order}"
+    path.write_bytes("\ufeffé 1".encode(encoding))
+    assert message(lambda: read_text(path)) == f"{path} starts with the mark of UTF-{bits}, expected UTF-8 text"
+    path.write_bytes("a 1".encode(encoding))
+    assert "starts with a NUL byte, as UTF-16 without a mark does" in message(lambda: read_text(path))
+
+
+@given(text=st.text())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_utf8_text_comes_back_without_its_mark(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.txt"
+    text = text.removeprefix("\ufeff")
+    assume("\0" not in text[:2])
+    for encoding in ("utf-8", "utf-8-sig"):
+        path.write_bytes(text.encode(encoding))
+        assert read_text(path) == text
+
+
+def test_text_that_is_not_utf8_is_named_by_line_and_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\r\n\ntr\xeas\n")
+    assert message(lambda: read_text(path)) == f"{path}:3: not UTF-8 (byte 0xea)"
+    assert message(lambda: read_text(tmp_path / "b")) == f"cannot read {tmp_path / 'b'}: No such file or directory"
 
 
 # --- digests ---------------------------------------------------------------------------------------------------

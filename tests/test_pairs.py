@@ -99,4 +99,8 @@ def test_pairs_are_read_from_lines_of_json(tmp_path: Path) -> None:
     assert message(lambda: load_pairs(file)) == f"{file}: line 2 is no JSON object, expected label, text and other"
     file.write_text('{"label": "a", "text": "b\u2028d", "other": "c"}\n\n')
     assert load_pairs(file) == [Pair("a", "b\u2028d", "c")]
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert load_pairs(file) == [Pair("a", "b\u2028d", "c")]
+    file.write_text('{"label": "a"}', encoding="utf-16")
+    assert message(lambda: load_pairs(file)) == f"{file} starts with the mark of UTF-16, expected UTF-8 text"
     assert message(lambda: load_pairs(tmp_path / "none")).endswith("No such file or directory")

@@ -31,6 +31,7 @@ from typer.core import TyperGroup
 
 import affectron
 from affectron.errors import Incomplete, InputError, Note
+from affectron.files import read_text
 
 if TYPE_CHECKING:
     from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program, Validation
@@ -834,10 +835,7 @@ def steer(
 def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
     prompts = list(given)
     if file is not None:
-        try:
-            prompts += [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
+        prompts += [line for line in read_text(file).splitlines() if line.strip()]
     if not prompts:
         raise InputError("no prompt is given, expected --prompt or --prompts with a line in it")
     return [_template(text) for text in prompts]

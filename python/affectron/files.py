@@ -3,6 +3,7 @@ validations and reports all save in this one way."""
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import os
@@ -62,11 +63,10 @@ def read_json(path: str | os.PathLike[str], format: str, version: int) -> dict[s
     Raises:
         InputError: the file cannot be read, is not JSON, or is of another format or version.
     """
+    text = read_text(path)
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deep
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # not JSON, or nested too deep
         raise InputError(f"{path} is not JSON that can be read: {error}") from error
     if not isinstance(value, dict) or value.get("format") != format:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
@@ -74,6 +74,57 @@ def read_json(path: str | os.PathLike[str], format: str, version: int) -> dict[s
     if value.get("version") != version:
         raise InputError(f"{path}: version is {value.get('version')!r}, expected {version}")
     return value
+
+
+#: How files begin that are no UTF-8 text. UTF-32 stands before UTF-16, as its mark begins with that of UTF-16.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "a zip archive, such as .xlsx",
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "an old Office file, such as .xls",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PAR1\x15": "Parquet",
+    b"ARROW1\x00": "Arrow",
+}
+#: How many of a file's first bytes :func:`check_text` looks at.
+HEAD_BYTES = max(map(len, _MARKS))
+
+
+def check_text(path: str | os.PathLike[str], head: bytes) -> None:
+    """Check that a file's first bytes may be those of UTF-8 text.
+
+    Raises:
+        InputError: they are the mark of another encoding or of a binary format; the message names it.
+    """
+    for mark, kind in _MARKS.items():
+        if head.startswith(mark):
+            raise InputError(f"{path} starts with the mark of {kind}, expected UTF-8 text")
+    if b"\0" in head[:2]:  # an ASCII character in UTF-16 or UTF-32
+        raise InputError(f"{path} starts with a NUL byte, as UTF-16 without a mark does, expected UTF-8 text")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Read a file of UTF-8 text. A byte-order mark is left out, line ends are kept.
+
+    Raises:
+        InputError: the file cannot be read or is not UTF-8; the message names the other encoding or format if its
+            mark tells, else the line and byte.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    content = content.removeprefix(codecs.BOM_UTF8)
+    check_text(path, content[:HEAD_BYTES])
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 (byte 0x{content[error.start]:02x})") from error
 
 
 def digest(*chunks: bytes) -> str:

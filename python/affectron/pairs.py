@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from affectron import ops
 from affectron.batching import Encoded, encode, template_frame
 from affectron.corpus import DEFAULT_TASK, Sentence
 from affectron.errors import InputError
+from affectron.files import read_text
 from affectron.models import Reader, attach, evaluating, max_length
 from affectron.progress import track
 from affectron.provenance import made_with
@@ -59,14 +59,9 @@ def load_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     Raises:
         InputError: the file cannot be read, a line is no JSON object, or as :func:`read_pairs`.
     """
-    file = Path(path)
-    try:
-        # By the line feed alone: a JSON string may hold every other character that ends a line in text.
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
     records = []
-    for number, line in enumerate(lines, start=1):
+    # By the line feed alone: a JSON string may hold every other character that ends a line in text.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -74,7 +69,7 @@ def load_pairs(path: str | os.PathLike[str]) -> list[Pair]:
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            raise InputError(f"{file}: line {number} is no JSON object, expected label, text and other")
+            raise InputError(f"{path}: line {number} is no JSON object, expected label, text and other")
         records.append(record)
     return read_pairs(records)
 

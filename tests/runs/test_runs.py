@@ -250,6 +250,14 @@ def test_a_wrong_option_is_named(inputs: Path, old: str, new: str, named: str) -
     assert named in text
 
 
+def test_a_configuration_in_another_encoding_is_named(inputs: Path) -> None:
+    file = inputs / "marked.toml"
+    file.write_text(CONFIG, encoding="utf-8-sig")
+    assert load_config(file) == load_config(inputs / "config.toml")
+    file.write_text(CONFIG, encoding="utf-16")
+    assert message(lambda: load_config(file)) == f"{file} starts with the mark of UTF-16, expected UTF-8 text"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from affectron.errors import InputError
-from affectron.files import digest
+from affectron.files import digest, read_text
 from affectron.models.parallel import named_weights
 from affectron.models.sites import find_sites
 
@@ -112,8 +112,9 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
 
 def _config(folder: Path, trust_remote_code: bool) -> Any:
     path = folder / "config.json"
+    text = read_text(path)
     try:
-        values = json.loads(path.read_text("utf-8"))
+        values = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path} is not a valid JSON file: {_first_line(error)}") from error
     for name, value in _numbers(values):  # transformers makes lists of that length
@@ -169,7 +170,7 @@ def config_hash(model: Any) -> str:
 def _load_tokenizer(folder: Path, options: dict[str, Any]) -> Any:
     kind: Any = AutoTokenizer
     config = folder / "tokenizer_config.json"
-    named = json.loads(config.read_text()).get("tokenizer_class") if config.is_file() else None
+    named = json.loads(read_text(config)).get("tokenizer_class") if config.is_file() else None
     if named == "TokenizersBackend" and not hasattr(transformers, named):  # what transformers 5 calls the class of 4
         kind = transformers.PreTrainedTokenizerFast
     try:

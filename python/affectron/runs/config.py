@@ -18,6 +18,7 @@ from typing import Any
 from affectron.errors import InputError
 from affectron.evaluators import LabelLikelihood, LinearProbe
 from affectron.exam import finite_numbers, fraction, whole_number
+from affectron.files import read_text
 from affectron.methods import METHODS
 from affectron.neurons import selection_options
 from affectron.ops.buffers import ACTIVE_RULES
@@ -290,11 +291,10 @@ def load_config(path: str | os.PathLike[str]) -> Config:
             type or out of its range. The message names the file and the option.
     """
     file = Path(path)
+    text = read_text(file)
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise InputError(f"{file} is not TOML that can be read: {error}") from error
     return typing.cast(Config, _table(Config, content, file, ""))
 
