@@ -57,7 +57,7 @@ def seed(kind: str, folder: Path) -> bytes:
 
         pq.write_table(pa.table({"text": ["a b", "c"], "label": [["joy"], ["irony", "joy"]]}), path)
     else:
-        rows = (("text", "label", "id"), ('"a, b"', "joy|irony", "7"), ("c", "joy", ""))
+        rows = (("text", "label", "id"), ('"a, b"', "joy|irony", "7"), ('c "d"', "joy", ""))
         separator = "\t" if kind == "tsv" else ","
         path.write_text("".join(separator.join(row) + "\n" for row in rows))
     return path.read_bytes()

@@ -71,6 +71,11 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
+def read(path: Path, **options: Any) -> Corpus:
+    """The corpus that :func:`write` has written: TSV is quoted there, as the csv module does it."""
+    return Corpus.from_file(path, **{"quoting": True} if path.suffix == ".tsv" else {}, **options)
+
+
 def lines(path: Path, *content: str | bytes) -> Path:
     path.write_bytes(b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in content))
     return path
@@ -92,7 +97,7 @@ def sentences_by_hand(rows: Sequence[dict[str, Any]], split: str | None, task: s
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_all_formats_give_the_same_corpus(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"corpus.{suffix}", ROWS)
-    corpus = Corpus.from_file(path)
+    corpus = read(path)
     assert list(corpus) == sentences_by_hand(ROWS, None, None)
     assert list(corpus) == list(corpus)
     assert len(corpus) == len(ROWS)
@@ -168,7 +173,7 @@ def test_without_a_task_column_all_labels_are_of_one_task() -> None:
 def test_columns_can_have_any_name(tmp_path: Path, suffix: str) -> None:
     names = {"text": "Satz", "label": "text", "task": "kind", "split": "fold", "id": "nr"}
     path = write(tmp_path / f"c.{suffix}", [{names[key]: value for key, value in row.items()} for row in ROWS[:4]])
-    corpus = Corpus.from_file(path, **{f"{role}_column": name for role, name in names.items()})
+    corpus = read(path, **{f"{role}_column": name for role, name in names.items()})
     assert list(corpus) == sentences_by_hand(ROWS[:4], None, None)
 
 
@@ -201,7 +206,7 @@ def test_any_unicode_text_comes_back_as_it_was(tmp_path: Path, suffix: str, text
     if suffix in ("csv", "tsv"):  # the csv module of Python 3.10 cannot read NUL
         texts = [text.replace("\0", "0") for text in texts]
     path = write(tmp_path / f"c.{suffix}", [{"text": text, "label": "x"} for text in texts])
-    assert [s.text for s in Corpus.from_file(path)] == texts
+    assert [s.text for s in read(path)] == texts
 
 
 def test_parquet_dictionaries_lists_and_many_batches(tmp_path: Path) -> None:
@@ -333,6 +338,7 @@ def test_no_more_memory_for_many_lines_than_for_few(tmp_path: Path, suffix: str)
 
 # --- bad lines -------------------------------------------------------------------------------------------------
 
+NAMES = "a string, a whole number or a list of them"
 GOOD = '{"text": "good", "label": ["x", "y"]}'
 BAD_JSON: list[tuple[str | bytes, str]] = [
     ('{"text": "a", "label": "x"', "not JSON: Expecting ',' delimiter at column 27"),
@@ -356,11 +362,20 @@ BAD_JSON: list[tuple[str | bytes, str]] = [
     ('{"text": "a", "label": ""}', "label is empty"),
     ('{"text": "a", "label": [" "]}', "label is empty"),
     ('{"text": "a", "label": []}', "label is an empty list"),
-    ('{"text": "a", "label": null}', "label is null, expected a string or a list of strings"),
-    ('{"text": "a", "label": 4}', "label is the number 4, expected a string or a list of strings"),
-    ('{"text": "a", "label": {"x": 1}}', "label is an object, expected a string or a list of strings"),
-    ('{"text": "a", "label": ["x", 4]}', "label holds the number 4, expected strings"),
-    ('{"text": "a", "label": ["x", ["y"]]}', "label holds a list, expected strings"),
+    ('{"text": "a", "label": null}', f"label is null, expected {NAMES}"),
+    ('{"text": "a", "label": 4.0}', f"label is the number 4.0, expected {NAMES}"),
+    ('{"text": "a", "label": NaN}', f"label is the number nan, expected {NAMES}"),
+    (
+        '{"text": "a", "label": true}',
+        f"label is the truth value True, expected {NAMES}",
+    ),
+    (
+        '{"text": "a", "label": "nan"}',
+        "label is 'nan', which stands for a missing value; expected a name or an empty field",
+    ),
+    ('{"text": "a", "label": {"x": 1}}', f"label is an object, expected {NAMES}"),
+    ('{"text": "a", "label": ["x", 4.5]}', "label holds the number 4.5, expected strings or whole numbers"),
+    ('{"text": "a", "label": ["x", ["y"]]}', "label holds a list, expected strings or whole numbers"),
     ('{"text": "a", "label": ["x", ""]}', "label holds an empty name"),
     ('{"text": "a", "label": ["\\udc00"]}', "label holds half a surrogate pair"),
     ('{"text": "a", "label": ["x", "y", "x"]}', "label holds 'x' twice"),
@@ -375,7 +390,10 @@ BAD_TASKS: list[tuple[str | bytes, str]] = [
     ('{"text": "a", "label": "x"}', "has no task, unlike the lines before"),
     ('{"text": "a", "label": "x", "task": null}', "has no task, unlike the lines before"),
     ('{"text": "a", "label": "x", "task": ""}', "task is empty"),
-    ('{"text": "a", "label": "x", "task": 1}', "task is the number 1, expected a string or a list of strings"),
+    (
+        '{"text": "a", "label": "x", "task": 1.5}',
+        f"task is the number 1.5, expected {NAMES}",
+    ),
     (
         '{"text": "a", "label": ["x", "y", "z"], "task": ["t", "u"]}',
         "number of tasks is 2, of labels 3; expected one, or one for each label",
@@ -433,10 +451,14 @@ def test_lines_too_deep_or_numbers_too_long_are_bad_lines(tmp_path: Path) -> Non
 
 def test_an_unclosed_quote_is_reported_where_it_opens(tmp_path: Path) -> None:
     path = lines(tmp_path / "c.csv", "text,label", "good,x", '"open,x', *["more,x"] * 5)
-    assert message(lambda: Corpus.from_file(path)).startswith(f"{path}:3: unexpected end of data")
+    for on_bad_line in ("error", "skip"):  # what follows is within the quotes, so that there is nothing to go on with
+        line = message(lambda how=on_bad_line: Corpus.from_file(path, on_bad_line=how))
+        assert line == f"{path}:3: a field that opens here with a quote is never closed"
     path = lines(tmp_path / "d.csv", "text,label", '"open,x', *["more,x"] * 5, '"closed",x', "good,x")
     assert message(lambda: Corpus.from_file(path)).startswith(f"{path}:2: ',' expected after '\"'")
-    assert [s.text for s in Corpus.from_file(path, on_bad_line="skip")] == ["good"]
+    corpus = Corpus.from_file(path, on_bad_line="skip")
+    assert [s.text for s in corpus] == ["good"]
+    assert corpus.bad_lines[0][1].endswith("; the row ends in line 8")
 
 
 def test_all_skipped_lines_are_counted_and_the_first_twenty_kept(tmp_path: Path) -> None:
@@ -497,7 +519,9 @@ def test_a_header_that_cannot_be_used(tmp_path: Path) -> None:
     path = lines(tmp_path / "d.csv", '"text" ,label', "a,x")
     assert message(lambda: Corpus.from_file(path)).startswith(f"{path}:1: the header cannot be read: ")
     path = lines(tmp_path / "e.csv", b"t\xe9xt,label", "a,x")
-    assert message(lambda: Corpus.from_file(path)).startswith(f"{path}: no text column 'text'; columns found: ")
+    assert message(lambda: Corpus.from_file(path)) == f"{path}:1: not UTF-8 (byte 0xe9)"
+    path = lines(tmp_path / "f.csv", "text,label\ra,x\rb,y")
+    assert "a carriage return stands within the line" in message(lambda: Corpus.from_file(path))
 
 
 def test_on_bad_line_has_two_values() -> None:

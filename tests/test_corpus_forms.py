@@ -130,7 +130,7 @@ def test_only_a_span_s_tokens_count_for_its_label() -> None:
         ([{"start": 3, "end": 3, "label": "x"}], "spans holds a span from 3 to 3, expected 0 <= start < end <= 5"),
         ([{"start": 0, "end": 6, "label": "x"}], "spans holds a span from 0 to 6, expected 0 <= start < end <= 5"),
         ([{"start": "0", "end": 1, "label": "x"}], "spans holds a span from 0 to 1"),
-        ([{"start": 0, "end": 1}], "spans is null, expected a string or a list of strings"),
+        ([{"start": 0, "end": 1}], "spans is null, expected a string, a whole number or a list of them"),
     ],
 )
 def test_a_bad_span_is_named(spans: Any, reason: str) -> None:
@@ -268,7 +268,7 @@ def test_datasets_by_object_folder_and_files(tmp_path: Path) -> None:
     assert len({corpus.hash for corpus in seen}) == 1
     assert [corpus.name for corpus in seen] == ["dataset", "dataset", "saved", "files"]
     assert Corpus.from_dataset(parts["test"], task="mood").tasks == {"mood": ("anger", "calm")}
-    assert "cannot load the dataset absent" in message(lambda: Corpus.from_dataset(tmp_path / "absent"))
+    assert message(lambda: Corpus.from_dataset(tmp_path / "absent")).startswith(f"{tmp_path / 'absent'} does not exist")
 
 
 def slow(tmp_path: Path) -> Any:
@@ -323,8 +323,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
     screen(model, padded, corpus)
 
 
-def test_a_dataset_by_name_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name is for load_dataset to resolve, to a folder here as on a hub, with its configurations."""
+def test_a_folder_of_several_configurations_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     folder = tmp_path / "someone" / "sentences"
     folder.mkdir(parents=True)
@@ -351,4 +350,28 @@ def test_a_dataset_by_name_is_streamed(tmp_path: Path, monkeypatch: pytest.Monke
     assert [one.text for one in corpus.where(split="test")] == [f"w{i} w{i + 1}" for i in range(7)]
     assert len(Corpus.from_dataset("someone/sentences", config="short")) == len(list(corpus)) - 6
     assert "cannot load the dataset sentences: " in message(lambda: Corpus.from_dataset("someone/sentences"))
-    assert "cannot load the dataset absent: " in message(lambda: Corpus.from_dataset("someone/absent"))
+
+
+def test_only_a_name_of_the_hub_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[str] = []
+
+    def load(name: str, config: str | None, streaming: bool) -> Any:
+        asked.append(name)
+        if "absent" in name:
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist")
+        return datasets.Dataset.from_list([{"text": "w1", "label": "calm"}]).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    hint = "; a dataset of the Hugging Face Hub is hf://datasets/OWNER/NAME"
+    for name in ("someone/sentences", "sentences", "csv", tmp_path / "sentences"):
+        assert message(lambda name=name: Corpus.from_dataset(name)) == f"{name} does not exist{hint}"
+    assert message(lambda: Corpus.from_dataset("file")) == f"file is not a folder{hint}"
+    assert asked == []
+    corpus = Corpus.from_dataset("hf://datasets/someone/sentences")
+    assert (corpus.name, corpus.labels) == ("sentences", ("calm",))
+    line = message(lambda: Corpus.from_dataset("hf://datasets/someone/absent"))
+    assert line == "cannot load the dataset absent: Dataset 'someone/absent' doesn't exist"
+    assert asked == ["someone/sentences", "someone/absent"]

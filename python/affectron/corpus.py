@@ -86,16 +86,25 @@ class Corpus:
         id_column: str = "id",
         span_column: str | None = None,
         turns: str | None = None,
+        label_separator: str | None = None,
+        quoting: bool | None = None,
         split: str | None = None,
         task: str | None = None,
         on_bad_line: OnBadLine = "error",
     ) -> Corpus:
         """Scan a corpus file; its suffix says how: .jsonl and .ndjson, .csv, .tsv, .parquet (all UTF-8).
 
-        A label is a string or a list of strings, in CSV and TSV a cell with ``|`` between labels; CSV and TSV have
-        a header line and CSV quoting. A task is one name for all labels of the line, or as many as there are labels.
-        The columns ``task``, ``split`` and ``id`` may be absent as long as they are not called otherwise. A column
-        ``source`` says where a sentence comes from (:attr:`sources`).
+        CSV and TSV have a header line. The delimiter of CSV is the comma, or the semicolon or tab if only that finds
+        the columns in the header. ``quoting`` says whether fields may be quoted as in CSV. If it is not given they may
+        where a comma or semicolon delimits. Where a tab does, a line is a row and quotes are text; a file that may as
+        well be quoted is refused.
+
+        A label is a string or whole number, or a list of them; a string that JSON or Python has written for a list is
+        that list. ``label_separator`` stands between labels in a string, in CSV and TSV ``|`` unless given. Class
+        labels in the metadata that ``datasets`` writes into Parquet come by their names; -1 is no label. A task is one
+        name for all labels of the line, or as many as there are labels, written as they are. The columns ``task``,
+        ``split`` and ``id`` may be absent as long as they are not called otherwise. A column ``source`` says where a
+        sentence comes from (:attr:`sources`).
 
         Several label columns are as many tasks, each named after its column; a sentence needs a label in one of them.
         With ``span_column`` labels come from there instead: a list of objects with ``start``, ``end`` (characters, the
@@ -108,12 +117,16 @@ class Corpus:
 
         Raises:
             InputError: no such file, an unknown kind of file, a missing column (the columns found are named), an
-                unknown split or task, no sentence at all, one label in two tasks; and, unless ``on_bad_line`` is
-                ``"skip"``, the first bad line as ``file:line: reason`` (in Parquet, line means row).
+                unknown split or task, no sentence at all, one label in two tasks, a label that lists others and no
+                ``label_separator``, a quote that is never closed; and, unless ``on_bad_line`` is ``"skip"``, the first
+                bad line as ``file:line: reason`` (in Parquet, line means row).
+
+        Warns:
+            UserWarning: labels that differ in case or blanks only.
         """
         columns = _columns(text_column, label_column, task_column, split_column, id_column, span_column)
-        form = Form(span_column is not None, turns)
-        return cls._scanned(File(Path(path), columns), form, split, task, on_bad_line)
+        form = Form(span_column is not None, turns, label_separator)
+        return cls._scanned(File(Path(path), columns, quoting), form, split, task, on_bad_line)
 
     @classmethod
     def from_records(
@@ -127,6 +140,7 @@ class Corpus:
         id_column: str = "id",
         span_column: str | None = None,
         turns: str | None = None,
+        label_separator: str | None = None,
         split: str | None = None,
         task: str | None = None,
         on_bad_line: OnBadLine = "error",
@@ -137,7 +151,7 @@ class Corpus:
             InputError: as :meth:`from_file`.
         """
         columns = _columns(text_column, label_column, task_column, split_column, id_column, span_column)
-        form = Form(span_column is not None, turns)
+        form = Form(span_column is not None, turns, label_separator)
         return cls._scanned(Memory(records, columns), form, split, task, on_bad_line)
 
     @classmethod
@@ -153,6 +167,7 @@ class Corpus:
         id_column: str = "id",
         span_column: str | None = None,
         turns: str | None = None,
+        label_separator: str | None = None,
         split: str | None = None,
         task: str | None = None,
         on_bad_line: OnBadLine = "error",
@@ -160,15 +175,17 @@ class Corpus:
         """The same from a dataset of Hugging Face ``datasets``, streamed: it is read once now and once more each time
         the corpus is iterated, and never held.
 
-        ``dataset`` is a dataset object (of one split or several, streaming or not), the folder of one that
-        ``save_to_disk`` wrote, or whatever ``load_dataset`` takes: a folder of files or a name, with ``config`` where
-        it has several. The split is the dataset's own where no column names one. Class labels come by their names.
+        ``dataset`` is a dataset object (of one split or several, streaming or not), a folder that ``save_to_disk``
+        wrote, a folder of files, or ``hf://datasets/OWNER/NAME`` on the Hugging Face Hub; nothing else is looked up
+        there. ``config`` says which where it has several. The split is the dataset's own where no column names one.
+        Class labels come by their names.
 
         Raises:
-            InputError: as :meth:`from_file`; ``datasets`` is not installed; the dataset cannot be loaded.
+            InputError: as :meth:`from_file`; ``datasets`` is not installed; the dataset does not exist or cannot be
+                loaded; Parquet files of the folder name their classes differently.
         """
         columns = _columns(text_column, label_column, task_column, split_column, id_column, span_column)
-        form = Form(span_column is not None, turns)
+        form = Form(span_column is not None, turns, label_separator)
         return cls._scanned(Dataset(dataset, config, columns), form, split, task, on_bad_line)
 
     @classmethod
@@ -180,7 +197,7 @@ class Corpus:
         task: str | None,
         on_bad_line: str,
     ) -> Corpus:
-        scan = _Scan(source, Parser(source, source.columns, form, task or DEFAULT_TASK), on_bad_line)
+        scan = _Scan(source, Parser(source, source.columns, form, task or DEFAULT_TASK, source.separator), on_bad_line)
         return cls(scan, None, None).where(split=split, task=task)
 
     def __init__(self, scan: _Scan, split: str | None, task: str | None, fold: tuple[int, int] = (0, 1)) -> None:
@@ -360,6 +377,7 @@ class _Scan:
         if on_bad_line not in ("error", "skip"):
             raise InputError(f"on_bad_line is {on_bad_line!r}, expected 'error' or 'skip'")
         self.source = source
+        self._parser = parser
         self.parse = parser.parse
         self.on_bad_line = on_bad_line
         self.groups: defaultdict[tuple[str | None, Pairs], _Group] = defaultdict(_Group)
@@ -391,6 +409,7 @@ class _Scan:
                 text_digest = hashlib.blake2b(read.encode(), digest_size=16).digest()
                 group.texts += int.from_bytes(text_digest, "little")
                 order.update(text_digest + number_of.setdefault((split, pairs), len(number_of).to_bytes(8, "little")))
+        self._parser.check_labels()
         self.order = digest(order.digest(), json.dumps(list(number_of)).encode())
         if not self.groups:
             why = ""

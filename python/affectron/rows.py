@@ -5,10 +5,15 @@ Neither where the rows come from nor what is counted about them is known here.
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+import re
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, NamedTuple, TypeAlias
 
 from affectron.errors import InputError
@@ -50,6 +55,7 @@ class Form(NamedTuple):
 
     spans: bool
     turns: str | None
+    label_separator: str | None
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,10 @@ class Columns:
         """The label columns, one or several."""
         return (self.label,) if isinstance(self.label, str) else self.label
 
+    def present(self, found: Iterable[Any]) -> bool:
+        """Whether every column that must exist is among those found."""
+        return all(column in found for _, column in self._required)
+
     def require(self, found: Iterable[Any]) -> None:
         """Check that every column that must exist is among those found.
 
@@ -123,13 +133,17 @@ def _hashable(value: Any) -> Any:
 class Parser:
     """Checks rows and takes sentences out of them, by the same rules in every pass over a source."""
 
-    def __init__(self, source: object, columns: Columns, form: Form, default_task: str) -> None:
+    def __init__(self, source: object, columns: Columns, form: Form, default_task: str, separator: str | None) -> None:
+        if form.label_separator == "":
+            raise InputError("label_separator is '', expected a character or several")
         self.source = source  # its name in messages
         self.columns = columns
         self.form = form
+        self.separator = form.label_separator or separator  # the second is the source's own
         self.default_task = default_task
         self._has_task: bool | None = None  # the first line with labels decides it for all
         self._task_of: dict[str, str] = {}
+        self._first_line: dict[str, int] = {}  # of each label
         self._pairs: dict[tuple[Any, Any], Pairs] = {}  # by the raw values, as most lines repeat them
 
     def parse(self, line: int, row: Row | Bad) -> list[Unit]:
@@ -167,15 +181,46 @@ class Parser:
         return [Unit(text, self._label_pairs(line, label, task), split, id, None, messages, source)]
 
     def _label_pairs(self, line: int, label: Any, task: Any) -> Pairs:
-        if isinstance(label, list):
-            label = tuple(label)
-        if isinstance(task, list):
-            task = tuple(task)
+        label, task = _plain(label), _plain(task)
         try:
             return self._pairs[label, task]
         except (KeyError, TypeError):  # not seen before, or of a kind that has no hash
             pairs = self._pairs[label, task] = self._labels(line, label, task)
             return pairs
+
+    def check_labels(self) -> None:
+        """Look at all labels together, once all rows are read.
+
+        Warns of labels that differ in case or blanks only.
+
+        Raises:
+            InputError: a label is a list of others, unless the caller has said what separates labels.
+        """
+        if self.form.label_separator is None:
+            for separator in ",;|/":
+                self._refuse_lists(separator)
+        alike: defaultdict[str, list[str]] = defaultdict(list)
+        for name in sorted(self._first_line):
+            alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+        several = [quoted(names) for names in alike.values() if len(names) > 1]
+        if several:
+            told = "; ".join(several)
+            warnings.warn(f"{self.source}: labels that differ in case or blanks only: {told}", stacklevel=2)
+
+    def _refuse_lists(self, separator: str) -> None:
+        parts = {
+            name: {part.strip() for part in name.split(separator)} - {""}
+            for name in self._first_line
+            if separator in name
+        }
+        times = Counter(part for found in parts.values() for part in found)
+        for name, found in parts.items():
+            alone = [part for part in found if part in self._first_line]
+            if alone and all(part in alone or times[part] > 1 for part in found):
+                raise InputError(
+                    f"{self.source}:{self._first_line[name]}: label {name!r} is a list, as {alone[0]!r} is a label too;"
+                    f" give label_separator as {separator!r} to split it, as any other to keep it"
+                )
 
     def _spans(self, line: int, spans: Any, length: int) -> dict[tuple[int, int], Pairs]:
         """The labels of each span, by its place in the text."""
@@ -198,17 +243,21 @@ class Parser:
         return found
 
     def _labels(self, line: int, label: Any, task: Any) -> Pairs:
-        column = self.columns.label
+        column, separator = self.columns.label, self.separator
         if isinstance(column, tuple):  # each of several is a task
-            given = [(name, value) for name, value in zip(column, label, strict=True) if value not in (None, "", ())]
+            given = [
+                (name, value)
+                for name, value in zip(column, label, strict=True)
+                if value not in (None, "", ()) and value == value  # NaN is what pandas has for no value
+            ]
             if not given:
                 raise Bad(f"{', '.join(column)} are empty")
-            each = [(one, name) for name, value in given for one in _read_names(value, name)]
+            each = [(one, name) for name, value in given for one in _read_names(value, name, separator)]
             labels, tasks = [one for one, _ in each], [name for _, name in each]
             task = tasks
         else:
-            labels = _read_names(label, column)
-            tasks = [self.default_task] if task is None else _read_names(task, self.columns.task)
+            labels = _read_names(label, column, separator)
+            tasks = [self.default_task] if task is None else _read_names(task, self.columns.task, separator)
         if len(tasks) not in (1, len(labels)):
             raise Bad(f"number of tasks is {len(tasks)}, of labels {len(labels)}; expected one, or one for each label")
         pairs = tuple(sorted(zip(labels, tasks * len(labels) if len(tasks) == 1 else tasks, strict=True)))
@@ -221,6 +270,7 @@ class Parser:
         elif self._has_task != (task is not None):
             raise Bad(f"has {'no' if task is None else 'a'} {self.columns.task}, unlike the lines before")
         for name, own_task in pairs:
+            self._first_line.setdefault(name, line)
             known = self._task_of.setdefault(name, own_task)
             if known != own_task:  # no bad line that could be skipped: which of the two tasks is right?
                 raise InputError(
@@ -230,21 +280,72 @@ class Parser:
         return pairs
 
 
-def _read_names(value: Any, column: str) -> list[str]:
-    """The names in a label or task field: a string, or a list of them; blanks around a name do not count."""
-    names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, tuple):
-        raise Bad(f"{column} is {kind_of(value)}, expected a string or a list of strings")
-    if not names:
+def _plain(value: Any) -> Any:
+    """Names as strings: a whole number is its digits, as in a CSV cell. As 1, 1.0 and True are equal, what stays a
+    number or truth value here would be taken for another where labels are looked up."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return str(value) if not isinstance(value, bool) and isinstance(value, Integral) else value
+
+
+def _read_names(value: Any, column: str, separator: str | None) -> list[str]:
+    """The names in a label or task field: a string, or a list of them; blanks around a name do not count.
+
+    A string may hold several, with the separator between them or written as a list.
+    """
+    if isinstance(value, str):
+        listed = _written_list(value.strip(), column)
+        value = (value,) if listed is None else _plain(listed)
+    if not isinstance(value, tuple):
+        raise Bad(f"{column} is {kind_of(value)}, expected {_NAMES}")
+    if not value:
         raise Bad(f"{column} is an empty list")
-    for name in names:
+    names: list[str] = []
+    for name in value:
         if not isinstance(name, str):
-            raise Bad(f"{column} holds {kind_of(name)}, expected strings")
-        if not name.strip():
+            raise Bad(f"{column} holds {kind_of(name)}, expected strings or whole numbers")
+        names += name.split(separator) if separator else [name]
+    names = [name.strip() for name in names]
+    for name in names:
+        if not name:
             raise Bad(f"{column} is empty" if len(names) == 1 else f"{column} holds an empty name")
         if not is_unicode(name):
             raise Bad(f"{column} holds half a surrogate pair")
-    return [name.strip() for name in names]
+        if name in _MISSING:
+            raise Bad(f"{column} is {name!r}, which stands for a missing value; expected a name or an empty field")
+        if len(names) > 1 and _LIST.fullmatch(name):
+            raise Bad(f"{column} holds {name!r}, a list within a list")
+    return names
+
+
+_NAMES = "a string, a whole number or a list of them"
+#: What pandas writes where there is no value.
+_MISSING = frozenset({"nan", "NaN", "<NA>"})
+#: Strings that are plainly lists, and those that Python writes for lists of strings.
+_LIST = re.compile(r"""\[.*[\s,;|'"].*\]|[({].*[,'"].*[)}]""", re.DOTALL)
+_PYTHON_STRING = r"""'[^'\\]*'|"[^"\\]*\""""
+_PYTHON_LIST = re.compile(rf"\[(?:{_PYTHON_STRING})(?:, ?(?:{_PYTHON_STRING}))*\]")
+
+
+def _written_list(text: str, column: str) -> list[Any] | None:
+    """The list in a string that JSON or Python has written for one; None for other strings.
+
+    Raises:
+        Bad: it is plainly a list and neither wrote it, such as ``['joy' 'love']`` (numpy) or ``{joy,love}``.
+    """
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            if _PYTHON_LIST.fullmatch(text):
+                return [name[1:-1] for name in re.findall(_PYTHON_STRING, text)]
+        else:
+            return value if isinstance(value, list) else None
+    if _LIST.fullmatch(text):
+        raise Bad(f"{column} is {text!r}, a list that neither JSON nor Python writes so; expected {_NAMES}")
+    return None
 
 
 def _read_messages(value: Any, column: str, turns: str) -> tuple[Message, ...]:

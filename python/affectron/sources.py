@@ -6,12 +6,14 @@ import copy
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from affectron.errors import InputError
-from affectron.formats import READERS
-from affectron.rows import Columns, Rows
+from affectron.formats import READERS, TABLES, by_name, class_labels, file_classes
+from affectron.rows import Bad, Columns, Rows
 
 
 class Source:
@@ -19,6 +21,7 @@ class Source:
 
     path: Path | None
     name: str
+    separator: str | None = None  # what stands between the names in a string
 
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
@@ -47,6 +50,10 @@ class Memory(Source):
         return iter(self._rows)
 
 
+#: How the name of a dataset on the Hugging Face Hub begins. Nothing else is looked up there.
+HUB = "hf://datasets/"
+
+
 class Dataset(Source):
     """A dataset of Hugging Face: an object, or where to load one from."""
 
@@ -60,14 +67,12 @@ class Dataset(Source):
             raise InputError("reading a dataset needs datasets (pip install 'affectron[data]')") from None
         self.name = "dataset"
         if isinstance(dataset, (str, os.PathLike)):
-            self.name = Path(dataset).name
-            folder = Path(dataset)
-            saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+            name = os.fspath(dataset)
+            self.name = Path(name).name
             try:
-                if saved:
-                    dataset = datasets.load_from_disk(str(folder))
-                else:
-                    dataset = datasets.load_dataset(str(dataset), config, streaming=True)
+                dataset = self._load(name, config)
+            except InputError:
+                raise
             except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
                 why = str(error).partition("\n")[0] or type(error).__name__
                 raise InputError(f"cannot load the dataset {self.name}: {why}") from error
@@ -77,33 +82,39 @@ class Dataset(Source):
             own = str(getattr(dataset, "split", None) or "")
             self._parts = {own: dataset}
 
+    def _load(self, name: str, config: str | None) -> Any:
+        import datasets
+
+        if name.startswith(HUB):
+            return datasets.load_dataset(name.removeprefix(HUB), config, streaming=True)
+        folder = Path(name).absolute()  # a relative one looks like a name on the Hub
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise InputError(f"{name} {what}; a dataset of the Hugging Face Hub is {HUB}OWNER/NAME")
+        if any((folder / info).is_file() for info in ("dataset_info.json", "dataset_dict.json")):
+            return datasets.load_from_disk(str(folder))
+        parts = datasets.load_dataset(str(folder), config, streaming=True)
+        files = datasets.load_dataset_builder(str(folder), config).config.data_files or {}
+        self._check_classes([Path(file) for of_split in files.values() for file in of_split])
+        return parts
+
+    def _check_classes(self, files: Iterable[Path]) -> None:
+        """Check that Parquet files agree about their classes, as ``datasets`` takes those of the first for all."""
+        of_file = {file: file_classes(file, self.columns.names) for file in files if file.suffix == ".parquet"}
+        for first, second in pairwise(of_file):
+            if of_file[first] != of_file[second]:
+                raise InputError(f"{second} does not name its classes as {first} does; read the files one by one")
+
     def rows(self) -> Rows:
         line = 0
         for split, part in self._parts.items():
-            features = getattr(part, "features", None) or {}
-            named = {name: _class_names(features.get(name)) for name in (*self.columns.labels, self.columns.task)}
+            known = getattr(part, "features", None)
+            classes = class_labels(known.to_dict() if known else {}, self.columns.names)
             for record in part:
                 line += 1
                 record = {**record, self.columns.split: record.get(self.columns.split, split or None)}
-                for name, names in named.items():
-                    if names is not None and record.get(name) is not None:
-                        record[name] = _by_name(record[name], names)
-                yield line, self.columns.checked_row(record)
-
-
-def _class_names(feature: Any) -> list[str] | None:
-    """The names of a column of class labels, or of lists of them."""
-    inner = getattr(feature, "feature", feature)
-    if isinstance(inner, list) and inner:
-        inner = inner[0]
-    names = getattr(inner, "names", None)
-    return list(names) if names else None
-
-
-def _by_name(value: Any, names: list[str]) -> Any:
-    if isinstance(value, list):
-        return [_by_name(one, names) for one in value]
-    return names[value] if isinstance(value, int) and 0 <= value < len(names) else None
+                named = by_name(record, classes)
+                yield line, named if isinstance(named, Bad) else self.columns.checked_row(named)
 
 
 class File(Source):
@@ -111,7 +122,7 @@ class File(Source):
 
     path: Path
 
-    def __init__(self, path: Path, columns: Columns) -> None:
+    def __init__(self, path: Path, columns: Columns, quoting: bool | None) -> None:
         super().__init__(columns)
         self.path = path
         self.name = "/".join(path.absolute().parts[-2:])  # many files are called data.jsonl
@@ -121,6 +132,11 @@ class File(Source):
         if suffix not in READERS:
             raise InputError(f"{path}: suffix is {suffix!r}, expected one of {', '.join(READERS)}")
         self._read = READERS[suffix]
+        if suffix in TABLES:
+            self.separator = "|"
+            self._read = partial(self._read, quoting=quoting)
+        elif quoting is not None:
+            raise InputError(f"quoting is {quoting}, and {path} is no table; it is for {', '.join(TABLES)}")
         with self._reading() as file:
             self._stamp = self._stamp_of(file)
 
