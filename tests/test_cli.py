@@ -154,6 +154,20 @@ def test_bad_lines_are_skipped_and_counted_on_request(copy: Path) -> None:
     assert "skipped 2 bad lines, the first at line 91: no label column 'label'" in result.stderr
 
 
+def test_a_table_that_may_be_quoted_is_read_as_the_options_say(copy: Path) -> None:
+    corpus, output = copy / "c.tsv", copy / "s.safetensors"
+    corpus.write_text('text\tlabel\n"w1 ""w2"""\tjoy, calm\nw3\tjoy\nw4\tcalm\n')
+    command = ("screen", copy / "model", corpus, "-o", output)
+    assert "give quoting as false to keep them" in refuse(*command)
+    assert "give label_separator as ',' to split it" in refuse(*command, "--quoting")
+    assert not output.exists()
+    for quoting in ("--quoting", "--no-quoting"):
+        run(*command, quoting, "--label-separator", ",")
+        assert affectron.ActivationStats.load(output).tasks == {"label": ("calm", "joy")}
+    line = refuse("screen", copy / "model", copy, "--quoting", "-o", output)
+    assert f"--quoting is for CSV and TSV files, and {copy} is none" in line
+
+
 @pytest.mark.parametrize(
     ("program", "arguments", "name"),
     [
@@ -255,6 +269,7 @@ def listing(folder: Path) -> list[Path]:
     ("command", "message"),
     [
         (lambda f: screen(f, corpus="absent.jsonl"), "cannot read .*absent.jsonl: No such file"),
+        (lambda f: screen(f, corpus="absent"), "absent does not exist; a dataset of the Hugging Face Hub is hf://"),
         (lambda f: screen(f, model="absent"), "model folder .*absent does not exist"),
         (lambda f: screen(f, model="corpus.jsonl"), "model folder .*corpus.jsonl is a file"),
         (lambda f: screen(f, "--label-column", "emotion"), "no label column 'emotion'; columns found: 'text', 'label'"),

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -32,6 +33,7 @@ from typer.core import TyperGroup
 import affectron
 from affectron.errors import Incomplete, InputError, Note
 from affectron.files import read_text
+from affectron.sources import HUB
 
 if TYPE_CHECKING:
     from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program, Validation
@@ -93,10 +95,11 @@ class OnBadLine(str, enum.Enum):
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a transformers causal language model.")]
 CorpusArgument = Annotated[
-    Path,
+    str,
     typer.Argument(
         metavar="CORPUS",
-        help="Labelled sentences: .jsonl, .ndjson, .csv, .tsv, .parquet; or a Hugging Face dataset, by folder or name.",
+        help="Labelled sentences: .jsonl, .ndjson, .csv, .tsv, .parquet; or a Hugging Face dataset: its folder, or "
+        "hf://datasets/OWNER/NAME.",
     ),
 ]
 TextColumn = Annotated[str, typer.Option(help="Column of the sentence.")]
@@ -106,6 +109,13 @@ SpanColumn = Annotated[
 ]
 TurnsOption = Annotated[
     str | None, typer.Option(help="The text is a list of messages; count those of this role, the last, or all.")
+]
+LabelSeparator = Annotated[
+    str | None, typer.Option(help="Stands between the labels of a field; default: | in CSV and TSV.")
+]
+Quoting = Annotated[
+    bool | None,
+    typer.Option(help="Whether fields of a table may be quoted as in CSV; default: in CSV but not in TSV."),
 ]
 TaskColumn = Annotated[str, typer.Option(help="Column of the task; may be absent.")]
 SplitColumn = Annotated[str, typer.Option(help="Column of the split; may be absent.")]
@@ -123,17 +133,22 @@ _PROMPT_HELP = r"with {text} and perhaps {bos} in it; \n is a line break"
 
 
 def _read_corpus(
-    path: Path,
+    path: str,
     columns: tuple[str, str, str, str],
     task: str | None,
     on_bad_line: OnBadLine,
+    label_separator: str | None,
+    quoting: bool | None,
     span_column: str | None = None,
     turns: str | None = None,
 ) -> Corpus:
     text_column, label_column, task_column, split_column = columns
-    # A name of a dataset has no suffix, or none of those of files.
-    is_file = path.is_file() or (not path.is_dir() and path.suffix != "")
-    read = affectron.Corpus.from_file if is_file else affectron.Corpus.from_dataset
+    local = Path(path)
+    read: Callable[..., Corpus] = affectron.Corpus.from_dataset
+    if local.is_file() or (not local.is_dir() and local.suffix and not path.startswith(HUB)):
+        read = partial(affectron.Corpus.from_file, quoting=quoting)
+    elif quoting is not None:
+        raise InputError(f"--quoting is for CSV and TSV files, and {path} is none")
     corpus = read(
         path,
         text_column=text_column,
@@ -142,6 +157,7 @@ def _read_corpus(
         split_column=split_column,
         span_column=span_column,
         turns=turns,
+        label_separator=label_separator,
         task=task,
         on_bad_line=on_bad_line.value,
     )
@@ -406,6 +422,8 @@ def screen(
     batch_tokens: BatchTokens = 8192,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    label_separator: LabelSeparator = None,
+    quoting: Quoting = None,
     span_column: SpanColumn = None,
     turns: TurnsOption = None,
     task_column: TaskColumn = "task",
@@ -442,7 +460,7 @@ def screen(
         distributed.initialise()
         device = distributed.local_device(device)
     columns = (text_column, label_column, task_column, split_column)
-    sentences = _read_corpus(corpus, columns, task, on_bad_line, span_column, turns)
+    sentences = _read_corpus(corpus, columns, task, on_bad_line, label_separator, quoting, span_column, turns)
     if split is not None:
         sentences = sentences.where(split=split)
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
@@ -672,6 +690,8 @@ def validate(
     seed: Annotated[int, typer.Option(help="Of random sets, resamples and limited sentences.")] = 0,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    label_separator: LabelSeparator = None,
+    quoting: Quoting = None,
     task_column: TaskColumn = "task",
     split_column: SplitColumn = "split",
     task: TaskOption = None,
@@ -686,7 +706,7 @@ def validate(
     selected = affectron.NeuronSet.load(neurons)
     measured = _stats_beside(neurons, stats)
     columns = (text_column, label_column, task_column, split_column)
-    sentences = _read_corpus(corpus, columns, task, on_bad_line)
+    sentences = _read_corpus(corpus, columns, task, on_bad_line, label_separator, quoting)
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
     result = affectron.validate(
         loaded,

@@ -281,6 +281,22 @@ def test_what_the_corpus_does_not_have_is_named_before_anything_is_run(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_columns_table_says_how_a_corpus_is_written(inputs: Path) -> None:
+    lines = (inputs / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [["text", "label", "task", "split"], *(list(json.loads(line).values()) for line in lines)]
+    rows[1] = ['"w1 ""w2"""', "w50; w51", *rows[1][2:]]
+    table = "\n".join("\t".join(row) for row in rows)
+    (inputs / "corpus.tsv").write_text(table, encoding="utf-8")
+    file = inputs / "table.toml"
+    other = CONFIG.replace("corpus.jsonl", "corpus.tsv", 1)
+    file.write_text(other, encoding="utf-8")
+    assert "give quoting as false to keep them" in message(lambda: plan(load_config(file)))
+    file.write_text(f"{other}\n[columns]\nquoting = true\n", encoding="utf-8")
+    assert "give label_separator as ';' to split it" in message(lambda: plan(load_config(file)))
+    file.write_text(f'{other}\n[columns]\nquoting = true\nlabel_separator = ";"\n', encoding="utf-8")
+    plan(load_config(file))
+
+
 def test_the_documentation_shows_every_option_with_its_default() -> None:
     page = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
     shown = tomllib.loads(page.split("```toml")[1].split("```")[0])

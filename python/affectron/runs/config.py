@@ -33,12 +33,14 @@ else:  # pragma: no cover
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the corpus' columns."""
+    """Names of the corpus' columns; ``label_separator`` and ``quoting`` are those of ``Corpus.from_file``."""
 
     text: str = "text"
     label: str = "label"
     task: str = "task"
     split: str = "split"
+    label_separator: str | None = None
+    quoting: bool | None = None
 
 
 @dataclass(frozen=True)

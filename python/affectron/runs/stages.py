@@ -306,7 +306,7 @@ class _Size:
 def _corpus(path: Path, columns: Columns, task: str | None) -> Corpus:
     return Corpus.from_file(
         path, text_column=columns.text, label_column=columns.label, task_column=columns.task,
-        split_column=columns.split, task=task,
+        split_column=columns.split, label_separator=columns.label_separator, quoting=columns.quoting, task=task,
     )  # fmt: skip
 
 
