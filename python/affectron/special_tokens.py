@@ -32,7 +32,7 @@ def starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
     before, after = _own_frame(tokenizer)
     if before:
-        return before[0] == tokenizer.bos_token_id
+        return bool(before[0] == tokenizer.bos_token_id)
     return set(after) <= {tokenizer.eos_token_id}
 
 
