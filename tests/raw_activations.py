@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from affectron.stats import ActivationStats, SiteStats
+from affectron.stats import FIELDS, ActivationStats, SiteStats
 
 PROVENANCE = {
     "affectron": "0.1.0",
@@ -111,3 +111,13 @@ def raw(
         values[f"model.layers.{number}.mlp"] = x.astype(np.float32)
         active[f"model.layers.{number}.mlp"] = gate > 0
     return Raw(tasks, labels, values, active)
+
+
+def starved(stats: ActivationStats, lacking: dict[str, Sequence[str]]) -> ActivationStats:
+    """The same statistics without the tokens of some labels at some sites, as experts have them: site -> labels."""
+    arrays = {site: {name: getattr(stats, name)[site].copy() for name in FIELDS} for site in stats.sites}
+    for site, labels in lacking.items():
+        rows = sorted({row for label in labels for row in stats.rows(label)})
+        for array in arrays[site].values():
+            array[rows] = 0
+    return ActivationStats(stats.tasks, stats.segments, arrays, stats.provenance)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from typer.testing import CliRunner
 
@@ -48,6 +49,14 @@ def refuse(*arguments: object) -> str:
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("error: ")
     return lines[0]
+
+
+def refuse_last(*arguments: object) -> str:
+    """The last line, below a bar, of a command that must be refused with exit code 2."""
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    return str(result.stderr.splitlines()[-1])
 
 
 def sentences() -> Iterator[dict[str, str]]:
@@ -131,6 +140,29 @@ def test_pairs_are_screened_and_their_neurons_selected(made: Path, tmp_path: Pat
     assert affectron.NeuronSet.load(neurons)["joy"].task == "mood"
     assert "for statistics of pairs" in refuse("select", stats, "-o", neurons)
     run("steer", made / "model", "--neurons", neurons, "--label", "joy", "--stats", stats, "--prompt", "w1", "--json")
+
+
+@pytest.mark.parametrize("command", ["screen", "screen-pairs"])
+def test_activations_that_are_not_finite_are_said_and_a_site_of_them_is_refused(copy: Path, command: str) -> None:
+    model, tokenizer = affectron.load_model(copy / "model")
+    found = [{"label": "joy", "text": f"w{i} w2", "other": f"w{i + 20} w3"} for i in range(20)]
+    corpus = copy / "corpus.jsonl" if command == "screen" else write_corpus(copy / "pairs.jsonl", found)
+    stats = copy / "s.safetensors"
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[5] = float("nan")
+    model.save_pretrained(copy / "model")
+    result = invoke(command, copy / "model", corpus, "-o", stats, "--json")
+    assert result.exit_code == 0
+    if command == "screen":
+        assert json.loads(result.stdout)["nonfinite"] == pytest.approx(1 / 129)
+    assert affectron.ActivationStats.load(stats).nonfinite_share == pytest.approx(1 / 129)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.fill_(float("nan"))
+    model.save_pretrained(copy / "model")
+    stats.unlink()
+    said = refuse_last(command, copy / "model", corpus, "-o", stats)
+    assert said.startswith("error: model.layers.1.mlp: all ")
+    assert not stats.exists()
 
 
 def test_tables_name_every_label(copy: Path) -> None:

@@ -17,7 +17,8 @@ from affectron.errors import InputError
 from affectron.neurons import NeuronList, NeuronSet, select
 from affectron.scores import SCORES, fdr, score
 from affectron.stats import FIELDS, ActivationStats
-from tests.raw_activations import PROVENANCE, Raw, raw
+from tests.errors import message
+from tests.raw_activations import PROVENANCE, Raw, raw, starved
 
 WIDTHS = (31, 17, 52)  # 100 neurons
 
@@ -92,7 +93,8 @@ def test_defaults_are_the_published_ones():
 def test_other_scores_take_each_labels_own_best(name, sign):
     stats = raw(3, widths=WIDTHS, bad=True).stats()
     values, difference = score(stats, name, "emotion"), score(stats, "mean_difference", "emotion")
-    got = select(stats, "emotion", score=name, top=0.15, sign=sign)
+    with pytest.warns(UserWarning, match=f"3 of 100 neurons, the first at {stats.sites[0]}, have no finite activation"):
+        got = select(stats, "emotion", score=name, top=0.15, sign=sign)
     high = SCORES[name].better == "high" and not (SCORES[name].signed and sign == "negative")
     for row, label in enumerate(stats.tasks["emotion"]):
         order = sorted(
@@ -190,11 +192,57 @@ def test_a_label_without_tokens_gets_no_neurons_and_takes_none(assign):
     assert {label: got[label] for label in ("anger", "joy")} == dict(without)
 
 
-def test_no_neuron_active_at_all_selects_nothing():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"filter_rate": 0.5},
+        {"filter_rate": None},
+        {"assign": "bar", "activation_bar_ratio": 0.6, "filter_rate": 0.3},
+        {"score": "raw_entropy"},
+        *({"score": name} for name, kind in SCORES.items() if kind.per_label and not kind.paired),
+        {"score": "hedges_g", "sign": "positive", "min_effect": 0.1, "fdr": 0.5, "min_count": 3},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("lacking", [("anger", "joy"), ("anger", "fear", "joy")])
+def test_sites_without_tokens_of_two_labels_take_no_part_and_are_named_once(options, lacking):
+    whole = raw(8, widths=(20, 31, 17, 52, 80), both=False).stats()
+    bare = list(whole.sites[1:4:2])
+    stats = starved(whole, dict.fromkeys(bare, lacking))
+    kept = [site for site in whole.sites if site not in bare]
+    arrays = {site: {name: getattr(whole, name)[site] for name in FIELDS} for site in kept}
+    without = ActivationStats(whole.tasks, whole.segments, arrays, whole.provenance)
+    line = f"at 2 of 5 sites, the first {bare[0]}, fewer than two labels have tokens"
+    with pytest.warns(UserWarning, match=line) as said:
+        got = select(stats, "emotion", top=0.1, **options)  # 20 of 200 neurons
+    assert dict(got) == dict(select(without, "emotion", top=20 / 117, **options))
+    assert any(got.values())
+    assert len(said) == 1
+
+
+def test_a_neuron_without_numbers_under_a_label_is_no_neuron_of_another_and_is_counted():
+    """Left in, it would have the lowest entropy of all: it is active under one label alone."""
+    data = raw(8, widths=WIDTHS, both=False)
+    site = "model.layers.1.mlp"
+    data.active[site][:, 4] = data.target("anger")
+    assert (site, 4) in places(select(data.stats(), "emotion", top=0.01, filter_rate=None))["anger"]
+    data.values[site][~data.target("anger"), 4] = np.nan
+    with pytest.warns(UserWarning, match=f"1 of 100 neurons, the first at {site}, have no finite activation") as said:
+        found = select(data.stats(), "emotion", top=1.0, filter_rate=None)
+    assert len(said) == 1
+    assert all((site, 4) not in neurons for neurons in places(found).values())
+    assert sum(map(len, found.values())) == 99
+
+
+def test_no_neuron_with_a_score_is_an_error():
     data = raw(7, widths=(4,))
     for site in data.active:
         data.active[site][:] = False
-    assert all(len(neurons) == 0 for neurons in select(data.stats(), filter_rate=None).values())
+    assert message(lambda: select(data.stats(), filter_rate=None)) == (
+        "task 'emotion': no neuron has a score by entropy: too few tokens under its labels, or no neuron is active or "
+        "finite"
+    )
+    assert len(select(data.stats(), "emotion", score="hedges_g", top=1.0)["anger"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,18 @@ def test_pairs_are_read_from_lines_of_json(tmp_path: Path) -> None:
     file.write_text('{"label": "a"}', encoding="utf-16")
     assert message(lambda: load_pairs(file)) == f"{file} starts with the mark of UTF-16, expected UTF-8 text"
     assert message(lambda: load_pairs(tmp_path / "none")).endswith("No such file or directory")
+
+
+def test_differences_that_are_not_finite_are_warned_of_and_a_site_of_them_refused() -> None:
+    model, tokenizer = build("llama"), make_tokenizer()
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[5] = float("nan")
+    with pytest.warns(UserWarning, match="17 of 2,193 activations"):
+        stats = screen_pairs(model, tokenizer, make_pairs())
+    with pytest.warns(UserWarning, match=f"1 of 129 neurons, the first at {stats.sites[2]}, have no finite") as said:
+        found = select(stats, score="paired_t", top=1.0)
+    assert len(said) == 1
+    assert {label: len(neurons) for label, neurons in found.items()} == {"a": 128, "b": 128}
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.fill_(float("nan"))
+    assert message(lambda: screen_pairs(model, tokenizer, make_pairs())).startswith("model.layers.1.mlp: all ")

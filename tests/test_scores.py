@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats as sps
 
 from affectron.errors import InputError
-from affectron.scores import SCORES, fdr, frequency, score
+from affectron.scores import SCORES, fdr, frequency, score, unscored
 from affectron.stats import FIELDS, ActivationStats
-from tests.raw_activations import Raw, raw
+from tests.raw_activations import Raw, raw, starved
 
 NAMES = [name for name, kind in SCORES.items() if not kind.paired]
 CASES = [(seed, bad) for seed in range(3) for bad in (False, True)]
@@ -45,15 +45,19 @@ def per_neuron(data: Raw, task: str, function) -> dict[str, np.ndarray]:
 
 
 def per_count(data: Raw, task: str, function) -> dict[str, np.ndarray]:
-    """function(active and tokens of target, of rest) for every label and neuron, in Python's numbers."""
+    """function(active and tokens of target, of rest) for every label and neuron, in Python's numbers; NaN for a neuron
+    without a finite activation under one of the labels."""
     expected = {}
     for site, active in data.active.items():
+        finite = np.isfinite(data.values[site])
         rows = []
         for label in sorted(data.tasks[task]):
             target, rest = active[data.target(label)], active[data.rest(label)]
             rows.append(
                 [
                     function(int(target[:, f].sum()), len(target), int(rest[:, f].sum()), len(rest))
+                    if all(finite[data.target(one), f].any() for one in data.tasks[task])
+                    else np.nan
                     for f in range(active.shape[1])
                 ]
             )
@@ -143,7 +147,7 @@ def test_contrasts_of_counts(seed, bad, name, oracle):
         assert_scores(score(data.stats(), name, task), per_count(data, task, oracle))
     if name == "mutual_information":
         for values in score(data.stats(), name, "emotion").values():
-            assert ((values >= 0) & (values <= math.log(2))).all()
+            assert ((values[:, :-1] >= 0) & (values[:, :-1] <= math.log(2))).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -209,6 +213,64 @@ def test_a_label_without_tokens_has_no_score_and_leaves_the_others_as_they_are(n
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("lacking", [("anger", "joy"), ("anger", "fear", "joy")])
+def test_a_site_without_tokens_of_two_labels_has_no_score_and_leaves_the_others_as_they_are(name, lacking):
+    whole = raw(7, both=False).stats()
+    first, middle, last = whole.sites
+    stats = starved(whole, {middle: lacking})
+    expected = score(whole, name, "emotion")
+    got = score(stats, name, "emotion")
+    assert got[middle].shape == expected[middle].shape
+    assert np.isnan(got[middle]).all()
+    assert np.isnan(frequency(stats, "emotion")[middle]).all()
+    for site in (first, last):
+        np.testing.assert_array_equal(got[site], expected[site])
+    assert unscored(stats, ["emotion", "rhetoric"]) == (
+        f"task 'emotion': at 1 of 3 sites, the first {middle}, fewer than two labels have tokens: no score for their "
+        "neurons"
+    )
+    assert unscored(whole, ["emotion", "rhetoric"]) is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_site_with_tokens_of_two_of_three_labels_contrasts_these(name):
+    whole = raw(7, both=False).stats()
+    stats = starved(whole, {whole.sites[1]: ["fear"]})
+    two = raw(7, both=False)
+    two.tasks = {**two.tasks, "emotion": ("anger", "joy")}
+    two.labels = [("unlabelled",) if labels == ("fear",) else labels for labels in two.labels]
+    expected = score(two.stats(~two.having(["unlabelled"])), name, "emotion")[whole.sites[1]]
+    got = score(stats, name, "emotion")[whole.sites[1]]
+    if SCORES[name].per_label:
+        assert np.isnan(got[1]).all()
+        got = got[[0, 2]]
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    assert f"at 1 of 3 sites, the first {whole.sites[1]}, labels without tokens are left out" in str(
+        unscored(stats, ["emotion"])
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_neuron_without_a_finite_activation_under_one_label_has_no_score(name, value):
+    data = raw(7, both=False)
+    expected = score(data.stats(), name, "emotion")
+    site = "model.layers.1.mlp"
+    data.values[site][data.target("fear"), 2] = value
+    data.active[site][data.target("fear"), 2] = value > 0  # what the kernel counts of act(g) > 0
+    stats = data.stats()
+    got = score(stats, name, "emotion")
+    assert np.isnan(got[site][:, 2]).all()
+    expected[site][:, 2] = np.nan
+    for place, values in got.items():
+        np.testing.assert_array_equal(values, expected[place])
+    assert unscored(stats, ["emotion"]) == (
+        f"task 'emotion': 1 of 15 neurons, the first at {site}, have no finite activation under a label: no score for "
+        "them"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_but_zeros_or_no_number_at_all_gives_no_contrast_and_no_warning(name):
     for fill in (0.0, np.nan):
         data = raw(8, tokens=30)
@@ -216,15 +278,14 @@ def test_nothing_but_zeros_or_no_number_at_all_gives_no_contrast_and_no_warning(
             data.values[site][:] = fill
             data.active[site][:] = False
         for values in score(data.stats(), name, "emotion").values():
-            undefined = np.isnan(values)
-            if name in ("frequency_difference", "mutual_information"):
+            if math.isnan(fill):
+                assert np.isnan(values).all()
+            elif name in ("frequency_difference", "mutual_information", "mean_difference"):
                 assert (values == 0).all()
             elif name == "log_odds":
                 assert np.isfinite(values).all()
-            elif name == "mean_difference":
-                assert (undefined if math.isnan(fill) else values == 0).all()
             else:
-                assert undefined.all()
+                assert np.isnan(values).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

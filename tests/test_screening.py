@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from affectron.corpus import Corpus
 from affectron.errors import InputError, ScreeningInterrupted
 from affectron.models import load_model
-from affectron.screening import screen
-from affectron.stats import SiteStats
+from affectron.screening import screen, screen_folds
+from affectron.stats import FIELDS, ActivationStats, SiteStats
+from tests.errors import message
 from tests.models.tiny import HIDDEN, NEURONS, build, last_inputs, make_tokenizer, site_names, state
 
 # The linear layer whose output (its first half, where gate and up share one) goes into the activation function.
@@ -258,13 +260,62 @@ def test_nan_in_a_model_is_counted_and_spoils_no_other_neuron() -> None:
     last = model.model.layers[-1].mlp
     with torch.no_grad():
         last.up_proj.weight[5] = torch.full((HIDDEN,), float("nan"))
-    stats = screen(model, tokenizer, CORPUS)
+    share = f"({1 / (3 * NEURONS):.2g})"
+    with pytest.warns(
+        UserWarning, match=f"{re.escape(share)} are NaN or .*, at 1 of 3 sites, the first model.layers.2"
+    ):
+        stats = screen(model, tokenizer, CORPUS)
+    assert stats.nonfinite_share == pytest.approx(1 / (3 * NEURONS), rel=1e-12)
     for label in CORPUS.labels:
         found, before = (s.label(label)["model.layers.2.mlp"] for s in (stats, clean))
         assert found.nonfinite[5] == found.count
         assert found.nonfinite.sum() == found.count
         others = np.arange(NEURONS) != 5
         assert np.array_equal(found.mean[others], before.mean[others])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tokens", ["all", "last", "mean"])
+def test_a_site_without_a_finite_activation_is_refused_by_name(value: float, tokens: str, tmp_path: Path) -> None:
+    """The layer after it reads what it wrote, and is not finite either."""
+    model = build("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.fill_(value)
+    said = message(lambda: screen(model, make_tokenizer(), CORPUS, tokens=tokens))
+    assert said.startswith("model.layers.1.mlp: all ")
+    assert "activations are NaN or infinite, as at 2 of 3 sites" in said
+    for resume in (False, True):  # what is kept of it is not finite in the second run either
+        again = message(
+            lambda resume=resume: screen(
+                model, make_tokenizer(), CORPUS, tokens=tokens, checkpoint=tmp_path / "shards", resume=resume
+            )
+        )
+        assert again == said
+    assert message(lambda: screen_folds(model, make_tokenizer(), CORPUS, 2, tokens=tokens)) == said
+
+
+def test_numbers_that_are_not_finite_are_said_once_of_all_folds() -> None:
+    model = build("llama")
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight[5] = float("nan")
+    with pytest.warns(UserWarning, match="NaN or infinite") as said:
+        folds = screen_folds(model, make_tokenizer(), CORPUS, 3)
+    assert len(said) == 1
+    bad = sum(int(fold.nonfinite[site].sum()) for fold in folds for site in fold.sites)
+    assert str(said[0].message).startswith(f"{bad:,} of ")
+
+
+def test_statistics_merged_with_others_that_are_not_finite_count_both() -> None:
+    model, tokenizer = build("llama"), make_tokenizer()
+    halves = CORPUS.folds(2)
+    clean = screen(model, tokenizer, halves[0])
+    arrays = {site: {name: getattr(clean, name)[site] for name in FIELDS} for site in clean.sites}
+    site = clean.sites[1]
+    arrays[site] = {**arrays[site], "nonfinite": np.broadcast_to(clean.count[site][:, None], clean.mean[site].shape)}
+    merged = clean.merge(ActivationStats(clean.tasks, clean.segments, arrays, clean.provenance))
+    assert np.array_equal(merged.nonfinite[site], arrays[site]["nonfinite"])
+    assert np.array_equal(merged.mean[site], clean.mean[site], equal_nan=True)
+    assert merged.nonfinite_share == pytest.approx(1 / 6)
 
 
 def test_the_model_is_left_as_it_was_and_dropout_is_off_meanwhile() -> None:
@@ -301,7 +352,7 @@ def test_ctrl_c_says_how_far_it_got_and_restores_the_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "pattern"),
     [
         ({"tokens": "first"}, "tokens is 'first', expected one of all, last, mean"),
         ({"active": "up"}, "active is 'up', expected one of gate, product"),
@@ -309,8 +360,8 @@ def test_ctrl_c_says_how_far_it_got_and_restores_the_model() -> None:
         ({"template": "Say: "}, r"prompt without \{text\}: template is 'Say: '"),
     ],
 )
-def test_bad_options_are_named(options: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+def test_bad_options_are_named(options: dict, pattern: str) -> None:
+    with pytest.raises(InputError, match=pattern):
         screen(build("llama"), make_tokenizer(), CORPUS, **options)
 
 

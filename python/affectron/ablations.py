@@ -13,7 +13,7 @@ from affectron.effects import Ranked, label_rng, measure
 from affectron.errors import InputError
 from affectron.exam import Exam, fraction, whole_number
 from affectron.findings import Findings
-from affectron.neurons import NeuronList, NeuronSet, select
+from affectron.neurons import NeuronList, NeuronSet, choose, selection_options
 from affectron.stats import ActivationStats
 
 THIRDS = ("bottom", "middle", "top")
@@ -71,7 +71,8 @@ def ablate(
     tasks = exam.require(neurons, stats, task)
     selection = {key: value for key, value in (selection or {}).items() if key not in ("top", "task")}
     larger = {
-        share: {name: select(stats, name, top=share, **selection) for name in tasks} for share in sorted(model_shares)
+        share: {name: choose(stats, selection_options(task=name, top=share, **selection)) for name in tasks}
+        for share in sorted(model_shares)
     }
     rows: list[dict[str, Any]] = []
     masks = {label: [] for labels in tasks.values() for label in labels}  # type: dict[str, list[_Mask]]

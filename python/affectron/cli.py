@@ -508,12 +508,11 @@ class _EventLog:
 def _print_screened(
     stats: ActivationStats, corpus: Corpus, output: Path, seconds: float, summary: dict[str, Any], as_json: bool
 ) -> None:
-    site = stats.sites[0]
     counts: dict[str, int] = {}
     for (_, label), count in corpus.counts.items():
         counts[label] = counts.get(label, 0) + count
     labels = {
-        label: {"task": task, "sentences": counts[label], "tokens": stats.label(label)[site].count}
+        label: {"task": task, "sentences": counts[label], "tokens": stats.tokens(label)}
         for task, names in stats.tasks.items()
         for label in names
     }
@@ -527,6 +526,7 @@ def _print_screened(
             "sentences": stats.provenance["sentences"],
             "skipped": corpus.skipped,
             "truncated": stats.provenance["truncated"],
+            "nonfinite": stats.nonfinite_share,
             "tokens_read": read,
             "seconds": round(seconds, 3),
             "summary": summary,
@@ -535,6 +535,8 @@ def _print_screened(
         return
     rows = [(found["task"], label, found["sentences"], found["tokens"]) for label, found in labels.items()]
     _print_table(f"{corpus.name} on {stats.provenance['model']}", ("task", "label", "sentences", "tokens"), rows)
+    if stats.uneven:
+        print("not every token passes every site: tokens are those of the site that has most of the label's")
     if stats.provenance["truncated"]:
         print(f"{stats.provenance['truncated']:,} sentences were cut to the model's maximum length")
     print(
@@ -578,7 +580,7 @@ def screen_pairs(
     p = affectron.score(stats, "paired_p", task)
     q = affectron.fdr(np.concatenate([p[site] for site in stats.sites], axis=1))
     labels = {
-        label: {"pairs": stats.label(label)[stats.sites[0]].count, "neurons_at_q_0.05": int((row <= 0.05).sum())}
+        label: {"pairs": stats.tokens(label), "neurons_at_q_0.05": int((row <= 0.05).sum())}
         for label, row in zip(stats.tasks[task], q, strict=True)
     }
     if as_json:

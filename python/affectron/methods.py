@@ -12,7 +12,7 @@ from affectron.effects import SPECIFIC, Ranked, label_rng, measure
 from affectron.errors import InputError
 from affectron.exam import Exam, fraction, whole_number
 from affectron.findings import Findings
-from affectron.neurons import NeuronSet, select
+from affectron.neurons import NeuronSet, choose, selection_options
 from affectron.stats import ActivationStats
 
 
@@ -58,7 +58,7 @@ def select_by(stats: ActivationStats, method: str, task: str, top: float) -> Neu
         raise InputError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
     options = METHODS[method].options
     each = top if options["score"] in ("entropy", "raw_entropy") else top / len(stats.tasks[task])
-    return select(stats, task, top=each, **options)
+    return choose(stats, selection_options(task=task, top=each, **options))
 
 
 def compare_methods(

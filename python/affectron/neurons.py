@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
@@ -291,7 +292,8 @@ def select(
     activity filter, of these the ``top`` share of lowest entropy over all sites together, each assigned to
     labels. With any other score: for each label the ``top`` share by that label's own score. The share is of
     all neurons of the model, rounded to the nearest whole number and at least one. Ties are broken by site in
-    forward order, then index. A neuron without a score is never selected.
+    forward order, then index. A neuron without a score is never selected; one warning tells how many sites have
+    tokens of fewer than two labels, and how many neurons have no finite activation under a label.
 
     The screens ``sign``, ``min_effect``, ``fdr`` and ``min_count`` then each remove neurons from a label's
     list, in any combination; none adds any.
@@ -322,16 +324,30 @@ def select(
         ``select``.
 
     Raises:
-        InputError: an option is out of its range or does not go with the score, an unknown task or score, or
-            a task of which fewer than two labels have tokens.
+        InputError: an option is out of its range or does not go with the score, an unknown task or score, a
+            task of which fewer than two labels have tokens, or one of which no neuron has a score.
     """
     options = selection_options(
         task=task, top=top, score=score, filter_rate=filter_rate, assign=assign,
         activation_bar_ratio=activation_bar_ratio, sign=sign, min_effect=min_effect, fdr=fdr, min_count=min_count,
     )  # fmt: skip
-    tasks = list(stats.tasks) if task is None else [task]
-    lists = [neurons for one in tasks for neurons in _select_task(stats, one, options)]
-    return NeuronSet(lists, stats.widths, {**stats.provenance, "select": options})
+    chosen = choose(stats, options)
+    left_out = scores.unscored(stats, list(chosen.tasks))
+    if left_out is not None:
+        warnings.warn(left_out, stacklevel=2)
+    return chosen
+
+
+def choose(stats: ActivationStats, options: Mapping[str, Any]) -> NeuronSet:
+    """:func:`select` with the options of :func:`selection_options` and without its warning, for selections by the
+    hundred.
+
+    Raises:
+        InputError: as :func:`select`.
+    """
+    tasks = list(stats.tasks) if options["task"] is None else [options["task"]]
+    lists = [neurons for task in tasks for neurons in _select_task(stats, task, options)]
+    return NeuronSet(lists, stats.widths, {**stats.provenance, "select": dict(options)})
 
 
 def selection_options(
@@ -389,6 +405,11 @@ def _select_task(stats: ActivationStats, task: str, options: Mapping[str, Any]) 
     name = options["score"]
     kind = scores.SCORES[name]
     value = scored(name)
+    if np.isnan(value).all():
+        raise InputError(
+            f"task {task!r}: no neuron has a score by {name}: too few tokens under its labels, or no neuron is active "
+            "or finite"
+        )
     total = value.shape[1]
     wanted = max(1, round(options["top"] * total))
     descending = kind.better == "high" and not (kind.signed and options["sign"] == "negative")
@@ -398,11 +419,11 @@ def _select_task(stats: ActivationStats, task: str, options: Mapping[str, Any]) 
         chosen = [_best(row, ~np.isnan(row), wanted, descending) for row in value]
     else:
         rate = flat(scores.frequency(stats, task))
+        known = rate[~np.isnan(rate)]
         rate = np.where(np.isnan(rate), -1.0, rate)  # a label without tokens exceeds nothing
-        known = rate[(rate >= 0).all(axis=1)]
         eligible = ~np.isnan(value[0])
         if options["filter_rate"] is not None:
-            eligible &= (known > np.quantile(known, options["filter_rate"])).any(axis=0)
+            eligible &= (rate > np.quantile(known, options["filter_rate"])).any(axis=0)
         best = _best(value[0], eligible, wanted, descending)
         if options["assign"] == "argmax":
             of_label = np.arange(len(labels))[:, np.newaxis] == rate.argmax(axis=0)

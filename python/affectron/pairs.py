@@ -23,7 +23,7 @@ from affectron.files import read_text
 from affectron.models import Reader, attach, evaluating, max_length
 from affectron.progress import track
 from affectron.provenance import made_with
-from affectron.stats import FIELDS, PAIRS, ActivationStats
+from affectron.stats import FIELDS, PAIRS, ActivationStats, check_finite
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def screen_pairs(
         ``paired_p`` of ``affectron.scores`` read them, and :func:`affectron.select` selects by them.
 
     Raises:
-        InputError: no pair, an unusable template, or a text that has no token.
+        InputError: no pair, an unusable template, a text that has no token, or a site without a finite difference.
     """
     if not pairs:
         raise InputError("pairs is empty, expected at least one")
@@ -156,7 +156,9 @@ def screen_pairs(
         "added_bos": template_frame(tokenizer, template).added_bos,
         "pairs": len(pairs),
     }
-    return ActivationStats({task: labels}, [(label,) for label in labels], arrays, provenance)
+    stats = ActivationStats({task: labels}, [(label,) for label in labels], arrays, provenance)
+    check_finite([stats])
+    return stats
 
 
 def _width(encoded: Sequence[Encoded], pair: int) -> int:

@@ -4,13 +4,15 @@ Apart from the selection that uses them, so that every score can be read and che
 
 In the formulas t is the label ("target"), r the rest of its task, P = active / count the activation
 frequency, A the mean activation, n the observed tokens, s² = m2 / (n - 1) the sample variance. A score is NaN
-where it is undefined; such a neuron has no score and is never selected. Tokens of one sentence are not
-independent, so p values taken over all tokens are far too small to be read as error rates; they rank neurons.
+where it is undefined; such a neuron has no score and is never selected. No score is defined at a site where fewer
+than two labels of the task have tokens (an expert, say), and none for a neuron without a finite activation under a
+label that has tokens. Tokens of one sentence are not independent, so p values taken over all tokens are far too
+small to be read as error rates; they rank neurons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -73,15 +75,10 @@ def contrast(stats: ActivationStats, task: str, site: str) -> Contrast:
     """The statistics that the scores of ``task`` are made of, at one site; rows in the order of its labels.
 
     Raises:
-        InputError: no such task, or fewer than two of its labels have tokens: nothing to contrast. Statistics of pairs
-            hold the contrast in themselves, and one label does.
+        InputError: no such task.
     """
     whole = stats.task_rows(task)
     labels = stats.tasks[task]
-    with_tokens = [label for label in labels if stats.count[site][stats.rows(label)].sum() > 0]
-    if len(with_tokens) < 2 and not stats.of_pairs:
-        found = f"only {with_tokens[0]!r} has" if with_tokens else "none has"
-        raise InputError(f"task {task!r}: of its labels {found} tokens, expected at least two to contrast")
     return Contrast(
         target=Group.of([stats.pool(site, stats.rows(label)) for label in labels]),
         rest=Group.of([stats.pool(site, stats.rest_rows(label)) for label in labels]),
@@ -335,11 +332,12 @@ def score(stats: ActivationStats, name: str, task: str | None = None) -> dict[st
 
     Returns:
         site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; [1, F] for the entropies. NaN
-        where the score is undefined: no tokens on a side, no variance, a dead neuron.
+        where the score is undefined: no tokens on a side, no variance, a dead neuron, a site where fewer than two
+        labels have tokens, no finite activation under a label that has tokens.
 
     Raises:
         InputError: no such score or task, a score of pairs for the labels of a corpus or the other way round, or fewer
-            than two labels of the task have tokens.
+            than two labels of the task have tokens at any site.
     """
     known = scores_for(stats)
     if name not in known:
@@ -349,22 +347,82 @@ def score(stats: ActivationStats, name: str, task: str | None = None) -> dict[st
 
 
 def frequency(stats: ActivationStats, task: str | None = None) -> dict[str, Array]:
-    """P = active / count of every neuron: site -> float64 [L, F], rows in the order of ``stats.tasks[task]``;
-    NaN in the row of a label without tokens.
+    """P = active / count of every neuron: site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; NaN
+    in the row of a label without tokens, and where no score is defined (see :func:`score`).
 
     Raises:
-        InputError: no such task, or fewer than two of its labels have tokens.
+        InputError: no such task, or fewer than two of its labels have tokens at any site.
     """
     return _each_site(stats, _frequency, only_task(stats, task))
 
 
+def unscored(stats: ActivationStats, tasks: Sequence[str]) -> str | None:
+    """One line about what the scores of the tasks leave out for want of tokens or of finite activations: how many
+    sites or neurons, and the first. None where nothing is left out."""
+    found = []
+    for task in tasks:
+        covered = {site: _coverage(stats, task, site) for site in stats.sites}
+        most = max(len(cover.labels) for cover in covered.values())
+        bare = [site for site, cover in covered.items() if len(cover.labels) < _least(stats)]
+        partial = [site for site, cover in covered.items() if _least(stats) <= len(cover.labels) < most]
+        blind = {site: int((~cover.finite).sum()) for site, cover in covered.items() if not cover.finite.all()}
+        if bare:
+            few = "no label has tokens" if stats.of_pairs else "fewer than two labels have tokens"
+            found.append(
+                f"task {task!r}: at {len(bare)} of {len(covered)} sites, the first {bare[0]}, {few}: "
+                "no score for their neurons"
+            )
+        if partial:
+            found.append(
+                f"task {task!r}: at {len(partial)} of {len(covered)} sites, the first {partial[0]}, labels without "
+                "tokens are left out of the contrast"
+            )
+        if blind:
+            found.append(
+                f"task {task!r}: {sum(blind.values())} of {sum(stats.widths.values())} neurons, the first at "
+                f"{next(iter(blind))}, have no finite activation under a label: no score for them"
+            )
+    return "; ".join(found) or None
+
+
+class _Coverage(NamedTuple):
+    """The labels of a task that have tokens at a site, and bool [F]: the neurons with a finite activation under each
+    of them."""
+
+    labels: tuple[str, ...]
+    finite: NDArray[np.bool_]
+
+
+def _coverage(stats: ActivationStats, task: str, site: str) -> _Coverage:
+    count, nonfinite = stats.count[site], stats.nonfinite[site]
+    rows = {label: stats.rows(label) for label in stats.tasks[task]}
+    labels = tuple(label for label, own in rows.items() if count[own].any())
+    finite = np.ones(stats.widths[site], dtype=np.bool_)
+    for label in labels:
+        finite &= (nonfinite[rows[label]] < count[rows[label], np.newaxis]).any(axis=0)
+    return _Coverage(labels, finite)
+
+
+def _least(stats: ActivationStats) -> int:
+    """How many labels must have tokens for a contrast: pairs hold the contrast in themselves."""
+    return 1 if stats.of_pairs else 2
+
+
 def _each_site(stats: ActivationStats, function: Callable[[Contrast], Array], task: str) -> dict[str, Array]:
     values = {}
+    fullest: tuple[str, ...] = ()
     for site in stats.sites:
+        cover = _coverage(stats, task, site)
+        fullest = max(fullest, cover.labels, key=len)
         sides = contrast(stats, task, site)
         # 0/0 is how an undefined score becomes NaN.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
-            values[site] = function(sides)
+            value = function(sides)
+        values[site] = np.where(cover.finite & (len(cover.labels) >= _least(stats)), value, np.nan)
+    if len(fullest) < _least(stats):
+        found = f"only {fullest[0]!r} has" if fullest else "none has"
+        expected = "one" if stats.of_pairs else "two to contrast"
+        raise InputError(f"task {task!r}: of its labels {found} tokens, expected at least {expected}")
     return values
 
 

@@ -36,7 +36,7 @@ from affectron.ops.buffers import ACTIVE_RULES
 from affectron.progress import Log, Meter
 from affectron.provenance import made_with
 from affectron.sharding import Shards
-from affectron.stats import FIELDS, ActivationStats
+from affectron.stats import FIELDS, ActivationStats, check_finite
 
 TOKEN_RULES = ("all", "last", "mean")
 
@@ -67,6 +67,7 @@ def screen(
 
     The model runs without its lm_head, in evaluation mode and without gradients, on sentences batched by length.
     The kernels add up in an order fixed by shapes alone; with torch's own products repeatable, so is the whole.
+    Activations that are NaN or infinite are counted, left out of means and extremes, and warned of.
 
     Where torch.distributed is initialised its processes share out the shards, and each returns the whole. The result is
     the same, bit for bit, for any number of processes and interruptions, given as many threads in each.
@@ -98,10 +99,37 @@ def screen(
 
     Raises:
         InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable;
-            ``checkpoint`` holds another run, or holds one and ``resume`` is false, or cannot be written to.
+            ``checkpoint`` holds another run, or holds one and ``resume`` is false, or cannot be written to; a site has
+            tokens and not one finite activation.
         Incomplete: some shards failed; the others are kept in ``checkpoint``.
         ScreeningInterrupted: Ctrl-C; with ``checkpoint`` also SIGTERM.
     """
+    stats = _measure(
+        model, tokenizer, corpus, tokens, active, batch_tokens, template, count_special, progress, long_texts, shards,
+        checkpoint, checkpoint_minutes, resume, log,
+    )  # fmt: skip
+    check_finite([stats])
+    return stats
+
+
+def _measure(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    tokens: str,
+    active: str,
+    batch_tokens: int,
+    template: str,
+    count_special: bool,
+    progress: bool,
+    long_texts: str = "truncate",
+    shards: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_minutes: float = 5.0,
+    resume: bool = False,
+    log: Log | None = None,
+) -> ActivationStats:
+    """:func:`screen` without a look at what is not finite."""
     if tokens not in TOKEN_RULES:
         raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
     if active not in ACTIVE_RULES:
@@ -204,9 +232,10 @@ def screen_folds(
         InputError: folds is below 1 or more than there are sentences, or as :func:`screen`.
     """
     parts = [
-        screen(model, tokenizer, fold, tokens, active, batch_tokens, template, count_special, progress=progress)
+        _measure(model, tokenizer, fold, tokens, active, batch_tokens, template, count_special, progress)
         for fold in corpus.folds(folds)
     ]
+    check_finite(parts)
     whole = {name: sum(part.provenance[name] for part in parts) for name in ("sentences", "tokens_read", "truncated")}
     for number, part in enumerate(parts):
         del part.provenance["padding"]

@@ -12,7 +12,7 @@ import numpy as np
 from affectron.errors import InputError
 from affectron.exam import fraction, whole_number
 from affectron.findings import Findings
-from affectron.neurons import NeuronList, NeuronSet, select
+from affectron.neurons import NeuronList, NeuronSet, choose, selection_options
 from affectron.stats import ActivationStats
 
 
@@ -42,10 +42,11 @@ def stability(
         raise InputError(f"folds is {len(folds)}, expected at least two")
     rng = np.random.default_rng(seed)
     options = dict(selection or {})
+    checked = selection_options(**options)
     count = len(folds)
 
     def chosen(members: Sequence[int]) -> NeuronSet:
-        return select(ActivationStats.pooled([folds[member] for member in members]), **options)
+        return choose(ActivationStats.pooled([folds[member] for member in members]), checked)
 
     whole = chosen(range(count))
     times: dict[str, Counter[tuple[str, int]]] = {label: Counter() for label in whole}

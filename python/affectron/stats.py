@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -233,6 +234,28 @@ class ActivationStats:
             f"{len(self.sites)} sites, {sum(self.widths.values())} neurons)"
         )
 
+    def tokens(self, label: str) -> int:
+        """The label's tokens at the site that has most of them: all that were counted, unless each site is passed by
+        some of them only, as each expert of a mixture is.
+
+        Raises:
+            InputError: no such label.
+        """
+        rows = self.rows(label)
+        return max(int(count[rows].sum()) for count in self.count.values())
+
+    @property
+    def uneven(self) -> bool:
+        """Whether the sites differ in their number of tokens."""
+        first = self.count[self.sites[0]]
+        return any(not np.array_equal(first, count) for count in self.count.values())
+
+    @property
+    def nonfinite_share(self) -> float:
+        """The share of all activations that are NaN or infinite."""
+        bad, taken = _nonfinite([self])
+        return sum(bad.values()) / max(sum(taken.values()), 1)
+
     @property
     def of_pairs(self) -> bool:
         """Whether the observations are differences within contrastive pairs, and not activations."""
@@ -416,6 +439,38 @@ class ActivationStats:
             return cls(content["tasks"], content["segments"], arrays, content["provenance"])
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+
+def _nonfinite(parts: Sequence[ActivationStats]) -> tuple[dict[str, int], dict[str, int]]:
+    """site -> activations that are NaN or infinite, and site -> all activations, of parts with the same sites."""
+    bad = {site: sum(int(part.nonfinite[site].sum()) for part in parts) for site in parts[0].sites}
+    taken = {
+        site: width * sum(int(part.count[site].sum()) for part in parts) for site, width in parts[0].widths.items()
+    }
+    return bad, taken
+
+
+def check_finite(parts: Sequence[ActivationStats]) -> None:
+    """Warn of NaN and infinite activations in what was measured, which may be in parts with the same sites.
+
+    Raises:
+        InputError: a site has tokens and not one finite activation; names the first such site.
+    """
+    bad, taken = _nonfinite(parts)
+    empty = [site for site, number in bad.items() if number == taken[site] > 0]
+    if empty:
+        raise InputError(
+            f"{empty[0]}: all {taken[empty[0]]:,} activations are NaN or infinite, as at {len(empty)} of {len(bad)} "
+            "sites; expected finite ones: the weights hold NaN, or the dtype's range is too small"
+        )
+    if any(bad.values()):
+        share = sum(bad.values()) / sum(taken.values())
+        sites = [site for site, number in bad.items() if number]
+        warnings.warn(
+            f"{sum(bad.values()):,} of {sum(taken.values()):,} activations ({share:.2g}) are NaN or infinite and left "
+            f"out of means and extremes, at {len(sites)} of {len(bad)} sites, the first {sites[0]}",
+            stacklevel=3,
+        )
 
 
 def plain_json(provenance: Mapping[str, Any]) -> dict[str, Any]:

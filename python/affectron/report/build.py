@@ -16,8 +16,6 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from affectron.errors import InputError
 from affectron.files import atomic_write, digest
 from affectron.findings import KINDS, Findings
@@ -25,7 +23,7 @@ from affectron.neurons import NeuronSet
 from affectron.report import experiments, words
 from affectron.report.results import LabelResult, ValidationResult, read_validation
 from affectron.report.tables import cell_text
-from affectron.scores import SCORES, Score
+from affectron.scores import SCORES, Score, unscored
 from affectron.stats import PAIRS, ActivationStats
 from affectron.wording import count
 
@@ -364,6 +362,9 @@ def _notices(pieces: _Pieces, provenances: Mapping[str, Mapping[str, Any]]) -> l
         for name, (piece, consequence) in missing.items()
         if piece is None
     ]
+    left_out = pieces.stats and unscored(pieces.stats, list(pieces.stats.tasks))
+    if left_out:
+        notices.append(f"Not every neuron could be selected. {left_out[0].upper()}{left_out[1:]}.")
     return notices + _own_sources(pieces.stats)
 
 
@@ -423,6 +424,7 @@ def _score(options: Mapping[str, Any]) -> Score | None:
 
 def _stats(stats: ActivationStats) -> dict[str, Any]:
     return {
+        "uneven": stats.uneven,
         "neurons": sum(stats.widths.values()),
         "sites": len(stats.sites),
         "counted": words.observations(_shown(stats.provenance.get("tokens"))),
@@ -439,7 +441,7 @@ def _selection(stats: ActivationStats | None, neurons: NeuronSet | None) -> list
     for label, task in task_of.items():
         tokens = None
         if stats and label in stats.task_of:
-            tokens = int(np.sum(stats.count[stats.sites[0]][stats.rows(label)]))
+            tokens = stats.tokens(label)
         selected = len(neurons[label]) if neurons and label in neurons else None
         rows.append({"label": label, "task": task, "tokens": tokens, "neurons": selected})
     return rows
