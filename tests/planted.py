@@ -52,15 +52,20 @@ def make_model() -> torch.nn.Module:
 
 
 def make_corpus(each: int = 12, shuffled: bool = False) -> Corpus:
-    """Sentences of two words that say nothing and the label's, six times; or with labels dealt out at random."""
+    """Sentences of two words that say nothing and the label's, six times; or with labels dealt out at random. No
+    sentence occurs twice."""
     rng = np.random.default_rng(6)
     records = []
+    seen = set()
     for split, count in (("train", 3 * each), ("dev", each), ("test", each)):
         for task, labels in TASKS.items():
             for label, (word, _, _) in labels.items():
                 for _ in range(count):
-                    words = [*(f"w{w}" for w in rng.integers(20, 48, 2)), *[word] * 6]
-                    records.append({"text": " ".join(words), "label": label, "task": task, "split": split})
+                    text = ""
+                    while not text or text in seen:
+                        text = " ".join([*(f"w{w}" for w in rng.integers(20, 48, 2)), *[word] * 6])
+                    seen.add(text)
+                    records.append({"text": text, "label": label, "task": task, "split": split})
     if shuffled:
         for task, labels in TASKS.items():
             own = [record for record in records if record["task"] == task]

@@ -144,7 +144,7 @@ def test_pairs_are_screened_and_their_neurons_selected(made: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("command", ["screen", "screen-pairs"])
 def test_activations_that_are_not_finite_are_said_and_a_site_of_them_is_refused(copy: Path, command: str) -> None:
-    model, tokenizer = affectron.load_model(copy / "model")
+    model, _ = affectron.load_model(copy / "model")
     found = [{"label": "joy", "text": f"w{i} w2", "other": f"w{i + 20} w3"} for i in range(20)]
     corpus = copy / "corpus.jsonl" if command == "screen" else write_corpus(copy / "pairs.jsonl", found)
     stats = copy / "s.safetensors"

@@ -32,6 +32,7 @@ from affectron.findings import Findings
 from affectron.models import Reader, attach, evaluating, max_length, parallel
 from affectron.models.layout import Routed, Site
 from affectron.neurons import NeuronList, NeuronSet
+from affectron.overlap import compare
 from affectron.progress import track
 from affectron.scores import SCORES, directions, fdr
 from affectron.screening import observed
@@ -76,6 +77,7 @@ def collect(
     count_special: bool = False,
     batch_tokens: int = 8192,
     memory: int = MEMORY,
+    allow_overlap: bool = False,
     progress: bool = False,
 ) -> Iterator[Activations]:
     """What every neuron of ``neurons`` does in every sentence of the corpus; gone when the context is left.
@@ -84,11 +86,13 @@ def collect(
         tokens, active, template, count_special, batch_tokens: as in :func:`affectron.screen`; those that the neurons
             were screened with, for the result to be of the same quantity.
         memory: bytes of the tables that are held in memory; larger ones are a temporary file.
+        allow_overlap: read sentences that were screened too, in place of refusing them.
 
     Raises:
-        InputError: what reads the text lacks a neuron or has it in an expert, the corpus or template is unusable, or
-            the file cannot be written.
+        InputError: a sentence was screened, what reads the text lacks a neuron or has it in an expert, the corpus or
+            template is unusable, or the file cannot be written.
     """
+    compare(corpus, {"neurons": neurons.screened}, allow_overlap)
     reader = Reader(model)
     neurons.check({site.name: site.neurons for site in reader.sites})
     wanted = tuple(sorted({(site, index) for found in neurons.values() for site, index, _ in found}))
@@ -203,6 +207,7 @@ def examine(
     permutations: int = 1000,
     examples: int = 5,
     seed: int = 0,
+    allow_overlap: bool = False,
 ) -> Findings:
     """What each label's neurons do in the sentences of its task, one neuron by one.
 
@@ -218,15 +223,16 @@ def examine(
     highest value (``lower``: the lowest), of any label; of equal ones those of the larger (``lower``: smaller) absolute
     mean activation. A neuron with a value that is not finite has None for all but its examples.
 
-    On sentences that the neurons were not selected on, p is a test; on those they were selected on it is none.
+    On sentences that the neurons were not selected on, p is a test; on those they were selected on it is none:
+    ``allow_overlap`` states such an overlap in the result, in place of refusing it.
 
     Args:
         neurons: with the score that selected them in their provenance, as :func:`affectron.select` leaves it.
         stats: what they were selected from.
 
     Raises:
-        InputError: a number out of its range, neurons without their score, statistics that lack a label or neuron, or
-            a label that no sentence or every sentence of its task has.
+        InputError: a sentence was screened, a number out of its range, neurons without their score, statistics that
+            lack a label or neuron, or a label that no sentence or every sentence of its task has.
     """
     for name, value, least in (
         ("bootstrap", bootstrap, 1),
@@ -237,6 +243,7 @@ def examine(
     neurons.check(stats.widths)
     score = _score(neurons)
     reads = SCORES[score].reads
+    tested = compare(found.sentences, {"neurons": neurons.screened}, allow_overlap)
     column = {neuron: place for place, neuron in enumerate(found.neurons)}
     labels: dict[str, Any] = {}
     for label, mine in neurons.items():
@@ -295,6 +302,7 @@ def examine(
         "bootstrap": bootstrap, "permutations": permutations, "examples": examples, "seed": seed,
     }  # fmt: skip
     provenance = {**neurons.provenance, "corpus": [corpus.hash], "corpus_name": corpus.name, "split": corpus.split}
+    provenance["tested"] = tested
     return Findings("candidates", {"provenance": provenance, "options": options, "labels": labels})
 
 

@@ -129,6 +129,10 @@ TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let Pyth
 BatchTokens = Annotated[int, typer.Option(help="Tokens in a batch at most, padding included.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
+AllowOverlap = Annotated[
+    bool, typer.Option("--allow-overlap", help="State in the result that sentences were screened too; else refused.")
+]
+
 _PROMPT_HELP = r"with {text} and perhaps {bos} in it; \n is a line break"
 
 
@@ -690,6 +694,7 @@ def validate(
     bootstrap: Annotated[int, typer.Option(help="Resamples behind each interval.")] = 1000,
     limit: Annotated[int | None, typer.Option(help="Sentences of a label in a split at most.")] = None,
     seed: Annotated[int, typer.Option(help="Of random sets, resamples and limited sentences.")] = 0,
+    allow_overlap: AllowOverlap = False,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     label_separator: LabelSeparator = None,
@@ -734,6 +739,7 @@ def validate(
         bootstrap=bootstrap,
         seed=seed,
         limit=limit,
+        allow_overlap=allow_overlap,
         progress=True,
     )
     _save(result, output)
@@ -907,6 +913,7 @@ def run(
         Path | None, typer.Option("--output", "-o", help="Folder that all files go to; default: the file's output.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run and about how long.")] = False,
+    allow_overlap: AllowOverlap = False,
     as_json: JsonOption = False,
 ) -> None:
     """A whole experiment: screen, select, validate, ablate, induce, and a report. What is done is not done again."""
@@ -915,6 +922,8 @@ def run(
     found = runs.load_config(config)
     if output is not None:
         found = dataclasses.replace(found, output=output)
+    if allow_overlap:
+        found = dataclasses.replace(found, allow_overlap=True)
     _quiet_transformers()
     if dry_run:
         stages = runs.plan(found)
@@ -945,10 +954,11 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; default: RUN/report.")] = (
         None
     ),
+    allow_overlap: AllowOverlap = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write an HTML page with the tables and figures of a run."""
-    page = affectron.build_report(run, output)
+    page = affectron.build_report(run, output, allow_overlap=allow_overlap)
     if as_json:
         _print_json({"output": str(page)})
     else:

@@ -31,6 +31,7 @@ from affectron.evaluators import (
 )
 from affectron.models import evaluating, find_sites
 from affectron.neurons import NeuronSet
+from affectron.overlap import compare
 from affectron.progress import track
 from affectron.provenance import SAME_MODEL, made_with
 from affectron.stats import ActivationStats
@@ -52,6 +53,7 @@ class Exam:
         train: the split that a probe is fitted on; not read otherwise.
         limit: sentences of a label in a split at most, chosen at random; all when None.
         seed: of that choice, and of what experiments draw.
+        allow_overlap: examine sentences that were screened too, and say so, in place of refusing them.
 
     Raises:
         InputError: an unknown evaluator, a prompt without {text}, two splits that are one, a limit or seed out of its
@@ -71,6 +73,7 @@ class Exam:
         train: str = "train",
         limit: int | None = None,
         seed: int = 0,
+        allow_overlap: bool = False,
     ) -> None:
         whole_number("seed", seed, 0)
         if limit is not None:
@@ -85,6 +88,8 @@ class Exam:
         self._questions: dict[tuple[str, str], Questions] = {}
         self._texts: dict[tuple[str, str], Text] = {}
         self._fitted: set[str] = set()
+        self.allow_overlap = allow_overlap
+        self._tested: dict[str, Any] = {}
 
     @cached_property
     def made(self) -> dict[str, Any]:
@@ -98,7 +103,8 @@ class Exam:
 
         Raises:
             InputError: statistics or neurons of another model, a neuron beyond the model, an unknown task, a label of
-                another task elsewhere or without a sentence in one of the splits.
+                another task elsewhere or without a sentence in one of the splits, a dev or test sentence that was
+                screened (unless ``allow_overlap``).
         """
         widths = {site.name: site.neurons for site in find_sites(self.model)}
         for what, provenance in (("statistics", stats.provenance), ("neurons", neurons.provenance)):
@@ -118,6 +124,12 @@ class Exam:
         for name, labels in tasks.items():
             for split in self.splits.values():
                 self.corpus.where(split=split, task=name).require([*labels, *self.corpus.tasks[name]])
+        tested = (
+            sentence for name in tasks for split in (self.dev, self.test)
+            for sentence in self.corpus.where(split=split, task=name)
+        )  # fmt: skip
+        records = {"neurons": neurons.screened, "statistics": stats.screened}
+        self._tested = compare(tested, records, self.allow_overlap)
         return tasks
 
     def _tasks(self, neurons: NeuronSet, stats: ActivationStats, task: str | None) -> dict[str, tuple[str, ...]]:
@@ -175,13 +187,15 @@ class Exam:
         return self._texts[split, task]
 
     def provenance(self, neurons: NeuronSet) -> dict[str, Any]:
-        """The model, corpus and neurons of a result, by their hashes, and the versions that made it."""
+        """The model, corpus and neurons of a result, by their hashes, the versions that made it, and what
+        :meth:`require` has found of the tested sentences (:func:`affectron.overlap.compare`)."""
         return {
             **self.made,
             "corpus": [self.corpus.hash],
             "corpus_name": self.corpus.name,
             "corpus_splits": {split: self.corpus.where(split=split).hash for split in self.splits.values()},
             "neurons": neurons.provenance,
+            "tested": self._tested,
         }
 
     def options(self, tasks: Iterable[str]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from affectron import scores
 from affectron.errors import InputError
 from affectron.files import read_json, write_json
+from affectron.overlap import check_texts, decode, encode
 from affectron.stats import ActivationStats, plain_json
 
 FORMAT = "affectron.neurons"
@@ -116,11 +117,13 @@ class NeuronSet(Mapping[str, NeuronList]):
         lists: one list a label, in label order.
         widths: site -> number of neurons, of the model that was measured, sites in forward order.
         provenance: what the statistics were made from and how the neurons were selected; must be JSON.
+        screened: the texts that the neurons were found on, by their hashes (``affectron.overlap``); None where it is
+            not known.
 
     Attributes:
         labels: the labels, in order.
         tasks: task -> its labels.
-        widths, provenance: as given.
+        widths, provenance, screened: as given.
 
     Raises:
         InputError: a label twice, or a neuron that ``widths`` does not have.
@@ -131,7 +134,9 @@ class NeuronSet(Mapping[str, NeuronList]):
         lists: Iterable[NeuronList],
         widths: Mapping[str, int],
         provenance: Mapping[str, Any] | None = None,
+        screened: ArrayLike | None = None,
     ) -> None:
+        self.screened = None if screened is None else check_texts(screened)
         self._lists: dict[str, NeuronList] = {}
         self.widths = dict(widths)
         self.provenance = plain_json(provenance or {})
@@ -172,7 +177,8 @@ class NeuronSet(Mapping[str, NeuronList]):
         if not isinstance(other, NeuronSet):
             return NotImplemented
         mine = (self._lists, list(self.widths.items()), self.provenance)
-        return mine == (other._lists, list(other.widths.items()), other.provenance)
+        same = mine == (other._lists, list(other.widths.items()), other.provenance)
+        return same and np.array_equal(self.screened, other.screened)  # type: ignore[arg-type] # of None too
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -211,7 +217,8 @@ class NeuronSet(Mapping[str, NeuronList]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON, atomically: format, version, provenance, tasks, sites with their widths, and for each
-        label its neurons as [site, index, score].
+        label its neurons as [site, index, score]; and, where they are known, the texts that were screened, as
+        base64 of their hashes.
 
         Raises:
             InputError: the file cannot be written; what was there before is unchanged.
@@ -225,6 +232,7 @@ class NeuronSet(Mapping[str, NeuronList]):
                 "tasks": self.tasks,
                 "sites": self.widths,
                 "labels": {label: list(neurons) for label, neurons in self._lists.items()},
+                **({} if self.screened is None else {"screened": encode(self.screened)}),
             },
         )
 
@@ -269,6 +277,7 @@ class NeuronSet(Mapping[str, NeuronList]):
             [NeuronList(label, task, found[label]) for label, task in task_of.items()],
             widths,
             value["provenance"],
+            decode(value["screened"], "screened") if "screened" in value else None,
         )
 
 
@@ -347,7 +356,7 @@ def choose(stats: ActivationStats, options: Mapping[str, Any]) -> NeuronSet:
     """
     tasks = list(stats.tasks) if options["task"] is None else [options["task"]]
     lists = [neurons for task in tasks for neurons in _select_task(stats, task, options)]
-    return NeuronSet(lists, stats.widths, {**stats.provenance, "select": dict(options)})
+    return NeuronSet(lists, stats.widths, {**stats.provenance, "select": dict(options)}, stats.screened)
 
 
 def selection_options(

@@ -21,6 +21,7 @@ from affectron.corpus import DEFAULT_TASK, Sentence
 from affectron.errors import InputError
 from affectron.files import read_text
 from affectron.models import Reader, attach, evaluating, max_length
+from affectron.overlap import hashed
 from affectron.progress import track
 from affectron.provenance import made_with
 from affectron.stats import FIELDS, PAIRS, ActivationStats, check_finite
@@ -156,7 +157,8 @@ def screen_pairs(
         "added_bos": template_frame(tokenizer, template).added_bos,
         "pairs": len(pairs),
     }
-    stats = ActivationStats({task: labels}, [(label,) for label in labels], arrays, provenance)
+    screened = hashed(text for pair in pairs for text in (pair.text, pair.other))
+    stats = ActivationStats({task: labels}, [(label,) for label in labels], arrays, provenance, screened)
     check_finite([stats])
     return stats
 

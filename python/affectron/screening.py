@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from affectron import ops
+from affectron import ops, overlap
 from affectron.batching import Batch, added_bos, batches
 from affectron.checkpoint import ShardFolder
 from affectron.corpus import Corpus, Sentence
@@ -269,6 +269,7 @@ class _Work:
 
     def start(self, kept: ActivationStats | None) -> None:
         self.kept = kept
+        self.texts: list[overlap.Texts | None] = [] if kept is None else [kept.screened]
         self.buffers = [None] * len(self.sites)
 
     def buffers_at(self, position: int, gate: Tensor) -> ops.StatsBuffers:
@@ -286,6 +287,7 @@ class _Work:
         return found
 
     def forward(self, batch: Batch) -> None:
+        self.texts.append(overlap.hashed(sentence.text for sentence in batch.sentences))
         counted = observed(batch.counted, self.tokens)
         if self.tokens == "mean":
             rows = np.where(counted.any(axis=1), batch.segments, -1)
@@ -351,7 +353,8 @@ class _Work:
         if not any(self.buffers):  # no forward yet
             return self.kept or self.blank()
         arrays = {site.name: self.arrays(position) for position, site in enumerate(self.sites)}
-        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays)
+        self.texts = [overlap.union(self.texts)]
+        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays, screened=self.texts[0])
 
     def blank(self) -> ActivationStats:
         arrays = {}
@@ -360,7 +363,7 @@ class _Work:
             arrays[site.name] = {
                 name: np.zeros(shape[:1] if name == "count" else shape, FIELDS[name]) for name in FIELDS
             }
-        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays)
+        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays, screened=overlap.NONE)
 
     def arrays(self, position: int) -> dict[str, np.ndarray[Any, Any]]:
         """A site's statistics so far, of all its neurons."""

@@ -17,6 +17,8 @@ from itertools import chain, islice
 from types import FrameType
 from typing import Protocol
 
+import numpy as np
+
 from affectron.batching import Batch
 from affectron.checkpoint import Place, ShardFolder
 from affectron.corpus import Corpus, Sentence
@@ -211,6 +213,14 @@ class Shards:
         else:
             stats, place = self.work.blank(), Place(0)
         self.processes.broadcast(getattr(stats, name)[site] for name in FIELDS for site in stats.sites)
+        texts = self.processes.gather(None if stats.screened is None else len(stats.screened))[0]
+        if texts is None:
+            stats.screened = None
+        else:
+            if self.processes.rank != 0:
+                stats.screened = np.zeros(texts, dtype=np.uint64)
+            assert stats.screened is not None
+            self.processes.broadcast([stats.screened.view(np.int64)])  # of the same bits, which gloo can send
         return stats, self.processes.gather(place)[0]
 
     def _where(self, shard: int) -> str:

@@ -105,4 +105,4 @@ def keep_stable(neurons: NeuronSet, found: Findings, min_frequency: float) -> Ne
         }
         lists.append(NeuronList(label, mine.task, [one for one in mine if one[:2] in stable]))
     selection = {**neurons.provenance.get("select", {}), "min_frequency": min_frequency}
-    return NeuronSet(lists, neurons.widths, {**neurons.provenance, "select": selection})
+    return NeuronSet(lists, neurons.widths, {**neurons.provenance, "select": selection}, neurons.screened)

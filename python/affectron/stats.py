@@ -23,6 +23,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
 
+from affectron import overlap
 from affectron.errors import InputError
 from affectron.files import atomic_write, digest
 
@@ -39,7 +40,10 @@ FIELDS: dict[str, type[np.generic]] = {
     "min": np.float32,
     "max": np.float32,
 }
-_STORED = {np.int64: "I64", np.float64: "F64", np.float32: "F32"}
+_STORED = {np.int64: "I64", np.float64: "F64", np.float32: "F32", np.uint64: "U64"}
+
+#: The tensor of the screened texts in a file. No site's: those have a field after a slash.
+SCREENED = "screened"
 
 #: What two statistics must have in common to be merged; numbers taken in another way do not add up.
 SAME_TO_MERGE = (
@@ -161,6 +165,7 @@ class ActivationStats:
             nothing is observed, mean, m2, min and max may hold anything. Arrays that have the right type
             are kept, not copied.
         provenance: what the numbers were made from, by what, and how; must be JSON.
+        screened: the texts that were measured, by their hashes (``affectron.overlap``); None where it is not known.
 
     Attributes:
         labels: all labels, by task, then alphabetically.
@@ -172,6 +177,7 @@ class ActivationStats:
         count: site -> int64 [S].
         active, nonfinite, mean, m2, min, max: site -> [S, F], types and meaning as in :class:`SiteStats`.
         provenance: a plain dictionary.
+        screened: uint64 [texts], ascending, or None.
 
     Raises:
         InputError: an array, a label or a segment is not as described; the message names it.
@@ -183,7 +189,9 @@ class ActivationStats:
         segments: Sequence[Sequence[str]],
         arrays: Mapping[str, Mapping[str, ArrayLike]],
         provenance: Mapping[str, Any] | None = None,
+        screened: ArrayLike | None = None,
     ) -> None:
+        self.screened = None if screened is None else overlap.check_texts(screened)
         self.tasks: dict[str, tuple[str, ...]] = {task: tuple(sorted(tasks[task])) for task in sorted(tasks)}
         self.task_of: dict[str, str] = {}
         for task, labels in self.tasks.items():
@@ -333,7 +341,7 @@ class ActivationStats:
         }
         if provenance is None:
             provenance = {key: value for key, value in first.provenance.items() if key != "fold"}
-        return cls(first.tasks, first.segments, arrays, provenance)
+        return cls(first.tasks, first.segments, arrays, provenance, overlap.union(part.screened for part in parts))
 
     def merge(self, other: ActivationStats) -> ActivationStats:
         """The statistics of both corpora together; exact in the counts, any order agrees to 1e-12.
@@ -367,14 +375,16 @@ class ActivationStats:
             halves = (_aligned(self, site, mine_at, union), _aligned(other, site, theirs_at, union))
             arrays[site] = _merge_rows({name: np.stack([half[name] for half in halves]) for name in FIELDS})
         segments = [sorted(segment) for segment in union]
-        return ActivationStats(tasks, segments, arrays, _merged_provenance(self.provenance, other.provenance))
+        provenance = _merged_provenance(self.provenance, other.provenance)
+        screened = overlap.union([self.screened, other.screened])
+        return ActivationStats(tasks, segments, arrays, provenance, screened)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, atomically; equal statistics give equal files.
 
-        Tensors are named ``<site>/<field>``. The metadata entry ``affectron`` is JSON: the format, its
-        version, ``content`` (tasks, segments, sites and provenance) and a BLAKE2b digest of the content and
-        of every tensor.
+        Tensors are named ``<site>/<field>``; where the screened texts are known, ``screened`` is one more. The
+        metadata entry ``affectron`` is JSON: the format, its version, ``content`` (tasks, segments, sites and
+        provenance) and a BLAKE2b digest of the content and of every tensor.
 
         Raises:
             InputError: the file cannot be written; what was there before is unchanged.
@@ -386,6 +396,8 @@ class ActivationStats:
             "provenance": self.provenance,
         }
         tensors = {f"{site}/{name}": getattr(self, name)[site] for site in self.sites for name in FIELDS}
+        if self.screened is not None:
+            tensors[SCREENED] = self.screened
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -424,6 +436,8 @@ class ActivationStats:
             sites = content["sites"]
             kinds = {f"{site}/{name}": kind for site in sites for name, kind in FIELDS.items()}
             names = set(file.keys())
+            if SCREENED in names:
+                kinds[SCREENED] = np.uint64
             if names != set(kinds):
                 odd = sorted(names.symmetric_difference(kinds))[0]
                 raise InputError(f"{path}: tensor {odd!r} is {'unexpected' if odd in names else 'missing'}")
@@ -436,7 +450,7 @@ class ActivationStats:
             raise InputError(f"{path}: the content does not match its digest; the file was altered or damaged")
         arrays = {site: {name: tensors[f"{site}/{name}"] for name in FIELDS} for site in sites}
         try:
-            return cls(content["tasks"], content["segments"], arrays, content["provenance"])
+            return cls(content["tasks"], content["segments"], arrays, content["provenance"], tensors.get(SCREENED))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 

@@ -175,6 +175,7 @@ def validate(
     bootstrap: int = 1000,
     seed: int = 0,
     limit: int | None = None,
+    allow_overlap: bool = False,
     progress: bool = False,
 ) -> Validation:
     """Test each label's neurons by weakening them.
@@ -216,19 +217,21 @@ def validate(
         bootstrap: number of resamples.
         seed: of random sets, resamples and the choice of sentences under ``limit``.
         limit: sentences of a label in a split at most, chosen at random; all when None.
+        allow_overlap: test sentences of the dev and test split that were screened too, and state it in the result, in
+            place of refusing them.
         progress: show a bar on stderr.
 
     Raises:
         InputError: an option out of its range, an unknown task, split or evaluator, a prompt without {text}, a label
             without a sentence in the dev or test split, statistics or neurons of another model, a neuron beyond the
-            model. All before the model is run.
+            model, sentences of the dev or test split that were screened. All before the model is run.
     """
     options = Options(
         alpha, alpha_step, alpha_cap, share, share_step, share_cap, min_drop, random_sets, bootstrap
     )  # fmt: skip
     exam = Exam(
         model, tokenizer, corpus, evaluator=evaluator, prompts=prompts, dev=dev, test=test, train=train, limit=limit,
-        seed=seed,
+        seed=seed, allow_overlap=allow_overlap,
     )  # fmt: skip
     return validate_exam(exam, neurons, stats, options, task=task, neutral=neutral, progress=progress)
 

@@ -23,9 +23,13 @@ from affectron.neurons import NeuronSet
 from affectron.report import experiments, words
 from affectron.report.results import LabelResult, ValidationResult, read_validation
 from affectron.report.tables import cell_text
+from affectron.report.tested import overlap_notices, without_texts
 from affectron.scores import SCORES, Score, unscored
 from affectron.stats import PAIRS, ActivationStats
 from affectron.wording import count
+
+#: Findings of the screened sentences themselves, or of none.
+_UNTESTED = ("associations", "stability")
 
 STATS, NEURONS, VALIDATION, CROSS = "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json"
 
@@ -87,27 +91,45 @@ class _Pieces:
     findings: dict[str, Findings] = field(default_factory=dict)
     other: ValidationResult | None = None
 
+    def sources(self) -> dict[str, ActivationStats | NeuronSet]:
+        """What was made of screened sentences."""
+        found = {STATS: self.stats, NEURONS: self.neurons}
+        return {name: piece for name, piece in found.items() if piece is not None}
+
+    def tests(self) -> dict[str, dict[str, Any]]:
+        """The provenance and the options of what was made of tested sentences."""
+        found = {VALIDATION: self.validation, CROSS: self.other}
+        return {
+            name: {"provenance": piece.provenance, "options": piece.options}
+            for name, piece in found.items()
+            if piece is not None
+        } | {f"{kind}.json": one.content for kind, one in self.findings.items() if kind not in _UNTESTED}
+
     def provenances(self) -> dict[str, dict[str, Any]]:
-        found = {STATS: self.stats, NEURONS: self.neurons, VALIDATION: self.validation, CROSS: self.other}
+        found = {**self.sources(), VALIDATION: self.validation, CROSS: self.other}
         return {name: piece.provenance for name, piece in found.items() if piece is not None} | {
             f"{kind}.json": one["provenance"] for kind, one in self.findings.items()
         }
 
 
-def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+def build_report(
+    run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, allow_overlap: bool = False
+) -> Path:
     """Write the report of a run: one HTML page that needs no network, and its figures as SVG files beside it.
 
     Args:
         run: a folder with any of ``stats.safetensors``, ``neurons.json`` and ``validation.json``. What is absent
             is left out, and the page says so.
         out: the folder to write to, made if need be; ``<run>/report`` when None.
+        allow_overlap: state that tested sentences were screened, in place of refusing it; what a file states itself
+            is stated in any case.
 
     Returns:
         the path of ``index.html``. The same files give the same bytes.
 
     Raises:
-        InputError: no such folder, none of the three files in it, one of them cannot be used, the page cannot be
-            written, or matplotlib or jinja2 is not installed.
+        InputError: no such folder, none of the three files in it, one of them cannot be used, tested sentences were
+            screened, the page cannot be written, or matplotlib or jinja2 is not installed.
     """
     folder = Path(run)
     target = folder / "report" if out is None else Path(out)
@@ -138,6 +160,7 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
         pieces.other = read_validation(folder / CROSS)
     if pieces.validation and pieces.neurons:
         _check_sites(pieces.validation, pieces.neurons)
+    overlaps = overlap_notices(pieces.tests(), pieces.sources(), allow_overlap)
 
     drawn = _draw(pieces, figures)
     chapters = experiments.sections(pieces.findings, pieces.other, figures)
@@ -147,7 +170,7 @@ def build_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
         caption = "Change of test accuracy under each mask"
         tables.append(experiments.results_table(pieces.validation, "results", caption, VALIDATION))
     titles = {name: f"Figure {place}: {name}" for place, name in enumerate(drawn, start=1)}
-    context = _context(pieces, folder)
+    context = _context(pieces, folder, overlaps)
     context["figures"] = {
         name: _Drawing(place, figures.inline(drawing.svg, f"f{place}", titles[name]), f"figure-{name}")
         for place, (name, drawing) in enumerate(drawn.items(), start=1)
@@ -218,7 +241,7 @@ def _check_sites(validation: ValidationResult, neurons: NeuronSet) -> None:
                 raise InputError(f"{VALIDATION}: site {site!r} of label {result.label!r} is not in {NEURONS}")
 
 
-def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
+def _context(pieces: _Pieces, folder: Path, overlaps: Sequence[str]) -> dict[str, Any]:
     validation, neurons, stats = pieces.validation, pieces.neurons, pieces.stats
     results = list(validation.labels()) if validation else []
     provenances = pieces.provenances()
@@ -229,7 +252,7 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
         "version": metadata.version("affectron"),
         "title": "Label neurons" if model is None else f"Label neurons of {_shown(model)}",
         "facts": _facts(pieces, provenances, files),
-        "notices": _notices(pieces, provenances),
+        "notices": [*overlaps, *_notices(pieces, provenances)],
         "random_sets": any(result.random for result in results),
         "headline": words.headline(results),
         "validation": validation,
@@ -246,7 +269,7 @@ def _context(pieces: _Pieces, folder: Path) -> dict[str, Any]:
         "options": _options(pieces),
         "files": files,
         "provenance": [
-            (name, [(key, _shown(value)) for key, value in provenance.items()])
+            (name, [(key, _shown(value)) for key, value in without_texts(provenance).items()])
             for name, provenance in provenances.items()
             if provenance
         ],

@@ -252,12 +252,14 @@ class Associate:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run. Paths are relative to the folder of the configuration file."""
+    """A whole run. Paths are relative to the folder of the configuration file. ``allow_overlap``: test sentences that
+    were screened too, and state it, in place of refusing them."""
 
     model: Path
     corpus: Path
     output: Path
     seed: int = 0
+    allow_overlap: bool = False
     device: str = "cpu"
     dtype: str = "auto"
     trust_remote_code: bool = False

@@ -29,6 +29,7 @@ from affectron.findings import Findings
 from affectron.methods import compare_methods
 from affectron.models import load_model
 from affectron.neurons import NeuronSet, select
+from affectron.overlap import compare, hashed
 from affectron.provenance import versions
 from affectron.regulation import cross_signal, induction
 from affectron.report import build_report
@@ -191,7 +192,8 @@ class _Run:
         given = {"dev": section.dev, "test": section.test, "train": section.train, "limit": section.limit, **other}
         return Exam(
             *self.loaded, corpus, evaluator=section.evaluator,
-            prompts=prompts if section.evaluator == LabelLikelihood.name else None, seed=self.config.seed, **given,
+            prompts=prompts if section.evaluator == LabelLikelihood.name else None, seed=self.config.seed,
+            allow_overlap=self.config.allow_overlap, **given,
         )  # fmt: skip
 
     def stats(self) -> ActivationStats:
@@ -258,6 +260,20 @@ class _Run:
             if chosen not in single:
                 raise InputError(f"{name}.score is {chosen!r}, expected one of {', '.join(single)}")
         _ = self.model_digests
+        if not config.allow_overlap:
+            screened = {"screened": hashed(one.text for one in corpus.where(split=config.screen.split))}
+            for whole, split in self.tested():
+                compare(whole.where(split=split), screened, False)
+
+    def tested(self) -> list[tuple[Corpus, str]]:
+        """The splits whose sentences the neurons are tested on, each with its corpus."""
+        config = self.config
+        found = [(self.corpus, config.evaluate.dev), (self.corpus, config.evaluate.test)]
+        if config.candidates.enabled:
+            found.append((self.corpus, config.candidates.split))
+        if config.cross_dataset is not None:
+            found += [(self.other, config.cross_dataset.dev), (self.other, config.cross_dataset.test)]
+        return found
 
     # --- estimates ----------------------------------------------------------------------------------------------
 
@@ -353,11 +369,12 @@ def _candidates(here: _Run) -> None:
     screened = config.screen
     with collect(
         *here.loaded, corpus, neurons, tokens=screened.tokens, active=screened.active, template=screened.template,
-        count_special=screened.count_special, batch_tokens=screened.batch_tokens, progress=here.progress,
+        count_special=screened.count_special, batch_tokens=screened.batch_tokens,
+        allow_overlap=config.allow_overlap, progress=here.progress,
     ) as found:  # fmt: skip
         examine(
             found, neurons, here.stats(), corpus, bootstrap=section.bootstrap, permutations=section.permutations,
-            examples=section.examples, seed=config.seed,
+            examples=section.examples, seed=config.seed, allow_overlap=config.allow_overlap,
         ).save(here.folder / "candidates.json")  # fmt: skip
 
 
@@ -417,7 +434,7 @@ def _associate(here: _Run) -> None:
 
 
 def _report(here: _Run) -> None:
-    build_report(here.folder)
+    build_report(here.folder, allow_overlap=here.config.allow_overlap)
 
 
 # --- the table --------------------------------------------------------------------------------------------------
@@ -486,7 +503,7 @@ def _plain_tokens(here: _Run, split: str) -> float:
     return len(corpus) * here.length(corpus, "{text}")
 
 
-_EVALUATED = ("evaluate", "seed")
+_EVALUATED = ("evaluate", "seed", "allow_overlap")
 
 STAGES: tuple[_Stage, ...] = (
     _Stage(
@@ -503,7 +520,7 @@ STAGES: tuple[_Stage, ...] = (
         _fixed(NEURONS), False, _select, lambda here: 0,
     ),
     _Stage(
-        "candidates", _section("candidates", "screen", "seed"), _fixed(STATS, NEURONS),
+        "candidates", _section("candidates", "screen", "seed", "allow_overlap"), _fixed(STATS, NEURONS),
         _fixed("candidates.json"), True, _candidates, lambda here: _plain_tokens(here, here.config.candidates.split),
     ),
     _Stage(
@@ -540,7 +557,7 @@ STAGES: tuple[_Stage, ...] = (
         lambda here: 0,
     ),
     _Stage(
-        "report", lambda _: {},
+        "report", lambda config: {"allow_overlap": config.allow_overlap},
         lambda config: [
             name for stage in STAGES[:-1] if stage.options(config) is not None for name in stage.outputs(config)
             if not name.startswith("folds/")
