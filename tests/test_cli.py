@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,127 @@ def copy(made: Path, tmp_path: Path) -> Path:
 def write_corpus(path: Path, lines) -> Path:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+# --- found on one part, tested on another ---
+
+
+def train_texts() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {label: [] for label in LABELS}
+    for one in sentences():
+        if one["split"] == "train":
+            found[one["label"]].append(one["text"])
+    return found
+
+
+def same_split(folder: Path) -> tuple[Path, tuple[str, ...], int]:
+    return folder / "corpus.jsonl", ("--test", "train", "--train", "none"), 30
+
+
+def another_name(folder: Path) -> tuple[Path, tuple[str, ...], int]:
+    """The screened split under another name in another file, its labels dealt out anew."""
+    lines = [{**one, "split": "test"} for one in sentences() if one["split"] == "train"]
+    for one, label in zip(lines, LABELS * 10, strict=True):
+        one["label"] = label
+    lines += [one for one in sentences() if one["split"] == "dev"]
+    return write_corpus(folder / "renamed.jsonl", lines), (), 30
+
+
+def another_file(folder: Path) -> tuple[Path, tuple[str, ...], int]:
+    """Five of the screened texts, differently written, among others in a file of another kind."""
+    lines = ["text,label,split"]
+    for one in sentences():
+        if one["split"] != "train":
+            lines.append(f"{one['text']},{one['label']},{one['split']}")
+    for text in train_texts()["joy"][:5]:
+        lines.append(f"  {text.replace(' ', '   ')} ,joy,dev")
+    (folder / "other.csv").write_text("\n".join(lines) + "\n")
+    return folder / "other.csv", (), 5
+
+
+@pytest.mark.parametrize("way", [same_split, another_name, another_file])
+def test_sentences_that_were_screened_are_refused_or_stated(copy: Path, way) -> None:
+    corpus, options, screened = way(copy)
+    result = copy / "validation.json"
+    command = (
+        "validate", copy / "model", corpus, "--neurons", copy / "neurons.json", "-o", result,
+        "--prompt", "label={bos}{text}", "--random-sets", 1, "--bootstrap", 10, *options,
+    )  # fmt: skip
+    line = refuse(*command)
+    assert f"{screened} of the " in line
+    assert "tested sentences were screened, the first sentence " in line
+    assert line.endswith("; test another split, or state it with --allow-overlap (allow_overlap=True)")
+    assert not result.exists()
+    run(*command, "--allow-overlap")
+    tested = affectron.Validation.load(result).provenance["tested"]
+    assert tested["screened"] == screened
+    run("report", copy)
+    page = (copy / "report" / "index.html").read_text()
+    assert f"{screened} of the {tested['sentences']} sentences that validation.json tests were screened too." in page
+    assert tested["texts"][:40] not in page
+
+
+def without_record(folder: Path, *files: str) -> None:
+    """As files of before the texts were kept, and such that people write themselves."""
+    if "neurons" in files:
+        content = json.loads((folder / "neurons.json").read_text())
+        del content["screened"]
+        (folder / "neurons.json").write_text(json.dumps(content))
+    if "statistics" in files:
+        stats = affectron.ActivationStats.load(folder / "stats.safetensors")
+        stats.screened = None
+        stats.save(folder / "stats.safetensors")
+
+
+@pytest.mark.parametrize("files", [("neurons",), ("statistics",), ("neurons", "statistics")])
+def test_files_that_do_not_tell_what_was_screened_are_said_to_and_used(copy: Path, files: tuple[str, ...]) -> None:
+    without_record(copy, *files)
+    selected, stats = (
+        affectron.NeuronSet.load(copy / "neurons.json"), affectron.ActivationStats.load(copy / "stats.safetensors")
+    )  # fmt: skip
+    model, tokenizer = affectron.load_model(copy / "model")
+    corpus = affectron.Corpus.from_file(copy / "corpus.jsonl")
+    options = {"prompts": {"label": "{bos}{text}"}, "random_sets": 0, "bootstrap": 10}
+    silent = f"the {' and the '.join(files)} do not tell which texts were screened"
+    with pytest.warns(UserWarning, match=silent):
+        found = affectron.validate(model, tokenizer, corpus, selected, stats, **options)
+    assert found.provenance["tested"]["screened"] is None
+    found.save(copy / "validation.json")
+    run("report", copy)
+    page = (copy / "report" / "index.html").read_text()
+    assert page.count("were screened too cannot be checked: the files do not tell.") == 1
+    overlapping = affectron.validate if len(files) == 2 else refused
+    with pytest.warns(UserWarning, match=silent) if len(files) == 2 else nullcontext():
+        overlapping(model, tokenizer, corpus, selected, stats, test="train", train="none", **options)
+
+
+def refused(*arguments, **options) -> None:
+    with pytest.raises(affectron.InputError, match="30 of the 60 tested sentences were screened"):
+        affectron.validate(*arguments, **options)
+
+
+def test_a_report_of_files_of_several_runs_is_refused_or_states_the_overlap(copy: Path) -> None:
+    """The neurons were exchanged, after the validation, for some that were found on its test split."""
+    command = (
+        "validate", copy / "model", copy / "corpus.jsonl", "--neurons", copy / "neurons.json", "-o",
+        copy / "validation.json", "--prompt", "label={bos}{text}", "--random-sets", 0, "--bootstrap", 10,
+    )  # fmt: skip
+    run(*command)
+    run("report", copy)
+    assert "screened too" not in (copy / "report" / "index.html").read_text()
+    run("screen", copy / "model", copy / "corpus.jsonl", "--split", "test", "-o", copy / "stats.safetensors")
+    run("select", copy / "stats.safetensors", "--top", 0.2, "-o", copy / "neurons.json")
+    shutil.rmtree(copy / "report")
+    assert "30 of the 60 sentences that validation.json tests were screened too" in refuse("report", copy)
+    assert not (copy / "report").exists()
+    run("report", copy, "--allow-overlap")
+    assert "30 of the 60 sentences" in (copy / "report" / "index.html").read_text()
+    # Files of before the texts were kept tell the digests of their splits.
+    without_record(copy, "neurons", "statistics")
+    content = json.loads((copy / "validation.json").read_text())
+    del content["provenance"]["tested"]
+    (copy / "validation.json").write_text(json.dumps(content))
+    assert "all sentences of split 'test' that validation.json tests were screened too" in refuse("report", copy)
 
 
 # --- the main job ---

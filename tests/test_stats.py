@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import struct
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from affectron.errors import InputError
 from affectron.stats import FIELDS, SAME_TO_MERGE, ActivationStats, SiteStats
+from tests.errors import message
 from tests.raw_activations import PROVENANCE, raw, site_stats
 
 ARRAYS = [name for name in FIELDS if name != "count"]
@@ -420,6 +422,92 @@ def test_a_header_that_promises_terabytes_is_refused_without_allocating_them(tmp
             path.write_bytes(file)
             with pytest.raises(InputError):
                 ActivationStats.load(path)
+
+
+@pytest.mark.parametrize(
+    ("claim", "said"),
+    [
+        ({"sites": [f"s{i}" for i in range(1_500_000)]}, "which are too few for it"),
+        ({"tasks": {"emotion": [f"l{i}" for i in range(1_500_000)]}}, "which are too few for it"),
+        ({"segments": [[f"l{i}"] for i in range(1_500_000)]}, "which are too few for it"),
+        ({"provenance": {"corpus": ["c"] * 1_500_000}}, "which are too few for it"),
+        ({"sites": [f"s{i}" for i in range(40_000)]}, "do not describe statistics"),
+        ({"segments": [[f"l{i}"] for i in range(40_000)]}, "do not describe statistics"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{next(iter(value))}",
+)
+def test_a_header_that_claims_more_than_the_tensors_hold_is_refused_at_once(tmp_path, saved, claim, said):
+    _, content = saved
+    header, body = parts(content)
+    described = json.loads(header["__metadata__"]["affectron"])
+    described["content"] |= claim
+    header["__metadata__"]["affectron"] = json.dumps(described)
+    path = tmp_path / "s.safetensors"
+    path.write_bytes(joined(header, body))
+    start = time.process_time()
+    assert said in message(lambda: ActivationStats.load(path))
+    assert time.process_time() - start < 1
+
+
+def test_many_empty_tensors_are_refused_at_once(tmp_path, saved):
+    _, content = saved
+    header, body = parts(content)
+    header |= {f"s{i}/mean": {"dtype": "F64", "shape": [0], "data_offsets": [0, 0]} for i in range(300_000)}
+    path = tmp_path / "s.safetensors"
+    path.write_bytes(joined(header, body))
+    start = time.process_time()
+    assert "which are too few for it" in message(lambda: ActivationStats.load(path))
+    assert time.process_time() - start < 1
+
+
+def test_a_tensor_too_many_or_too_few_is_named(tmp_path, saved):
+    _, content = saved
+    path = tmp_path / "s.safetensors"
+    header, body = parts(content)
+    more = {**header, "extra": {"dtype": "U8", "shape": [1], "data_offsets": [len(body), len(body) + 1]}}
+    path.write_bytes(joined(more, body + b"x"))
+    assert message(lambda: ActivationStats.load(path)) == f"{path}: tensor 'extra' is unexpected"
+    described = json.loads(header["__metadata__"]["affectron"])
+    described["content"]["sites"][0] = "other"
+    header["__metadata__"]["affectron"] = json.dumps(described)
+    path.write_bytes(joined(header, body))
+    assert message(lambda: ActivationStats.load(path)) == f"{path}: tensor 'other/count' is missing"
+
+
+def texts(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.uint64)
+
+
+def test_screened_texts_are_kept_united_and_covered_by_the_digest(tmp_path):
+    part = raw(3).stats()
+    arrays = {site: {name: getattr(part, name)[site] for name in FIELDS} for site in part.sites}
+
+    def having(screened: np.ndarray | None) -> ActivationStats:
+        return ActivationStats(part.tasks, part.segments, arrays, part.provenance, screened)
+
+    one, other = having(texts(3, 5, 2**64 - 1)), having(texts(0, 5))
+    for merged in (one.merge(other), other.merge(one), ActivationStats.pooled([one, other])):
+        assert merged.screened.tolist() == [0, 3, 5, 2**64 - 1]
+    assert one.merge(having(texts())).screened.tolist() == [3, 5, 2**64 - 1]
+    for merged in (one.merge(part), part.merge(one), ActivationStats.pooled([part, one])):
+        assert merged.screened is None
+    path = tmp_path / "s.safetensors"
+    one.save(path)
+    assert ActivationStats.load(path).screened.tolist() == one.screened.tolist()
+    header, body = parts(path.read_bytes())
+    begin, _ = header["screened"]["data_offsets"]
+    path.write_bytes(joined(header, body[:begin] + bytes([body[begin] ^ 1]) + body[begin + 1 :]))
+    assert "does not match its digest" in message(lambda: ActivationStats.load(path))
+    part.save(path)
+    assert ActivationStats.load(path).screened is None
+
+
+@pytest.mark.parametrize("screened", [[1, 2], [-1.0], texts(2, 1), texts(1, 1), texts(1).reshape(1, 1)])
+def test_screened_texts_must_be_hashes_in_order(screened):
+    part = raw(3).stats()
+    arrays = {site: {name: getattr(part, name)[site] for name in FIELDS} for site in part.sites}
+    said = message(lambda: ActivationStats(part.tasks, part.segments, arrays, {}, screened))
+    assert said.startswith("screened is ")
 
 
 def test_a_tensor_without_elements_cannot_promise_neurons(tmp_path, saved):

@@ -42,6 +42,11 @@ FIELDS: dict[str, type[np.generic]] = {
 }
 _STORED = {np.int64: "I64", np.float64: "F64", np.float32: "F32", np.uint64: "U64"}
 
+#: Bytes that a site and segment take at least, with one neuron: count, and six arrays.
+_LEAST = sum(np.dtype(kind).itemsize for kind in FIELDS.values())
+#: Bytes that any file's header may have, and how many more for each byte of its tensors.
+_HEADER, _HEADER_A_BYTE = 1 << 20, 16
+
 #: The tensor of the screened texts in a file. No site's: those have a field after a slash.
 SCREENED = "screened"
 
@@ -414,7 +419,8 @@ class ActivationStats:
     def load(cls, path: str | os.PathLike[str]) -> ActivationStats:
         """Read a file that :meth:`save` wrote; the same statistics, bit for bit.
 
-        Sizes are checked against the file before anything is read, and the digest before anything is used.
+        Sizes, and the number of sites and segments, are checked against the file before anything is read, and the
+        digest before anything is used.
 
         Raises:
             InputError: the file is missing, truncated, altered, something else, or of another version.
@@ -430,17 +436,21 @@ class ActivationStats:
     def _load(cls, path: str | os.PathLike[str]) -> ActivationStats:
         if not Path(path).is_file():
             raise InputError(f"cannot read {path}: {'not a file' if Path(path).exists() else 'no such file'}")
+        room = _room(path)
         with safetensors.safe_open(path, framework="numpy") as file:
-            header = _header(path, (file.metadata() or {}).get("affectron"))
+            header = _header(path, (file.metadata() or {}).get("affectron"), room)
             content = header["content"]
             sites = content["sites"]
-            kinds = {f"{site}/{name}": kind for site in sites for name, kind in FIELDS.items()}
             names = set(file.keys())
+            wanted = (f"{site}/{name}" for site in sites for name in FIELDS)
+            missing = next((name for name in wanted if name not in names), None)
+            if missing is not None:
+                raise InputError(f"{path}: tensor {missing!r} is missing")
+            kinds = {f"{site}/{name}": kind for site in sites for name, kind in FIELDS.items()}
             if SCREENED in names:
                 kinds[SCREENED] = np.uint64
-            if names != set(kinds):
-                odd = sorted(names.symmetric_difference(kinds))[0]
-                raise InputError(f"{path}: tensor {odd!r} is {'unexpected' if odd in names else 'missing'}")
+            if len(names) > len(kinds):
+                raise InputError(f"{path}: tensor {min(names.difference(kinds))!r} is unexpected")
             for name, kind in kinds.items():
                 stored = file.get_slice(name).get_dtype()
                 if stored != _STORED[kind]:
@@ -590,8 +600,23 @@ def _digest(content: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
     return digest(json.dumps(content).encode(), *(line.encode() for line in lines))
 
 
-def _header(path: str | os.PathLike[str], text: str | None) -> dict[str, Any]:
-    """The metadata of a file of this format and version, its names in their places and all text."""
+def _room(path: str | os.PathLike[str]) -> int:
+    """Bytes of the file's tensors, by the length of its header, which must not be out of proportion to them: what a
+    file claims is looked at in no more time than what it holds."""
+    with Path(path).open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+        room = os.fstat(file.fileno()).st_size - 8 - header
+    if room >= 0 and header > _HEADER + _HEADER_A_BYTE * room:
+        raise InputError(
+            f"{path}: the header has {header:,} bytes and the tensors {room:,}, which are too few for it; the file was "
+            "altered or damaged"
+        )
+    return room
+
+
+def _header(path: str | os.PathLike[str], text: str | None, room: int) -> dict[str, Any]:
+    """The metadata of a file of this format and version, its names in their places and all text; sites and segments
+    no more than ``room`` bytes of tensors can hold."""
     try:
         header = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -609,6 +634,7 @@ def _header(path: str | os.PathLike[str], text: str | None) -> dict[str, Any]:
         whole = whole and all(isinstance(names, list) for names in lists)
         whole = whole and all(isinstance(name, str) for names in lists for name in names)
         whole = whole and len(set(sites)) == len(sites)
+        whole = whole and len(sites) * len(segments) * _LEAST <= room
     except (KeyError, TypeError, AttributeError):
         whole = False
     if not whole:

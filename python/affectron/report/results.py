@@ -253,7 +253,7 @@ def _task(name: str, node: _Node) -> TaskResult:
     results = node.object("results")
     unknown = sorted(set(results.value) - set(labels))
     if unknown:
-        raise InputError(f"{results.where(unknown[0])} is not among the task's labels ({', '.join(labels)})")
+        raise InputError(f"{results.where(unknown[0])} is not among the task's {len(labels)} labels")
     return TaskResult(
         name=name,
         labels=labels,
