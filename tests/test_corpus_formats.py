@@ -149,6 +149,30 @@ def test_a_row_that_csv_does_not_write_is_bad_and_only_that(tmp_path: Path, row:
     assert (found(corpus), corpus.skipped) == ([("good", ("x",)), ("also good", ("y",))], 1)
 
 
+@pytest.mark.parametrize("label_first", [False, True])
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_quote_in_csv_that_swallows_rows_is_told_from_a_text_of_several_lines(
+    tmp_path: Path, label_first: bool, delimiter: str
+) -> None:
+    def lines(*rows: tuple[str, str]) -> str:
+        return "\n".join(delimiter.join(row[::-1] if label_first else row) for row in rows)
+
+    swallowing = [('"I hate it', "anger"), ("Came by", "joy"), ('and said "', "sadness"), ("bye", "joy")]
+    if label_first:  # a quote that opens within a line closes before its end
+        swallowing = [('"I hate it', "anger"), ("Came by", "joy"), ('and said"', "sadness"), ("bye", "joy")]
+    path = write(tmp_path / "c.csv", lines(("text", "label"), *swallowing))
+    for on_bad_line in ("error", "skip"):
+        said = message(lambda how=on_bad_line: Corpus.from_file(path, on_bad_line=how))
+        assert said.startswith(f"{path}:2: a field in quotes goes over lines that would be rows with labels")
+    assert len(Corpus.from_file(path, quoting=True)) == 2
+    assert found(Corpus.from_file(path, quoting=False)) == [(text, (label,)) for text, label in swallowing]
+    path = write(tmp_path / "c.csv", lines(("text", "label"), ("a", '"joy'), ("b", 'anger"'), ("c", "joy")))
+    assert ":2: a field in quotes goes over lines" in message(lambda: Corpus.from_file(path))
+    texts = [f"Dear all{delimiter}\nplease find it{delimiter}\nyours", f"a{delimiter} b\nc", "plain\n\ntext", "anger"]
+    path = write(tmp_path / "d.csv", lines(("text", "label"), *((f'"{text}"', "joy") for text in texts)))
+    assert found(Corpus.from_file(path)) == [(text, ("joy",)) for text in texts]
+
+
 def test_a_stray_quote_within_a_field_is_text(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", 'text,label\nan inch: 1",x\nHe said "no" and,y\n')
     assert found(Corpus.from_file(path)) == [('an inch: 1"', ("x",)), ('He said "no" and', ("y",))]

@@ -20,9 +20,10 @@ from affectron.rows import Bad, Columns, Row, Rows, is_unicode
 #: Reads the rows of an open file; the path is its name in messages. Those of tables take ``quoting`` too.
 Reader: TypeAlias = Callable[..., Rows]
 
-
 #: The longest field of a table; one that is longer is a quote that is never closed.
 MOST_CHARACTERS = 1 << 26
+#: A table with more distinct label fields than this has something else there, such as spans.
+MOST_LABELS = 1 << 14
 #: A field that CSV has quoted: its own quotes are doubled.
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 #: The limit on a field's length is one for the whole process: it is raised for a row at a time, then put back.
@@ -51,6 +52,9 @@ def _read_table(delimiters: str, path: Path, file: BinaryIO, columns: Columns, q
     """Rows of a table whose delimiter is the first of these with which the header has the columns.
 
     ``quoting`` says whether fields may be quoted as in CSV; unless given they may be where the delimiter is no tab.
+
+    Raises:
+        InputError: ``quoting`` is not given, and the file is as well one that is quoted otherwise.
     """
     first = next(_lines(path, file), None)
     if first is None:
@@ -58,8 +62,9 @@ def _read_table(delimiters: str, path: Path, file: BinaryIO, columns: Columns, q
     if "\r" in first.rstrip("\r\n"):
         raise InputError(f"{path}:1: a carriage return stands within the line; expected lines that end with LF or CRLF")
     headers = {delimiter: _header(first, delimiter) for delimiter in delimiters}
-    # If none finds the columns, the one that finds the most is named with what it finds.
-    delimiter = max(headers, key=lambda one: (columns.present(headers[one]), len(headers[one])))
+    fitting = [delimiter for delimiter, header in headers.items() if columns.present(header)]
+    # If none finds the columns, the one that finds the most fields gives the better message.
+    delimiter = fitting[0] if fitting else max(headers, key=lambda delimiter: len(headers[delimiter]))
     lines = _lines(path, file)
     if quoting or (quoting is None and delimiter != "\t"):
         rows = _quoted_rows(path, lines, delimiter)
@@ -71,19 +76,62 @@ def _read_table(delimiters: str, path: Path, file: BinaryIO, columns: Columns, q
     if not is_unicode("".join(header)):
         raise InputError(f"{path}:1: {_not_utf8(''.join(header))}")
     places = _find_columns(path, columns, header)
+    label_place = header.index(columns.labels[0])
+    merged = _MergedRows(path, delimiter, len(header), label_place) if quoting is None else None
     for line, cells in rows:
         row: Row | Bad
         if isinstance(cells, Bad):
             row = cells
         elif not cells:
             continue  # a blank line
-        elif not is_unicode("".join(cells)):
-            row = _not_utf8("".join(cells))
+        elif not is_unicode(text := delimiter.join(cells)):
+            row = _not_utf8(text)
         elif len(cells) != len(header):
             row = Bad(f"number of fields is {len(cells)}, expected {len(header)} as in the header")
         else:
             row = columns.row({name: cells[at] for name, at in places.items() if at is not None})
+            if merged:
+                merged.add(line, text, cells[label_place])
         yield line, row
+    if merged:
+        merged.check()
+
+
+class _MergedRows:
+    """Looks for rows that a stray quote has merged: a field in quotes goes over lines of which each would be a row, and
+    one of those has a label that a row of the file has."""
+
+    def __init__(self, path: Path, delimiter: str, width: int, label_place: int) -> None:
+        self.path = path
+        self.delimiter = delimiter
+        self.width = width
+        self.label_place = label_place
+        self._labels: set[str] = set()
+        self._within: dict[str, int] = {}  # what would be labels within a row, with the line where it begins
+
+    def add(self, line: int, text: str, label: str) -> None:
+        """Look at a row: the line where it begins, its fields with delimiters between them, and its label."""
+        if max(len(self._labels), len(self._within)) >= MOST_LABELS:
+            return
+        self._labels.add(label.strip())
+        if "\n" not in text:
+            return
+        rows = [part.split(self.delimiter) for part in text.split("\n")]
+        if all(len(row) == self.width for row in rows):
+            names = [row[self.label_place].strip() for row in rows]
+            if label.strip() in names:
+                names.remove(label.strip())
+            for name in filter(None, names):
+                self._within.setdefault(name, line)
+
+    def check(self) -> None:
+        """Raise InputError if there are such rows."""
+        if known := self._labels & self._within.keys():
+            line = min(self._within[name] for name in known)
+            raise InputError(
+                f"{self.path}:{line}: a field in quotes goes over lines that would be rows with labels of this file; "
+                "give quoting as false if its quotes are text, as true if it is one field"
+            )
 
 
 def _header(line: str, delimiter: str) -> list[str]:
@@ -114,7 +162,7 @@ def _quoted_rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[t
                 raise InputError(f"{path}:{line}: a field that opens here with a quote is never closed") from None
             if reason.startswith("new-line character"):
                 reason = "a carriage return stands in a field without quotes"
-            else:
+            elif "expected after" in reason:
                 reason += " (a field with quotes in it must be quoted whole, its quotes doubled)"
             cells = Bad(reason if reader.line_num <= line else f"{reason}; the row ends in line {reader.line_num}")
         yield line, cells
