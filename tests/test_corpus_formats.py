@@ -261,7 +261,7 @@ def test_lists_that_are_written_otherwise_are_refused(tmp_path: Path, suffix: st
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 @pytest.mark.parametrize(
-    ("separator", "joined"), [(",", "joy, love"), (";", "joy;love"), ("/", "joy/love"), (",", "joy,")]
+    ("separator", "joined"), [(",", "joy, love"), (";", "joy;love"), ("/", "joy/love"), ("+", "joy + love")]
 )
 def test_a_label_of_labels_is_refused_until_the_separator_is_given(
     tmp_path: Path, suffix: str, separator: str, joined: str
@@ -271,12 +271,17 @@ def test_a_label_of_labels_is_refused_until_the_separator_is_given(
     line = 2 if suffix in ("jsonl", "parquet") else 3
     for on_bad_line in ("error", "skip"):
         said = message(lambda how=on_bad_line: Corpus.from_file(path, on_bad_line=how))
-        assert said.startswith(f"{path}:{line}: label {joined!r} is a list, as '")
+        assert said.startswith(f"{path}:{line}: label {joined!r} is a list, as 'joy' is a label too; ")
         assert said.endswith(f"give label_separator as {separator!r} to split it, as any other to keep it")
     assert joined in Corpus.from_file(path, label_separator="#").labels
-    if joined != "joy,":
-        split = [one.labels for one in Corpus.from_file(path, label_separator=separator)]
-        assert split == [("anger",), ("joy", "love"), ("love",), ("joy",)]
+    split = [one.labels for one in Corpus.from_file(path, label_separator=separator)]
+    assert split == [("anger",), ("joy", "love"), ("love",), ("joy",)]
+
+
+def test_lists_of_labels_of_which_some_never_stand_alone_are_refused() -> None:
+    rows = [{"text": "a", "label": label} for label in ("joy, love", "love, fear", "anger", "joy")]
+    said = message(lambda: Corpus.from_records(rows))
+    assert said.startswith("records:1: label 'joy, love' is a list, as 'joy' is a label too")
 
 
 def test_names_with_commas_of_which_not_all_parts_are_labels_are_names() -> None:
@@ -316,7 +321,7 @@ def test_missing_values_of_pandas_are_no_labels(tmp_path: Path) -> None:
     for cell in ("nan", "<NA>", "", " "):
         path = as_file(tmp_path / "c.csv", ["joy", cell])
         assert message(lambda path=path: Corpus.from_file(path)).startswith(f"{path}:3: label is ")
-    rows = [{"text": "a", "mood": "joy", "tone": float("nan")}, {"text": "b", "mood": None, "tone": "wry"}]
+    rows = [{"text": "a", "mood": "joy", "tone": float("nan")}, {"text": "b", "mood": "[]", "tone": "wry"}]
     corpus = Corpus.from_records(rows, label_column=["mood", "tone"])
     assert [one.labels for one in corpus] == [("joy",), ("wry",)]
 

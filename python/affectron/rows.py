@@ -194,32 +194,34 @@ class Parser:
         Warns of labels that differ in case or blanks only.
 
         Raises:
-            InputError: a label is a list of others, unless the caller has said what separates labels.
+            InputError: a label lists others, and the caller has not said what separates labels.
         """
         if self.form.label_separator is None:
-            for separator in ",;|/":
+            for separator in ",;|/+&":
                 self._refuse_lists(separator)
         alike: defaultdict[str, list[str]] = defaultdict(list)
-        for name in sorted(self._first_line):
-            alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
-        several = [quoted(names) for names in alike.values() if len(names) > 1]
-        if several:
-            told = "; ".join(several)
+        for label in sorted(self._first_line):
+            alike[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
+        groups = [quoted(labels) for labels in alike.values() if len(labels) > 1]
+        if groups:
+            told = "; ".join(groups)
             warnings.warn(f"{self.source}: labels that differ in case or blanks only: {told}", stacklevel=2)
 
     def _refuse_lists(self, separator: str) -> None:
-        parts = {
-            name: {part.strip() for part in name.split(separator)} - {""}
-            for name in self._first_line
-            if separator in name
+        """Refuse a label with the separator in it if one of its parts is a label and each of the others is one too or
+        is a part of another label."""
+        parts_of = {
+            label: {part: None for part in map(str.strip, label.split(separator)) if part}
+            for label in self._first_line
+            if separator in label
         }
-        times = Counter(part for found in parts.values() for part in found)
-        for name, found in parts.items():
-            alone = [part for part in found if part in self._first_line]
-            if alone and all(part in alone or times[part] > 1 for part in found):
+        times = Counter(part for parts in parts_of.values() for part in parts)
+        for label, parts in parts_of.items():
+            alone = [part for part in parts if part in self._first_line]
+            if alone and len(parts) > 1 and all(part in alone or times[part] > 1 for part in parts):
                 raise InputError(
-                    f"{self.source}:{self._first_line[name]}: label {name!r} is a list, as {alone[0]!r} is a label too;"
-                    f" give label_separator as {separator!r} to split it, as any other to keep it"
+                    f"{self.source}:{self._first_line[label]}: label {label!r} is a list, as {alone[0]!r} is a label "
+                    f"too; give label_separator as {separator!r} to split it, as any other to keep it"
                 )
 
     def _spans(self, line: int, spans: Any, length: int) -> dict[tuple[int, int], Pairs]:
@@ -245,11 +247,7 @@ class Parser:
     def _labels(self, line: int, label: Any, task: Any) -> Pairs:
         column, separator = self.columns.label, self.separator
         if isinstance(column, tuple):  # each of several is a task
-            given = [
-                (name, value)
-                for name, value in zip(column, label, strict=True)
-                if value not in (None, "", ()) and value == value  # NaN is what pandas has for no value
-            ]
+            given = [(name, value) for name, value in zip(column, label, strict=True) if not _is_absent(value)]
             if not given:
                 raise Bad(f"{', '.join(column)} are empty")
             each = [(one, name) for name, value in given for one in _read_names(value, name, separator)]
@@ -290,6 +288,13 @@ def _plain(value: Any) -> Any:
     return str(value) if not isinstance(value, bool) and isinstance(value, Integral) else value
 
 
+def _is_absent(value: Any) -> bool:
+    """Whether one of several label columns has no label: NaN is what pandas has for that."""
+    if isinstance(value, float):
+        return value != value
+    return value is None or (isinstance(value, (str, tuple)) and value in ("", "[]", ()))
+
+
 def _read_names(value: Any, column: str, separator: str | None) -> list[str]:
     """The names in a label or task field: a string, or a list of them; blanks around a name do not count.
 
@@ -314,7 +319,7 @@ def _read_names(value: Any, column: str, separator: str | None) -> list[str]:
         if not is_unicode(name):
             raise Bad(f"{column} holds half a surrogate pair")
         if name in _MISSING:
-            raise Bad(f"{column} is {name!r}, which stands for a missing value; expected a name or an empty field")
+            raise Bad(f"{column} is {name!r}, which stands for a missing value; expected a name")
         if len(names) > 1 and _LIST.fullmatch(name):
             raise Bad(f"{column} holds {name!r}, a list within a list")
     return names
