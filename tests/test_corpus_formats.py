@@ -259,6 +259,17 @@ def test_lists_that_are_written_otherwise_are_refused(tmp_path: Path, suffix: st
     assert f":{2 if suffix in ('jsonl', 'parquet') else 3}: label is {cell!r}, a list that neither" in line
 
 
+def test_a_list_in_a_list_is_refused() -> None:
+    for label in (["['joy', 'love']"], ["joy", "[love, fear]"], ['["joy"]']):
+        said = message(lambda label=label: Corpus.from_records([{"text": "a", "label": label}]))
+        assert said.startswith("records:1: label holds ")
+        assert said.endswith("a list within a list")
+    assert Corpus.from_records([{"text": "a", "label": name} for name in ("[joy]", "(mild)")]).labels == (
+        "(mild)",
+        "[joy]",
+    )
+
+
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 @pytest.mark.parametrize(
     ("separator", "joined"), [(",", "joy, love"), (";", "joy;love"), ("/", "joy/love"), ("+", "joy + love")]

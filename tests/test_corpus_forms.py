@@ -4,6 +4,7 @@ reads; and the tokenizers that they are read with. The oracle is a tokenizer ask
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -375,3 +376,6 @@ def test_only_a_name_of_the_hub_is_looked_up(tmp_path: Path, monkeypatch: pytest
     line = message(lambda: Corpus.from_dataset("hf://datasets/someone/absent"))
     assert line == "cannot load the dataset absent: Dataset 'someone/absent' doesn't exist"
     assert asked == ["someone/sentences", "someone/absent"]
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert message(lambda: Corpus.from_dataset("sentences")) == f"sentences does not exist{hint}"
+    assert message(lambda: Corpus.from_dataset(tmp_path)).startswith("reading a dataset needs datasets")

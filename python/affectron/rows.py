@@ -320,7 +320,7 @@ def _read_names(value: Any, column: str, separator: str | None) -> list[str]:
             raise Bad(f"{column} holds half a surrogate pair")
         if name in _MISSING:
             raise Bad(f"{column} is {name!r}, which stands for a missing value; expected a name")
-        if len(names) > 1 and _LIST.fullmatch(name):
+        if _looks_like_list(name):
             raise Bad(f"{column} holds {name!r}, a list within a list")
     return names
 
@@ -328,10 +328,15 @@ def _read_names(value: Any, column: str, separator: str | None) -> list[str]:
 _NAMES = "a string, a whole number or a list of them"
 #: What pandas writes where there is no value.
 _MISSING = frozenset({"nan", "NaN", "<NA>"})
-#: Strings that are plainly lists, and those that Python writes for lists of strings.
-_LIST = re.compile(r"""\[.*[\s,;|'"].*\]|[({].*[,'"].*[)}]""", re.DOTALL)
+#: What a string between these is plainly a list by.
+_LIST_SIGNS = {"[]": " \t\n,;|'\"", "()": ",'\"", "{}": ",'\""}
+#: How Python writes a list of strings.
 _PYTHON_STRING = r"""'[^'\\]*'|"[^"\\]*\""""
 _PYTHON_LIST = re.compile(rf"\[(?:{_PYTHON_STRING})(?:, ?(?:{_PYTHON_STRING}))*\]")
+
+
+def _looks_like_list(text: str) -> bool:
+    return any(sign in text for sign in _LIST_SIGNS.get(text[:1] + text[-1:], ""))
 
 
 def _written_list(text: str, column: str) -> list[Any] | None:
@@ -348,7 +353,7 @@ def _written_list(text: str, column: str) -> list[Any] | None:
                 return [name[1:-1] for name in re.findall(_PYTHON_STRING, text)]
         else:
             return value if isinstance(value, list) else None
-    if _LIST.fullmatch(text):
+    if _looks_like_list(text):
         raise Bad(f"{column} is {text!r}, a list that neither JSON nor Python writes so; expected {_NAMES}")
     return None
 

@@ -61,16 +61,19 @@ class Dataset(Source):
 
     def __init__(self, dataset: Any, config: str | None, columns: Columns) -> None:
         super().__init__(columns)
+        place = os.fspath(dataset) if isinstance(dataset, (str, os.PathLike)) else None
+        if place is not None and not place.startswith(HUB) and not os.path.isdir(place):
+            what = "is not a folder" if os.path.exists(place) else "does not exist"
+            raise InputError(f"{place} {what}; a dataset of the Hugging Face Hub is {HUB}OWNER/NAME")
         try:
             import datasets
         except ImportError:
             raise InputError("reading a dataset needs datasets (pip install 'affectron[data]')") from None
         self.name = "dataset"
-        if isinstance(dataset, (str, os.PathLike)):
-            name = os.fspath(dataset)
-            self.name = Path(name).name
+        if place is not None:
+            self.name = Path(place).name
             try:
-                dataset = self._load(name, config)
+                dataset = self._load(place, config)
             except InputError:
                 raise
             except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -82,15 +85,12 @@ class Dataset(Source):
             own = str(getattr(dataset, "split", None) or "")
             self._parts = {own: dataset}
 
-    def _load(self, name: str, config: str | None) -> Any:
+    def _load(self, place: str, config: str | None) -> Any:
         import datasets
 
-        if name.startswith(HUB):
-            return datasets.load_dataset(name.removeprefix(HUB), config, streaming=True)
-        folder = Path(name).absolute()  # a relative one looks like a name on the Hub
-        if not folder.is_dir():
-            what = "is not a folder" if folder.exists() else "does not exist"
-            raise InputError(f"{name} {what}; a dataset of the Hugging Face Hub is {HUB}OWNER/NAME")
+        if place.startswith(HUB):
+            return datasets.load_dataset(place.removeprefix(HUB), config, streaming=True)
+        folder = Path(place).absolute()  # a relative one looks like a name on the Hub
         if any((folder / info).is_file() for info in ("dataset_info.json", "dataset_dict.json")):
             return datasets.load_from_disk(str(folder))
         parts = datasets.load_dataset(str(folder), config, streaming=True)
