@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import sys
@@ -21,7 +23,10 @@ from affectron.findings import Findings
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.report import build_report, figures, words
 from affectron.report.results import LabelResult, Mask, RandomSets, read_validation
+from affectron.report.tables import Column, Table
+from affectron.scores import SCORES
 from affectron.stats import ActivationStats
+from affectron.wording import count
 
 TASKS = {
     "emotion": ["anger", "disgust", "fear", "happiness", "sadness", "surprise"],
@@ -190,6 +195,42 @@ def make_induction(tasks: dict[str, list[str]]) -> Findings:
     found = {task: {label: curve() for label in labels} for task, labels in tasks.items()}
     options = {"betas": betas, "random_sets": 5}
     return Findings("induction", {"provenance": PROVENANCE, "options": options, "tasks": found})
+
+
+def make_candidates(tasks: dict[str, list[str]], score: str = "entropy", **options: Any) -> Findings:
+    """Two neurons a label, the first selected for a higher value, the second for a lower one, where scores do that."""
+    reads, second = SCORES[score].reads, "lower" if SCORES[score].per_label else "higher"
+
+    def neuron(label: str, index: int, direction: str) -> dict[str, Any]:
+        example = {"text": f"a text of {label}", "labels": [label], "rate": 0.75, "mean": -1.25}
+        return {
+            "site": SITES[0], "index": index, "direction": direction, "auroc": 0.9 - 0.5 * index,
+            "interval": [0.85 - 0.5 * index, 0.95 - 0.5 * index], "p": 0.01, "q": 0.02, "redundancy": None,
+            "examples": [example] * options.get("examples", 2),
+        }  # fmt: skip
+
+    found = {
+        label: {"task": task, "sentences": 9, "rest": 9,
+                "neurons": [neuron(label, 0, "higher"), neuron(label, 1, second)]}
+        for task, labels in tasks.items() for label in labels
+    }  # fmt: skip
+    made = {"split": "dev", "score": score, "reads": reads, "tokens": "all", "active": "gate", "bootstrap": 1000,
+            "permutations": 1000, "examples": 2, "seed": 0, **options}  # fmt: skip
+    return Findings("candidates", {"provenance": PROVENANCE, "options": made, "labels": found})
+
+
+def make_methods(tasks: dict[str, list[str]]) -> Findings:
+    effect = {"selected": 3, "delta": -0.1, "interval": [-0.2, -0.05], "others_delta": 0.0, "specific_delta": -0.1,
+              "random": None, "verdict": None}  # fmt: skip
+    found = {
+        task: {
+            "labels": {label: {"sentences": 9, "methods": {"paper": effect}, "best": None} for label in labels},
+            "agreement": [[None]],
+        }
+        for task, labels in tasks.items()
+    }
+    options = {"methods": ["paper"], "top": 0.01, "alpha": 1.0, "random_sets": 0, "bootstrap": 10}
+    return Findings("methods", {"provenance": PROVENANCE, "options": options, "tasks": found})
 
 
 def make_run(folder: Path, tasks: dict[str, list[str]] = TASKS) -> dict[str, Any]:
@@ -551,6 +592,188 @@ def test_what_no_file_can_carry_is_replaced(tmp_path: Path) -> None:
     path = build_report(tmp_path)
     assert [row[0] for row in Page(path).tables["main-table"][2:]] == [["\ufffdbell"], ["\ufffdhalf"]]
     assert "\ufffdbell" in texts(path.parent / "figure-trace.svg")
+
+
+# --- spreadsheets ------------------------------------------------------------------------------------------------
+
+FORMULAS = ['=HYPERLINK("x","y")', "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1", "-", "=", "+49 30"]
+PLAIN = ["a=b", " =1", "'=1", "1-1", "", "−1", "x\ry", 'a "quoted", cell']
+
+
+def read_csv(text: str) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+
+
+def test_no_text_of_a_csv_is_a_formula_and_every_number_stays_one() -> None:
+    columns = (Column("=label"), Column("n", "number"), Column("i", "interval"), Column("setting"))
+    rows = [[text, -0.25, [-1.5, 2], -4.0] for text in [*FORMULAS, *PLAIN]]
+    header, *lines = read_csv(Table("t", "c", columns, rows, "f").csv())
+    assert header == ["'=label", "n", "i low", "i high", "setting"]
+    assert [line[0] for line in lines] == [f"'{text}" for text in FORMULAS] + PLAIN
+    for line in lines:
+        assert [float(cell) for cell in line[1:]] == [-0.25, -1.5, 2.0, -4.0]
+
+
+def test_what_is_missing_is_a_dash_and_an_empty_cell() -> None:
+    columns = (Column("t"), Column("n", "number"), Column("i", "interval"), Column("p", "percent"), Column("q", "p"))
+    rows = [["x", missing, None, missing, missing] for missing in (None, float("nan"))]
+    table = Table("t", "c", columns, rows, "f")
+    assert table.cells() == [["x", "–", "–", "–", "–"]] * 2
+    assert read_csv(table.csv())[1:] == [["x", "", "", "", "", ""]] * 2
+
+
+def test_formulas_of_labels_reach_no_spreadsheet(tmp_path: Path) -> None:
+    tasks = {"@task": ["=1+1", "-label"]}
+    make_run(tmp_path, tasks)
+    make_candidates(tasks).save(tmp_path / "candidates.json")
+    make_methods(tasks).save(tmp_path / "methods.json")
+    path = build_report(tmp_path)
+    tables = list(path.parent.glob("table-*.csv"))
+    assert {"table-results.csv", "table-examples.csv"} <= {file.name for file in tables}
+    text = re.search(r'id="main-table-text">(.*?)</pre>', path.read_text(encoding="utf-8"), re.S)
+    assert text is not None
+    cells = [cell for line in text[1].split("\n") for cell in line.split("\t")]
+    cells += [cell for file in tables for row in read_csv(file.read_text(encoding="utf-8")) for cell in row]
+    for cell in cells:
+        if cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+            float(cell)
+    assert {"&#39;=1+1", "&#39;@task", "'=1+1"} <= set(cells)
+
+
+def test_latex_of_odd_text_keeps_its_rows() -> None:
+    """A bracket or a star after the end of a row would be its option; a blank line would end a paragraph."""
+    rows = [["[2cm] x"], ["*y"], ["two\n\nlines"], ["50 % & $x_1$ \\end{table}"]]
+    lines = Table("t", "c", (Column("label"),), rows, "f").latex().split("\n")
+    body = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert body == [r"{[}2cm{]} x \\", r"{*}y \\", r"two lines \\",
+                    r"50 \% \& \$x\_1\$ \textbackslash{}end\{table\} \\"]  # fmt: skip
+
+
+# --- names of files ----------------------------------------------------------------------------------------------
+
+
+def test_a_task_whose_name_is_a_path_leaves_nothing_outside(tmp_path: Path) -> None:
+    tasks = {"../../out": ["a", "b"], "x/y": ["c", "d"], "x y": ["e", "f"], "..": ["g", "h"], "tone": ["i", "j"]}
+    run = tmp_path / "deep" / "er" / "run"
+    make_run(run, tasks)
+    make_methods(tasks).save(run / "methods.json")
+    path = build_report(run)
+    page = Page(path)
+    for tag, attributes in page.elements:
+        if tag == "a" and not attributes["href"].startswith("#"):
+            assert (path.parent / attributes["href"]).parent == path.parent
+            assert (path.parent / attributes["href"]).is_file()
+    assert not any(re.search(r"\s|/", name) for name in page.ids)
+    assert (path.parent / "table-methods-tone.csv").is_file()
+    assert len(list(path.parent.glob("table-methods-*.csv"))) == len(tasks)
+    assert {file.name for file in (tmp_path / "deep" / "er").iterdir()} == {"run"}
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_names_of_files_are_safe_and_never_shared(one: str, other: str) -> None:
+    for text in (one, other):
+        assert re.fullmatch(r"[A-Za-z0-9_-]{1,49}", words.file_name(text))
+    assert (words.file_name(one) == words.file_name(other)) == (one == other)
+
+
+# --- candidates --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("score", "tokens", "told"),
+    [
+        ("entropy", "all", "the share of its tokens at which the neuron is active"),
+        ("mutual_information", "last", "whether the neuron is active at its last token"),
+        ("log_odds", "mean", "whether the neuron is active in the mean over its tokens"),
+        ("hedges_g", "all", "the neuron's mean activation over its tokens"),
+        ("differential", "last", "the neuron's activation at its last token"),
+    ],
+)
+def test_the_page_says_what_candidates_are_judged_by(score: str, tokens: str, told: str, tmp_path: Path) -> None:
+    make_run(tmp_path, {"tone": ["calm", "loud"]})
+    make_candidates({"tone": ["calm", "loud"]}, score, tokens=tokens).save(tmp_path / "candidates.json")
+    path = build_report(tmp_path)
+    page, reads = Page(path), SCORES[score].reads
+    assert f"“{score}” compares {'activation rates' if reads == 'rate' else 'mean activations'};" in page.words
+    assert f"of each sentence of the dev split is taken {told}" in page.words
+    assert f"AUROC of each selected neuron for its label, of {told}" in page.words
+    second = "higher" if score == "entropy" else "lower"
+    for name in ("candidates", "examples"):
+        shown = [[cell[0] for cell in row] for row in page.tables[f"table-{name}"]]
+        exported = read_csv((path.parent / f"table-{name}.csv").read_text(encoding="utf-8"))
+        for rows in (shown, exported):
+            assert rows[0][2] == "selected for"
+            assert {row[2] for row in rows[1:]} == {f"higher {reads}", f"{second} {reads}"}
+    assert exported[1] == ["calm", f"{SITES[0]} 0", f"higher {reads}", "a text of calm", "calm", "0.75", "-1.25"]
+    assert "the AUROC of 2 of 4 neurons is above 0.5. The whole interval lies above 0.5 for 2, below 0.5 for 2." in (
+        page.words
+    )
+
+
+def test_a_neuron_without_an_auroc_is_left_out_of_figure_and_tables(tmp_path: Path) -> None:
+    make_run(tmp_path, {"tone": ["calm", "loud"]})
+    found = make_candidates({"tone": ["calm", "loud"]})
+    lost = dict.fromkeys(("auroc", "interval", "p", "q"))
+    found["labels"]["calm"]["neurons"] = [{**one, **lost} for one in found["labels"]["calm"]["neurons"]]
+    found["labels"]["loud"]["neurons"][0] |= lost
+    found.save(tmp_path / "candidates.json")
+    page = Page(build_report(tmp_path))
+    assert [row[:2] for row in page.tables["table-candidates"][1:]] == [[["loud"], [f"{SITES[0]} 1"]]]
+    assert "the AUROC of 0 of 1 neuron is above 0.5" in page.words
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_what_a_score_makes_no_use_of_is_not_said_of_it(score: str, tmp_path: Path) -> None:
+    """Only an entropy is filtered, and only it gives each neuron to one label."""
+    tasks = {"tone": ["calm", "loud"]}
+    neurons = make_neurons(tasks)
+    neurons.provenance["select"] = {**SELECT, "score": score}
+    neurons.save(tmp_path / "neurons.json")
+    page = Page(build_report(tmp_path))
+    entropy = score in ("entropy", "raw_entropy")
+    assert ("activity filter" in page.words) == entropy
+    assert ("all values are 0 by construction" in page.words) == entropy
+    assert (["filter_rate"] in [cell for rows in page.tables.values() for row in rows for cell in row]) == entropy
+
+
+# --- words -------------------------------------------------------------------------------------------------------
+
+
+def test_counts_agree_with_their_nouns() -> None:
+    assert count(1, "neuron") == "1 neuron"
+    assert [count(n, "neuron") for n in (0, 2, 1024)] == ["0 neurons", "2 neurons", "1,024 neurons"]
+    assert [count(n, "axis", "axes") for n in (1, 2)] == ["1 axis", "2 axes"]
+
+
+def test_a_page_of_ones_has_no_plural_after_a_one(tmp_path: Path) -> None:
+    tasks = {"tone": ["calm"]}
+    content = make_run(tmp_path, tasks)
+    site = {name: getattr(ActivationStats.load(tmp_path / "stats.safetensors"), name)[SITES[0]][:, :1].copy()
+            for name in ("active", "mean", "m2", "min", "max")}  # fmt: skip
+    one = np.ones((1, 1), np.int64)
+    stats = ActivationStats(
+        tasks, [("calm",)], {SITES[0]: {**site, "active": one, "nonfinite": one, "count": np.array([1])}}, PROVENANCE
+    )
+    stats.save(tmp_path / "stats.safetensors")
+    NeuronSet([NeuronList("calm", "tone", [(SITES[0], 0, 0.1)])], {SITES[0]: 1}, {"select": SELECT}).save(
+        tmp_path / "neurons.json"
+    )
+    part = content["tasks"]["tone"]
+    part |= {"dev_sentences": 1, "test_sentences": 1}
+    part["results"]["calm"] |= {"selected": 1, "masked": 1, "sentences": 1, "sites": {SITES[0]: 1}}
+    part["results"]["calm"]["random"]["sets"] = 1
+    (tmp_path / "validation.json").write_text(json.dumps(content))
+    make_candidates(tasks, bootstrap=1, permutations=1).save(tmp_path / "candidates.json")
+    entry = {"task": "tone", "selected": 1, "neurons": [[SITES[0], 0, 1.0]], "others": [], "split_half": None}
+    options = {"folds": 1, "resamples": 1, "splits": 1}
+    Findings("stability", {"provenance": PROVENANCE, "options": options, "labels": {"calm": entry}}).save(
+        tmp_path / "stability.json"
+    )
+    page = Page(build_report(tmp_path))
+    nouns = "neuron|site|label|sentence|fold|set|resample|split|permutation|activation"
+    assert re.findall(rf"(?<![\d.,])1 (?:\w+ )?(?:{nouns})s\b", page.words) == []
+    assert len(re.findall(rf"(?<![\d.,])1 (?:\w+ )?(?:{nouns})\b", page.words)) > 10
+    assert not re.search(r"(?<![\d.,])1 \w+ were\b", page.words)
 
 
 def label_result(beats: bool | None, interval: tuple[float, float] | None) -> LabelResult:
