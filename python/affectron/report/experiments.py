@@ -177,7 +177,12 @@ def _candidates(found: Findings, figures: ModuleType) -> Section:
             "has the larger absolute value (the smaller, where the lowest are shown). “Rate” is "
             f"{words.quantity('rate', options['tokens'])}, “mean” {words.quantity('mean', options['tokens'])}."
         )
-        read = (Column("sentence"), Column("its labels"), Column("rate", "number"), Column("mean", "number"))
+        read = (
+            Column("sentence", "passage"),
+            Column("its labels", "passage"),
+            Column("rate", "number"),
+            Column("mean", "number"),
+        )
         caption = f"Sentences of the highest {_COMPARED[reads]} of the same neurons; of the lowest for “lower {reads}”"
         section.tables.append(Table("examples", caption, names + read, texts, "candidates.json"))
     return section

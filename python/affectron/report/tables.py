@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from affectron.report import words
 
-Kind = Literal["text", "count", "percent", "points", "number", "p", "interval", "points interval"]
+Kind = Literal["text", "passage", "count", "percent", "points", "number", "p", "interval", "points interval"]
 
 
 @dataclass(frozen=True)
 class Column:
     """``kind`` says how values are written. Fractions are shown as per cent or points; in a CSV they stay fractions. A
-    column of text may hold numbers that are settings, which are shown as they are."""
+    column of text may hold numbers that are settings, which are shown as they are; a passage is text of any length."""
 
     name: str
     kind: Kind = "text"
@@ -42,7 +42,7 @@ class Table:
         ]
 
     def numeric(self) -> list[bool]:
-        return [column.kind != "text" for column in self.columns]
+        return [column.kind not in ("text", "passage") for column in self.columns]
 
     def csv(self) -> str:
         """Comma-separated, numbers as they are in the source, text in quotes and never a formula; an interval takes two
