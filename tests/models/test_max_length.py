@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from affectron.corpus import Corpus
-from affectron.models import Reader, max_length
+from affectron.models import max_length
 from affectron.screening import screen
 from tests.models.tiny import build, make_tokenizer
 
@@ -128,8 +128,9 @@ CASES = {
 
 def read(model: Any, length: int) -> None:
     ids = torch.randint(5, 97, (2, length), generator=torch.Generator().manual_seed(0))
+    body = model.get_encoder() if model.config.is_encoder_decoder else model
     with torch.no_grad():
-        Reader(model)(ids.numpy(), torch.ones_like(ids).numpy())
+        body(input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -157,7 +158,7 @@ def test_the_limit_is_that_of_the_text_beside_images() -> None:
     }
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**vision),
-        text_config=transformers.OPTConfig(**{**_BERT, "ffn_dim": 32, "word_embed_proj_dim": 24}),
+        text_config=transformers.LlamaConfig(**_BERT),
         image_token_index=90,
     )
     assert max_length(transformers.LlavaForConditionalGeneration(config)) == 66

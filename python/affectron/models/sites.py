@@ -262,15 +262,14 @@ def _position_tables(model: Any) -> Iterator[Any]:
         children = dict(parent.named_children())
         if any(child is tokens or getattr(child, "weight", 0) is tokens.weight for child in children.values()):
             for name, child in children.items():
-                if hasattr(child, "padding_idx") and re.search("pos|wpe", name):
+                if hasattr(child, "padding_idx") and hasattr(child, "weight") and re.search("pos|wpe", name):
                     yield child
 
 
 def _positions(table: Any) -> int:
     """The tokens that a table has rows for, behind the padding's row or the ``offset`` that the table names."""
-    rows: int = getattr(table, "num_embeddings", len(table.weight))
     behind_padding = 0 if table.padding_idx is None else table.padding_idx + 1
-    return rows - int(getattr(table, "offset", behind_padding))
+    return len(table.weight) - int(getattr(table, "offset", behind_padding))
 
 
 @contextmanager
