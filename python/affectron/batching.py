@@ -1,5 +1,6 @@
-"""From sentences to token batches: prompt templates, which tokens count, batches by token budget. Apart from the
-corpus because this is where a tokenizer comes in; still free of torch, as batches are numpy arrays.
+"""Token batches of sentences: prompt templates, which tokens count, batches by token budget.
+
+Separate from the corpus, which knows no tokenizer; free of torch, as batches are numpy arrays.
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ def encode(
     special = SpecialTokens.of(tokenizer)
     encoded = []
     for sentence, read, ids, places in zip(sentences, reads, tokens["input_ids"], offsets, strict=True):
-        sequence = _sequence(ids, places, read, frame or Frame.of_conversation(tokenizer, ids), special, count_special)
+        around = Frame.of_conversation(tokenizer, ids) if frame is None else frame
+        sequence = _sequence(ids, places, read, around, special, count_special)
         encoded += _fitted(sequence, sentence, limit, long_texts, template)
     return encoded
 

@@ -132,7 +132,7 @@ class LabelLikelihood:
             template = default_prompt(tokenizer, task, labels)
             frame = Frame()
             if self.prompts:
-                warnings.warn(f"task {task!r} has no prompt of its own: it is asked {template!r}", Note, stacklevel=2)
+                warnings.warn(f"task {task!r} has no prompt of its own: it is asked {template!r}", Note, stacklevel=1)
         self.options["prompts"][task] = template
         head = model.get_output_embeddings()
         if head is None:

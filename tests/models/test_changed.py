@@ -75,8 +75,8 @@ def agrees(model: Any) -> None:
     assert (wanted - plain).abs().max() > 1e-3
     h: list[Tensor] = []
     handle = down(model)[1].register_forward_pre_hook(lambda _module, args: h.append(args[0].double()))
-    # A sentence a batch and no special tokens: every token that is read counts.
-    stats = screen(model, make_tokenizer(bos=False), CORPUS, batch_tokens=1)
+    # A sentence a batch and special tokens too: every token that is read counts.
+    stats = screen(model, make_tokenizer(), CORPUS, batch_tokens=1, count_special=True)
     handle.remove()
     rows = torch.cat([part.flatten(0, -2) for part in h])
     assert stats.sites == tuple(site_names("llama"))
