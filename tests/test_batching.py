@@ -240,7 +240,7 @@ def test_a_text_begins_with_bos_once(single: str, named: dict[str, str], read: s
         warnings.simplefilter("always")
         assert added_bos(corpus, tokenizer, "{text}") == added
     assert [str(note.message) for note in told] == [
-        f"every text is read after the beginning-of-sequence token {added!r}, which the tokenizer does not put there"
+        f"the beginning-of-sequence token {added!r} is put before every text, since neither tokenizer nor template does"
     ] * (added is not None)
     expected = read.split()
     # The same where the text is written with its special tokens already, in whole or in part.

@@ -187,5 +187,6 @@ def test_the_command_line_says_once_that_bos_is_added(tmp_path: Path) -> None:
     )
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
     assert notes == [
-        "note: every text is read after the beginning-of-sequence token '<s>', which the tokenizer does not put there"
+        "note: the beginning-of-sequence token '<s>' is put before every text, "
+        "since neither tokenizer nor template does"
     ]

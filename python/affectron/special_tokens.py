@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from affectron.errors import Note
@@ -54,7 +53,7 @@ class Frame(NamedTuple):
         before, after = _own_frame(tokenizer)
         if before or not starts_with_bos(tokenizer):
             return cls(before, after)
-        return cls(_bos(tokenizer), after, _told(tokenizer, "the tokenizer"))
+        return cls(_bos(tokenizer), after, _told(tokenizer))
 
     @classmethod
     def of_prompt(cls, tokenizer: PreTrainedTokenizerBase, prompt: str) -> Frame:
@@ -62,7 +61,7 @@ class Frame(NamedTuple):
         if not starts_with_bos(tokenizer):
             return cls()
         rendered = prompt.startswith(str(tokenizer.bos_token))
-        return cls(_bos(tokenizer), (), None if rendered else _told(tokenizer, "the template"))
+        return cls(_bos(tokenizer), (), None if rendered else _told(tokenizer))
 
     @classmethod
     def of_conversation(cls, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Frame:
@@ -87,26 +86,29 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return (int(tokenizer.bos_token_id),)
 
 
-def _told(tokenizer: PreTrainedTokenizerBase, who: str) -> str:
-    """The BOS token, after a note that ``who`` does not put it; Python's warnings tell it once."""
+def _told(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The BOS token, after a note that it is added; Python's warnings tell it once."""
     bos = str(tokenizer.bos_token)
     warnings.warn(
-        f"every text is read after the beginning-of-sequence token {bos!r}, which {who} does not put there",
+        f"the beginning-of-sequence token {bos!r} is put before every text, since neither tokenizer nor template does",
         Note,
-        stacklevel=2,
+        stacklevel=1,
     )
     return bos
 
 
 def _own_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids that the tokenizer puts before and after a text by itself."""
-    for text in chain(["a"], tokenizer.get_vocab()):
-        bare = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if bare:  # the tokenizer knows the text
-            break
-    whole = tokenizer(text)["input_ids"]
-    start = next(start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
-    return tuple(whole[:start]), tuple(whole[start + len(bare) :])
+    special = set(tokenizer.all_special_tokens)
+    for id in range(len(tokenizer)):  # to the first token that is a text by itself and no part of the frame
+        word = tokenizer.convert_ids_to_tokens(id)
+        if not word or word in special:
+            continue
+        bare, whole = tokenizer(word, add_special_tokens=False)["input_ids"], tokenizer(word)["input_ids"]
+        starts = [start for start in range(len(whole)) if whole[start : start + len(bare)] == bare]
+        if bare and len(starts) == 1:
+            return tuple(whole[: starts[0]]), tuple(whole[starts[0] + len(bare) :])
+    return (), ()
 
 
 class SpecialTokens(NamedTuple):
