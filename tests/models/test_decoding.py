@@ -198,7 +198,7 @@ def test_without_generate_all_of_a_text_is_prompt_unless_said(llama: Bench) -> N
         steering.prompt_length = 4
         torch.testing.assert_close(logits(llama.model, inputs), begun, **TOLERANCE)
         generate(llama.model, inputs)
-        assert steering.prompt_length is None
+        assert steering.prompt_length == 4
 
 
 def test_generate_tells_every_context_its_prompt(llama: Bench) -> None:

@@ -5,11 +5,10 @@ Apart from interventions.py, which makes the programs and knows no torch.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+import inspect
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ from affectron.errors import InputError
 from affectron.interventions import MAX_PIECES, Program, Schedule
 from affectron.models.layout import Routed, Site, device_of
 from affectron.models.parallel import neurons_here
+from affectron.models.prompts import CACHES, cache_length, tell_the_prompt
 from affectron.models.sites import attach, find_sites, unwrapped
-from affectron.models.swap import swap_attribute
 from affectron.ops.glu_steer import steer_rows
 
 # A start that no step reaches, and a prompt that no sequence outgrows.
@@ -38,7 +37,12 @@ def intervene(
     None leaves a request untouched. Each request may hold several rows of the batch, next to one another, as beam
     search and ``num_return_sequences`` make them: of B rows, row r belongs to program ``r // (B // P)``. Prefill,
     cached decoding and padding on either side need nothing further: padded positions are steered too, and attention
-    ignores them as always. A :class:`Schedule` changes with the position in the text.
+    ignores them as always. A :class:`Schedule` changes with the position in the text (:attr:`Steering.prompt_length`).
+
+    Requests are rows of the text: of what the decoder reads and, in an encoder-decoder model, of what the encoder
+    reads. Other sites, such as those of an image tower, read rows that no request is known of: there all requests must
+    have the same program, or none. What is not computed while the context is open, such as given ``encoder_outputs`` or
+    the tokens in a cache, is not steered.
 
     What is yielded, the :class:`Steering`, changes the programs while decoding goes on. Compile the model inside the
     context: whatever is changed afterwards, no compiled or captured step has to be made again. A step that was compiled
@@ -59,7 +63,8 @@ def intervene(
 
     Raises:
         InputError: no program, a program that names a site which the model lacks or a neuron beyond its
-            width, or more programs than ``capacity``; all before the model is changed.
+            width, or more programs than ``capacity``; all before the model is changed. In a forward, it is not known
+            which rows are a request's at a site where programs differ, or at which position a schedule is.
         ValueError: in a forward, a batch that is not a multiple of P rows.
     """
     programs = [program] if isinstance(program, (Program, Schedule)) else list(program)
@@ -67,80 +72,69 @@ def intervene(
         raise InputError("program is an empty sequence; expected one program or None for each request")
     inner = unwrapped(model)
     sites = find_sites(inner)
-    steering = Steering(sites, programs, capacity, _in_encoder(inner, sites))
-    # What a model of transformers runs with or without a head on it, and what knows the cache.
-    find: Any = getattr(inner, "get_decoder", None)
-    decoder = inner if find is None else find()
+    steering = Steering(sites, programs, capacity)
     with ExitStack() as undo:
-        undo.callback(decoder.register_forward_pre_hook(steering._begin_forward, with_kwargs=True).remove)
-        undo.callback(decoder.register_forward_hook(steering._end_forward).remove)
-        if hasattr(inner, "generate"):
-            undo.callback(_tell_the_prompt(inner, steering))
+        for part in steering._read_by(inner):
+            undo.callback(part.module.register_forward_pre_hook(part.begin, with_kwargs=True).remove)
+            undo.callback(part.module.register_forward_hook(part.end).remove)
+        # Also a language model inside, which the generate of a model for images may call with the prompt that it made.
+        for module in inner.modules():
+            if hasattr(type(module), "generate"):
+                undo.callback(tell_the_prompt(module, steering._generating))
         undo.enter_context(attach(steering._sites, steering._kernel, needed=steering._needed))
         yield steering
 
 
-def _in_encoder(model: Any, sites: Sequence[Site]) -> frozenset[int]:
-    """Positions of the sites that lie in the encoder of an encoder-decoder model."""
-    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return frozenset()
-    inside = set(model.get_encoder().modules())
-    return frozenset(position for position, site in enumerate(sites) if site.module in inside)
+class _Part:
+    """A module that reads a text: the decoder of a model, or the encoder of an encoder-decoder model.
+
+    Attributes:
+        generates: whether a part of the text may be generated; else all of it is prompt.
+        shape: (B, T) of the text of the forward that runs.
+        rows: of that forward, int32 [B·T] for each site; None while none runs.
+        time_first: whether activations are [T, B, F] instead of [B, T, F]; None while nothing has shown it.
+    """
+
+    def __init__(self, steering: Steering, module: nn.Module, generates: bool) -> None:
+        self.steering, self.module, self.generates = steering, module, generates
+        self.names = _parameters(module)
+        self.shape = 0, 0
+        self.rows: tuple[Tensor, ...] | None = None
+        self.time_first: bool | None = None
+
+    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        texts = *args[:1], given.get("input_ids"), given.get("inputs_embeds")
+        text = next((tensor for tensor in texts if isinstance(tensor, Tensor)), None)
+        # [B, T] token ids or [B, T, hidden] embeddings; anything else leaves it to the sites' own shapes.
+        if text is None or text.dim() != (3 if text.is_floating_point() else 2):
+            return
+        batch, length = text.shape[:2]
+        if batch == length > 1 and self.time_first is None:
+            self.time_first = self.steering._probe(self, batch, args, kwargs)
+        start = self.steering._start(given, length) if self.generates else None
+        self.shape = batch * self.steering.repeats, length
+        self.rows = self.steering._find_rows(*self.shape, start)
+
+    def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.rows = None
+
+    def is_time_first(self, shape: torch.Size) -> bool:
+        """Whether an activation [*shape, F] of the text is [T, B, F]."""
+        batch, length = self.shape
+        if batch == 1 or length == 1 or len(shape) != 2:  # in either order the same rows
+            return False
+        if batch != length:
+            found = shape[0] == length and shape[1] == batch
+            if not torch.compiler.is_compiling():
+                self.time_first = found
+            return found
+        return bool(self.time_first)
 
 
-# Whom a model's generate tells the length of its prompt, and the way back to what it was.
-_TOLD: WeakKeyDictionary[nn.Module, tuple[list[Steering], ExitStack]] = WeakKeyDictionary()
-
-
-def _tell_the_prompt(model: Any, steering: Steering) -> Callable[[], None]:
-    """Let ``model.generate`` set the prompt's length while it runs; returns what ends it, in any order."""
-    if model not in _TOLD:
-        _TOLD[model] = [], ExitStack()
-        swap_attribute(model, "generate", _telling_the_prompt(model, model.generate, _TOLD[model][0]), _TOLD[model][1])
-    told, undo = _TOLD[model]
-    told.append(steering)
-
-    def remove() -> None:
-        told[:] = [other for other in told if other is not steering]
-        if not told:
-            _TOLD.pop(model, None)
-            undo.close()
-
-    return remove
-
-
-def _telling_the_prompt(model: Any, generate: Any, told: list[Steering]) -> Any:
-    @functools.wraps(generate)
-    def telling(*args: Any, **kwargs: Any) -> Any:
-        length = _length_of_prompt(model, args, kwargs)
-        for steering in told:
-            steering.prompt_length = length
-        try:
-            return generate(*args, **kwargs)
-        finally:
-            for steering in told:
-                steering.prompt_length = None
-
-    return telling
-
-
-def _length_of_prompt(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Positions of the prompt that ``model.generate`` goes on from; in an encoder-decoder model the decoder's."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        given = kwargs.get("decoder_input_ids")
-        if given is None and model.main_input_name != "input_ids":
-            given = kwargs.get("input_ids")
-        if given is None:
-            return 1
-        # transformers puts the start token before a prompt that does not begin with it.
-        config = kwargs.get("generation_config") or model.generation_config
-        start = kwargs.get("decoder_start_token_id", config.decoder_start_token_id)
-        start = config.bos_token_id if start is None else start
-        own = model.config.model_type in ("whisper", "vision-encoder-decoder") or start is None
-        return int(given.shape[1]) + (not own and bool((given[:, 0] != torch.as_tensor(start).to(given.device)).all()))
-    given = kwargs.get("inputs_embeds"), *args[:1], kwargs.get("inputs"), kwargs.get("input_ids")
-    prompt = next((tensor for tensor in given if tensor is not None), None)
-    return None if prompt is None else int(prompt.shape[1])
+def _parameters(module: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of a module's forward."""
+    return tuple(inspect.signature(type(module).forward).parameters)[1:]
 
 
 class Steering(Sequence["Program | Schedule | None"]):
@@ -156,15 +150,16 @@ class Steering(Sequence["Program | Schedule | None"]):
         sites: Sequence[Site],
         programs: Sequence[Program | Schedule | None],
         capacity: int | None,
-        in_encoder: frozenset[int],
     ) -> None:
-        self._sites, self._in_encoder = list(sites), in_encoder
+        self._sites = list(sites)
+        self._parts: list[_Part | None] = [None] * len(sites)  # of each site, what reads the text there
         self._given: list[Program | Schedule | None] = [None] * len(programs)
         held = len(_distinct(programs))
         if capacity is None:
             capacity = max(len(programs), held)
         self._places: list[Program | None] = [None] * capacity
         self._prompt_length: int | None = None
+        self._counts = False  # whether _seen is the number of the text's tokens that forwards have read
         #: Rows that each row of the model's batch has become where programs apply: models.sweep multiplies them.
         self.repeats = 1
         device = device_of(sites[0])
@@ -179,9 +174,9 @@ class Steering(Sequence["Program | Schedule | None"]):
             self._starts[:, 0] = -_NEVER
             self._slots = torch.full((len(sites), len(programs), MAX_PIECES), -1, dtype=torch.int32, device=device)
             self._prompt = torch.full((), _NEVER, device=device)
-        for tensor in (*self._tables, self._starts, self._slots, self._prompt):
+            self._seen = torch.zeros((), dtype=torch.int64, device=device)
+        for tensor in (*self._tables, self._starts, self._slots, self._prompt, self._seen):
             torch._dynamo.mark_static_address(tensor)  # a captured graph reads it where it lies, without a copy
-        self._rows: tuple[Tensor, ...] | None = None  # of the forward that runs: int32 [N] a site
         self._assign(programs)
 
     def __len__(self) -> int:
@@ -207,8 +202,10 @@ class Steering(Sequence["Program | Schedule | None"]):
 
         In an encoder-decoder model the text is the decoder's; all that the encoder reads is prompt.
 
-        ``model.generate`` sets it. A decoding loop of one's own has to, where schedules are to tell prompt and
-        generated tokens apart; positions are counted by the cache that the model is called with.
+        ``model.generate`` sets it while it runs. A decoding loop of one's own has to, where schedules are to tell
+        prompt and generated tokens apart. The position of a forward's first token is the length of the cache that the
+        model is called with. Where the cache is a state, which does not tell it (Mamba, RWKV), ``generate`` counts the
+        tokens; a loop of one's own has to give ``cache_position``.
         """
         return self._prompt_length
 
@@ -216,6 +213,20 @@ class Steering(Sequence["Program | Schedule | None"]):
     def prompt_length(self, length: int | None) -> None:
         self._prompt_length = length
         self._prompt.fill_(_NEVER if length is None else length)
+
+    @contextmanager
+    def _generating(self, length: int, drafts: bool, counts: bool) -> Iterator[None]:
+        """A run of ``generate`` with a prompt of this length; inside of another one, perhaps to draft for it."""
+        before, counted, seen = self._prompt_length, self._counts, self._seen.clone()
+        if not drafts or not counted:
+            self.prompt_length = length
+        self._counts = counts
+        self._seen.zero_()
+        try:
+            yield
+        finally:
+            self.prompt_length, self._counts = before, counted
+            self._seen.copy_(seen)
 
     def _assign(self, wanted: Sequence[Program | Schedule | None]) -> None:
         """Let the requests have the programs ``wanted``: check, then write what differs from what is there."""
@@ -242,6 +253,14 @@ class Steering(Sequence["Program | Schedule | None"]):
             position
             for position, site in enumerate(self._sites)
             if any(program is not None and _touches(program, site) for program in self._places)
+        )
+        self._scheduled = any(len(_pieces(program)) > 1 for program in wanted)
+        prompts = {_pieces(program)[0][1] for program in wanted}
+        # Where the requests' programs for a prompt differ.
+        self._differing = frozenset(
+            position
+            for position, site in enumerate(self._sites)
+            if len({program if program is not None and _touches(program, site) else None for program in prompts}) > 1
         )
 
     def _needed(self, positions: Collection[int]) -> bool:
@@ -270,18 +289,85 @@ class Steering(Sequence["Program | Schedule | None"]):
         self._starts[request].copy_(starts)
         self._slots[:, request].copy_(slots)
 
-    def _begin_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = *args[:1], kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        text = next((tensor for tensor in given if isinstance(tensor, Tensor)), None)
-        # [B, T] token ids or [B, T, hidden] embeddings; anything else leaves it to the sites' own shapes.
-        if text is None or text.dim() != (3 if text.is_floating_point() else 2):
-            return
-        past = kwargs.get("past_key_values")
-        batch, length = text.shape[:2]
-        self._rows = self._find_rows(batch * self.repeats, length, 0 if past is None else past.get_seq_length())
+    def _read_by(self, model: Any) -> list[_Part]:
+        """The parts of the model that read the text, from now on those of the sites inside."""
+        # What a model of transformers runs with or without a head on it, and what knows the cache.
+        find = getattr(model, "get_decoder", None)
+        decoder = model if find is None else find()
+        if decoder is None or not {"input_ids", "inputs_embeds"}.intersection(_parameters(decoder)):
+            decoder = model
+        parts = [_Part(self, decoder, generates=True)]
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            parts.append(_Part(self, model.get_encoder(), generates=False))
+        for part in parts:
+            inside = set(part.module.modules())
+            self._parts = [
+                part if site.module in inside else old for site, old in zip(self._sites, self._parts, strict=True)
+            ]
+        return parts
 
-    def _end_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._rows = None
+    @property
+    def _timed(self) -> bool:
+        """Whether it matters at which position of the text a token is."""
+        return self._scheduled and self._prompt_length is not None
+
+    def _start(self, given: dict[str, Any], length: int) -> int | Tensor:
+        """The position in the text of the first of the ``length`` tokens of the decoder's forward."""
+        cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+        known = None if cache is None else cache_length(cache)
+        if known is not None:
+            return known
+        if cache is not None and self._counts:
+            start = self._seen.clone()
+            self._seen.add_(length)
+            return start
+        position = given.get("cache_position")
+        if position is not None:
+            return position.reshape(-1)[0]  # type: ignore[no-any-return]
+        if cache is None:
+            if self._counts:  # a state may come of it; not of another text that is read while generate runs
+                self._seen.copy_(torch.where(self._seen == 0, length, self._seen))
+            return 0
+        if self._timed:
+            raise InputError(
+                f"a schedule is set, and the {type(cache).__name__} that the model is called with does not tell how "
+                "many tokens it has read: expected a cache with a length, cache_position, or generate without a state"
+            )
+        return 0
+
+    @torch.no_grad()
+    def _probe(self, part: _Part, batch: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool | None:
+        """Whether activations are [T, B, F], where B is T: what the first site is given for the first row alone."""
+        if not (self._differing or self._timed):
+            return None
+        site = next((site for site, own in zip(self._sites, self._parts, strict=True) if own is part), None)
+        if site is None:
+            return None
+        shapes: list[torch.Size] = []
+
+        def look(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            shapes.extend(value.shape for value in (*inputs, *named.values()) if isinstance(value, Tensor))
+            raise _Looked
+
+        def first(value: Tensor) -> Tensor:
+            return value[:1] if value.dim() and len(value) == batch else value
+
+        caches = {name: None for name in CACHES if name in part.names}
+        given = {**dict(zip(part.names, args, strict=False)), **kwargs, **caches}
+        handle = site.module.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
+        try:
+            if not torch.compiler.is_compiling():
+                part.module.forward(**torch.utils._pytree.tree_map_only(Tensor, first, given))
+        except Exception:  # also what ``look`` raises; whether it was called tells
+            pass
+        finally:
+            handle.remove()
+        if not shapes:
+            raise InputError(
+                f"the batch has {batch} rows of {batch} tokens, and it is not known which of the two comes first in "
+                f"the activation of {site.name}: run the model on a batch of another shape first"
+            )
+        return len(shapes[0]) == 3 and shapes[0][0] == batch
 
     def _find_rows(self, batch: int, length: int, start: int | Tensor | None) -> tuple[Tensor, ...]:
         """The table row of each of the B·T flattened rows, for each site, -1 where it is untouched: int32 [N].
@@ -295,9 +381,11 @@ class Steering(Sequence["Program | Schedule | None"]):
                 f"{requests}"
             )
         if self._slots.device != (device := self._tables[0].device):  # the model was moved since
-            self._slots, self._starts, self._prompt = (
-                tensor.to(device) for tensor in (self._slots, self._starts, self._prompt)
+            self._slots, self._starts, self._prompt, self._seen = (
+                tensor.to(device) for tensor in (self._slots, self._starts, self._prompt, self._seen)
             )
+        if isinstance(start, Tensor):
+            start = start.to(device)
         step = torch.arange(length, device=device) + (-length if start is None else start - self._prompt)
         piece = (step[:, None] >= self._starts[:, None]).sum(-1) - 1  # [P, T]
         sites = len(self._sites)
@@ -312,24 +400,49 @@ class Steering(Sequence["Program | Schedule | None"]):
         if table.shape[-1] != gate.shape[-1]:
             here = self._here[position] = neurons_here(self._sites[position], gate.shape[-1])
             table = self._tables[position] = table[..., here].contiguous()
-        n = gate.numel() // gate.shape[-1] if routed is None else routed.total
-        encoder = position in self._in_encoder
-        rows = None if encoder else self._rows
-        # No decoder has told: a block of its own, one that a checkpoint computes again, or one that reads something
-        # else than the text, such as an image or the input of an encoder.
-        if rows is None or (len(rows[position]) != n and self.repeats == 1):
-            batch = gate.shape[0] if gate.dim() == 3 and routed is None else len(self)
-            if n % batch:
-                raise ValueError(f"{n} rows cannot be shared out to {batch} programs: expected a multiple")
-            rows = self._find_rows(batch, n // batch, None if encoder else 0)
-        row = rows[position]
+        row = self._rows_of(position, gate.shape[:-1] if routed is None else torch.Size([routed.total]))
         if row.device != gate.device:
             row = row.to(gate.device)
         if routed is not None:  # an expert's rows are those of its tokens
             row = row[routed.tokens]
-        elif self.repeats > 1:  # below the layer that repeats them: rows of no program
-            row = row[:n]
         return steer_rows(gate, up, table, row, act)
+
+    def _rows_of(self, position: int, shape: torch.Size) -> Tensor:
+        """The table row of each row of an activation [*shape, F] of a site: int32 [N]."""
+        n, part = shape.numel(), self._parts[position]
+        if part is None:
+            return self._alike(position, n)
+        if part.rows is None:
+            # A block of its own, one that a checkpoint computes again, or the input of a model that reads no text.
+            batch = (shape[1] if part.time_first else shape[0]) if len(shape) == 2 else len(self)
+            if n % batch:
+                raise ValueError(f"{n} rows cannot be shared out to {batch} programs: expected a multiple")
+            part.shape = batch, n // batch
+            row = self._find_rows(batch, n // batch, 0 if part.generates else None)[position]
+        else:
+            row = part.rows[position]
+        batch, length = part.shape
+        if n == batch * length:
+            return row.view(batch, length).T.reshape(-1) if part.is_time_first(shape) else row
+        if n * self.repeats == batch * length:  # below the layer that repeats them: rows of no program
+            return row[:n]
+        if len(shape) == 2 and shape[0] == batch and not (part.generates and self._timed):
+            return self._find_rows(batch, n // batch, None)[position]  # padded, or with more tokens put before
+        return self._alike(position, n)
+
+    def _alike(self, position: int, n: int) -> Tensor:
+        """:meth:`_rows_of` where it is not known of which request, or of which token, each of the n rows is."""
+        part = self._parts[position]
+        if position in self._differing or (part is not None and part.generates and self._timed):
+            raise InputError(
+                f"{self._sites[position].name} reads {n} rows that are not the tokens of the requests' texts: expected "
+                "one program for all requests there, and no schedule"
+            )
+        return self._slots[position, 0, 0].repeat(n)
+
+
+class _Looked(Exception):
+    """Ends a forward that was made to look at one module."""
 
 
 def check_sites(program: Program, sites: Sequence[Site]) -> None:
