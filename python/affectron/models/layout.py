@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,28 @@ class Routed(NamedTuple):
     total: int
 
 
-Kernel = Callable[..., Tensor]
-"""``kernel(position, gate, up, act) -> h``: ``position`` counts the attached sites from 0; gate and up are [..., F]
-with last stride 1 (``up`` is None in a plain MLP); h has the shape and dtype of gate. In an expert, whose rows are some
-of the batch's tokens, a fifth argument says which: a :class:`Routed`."""
+class Kernel(Protocol):
+    """Compute the activation h of a site.
 
-Given = Callable[..., Tensor]
-"""``given(position, h, gate) -> h'``: for an activation h [..., F] that something else has computed. Where ``gate`` is
-a tensor a neuron is active at a token where gate > 0; where it is None only h itself is known. In an expert there is
-a fourth argument, as above."""
+    ``position`` counts the attached sites from 0; gate and up are [..., F] with last stride 1 (``up`` is None in a
+    plain MLP); h has the shape and dtype of gate. In an expert, whose rows are some of the batch's tokens, ``routed``
+    says which; it is not passed elsewhere.
+    """
+
+    def __call__(
+        self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None, /
+    ) -> Tensor: ...
+
+
+class Given(Protocol):
+    """Change an activation h [..., F] that something else has computed.
+
+    Where ``gate`` is a tensor a neuron is active at a token where gate > 0; where it is None only h itself is known.
+    ``position`` and ``routed`` are those of :class:`Kernel`.
+    """
+
+    def __call__(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None, /) -> Tensor: ...
+
 
 Needed = Callable[[Collection[int]], bool]
 """``needed(positions)``: whether the kernel has anything to do now at any of these sites, the experts of one layer."""

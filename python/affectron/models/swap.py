@@ -197,7 +197,7 @@ def by_identity(kernel: Kernel) -> Given:
     """What a kernel that only maps h to h' does with an h that is there already: relu(1) · h is h, bit for bit."""
     ones: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
-    def given(position: int, h: Tensor, _gate: Tensor | None, *routed: Any) -> Tensor:
+    def given(position: int, h: Tensor, _gate: Tensor | None, *routed: Routed | None) -> Tensor:
         if h.stride(-1) != 1:  # the block's own; a kernel reads rows without gaps
             h = h.contiguous()
         key = (h.shape[-1], h.dtype, h.device)
