@@ -356,8 +356,7 @@ class Steering(Sequence["Program | Schedule | None"]):
         given = {**dict(zip(part.names, args, strict=False)), **kwargs, **caches}
         handle = site.module.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
         try:
-            if not torch.compiler.is_compiling():
-                part.module.forward(**torch.utils._pytree.tree_map_only(Tensor, first, given))
+            part.module.forward(**torch.utils._pytree.tree_map_only(Tensor, first, given))
         except Exception:  # also what ``look`` raises; whether it was called tells
             pass
         finally:
