@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import ttest_rel
+from transformers import LlamaConfig
 
 from affectron.interventions import attenuate, induce, mean
+from affectron.models import find_sites
 from affectron.neurons import select
 from affectron.pairs import Pair, load_pairs, read_pairs, screen_pairs
 from affectron.scores import score
 from affectron.screening import screen
 from tests.errors import message
-from tests.models.tiny import SITES, build, make_tokenizer
+from tests.models.families import FAMILIES, available, watched
+from tests.models.test_families import Mixture
+from tests.models.tiny import HIDDEN, NEURONS, SITES, build, make_tokenizer
 from tests.planted import MOODS, TOKENIZER, make_corpus, make_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -56,6 +62,85 @@ def test_differences_and_t_are_those_of_hooks_and_scipy(family: str) -> None:
         np.testing.assert_allclose(d, t / np.sqrt(len(mine)), rtol=1e-9)
         np.testing.assert_allclose(t, expected.statistic, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(p, expected.pvalue, rtol=1e-2, atol=1e-4)
+
+
+Means = dict[str, np.ndarray]
+
+
+def check_means(model: Any, means: Callable[[str], Means], sites: list[str], experts: bool) -> None:
+    """Statistics against ``means(text)``: of each site, that of the tokens which reached it, if there is any."""
+    pairs = make_pairs()
+    stats = screen_pairs(model, make_tokenizer(bos=False), pairs, batch_tokens=50)
+    read = [(pair.label, means(pair.text), means(pair.other)) for pair in pairs]
+    missing = 0
+    for label in "ab":
+        for site in sites:
+            mine = [(text, other) for name, text, other in read if name == label]
+            both = [(text[site], other[site]) for text, other in mine if site in text and site in other]
+            found = stats.label(label)[site]
+            assert found.count == len(both)
+            missing += len(mine) - len(both)
+            if both:
+                differences = np.array([text - other for text, other in both])
+                np.testing.assert_allclose(found.mean, differences.mean(0), rtol=1e-3, atol=1e-5)
+                np.testing.assert_allclose(found.var, differences.var(0), rtol=1e-3, atol=1e-6)
+                assert np.abs(found.active - (differences > 0).sum(0)).max() <= 1
+    assert bool(missing) == experts
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "jetmoe", "llama4", "apertus", "bitnet", "t5_gated", "bert"])
+@pytest.mark.filterwarnings("ignore:.*exact, but not fused")
+def test_every_kind_of_site_has_pairs(name: str) -> None:
+    """Experts that describe themselves and such that are followed, the fallback path, and an encoder."""
+    if not available(name):
+        pytest.skip(f"transformers has no such {name}")
+    family = FAMILIES[name]
+    model = family.build()
+
+    @torch.no_grad()
+    def means(text: str) -> Means:
+        found: Means = {}
+
+        def look(site: str, h: torch.Tensor, gate: Any, routed: Any) -> torch.Tensor:
+            if h.numel():
+                found[site] = h.reshape(-1, h.shape[-1]).double().mean(0).numpy()
+            return h
+
+        ids = torch.tensor([make_tokenizer(bos=False)(text)["input_ids"]])
+        with watched(model, family, look):
+            model(input_ids=ids, **({"decoder_input_ids": ids} if name == "t5_gated" else {}))
+        return found
+
+    # An encoder is screened without its decoder.
+    check_means(model, means, [site for site in family.names if "decoder" not in site], experts=family.stacked)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_experts_in_a_list_have_pairs(flat: bool) -> None:
+    model = build("llama", num_hidden_layers=2)
+    config = LlamaConfig(hidden_size=HIDDEN, intermediate_size=NEURONS, num_attention_heads=4)
+    torch.manual_seed(3)
+    for layer in model.model.layers:
+        layer.mlp = Mixture([type(layer.mlp)(config) for _ in range(4)], flat).eval()
+
+    @torch.no_grad()
+    def means(text: str) -> Means:
+        found: Means = {}
+
+        def look(site: str, h: torch.Tensor) -> None:
+            if h.numel():
+                found[site] = h.double().mean(0).numpy()
+
+        handles = [
+            site.module.down_proj.register_forward_pre_hook(lambda _m, args, name=site.name: look(name, args[0]))
+            for site in find_sites(model)
+        ]
+        model(input_ids=torch.tensor([make_tokenizer(bos=False)(text)["input_ids"]]))
+        for handle in handles:
+            handle.remove()
+        return found
+
+    check_means(model, means, [site.name for site in find_sites(model)], experts=True)
 
 
 def test_the_planted_neuron_has_the_largest_t() -> None:
