@@ -316,6 +316,46 @@ def test_virtual_tokens_of_an_adapter_are_prompt(kind: str) -> None:
     assert not torch.equal(plain[:, -6:], wanted[:, -6:])
 
 
+@torch.no_grad()
+def test_what_a_model_puts_before_the_text_is_prompt() -> None:
+    """Whisper's own generate begins with tokens for the task, two here."""
+    config = transformers.WhisperConfig(
+        vocab_size=VOCABULARY, d_model=HIDDEN, encoder_layers=1, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=NEURONS, decoder_ffn_dim=NEURONS, num_mel_bins=8,
+        max_source_positions=10, max_target_positions=20, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1, begin_suppress_tokens=None, suppress_tokens=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.WhisperForConditionalGeneration(config).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    model.generation_config.no_timestamps_token_id = 5
+    sites = [site for site in find_sites(model) if "decoder" in site.name]
+    sound, wanted = torch.randn(2, 8, 20), torch.tensor([[1, 5]] * 2)
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    for _ in range(6):
+        with hooked(model.model.decoder, 2):
+            found = model(input_features=sound, decoder_input_ids=wanted, use_cache=False).logits
+        wanted = torch.cat([wanted, found[:, -1:].argmax(-1)], 1)
+    program = interventions.amplify([(s.name, i) for s in sites for i in range(0, s.neurons, 2)], 5.0)
+    plain = model.generate(input_features=sound, **options)
+    with intervene(model, [schedule(program, prompt=False)] * 2):
+        written = model.generate(input_features=sound, **options)
+    assert torch.equal(written[:, -6:], wanted[:, -6:])
+    assert not torch.equal(plain[:, -6:], wanted[:, -6:])
+
+
+def test_guidance_by_a_text_with_other_positions_is_refused() -> None:
+    model, ids = build("llama"), tokens(1)
+    with intervene(model, schedule(steering(model), prompt=False)) as steered:
+        with pytest.raises(InputError, match=r"guidance_scale is 1.5 and a schedule is set"):
+            write(model, ids, guidance_scale=1.5)
+        steered[0] = steering(model)
+        guided = write(model, ids, guidance_scale=1.5)
+    assert not torch.equal(guided, write(model, ids, guidance_scale=1.5))
+
+
 def write_with(model: Any, ids: Tensor) -> Tensor:
     return model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, pad_token_id=0,

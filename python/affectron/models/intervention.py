@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from affectron.errors import InputError
 from affectron.interventions import MAX_PIECES, Program, Schedule
@@ -79,8 +80,8 @@ def intervene(
             undo.callback(part.module.register_forward_hook(part.end).remove)
         # Also a language model inside, which the generate of a model for images may call with the prompt that it made.
         for module in inner.modules():
-            if hasattr(type(module), "generate"):
-                undo.callback(tell_the_prompt(module, steering._generating))
+            if isinstance(module, GenerationMixin):
+                undo.callback(tell_the_prompt(module, steering))
         undo.enter_context(attach(steering._sites, steering._kernel, needed=steering._needed))
         yield steering
 
@@ -215,11 +216,10 @@ class Steering(Sequence["Program | Schedule | None"]):
         self._prompt.fill_(_NEVER if length is None else length)
 
     @contextmanager
-    def _generating(self, length: int, drafts: bool, counts: bool) -> Iterator[None]:
-        """A run of ``generate`` with a prompt of this length; inside of another one, perhaps to draft for it."""
+    def generating(self, counts: bool) -> Iterator[None]:
+        """A run of ``generate``, perhaps inside of another one; afterwards all is what it was. ``counts``: it begins
+        without a state that has read something, so that its tokens can be counted."""
         before, counted, seen = self._prompt_length, self._counts, self._seen.clone()
-        if not drafts or not counted:
-            self.prompt_length = length
         self._counts = counts
         self._seen.zero_()
         try:
@@ -254,7 +254,8 @@ class Steering(Sequence["Program | Schedule | None"]):
             for position, site in enumerate(self._sites)
             if any(program is not None and _touches(program, site) for program in self._places)
         )
-        self._scheduled = any(len(_pieces(program)) > 1 for program in wanted)
+        #: Whether any request has a schedule.
+        self.scheduled = any(len(_pieces(program)) > 1 for program in wanted)
         prompts = {_pieces(program)[0][1] for program in wanted}
         # Where the requests' programs for a prompt differ.
         self._differing = frozenset(
@@ -309,7 +310,7 @@ class Steering(Sequence["Program | Schedule | None"]):
     @property
     def _timed(self) -> bool:
         """Whether it matters at which position of the text a token is."""
-        return self._scheduled and self._prompt_length is not None
+        return self.scheduled and self._prompt_length is not None
 
     def _start(self, given: dict[str, Any], length: int) -> int | Tensor:
         """The position in the text of the first of the ``length`` tokens of the decoder's forward."""

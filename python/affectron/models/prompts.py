@@ -7,73 +7,97 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from transformers.generation.utils import ALL_CACHE_NAMES
 
+from affectron.errors import InputError
 from affectron.models.swap import swap_attribute
+
+if TYPE_CHECKING:
+    from affectron.models.intervention import Steering
 
 #: Names of the argument by which a model is given a cache or a state.
 CACHES: tuple[str, ...] = tuple(ALL_CACHE_NAMES)
 
-Generating = Callable[[int, bool, bool], AbstractContextManager[None]]
-"""``generating(length, drafts, counts)``: a context that is open while ``generate`` runs, whose prompt has ``length``
-positions. ``drafts``: it writes a draft for the ``generate`` that it runs inside of, so that the prompt is that one's.
-``counts``: it begins without a state that has read something, so that its tokens can be counted."""
-
-# Whom a model's generate tells of its run, and the way back to what it was.
-_TOLD: WeakKeyDictionary[nn.Module, tuple[list[Generating], ExitStack]] = WeakKeyDictionary()
+# What a model's generate tells of its runs, and the way back to what it was.
+_TOLD: WeakKeyDictionary[nn.Module, tuple[_Runs, ExitStack]] = WeakKeyDictionary()
 
 
-def tell_the_prompt(model: Any, generating: Generating) -> Callable[[], None]:
-    """Let ``model.generate`` open the context ``generating`` while it runs; returns what ends it, in any order."""
+def tell_the_prompt(model: Any, steering: Steering) -> Callable[[], None]:
+    """Let ``model.generate`` set ``steering.prompt_length`` while it runs; returns what ends it, in any order."""
     if model not in _TOLD:
-        _TOLD[model] = [], ExitStack()
-        swap_attribute(model, "generate", _telling_the_prompt(model, model.generate, _TOLD[model][0]), _TOLD[model][1])
-    told, undo = _TOLD[model]
-    told.append(generating)
+        runs, undo = _TOLD[model] = _Runs(model), ExitStack()
+
+        @functools.wraps(model.generate)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            return runs.generate(*args, **kwargs)
+
+        swap_attribute(model, "generate", generate, undo)
+        swap_attribute(model, _Runs.PREPARE, runs.prepare, undo)
+    runs, undo = _TOLD[model]
+    runs.told.append(steering)
 
     def remove() -> None:
-        told[:] = [other for other in told if other is not generating]
-        if not told:
+        runs.told[:] = [other for other in runs.told if other is not steering]
+        if not runs.told:
             _TOLD.pop(model, None)
             undo.close()
 
     return remove
 
 
-def _telling_the_prompt(model: Any, generate: Any, told: list[Generating]) -> Any:
-    @functools.wraps(generate)
-    def telling(*args: Any, **kwargs: Any) -> Any:
-        length = _length_of_prompt(model, args, kwargs)
-        drafts = getattr(kwargs.get("generation_config"), "is_assistant", False)
-        counts = all(kwargs.get(name) is None or cache_length(kwargs[name]) is not None for name in CACHES)
-        with ExitStack() as undo:
-            for generating in tuple(told):
-                undo.enter_context(generating(length, drafts, counts))
-            return generate(*args, **kwargs)
+class _Runs:
+    """The runs of a model's ``generate`` that are under way, one inside of another.
 
-    return telling
+    Attributes:
+        told: what is told of the prompt, beginning with the first context that was opened.
+        drafts: of each run, whether it writes a draft for the text of the run around it, whose prompt is its own too.
+    """
+
+    # The decoder's prompt in an encoder-decoder model, with what transformers and a class of its own put before it.
+    PREPARE = "_prepare_decoder_input_ids_for_generation"
+
+    def __init__(self, model: Any) -> None:
+        self.own_generate, self.own_prepare, self.model = model.generate, getattr(model, self.PREPARE), model
+        self.told: list[Steering] = []
+        self.drafts: list[bool] = []
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        config = kwargs.get("generation_config") or getattr(self.model, "generation_config", None)
+        guidance = kwargs.get("guidance_scale", getattr(config, "guidance_scale", None))
+        if guidance not in (None, 1) and any(steering.scheduled for steering in self.told):
+            raise InputError(
+                f"guidance_scale is {guidance} and a schedule is set: expected none, as the text without the prompt "
+                "has positions of its own"
+            )
+        counts = all(kwargs.get(name) is None or cache_length(kwargs[name]) is not None for name in CACHES)
+        drafts = bool(self.drafts) and getattr(config, "is_assistant", False)
+        with ExitStack() as undo:
+            self.drafts.append(drafts)
+            undo.callback(self.drafts.pop)
+            for steering in self.told:
+                undo.enter_context(steering.generating(counts))
+            if not getattr(self.model.config, "is_encoder_decoder", False):
+                self.tell(_length_of_prompt(self.model, args, kwargs))
+            return self.own_generate(*args, **kwargs)
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Any:
+        found = self.own_prepare(*args, **kwargs)
+        self.tell(found[0].shape[1])
+        return found
+
+    def tell(self, length: int) -> None:
+        if self.drafts and not self.drafts[-1]:
+            for steering in self.told:
+                steering.prompt_length = length
 
 
 def _length_of_prompt(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    """Positions of the prompt that ``model.generate`` goes on from; in an encoder-decoder model the decoder's."""
-    if getattr(model.config, "is_encoder_decoder", False):
-        given = kwargs.get("decoder_input_ids")
-        if given is None and model.main_input_name != "input_ids":
-            given = kwargs.get("input_ids")
-        if given is None:
-            return 1
-        # transformers puts the start token before a prompt that does not begin with it.
-        config = kwargs.get("generation_config") or model.generation_config
-        start = kwargs.get("decoder_start_token_id", config.decoder_start_token_id)
-        start = config.bos_token_id if start is None else start
-        own = model.config.model_type in ("whisper", "vision-encoder-decoder") or start is None
-        return int(given.shape[1]) + (not own and bool((given[:, 0] != torch.as_tensor(start).to(given.device)).all()))
+    """Positions of the prompt that ``model.generate`` goes on from, in a model without an encoder."""
     candidates = kwargs.get("inputs_embeds"), *args[:1], kwargs.get("inputs"), kwargs.get("input_ids")
     prompt = next((tensor for tensor in candidates if tensor is not None), None)
     length = 1 if prompt is None else int(prompt.shape[1])  # without a prompt generate begins with one token
