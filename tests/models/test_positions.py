@@ -193,7 +193,8 @@ def test_drafts_of_the_model_itself_change_nothing(how: str, start: int) -> None
 def test_drafts_are_steered_as_the_text_is() -> None:
     """The model drafts for itself with all of its layers: every draft is taken, as it is without steering."""
     model, ids = build("llama"), tokens(1)
-    model.generation_config.assistant_confidence_threshold = 0.0
+    drafting = {"assistant_confidence_threshold": 0.0, "num_assistant_tokens": 3}
+    model.generation_config.update(**drafting, num_assistant_tokens_schedule="constant")
     lengths: list[int] = []
     handle = model.model.register_forward_pre_hook(
         lambda module, args, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from affectron import interventions
 from affectron.errors import InputError
 from affectron.interventions import Program, schedule
-from affectron.models import find_sites, intervene
+from affectron.models import find_sites, intervene, sweep
 from affectron.models.layout import Site
 from tests.models.tiny import HIDDEN, NEURONS, VOCABULARY, batch, build, state
 
@@ -265,6 +265,26 @@ def test_schedules_where_time_comes_first(rows: int) -> None:
     assert torch.equal(cached, whole)
     assert torch.equal(cached[1:], plain[1:])
     assert not torch.equal(cached[0], plain[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("rows", "length"), [(1, 3), (2, 2), (3, 1), (2, 5)])
+def test_a_sweep_where_time_comes_first_is_refused(rows: int, length: int) -> None:
+    model, ids = xlnet(), batch(rows=rows, length=length)["input_ids"]
+    message = r"XLNetLayer is given hidden states \[.*\], expected \[batch|which of the two comes first"
+    with sweep(model, [triple(find_sites(model)), None]), pytest.raises(InputError, match=message):
+        model(ids)
+
+
+@torch.no_grad()
+def test_a_sweep_over_as_many_programs_as_rows_and_tokens() -> None:
+    model, ids = build("llama"), batch(rows=2, length=2)["input_ids"]
+    sites = find_sites(model)
+    with hooked(sites, everywhere):
+        steered = model(ids).logits
+    with sweep(model, [triple(sites), None]):
+        found = model(ids, use_cache=False).logits
+    torch.testing.assert_close(found, torch.cat([steered, model(ids).logits]), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -228,6 +228,14 @@ class Steering(Sequence["Program | Schedule | None"]):
             self.prompt_length, self._counts = before, counted
             self._seen.copy_(seen)
 
+    def is_batch_first(self, shape: torch.Size) -> bool:
+        """Whether hidden states [*shape, H] of the forward that runs begin with the rows of the batch."""
+        part = next((part for part in self._parts if part is not None and part.rows is not None), None)
+        if part is None:
+            return True
+        batch, length = part.shape[0] // self.repeats, part.shape[1]
+        return shape[0] == batch and not (batch == length and part.time_first)
+
     def _assign(self, wanted: Sequence[Program | Schedule | None]) -> None:
         """Let the requests have the programs ``wanted``: check, then write what differs from what is there."""
         needed = _distinct(wanted)
@@ -367,7 +375,7 @@ class Steering(Sequence["Program | Schedule | None"]):
                 f"the batch has {batch} rows of {batch} tokens, and it is not known which of the two comes first in "
                 f"the activation of {site.name}: run the model on a batch of another shape first"
             )
-        return len(shapes[0]) == 3 and shapes[0][0] == batch
+        return len(shapes[0]) == 3 and shapes[0][1] == 1
 
     def _find_rows(self, batch: int, length: int, start: int | Tensor | None) -> tuple[Tensor, ...]:
         """The table row of each of the B·T flattened rows, for each site, -1 where it is untouched: int32 [N].

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from affectron.errors import InputError
 from affectron.interventions import Program
-from affectron.models.intervention import intervene
+from affectron.models.intervention import Steering, intervene
 
 
 @contextmanager
@@ -25,12 +26,14 @@ def sweep(model: nn.Module, programs: Sequence[Program | None]) -> Iterator[None
     decoder layers of transformers do. A cache that the forward fills has B rows below and P B rows above.
 
     Raises:
-        InputError, RuntimeError: as :func:`affectron.models.intervene`.
+        InputError, RuntimeError: as :func:`affectron.models.intervene`; in a forward, the layers are given other hidden
+            states, such as [T, B, H].
     """
     repeat = _Repeat(len(programs))
     with ExitStack() as undo:
         if any(program is not None for program in programs):
-            undo.enter_context(intervene(model, programs)).repeats = len(programs)
+            repeat.steering = undo.enter_context(intervene(model, programs))
+            repeat.steering.repeats = len(programs)
         if len(programs) > 1:
             first, *others = _layers(model, programs)
             for layer, hook in ((first, repeat.first), *((layer, repeat.other) for layer in others)):
@@ -57,11 +60,17 @@ class _Repeat:
 
     def __init__(self, times: int) -> None:
         self.times, self.rows = times, 0
+        self.steering: Steering | None = None
 
     def first(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         hidden, *rest = args  # [B, T, H]
+        if self.steering is not None and not self.steering.is_batch_first(hidden.shape[:-1]):
+            raise InputError(
+                f"{type(layer).__name__} is given hidden states {list(hidden.shape)}, expected [batch, tokens, "
+                "hidden], as the programs of a sweep are rows of the batch"
+            )
         self.rows = hidden.shape[0]
         _, kwargs = self.other(layer, (), kwargs)
         return (hidden.repeat(self.times, 1, 1), *map(self._repeated, rest)), kwargs
