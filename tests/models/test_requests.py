@@ -176,6 +176,54 @@ def test_the_text_about_images_is_generated_by_request() -> None:
     assert not torch.equal(half, plain)
 
 
+def idefics() -> Any:
+    """The tower is a part of what reads the text."""
+    config = transformers.IdeficsConfig(
+        vocab_size=VOCABULARY, additional_vocab_size=0, hidden_size=HIDDEN, intermediate_size=NEURONS,
+        num_hidden_layers=2, num_attention_heads=4, cross_layer_interval=1, use_resampler=False, pad_token_id=0,
+        vision_config={
+            "embed_dim": HIDDEN, "intermediate_size": 31, "num_hidden_layers": 1, "num_attention_heads": 4,
+            "image_size": 8, "patch_size": 4,
+        },
+    )  # fmt: skip
+    model = strong(transformers.IdeficsForVisionText2Text(config))
+    for name, gate in model.named_parameters():
+        if "alpha" in name:  # images matter to the text
+            gate.data.fill_(1.0)
+    return model
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_tower_inside_of_what_reads_the_text(images: int) -> None:
+    """With one image a request its rows are known; with more only that a program for all serves."""
+    model, ids = idefics(), batch(rows=2)["input_ids"]
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(2, images, 3, 8, 8)}
+    given["image_attention_mask"] = torch.ones(2, ids.shape[1], images, dtype=torch.long)
+    language, vision = (
+        [s for s in find_sites(model) if ("vision" not in s.name) == wanted] for wanted in (True, False)
+    )
+    text, image = triple(language), triple(vision)
+    with hooked(language, first_half):
+        wanted = model(**given).logits
+    with hooked(vision, first_half):
+        seen = model(**given).logits
+    with hooked(language, lambda h: (torch.arange(h.shape[1]) >= 4)[:, None]):
+        later = model(**given).logits
+    assert (seen - model(**given).logits)[0].abs().max() > 1e-3
+    with intervene(model, [text, None]) as steering:
+        torch.testing.assert_close(model(**given).logits, wanted, rtol=1e-4, atol=1e-4)
+        steering[0] = steering[1] = schedule(text, prompt=False)
+        steering.prompt_length = 4
+        torch.testing.assert_close(model(**given).logits, later, rtol=1e-4, atol=1e-4)
+    with intervene(model, [image, None]):
+        if images == 1:
+            torch.testing.assert_close(model(**given).logits, seen, rtol=1e-4, atol=1e-4)
+        else:
+            with pytest.raises(InputError, match=r"vision_model.* that are not the tokens of the requests' texts"):
+                model(**given)
+
+
 def whisper() -> Any:
     config = transformers.WhisperConfig(
         vocab_size=VOCABULARY, d_model=HIDDEN, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,

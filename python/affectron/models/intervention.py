@@ -262,14 +262,20 @@ class Steering(Sequence["Program | Schedule | None"]):
             for position, site in enumerate(self._sites)
             if any(program is not None and _touches(program, site) for program in self._places)
         )
-        #: Whether any request has a schedule.
-        self.scheduled = any(len(_pieces(program)) > 1 for program in wanted)
-        prompts = {_pieces(program)[0][1] for program in wanted}
-        # Where the requests' programs for a prompt differ.
-        self._differing = frozenset(
+        # Where the requests' programs for a prompt differ, and where that of a request changes with the position.
+        self._differing = self._where_several([{_pieces(program)[0][1] for program in wanted}])
+        self._changing = self._where_several([{part for _, part in _pieces(program)} for program in wanted])
+
+    def _where_several(self, groups: Sequence[Collection[Program | None]]) -> frozenset[int]:
+        """Positions of the sites where any of the groups holds programs that do not all do the same."""
+        several = [group for group in groups if len(group) > 1]
+        return frozenset(
             position
             for position, site in enumerate(self._sites)
-            if len({program if program is not None and _touches(program, site) else None for program in prompts}) > 1
+            if any(
+                len({part if part is not None and _touches(part, site) else None for part in group}) > 1
+                for group in several
+            )
         )
 
     def _needed(self, positions: Collection[int]) -> bool:
@@ -316,9 +322,9 @@ class Steering(Sequence["Program | Schedule | None"]):
         return parts
 
     @property
-    def _timed(self) -> bool:
-        """Whether it matters at which position of the text a token is."""
-        return self.scheduled and self._prompt_length is not None
+    def scheduled(self) -> bool:
+        """Whether any request has a schedule."""
+        return bool(self._changing)
 
     def _start(self, given: dict[str, Any], length: int) -> int | Tensor:
         """The position in the text of the first of the ``length`` tokens of the decoder's forward."""
@@ -337,7 +343,7 @@ class Steering(Sequence["Program | Schedule | None"]):
             if self._counts:  # a state may come of it; not of another text that is read while generate runs
                 self._seen.copy_(torch.where(self._seen == 0, length, self._seen))
             return 0
-        if self._timed:
+        if self.scheduled and self._prompt_length is not None:
             raise InputError(
                 f"a schedule is set, and the {type(cache).__name__} that the model is called with does not tell how "
                 "many tokens it has read: expected a cache with a length, cache_position, or generate without a state"
@@ -347,7 +353,7 @@ class Steering(Sequence["Program | Schedule | None"]):
     @torch.no_grad()
     def _probe(self, part: _Part, batch: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool | None:
         """Whether activations are [T, B, F], where B is T: what the first site is given for the first row alone."""
-        if not (self._differing or self._timed):
+        if not (self._differing or self._changing):
             return None
         site = next((site for site, own in zip(self._sites, self._parts, strict=True) if own is part), None)
         if site is None:
@@ -422,26 +428,30 @@ class Steering(Sequence["Program | Schedule | None"]):
             return self._alike(position, n)
         if part.rows is None:
             # A block of its own, one that a checkpoint computes again, or the input of a model that reads no text.
-            batch = (shape[1] if part.time_first else shape[0]) if len(shape) == 2 else len(self)
+            swapped = bool(part.time_first) and len(shape) == 2
+            batch = shape[int(swapped)] if len(shape) == 2 else len(self)
             if n % batch:
                 raise ValueError(f"{n} rows cannot be shared out to {batch} programs: expected a multiple")
-            part.shape = batch, n // batch
             row = self._find_rows(batch, n // batch, 0 if part.generates else None)[position]
-        else:
-            row = part.rows[position]
+            return row.view(batch, -1).T.reshape(-1) if swapped else row
         batch, length = part.shape
         if n == batch * length:
+            row = part.rows[position]
             return row.view(batch, length).T.reshape(-1) if part.is_time_first(shape) else row
         if n * self.repeats == batch * length:  # below the layer that repeats them: rows of no program
-            return row[:n]
-        if len(shape) == 2 and shape[0] == batch and not (part.generates and self._timed):
+            return part.rows[position][:n]
+        if len(shape) == 2 and shape[0] == batch and not self._is_timed(position):
             return self._find_rows(batch, n // batch, None)[position]  # padded, or with more tokens put before
         return self._alike(position, n)
 
+    def _is_timed(self, position: int) -> bool:
+        """Whether it matters at a site at which position of the text a token is."""
+        part = self._parts[position]
+        return position in self._changing and self._prompt_length is not None and part is not None and part.generates
+
     def _alike(self, position: int, n: int) -> Tensor:
         """:meth:`_rows_of` where it is not known of which request, or of which token, each of the n rows is."""
-        part = self._parts[position]
-        if position in self._differing or (part is not None and part.generates and self._timed):
+        if position in self._differing or self._is_timed(position):
             raise InputError(
                 f"{self._sites[position].name} reads {n} rows that are not the tokens of the requests' texts: expected "
                 "one program for all requests there, and no schedule"
