@@ -269,13 +269,14 @@ class Steering(Sequence["Program | Schedule | None"]):
     def _where_several(self, groups: Sequence[Collection[Program | None]]) -> frozenset[int]:
         """Positions of the sites where any of the groups holds programs that do not all do the same."""
         several = [group for group in groups if len(group) > 1]
+
+        def acting(group: Collection[Program | None], site: Site) -> set[Program | None]:
+            return {program if program is not None and _touches(program, site) else None for program in group}
+
         return frozenset(
             position
             for position, site in enumerate(self._sites)
-            if any(
-                len({part if part is not None and _touches(part, site) else None for part in group}) > 1
-                for group in several
-            )
+            if any(len(acting(group, site)) > 1 for group in several)
         )
 
     def _needed(self, positions: Collection[int]) -> bool:
