@@ -352,6 +352,8 @@ def test_guidance_by_a_text_with_other_positions_is_refused() -> None:
     with intervene(model, schedule(steering(model), prompt=False)) as steered:
         with pytest.raises(InputError, match=r"guidance_scale is 1.5 and a schedule is set"):
             write(model, ids, guidance_scale=1.5)
+        with pytest.raises(InputError, match=r"guidance_scale is 1.5 and a schedule is set"):
+            model.generate(ids, transformers.GenerationConfig(guidance_scale=1.5, max_new_tokens=1))
         steered[0] = steering(model)
         guided = write(model, ids, guidance_scale=1.5)
     assert not torch.equal(guided, write(model, ids, guidance_scale=1.5))

@@ -67,7 +67,8 @@ class _Runs:
         self.drafts: list[bool] = []
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config") or getattr(self.model, "generation_config", None)
+        configs = kwargs.get("generation_config"), *args[1:2], getattr(self.model, "generation_config", None)
+        config = next((given for given in configs if given is not None), None)
         guidance = kwargs.get("guidance_scale", getattr(config, "guidance_scale", None))
         if guidance not in (None, 1) and any(steering.scheduled for steering in self.told):
             raise InputError(
