@@ -58,7 +58,8 @@ Watched = list[tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]]
 @contextmanager
 def watch(model: Any, family: str, tokenizer: Any) -> Iterator[Watched]:
     """Copy, from hooks, what each forward computes: for each sentence its labels and, by site, h and act(g) > 0 at its
-    own words, [words, neurons]. Sentences are found again by their tokens, so nothing is taken from the batches."""
+    own words, [words, neurons]. Sentences are found again by their tokens, so nothing is taken from the batches.
+    Batches of other tokens, by which a model is tried before it is measured, are passed over."""
     labels: dict[tuple[int, ...], list[tuple[str, ...]]] = {}
     for sentence in CORPUS:
         labels.setdefault(tuple(tokenizer(sentence.text)["input_ids"]), []).append(sentence.labels)
@@ -77,6 +78,8 @@ def watch(model: Any, family: str, tokenizer: Any) -> Iterator[Watched]:
     def end(_module, _args, _out) -> None:
         for row, ids in enumerate(batch[0].tolist()):
             length = sum(token != 0 for token in ids)  # 0 pads
+            if tuple(ids[:length]) not in labels:
+                return
             found = {
                 site: (h[site][row, 1:length].numpy(), open_gate[site][row, 1:length].numpy())  # less <s>
                 for site in h
@@ -337,8 +340,8 @@ def test_ctrl_c_says_how_far_it_got_and_restores_the_model() -> None:
     model = build("llama")
     calls = []
 
-    def interrupt(*_args: object) -> None:
-        calls.append(None)
+    def interrupt(_module: object, args: tuple[torch.Tensor]) -> None:
+        calls.extend([None] * (len(args[0]) == 1))  # a batch of several is none of the corpus
         if len(calls) == 4:
             raise KeyboardInterrupt
 

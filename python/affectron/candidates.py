@@ -29,7 +29,7 @@ from affectron.effects import label_rng, middle
 from affectron.errors import InputError
 from affectron.exam import whole_number
 from affectron.findings import Findings
-from affectron.models import Reader, attach, evaluating, max_length, parallel
+from affectron.models import Reader, evaluating, max_length, parallel
 from affectron.models.layout import Routed, Site
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.overlap import compare
@@ -119,7 +119,7 @@ def collect(
         with (
             torch.no_grad(),
             evaluating(model),
-            attach(touched, work.kernel, work.given),
+            reader.attach(work.kernel, work.given, sites=touched),
             track("collecting", len(corpus), progress) as advance,
         ):
             for batch in source:

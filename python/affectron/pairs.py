@@ -20,7 +20,7 @@ from affectron.batching import Encoded, encode, template_frame
 from affectron.corpus import DEFAULT_TASK, Sentence
 from affectron.errors import InputError
 from affectron.files import read_text
-from affectron.models import Reader, attach, evaluating, max_length
+from affectron.models import Reader, evaluating, max_length
 from affectron.models.layout import Routed
 from affectron.overlap import hashed
 from affectron.progress import track
@@ -132,7 +132,7 @@ def screen_pairs(
     with (
         torch.no_grad(),
         evaluating(model),
-        attach(reader.sites, kernel),
+        reader.attach(kernel),
         track("screening pairs", len(pairs), progress) as advance,
     ):
         done = 0

@@ -25,7 +25,6 @@ from affectron.distributed import Processes
 from affectron.errors import InputError
 from affectron.models import (
     Reader,
-    attach,
     check_tokenizer,
     evaluating,
     max_length,
@@ -195,7 +194,7 @@ def _measure(
     work = _Work(reader, corpus, tokens, active)
     meter = Meter(log, processes.rank)
     measured = Shards(corpus, shards, read, work, meter, progress, processes)
-    with torch.no_grad(), evaluating(model), attach(reader.sites, work.kernel, work.given):
+    with torch.no_grad(), evaluating(model), reader.attach(work.kernel, work.given):
         if folder is None:
             stats, place = measured.measure()
         else:

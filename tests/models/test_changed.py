@@ -74,8 +74,10 @@ def agrees(model: Any) -> None:
         assert tensor_names(model) == names
     assert (wanted - plain).abs().max() > 1e-3
     h: list[Tensor] = []
-    handle = down(model)[1].register_forward_pre_hook(lambda _module, args: h.append(args[0].double()))
-    # A sentence a batch and special tokens too: every token that is read counts.
+    # A sentence a batch and special tokens too: every token that is read counts. A batch of more tries the model.
+    handle = down(model)[1].register_forward_pre_hook(
+        lambda _module, args: h.append(args[0].double()) if len(args[0]) == 1 else None
+    )
     stats = screen(model, make_tokenizer(), CORPUS, batch_tokens=1, count_special=True)
     handle.remove()
     rows = torch.cat([part.flatten(0, -2) for part in h])

@@ -82,7 +82,8 @@ class Site:
     ``name`` is the name of the block that holds its linear layers (``model.layers.7.mlp``; in OPT the decoder layer;
     ``model.layers.7.mlp.experts.3`` for an expert), ``module`` the block, or what holds the weights of all experts of
     a layer when they are stacked; then ``expert`` is the expert's number. Where experts are modules in a list ``owner``
-    is the block that routes tokens to them.
+    is the block that routes tokens to them. ``time_first`` says that the block's input is [T, B, H] and not [B, T, H],
+    as only a forward shows.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Site:
     structure: Structure
     expert: int | None = None
     owner: nn.Module | None = None
+    time_first: bool = False
 
     @property
     def layout(self) -> str:

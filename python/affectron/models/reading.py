@@ -1,31 +1,49 @@
 """Run a model for what its neurons do, not for what it says: the part that reads the text, on batches padded right.
 
-Apart because every pass that measures has the same forward.
+Apart because every pass that measures has the same forward. Whether padding reaches the text, and in which order the
+sites see the tokens of a batch, is not asked of a config or a class: a tiny batch is read, and shows it.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from affectron.models import parallel
-from affectron.models.layout import Site
-from affectron.models.sites import find_sites, unwrapped
+from affectron import ops
+from affectron.errors import InputError
+from affectron.models import parallel, swap
+from affectron.models.layout import Given, Kernel, Routed, Site
+from affectron.models.sites import attach, evaluating, find_sites, unwrapped
+
+# The probe: sentences, their tokens, and how many tokens of the first sentence never change. Sentences and tokens
+# differ in number, so that the shapes [B, T, F] and [T, B, F] do.
+_SENTENCES, _TOKENS, _KEPT = 2, 6, 3
+# What rounding may move a value by, relative to the largest of its site: products of equal shape round alike, but in a
+# mixture of experts a token's place among the rows of a product goes by its neighbours.
+_ROUNDING = 16 * torch.finfo(torch.float32).eps
 
 
 class Reader:
     """The part of ``model`` that reads the text: of an encoder and a decoder the encoder, else the model without its
     lm_head, whose product with the vocabulary nobody would read.
 
+    Making one reads a batch of 2 sentences of 6 tokens, twice or up to four times.
+
     Attributes:
         sites: the model's MLPs that are in it.
+        causal: no token sees what follows it: padding on the right changes nothing, and no attention mask is passed.
 
     Raises:
-        InputError: the model has no MLP that can be found.
+        InputError: the model has no MLP that can be found, or a site whose rows are not the tokens of the batch.
     """
 
     def __init__(self, model: Any) -> None:
@@ -34,23 +52,137 @@ class Reader:
         self.body = _body(model)
         parts = set(self.body.modules())
         self.sites: list[Site] = [site for site in sites if site.module in parts]
-        # No token of a right-padded sentence can see the padding behind it: then a mask would change nothing, and
-        # without one the attention kernels take their causal path.
-        self.causal = bool(model.can_generate()) and not model.config.is_encoder_decoder
-        self.options: dict[str, Any] = {"use_cache": False} if self.causal else {}
+        writes = bool(model.can_generate()) and not model.config.is_encoder_decoder
+        self.options: dict[str, Any] = {"use_cache": False} if writes else {}
         # A fully sharded model gathers its weights for the forward of the whole: there the lm_head's product is made,
         # for one position.
         if parallel.is_fully_sharded(model):
             self.body = model
             if parallel.takes(model, "logits_to_keep"):
                 self.options["logits_to_keep"] = 1
+        self._shape = (0, 0)
+        self.causal = writes
+        self._padding = True  # whether it may stand beside a text, with a mask where there is one
+        with torch.no_grad(), evaluating(model):
+            reached = self._probe()
+            if self.causal and reached:
+                # Without a mask the attention kernels take their causal path, so it is passed only where it matters.
+                self.causal = False
+                reached = self._probe()
+        self._padding = not reached
 
     def __call__(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> None:
-        """A forward of tokens [B, T]; the mask is 0 at the padding, on the right."""
-        inputs = {"input_ids": input_ids} if self.causal else {"input_ids": input_ids, "attention_mask": attention_mask}
+        """A forward of tokens [B, T]; the mask is 0 at the padding, on the right.
+
+        Raises:
+            InputError: there is padding, and the model's numbers depend on it.
+        """
+        if not self._padding and not attention_mask.all():
+            raise InputError(
+                f"{type(self.model).__name__} reads a sentence otherwise where padding follows it, even with an "
+                "attention mask; expected sentences of one length in each batch (with batch_tokens=1 a batch has one)"
+            )
+        self._shape = input_ids.shape
+        inputs = {"input_ids": input_ids}
+        if not self.causal and _takes_mask(self.body):
+            inputs["attention_mask"] = attention_mask
         self.body(
             **{name: torch.from_numpy(value).to(self.model.device) for name, value in inputs.items()}, **self.options
         )
+
+    @contextmanager
+    def attach(self, kernel: Kernel, given: Given | None = None, sites: Sequence[Site] | None = None) -> Iterator[None]:
+        """:func:`attach` at these of the reader's sites, or all: row ``b T + t`` of each is token t of sentence b.
+
+        Raises:
+            InputError: in a forward, a site has other rows.
+        """
+        attached = self.sites if sites is None else sites
+
+        def checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def call(position: int, *args: Any) -> Tensor:
+                self._check(attached[position], args)
+                return function(position, *args)
+
+            return call
+
+        with attach(attached, checked(kernel), checked(given or swap.by_identity(kernel))):
+            yield
+
+    def _check(self, site: Site, args: tuple[Any, ...]) -> None:
+        """Raise InputError where the rows of a kernel's arguments are not as many as the batch's tokens."""
+        if torch.compiler.is_compiling():  # the numbers would be guards: every shape would be compiled anew
+            return
+        rows = args[-1].total if isinstance(args[-1], Routed) else args[0].numel() // args[0].shape[-1]
+        sentences, tokens = self._shape
+        if rows != sentences * tokens:
+            raise InputError(
+                f"{site.name} of {type(self.model).__name__} reads {rows} rows where the batch has {sentences} x "
+                f"{tokens} tokens, expected a row a token: the model pads, pools or cuts up the text on its way"
+            )
+
+    def _probe(self) -> bool:
+        """Find out whether the last tokens of a sentence reach those before them, masked where a mask is passed; and in
+        which order each of ``sites`` sees the tokens."""
+        embeddings = self.model.get_input_embeddings()
+        known = getattr(embeddings, "num_embeddings", None) or self.model.config.get_text_config().vocab_size
+        # From the middle of the vocabulary, as special tokens stand at its ends.
+        plain = (known // 2 + np.arange(_SENTENCES * _TOKENS + _TOKENS - _KEPT)) % known
+        ids = plain[: _SENTENCES * _TOKENS].reshape(_SENTENCES, _TOKENS)
+        mask = np.ones_like(ids)
+        if not self.causal:
+            mask[0, _KEPT:] = 0
+        before = self._activations(ids, mask)
+        ids = ids.copy()
+        ids[0, _KEPT:] = plain[_SENTENCES * _TOKENS :]
+        after = self._activations(ids, mask)
+        reached = False
+        for position, site in enumerate(self.sites):
+            for first, second in zip_longest(before.get(position, ()), after.get(position, ())):
+                present = first if second is None else second  # an expert that no token was routed to is not called
+                one, other = (torch.zeros_like(present) if table is None else table for table in (first, second))
+                same = (one == other) | (one.isnan() & other.isnan())
+                change = (one - other).abs().masked_fill(same, 0).amax(-1)
+                if site.expert is None and site.owner is None and int(change.argmax()) >= _TOKENS:
+                    raise InputError(
+                        f"{site.name} of {type(self.model).__name__} reads the tokens of a batch in an order that is "
+                        "not known, expected one sentence after the other"
+                    )
+                largest = present.nan_to_num(0, 0, 0).abs().max()
+                reached |= not bool(change[:_KEPT].max() <= _ROUNDING * largest)
+        return reached
+
+    def _activations(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[int, list[Tensor]]:
+        """The activation of each site in each of its calls, fp32 [B T, F], row ``b T + t`` that of token t of sentence
+        b; an expert's is 0 where a token is not routed to it."""
+        seen: dict[int, list[Tensor]] = {}
+
+        def keep(position: int, h: Tensor, *routed: Routed) -> Tensor:
+            rows = h.float().reshape(-1, h.shape[-1])
+            if routed:
+                whole = rows.new_zeros(routed[0].total, h.shape[-1]).index_add(0, routed[0].tokens, rows)
+                seen[position] = [seen.get(position, [torch.zeros_like(whole)])[0] + whole]
+            else:
+                if h.shape[:-1] == (_TOKENS, _SENTENCES):
+                    self.sites[position] = replace(self.sites[position], time_first=True)
+                    rows = h.float().transpose(0, 1).reshape(-1, h.shape[-1])
+                seen.setdefault(position, []).append(rows)
+            return h
+
+        def kernel(position: int, gate: Tensor, up: Tensor | None, act: str, *routed: Routed) -> Tensor:
+            return keep(position, ops.glu(gate, up, act), *routed)
+
+        def given(position: int, h: Tensor, _gate: Tensor | None, *routed: Routed) -> Tensor:
+            return keep(position, h, *routed)
+
+        with self.attach(kernel, given, list(self.sites)):
+            self(ids, mask)
+        return seen
+
+
+def _takes_mask(body: nn.Module) -> bool:
+    parameters = inspect.signature(body.forward).parameters
+    return "attention_mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _body(model: Any) -> nn.Module:

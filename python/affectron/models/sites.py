@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from affectron.errors import InputError
 from affectron.models import experts, probe, stacks, swap
@@ -175,6 +175,8 @@ def attach(
     another kernel on the same site. Without it the kernel is called with h as ``up`` and a gate of ones under relu,
     which is right for every kernel that maps h to h' (and only for those).
 
+    At a site that is ``time_first`` the kernel sees [B, T, F] all the same.
+
     Experts that are stacked in one parameter are computed one by one for the kernel. ``needed(positions)`` is asked in
     each forward of them; where it is false the module computes them in its own way, all at once.
 
@@ -192,6 +194,8 @@ def attach(
         RuntimeError: in a forward, another thread runs a site.
     """
     given = given or swap.by_identity(kernel)
+    if any(site.time_first for site in sites):
+        kernel, given = _batch_first(sites, kernel), _batch_first(sites, given)
     with ExitStack() as undo:
         with _ATTACHING:
             stacked: dict[nn.Module, dict[int, int]] = {}
@@ -207,6 +211,19 @@ def attach(
         if sites:  # every forward passes the first
             undo.callback(sites[0].module.register_forward_pre_hook(_Owner()).remove)
         yield
+
+
+def _batch_first(sites: Sequence[Site], kernel: Kernel) -> Kernel:
+    """``kernel`` for sites some of which see [T, B, F]: there it is given, and returns, [B, T, F]."""
+
+    def turned(position: int, *args: Any) -> Tensor:
+        if not sites[position].time_first:
+            return kernel(position, *args)
+        # A kernel reads rows at one distance from one another: a copy.
+        h = kernel(position, *(a.transpose(0, 1).contiguous() if isinstance(a, Tensor) else a for a in args))
+        return h.transpose(0, 1)
+
+    return turned
 
 
 # Two threads that attach the same model at once do so one after the other.
