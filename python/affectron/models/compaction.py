@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from affectron.errors import InputError
 from affectron.interventions import Neurons, zero
 from affectron.models.intervention import check_sites
-from affectron.models.layout import Site, set_sizes, sizes
+from affectron.models.layout import Site, running, set_sizes, sizes
 from affectron.models.sites import find_sites, unwrapped
 from affectron.models.swap import attached
 
@@ -50,13 +50,15 @@ def compact(model: Any, neurons: Neurons) -> Any:
     """
     sites = find_sites(model)
     width = sites[0].neurons
-    running = attached()
+    steered = attached()
     for site in sites:
         _check_known(site)
         if site.neurons != width:
             raise InputError(f"{site.name} has {site.neurons} neurons, expected the {width} of {sites[0].name}")
-        if id(site.module) in running:
+        if id(site.module) in steered:
             raise RuntimeError(f"{site.name} is attached: leave the running intervene or screen first")
+        if running(unwrapped(model).get_submodule(site.name))[0] not in ("", "_orig_mod"):
+            raise InputError(f"{site.name} is an adapter's copy of a block, expected a model with its adapters merged")
         _check_plain(site)
     field = next((name for name in _WIDTHS if hasattr(model.config.get_text_config(), name)), None)
     if field is None:
@@ -78,7 +80,7 @@ def compact(model: Any, neurons: Neurons) -> Any:
     smaller = copy.deepcopy(model, memo)
     setattr(smaller.config.get_text_config(), field, widest)
     for site in sites:
-        module: Any = unwrapped(smaller).get_submodule(site.name)
+        module: Any = running(unwrapped(smaller).get_submodule(site.name))[1]
         if "intermediate_size" in vars(module):
             module.intermediate_size = widest
         first, last = _projections(replace(site, module=module))

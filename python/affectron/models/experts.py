@@ -131,11 +131,12 @@ def _forward(
     rows, (total, k) = hidden.reshape(-1, hidden.shape[-1]), chosen.reshape(-1, chosen.shape[-1]).shape
     flat = chosen.reshape(-1)
     order = flat.argsort(stable=True)
-    each = torch.bincount(flat, minlength=number(module)).tolist()
+    experts = len(module.down_proj)  # which is no parameter of the module's while an adapter changes it
+    each = torch.bincount(flat, minlength=experts).tolist()
     name = "gate_up_proj" if _has_gate(module) else "up_proj"
     parts = []
     start = 0
-    for expert, count in enumerate(each[: number(module)]):
+    for expert, count in enumerate(each[:experts]):
         picked = order[start : start + count]
         start += count
         if not count:
@@ -171,6 +172,8 @@ def _activation(module: Any, shown: Structure, links: list[_Link], expert: int, 
 
 
 def _give(links: list[_Link], expert: int, h: Tensor, gate: Tensor | None, routed: Routed) -> Tensor:
+    if h.stride(-1) != 1:  # the module's own; a kernel reads rows without gaps
+        h = h.contiguous()
     for link in links:
         if expert in link.positions:
             h = link.given(link.positions[expert], h, gate, routed)

@@ -75,6 +75,10 @@ class Structure:
     dropout: bool = False
 
 
+# The attribute of transformers' blocks that says how many tokens a piece has; 0 is all.
+CHUNK_SIZE = "chunk_size_feed_forward"
+
+
 @dataclass(frozen=True)
 class Site:
     """One MLP of a model, or one expert of a mixture of experts.
@@ -83,7 +87,7 @@ class Site:
     ``model.layers.7.mlp.experts.3`` for an expert), ``module`` the block, or what holds the weights of all experts of
     a layer when they are stacked; then ``expert`` is the expert's number. Where experts are modules in a list ``owner``
     is the block that routes tokens to them. ``time_first`` says that the block's input is [T, B, H] and not [B, T, H],
-    as only a forward shows.
+    as only a forward shows. ``chunking`` is the block that hands the site its tokens in pieces, to save memory.
     """
 
     name: str
@@ -92,6 +96,7 @@ class Site:
     expert: int | None = None
     owner: nn.Module | None = None
     time_first: bool = False
+    chunking: nn.Module | None = None
 
     @property
     def layout(self) -> str:
@@ -121,6 +126,9 @@ class Site:
 def sizes(module: nn.Module) -> tuple[int, int] | None:
     """(inputs, outputs) of a linear layer, quantised or with an adapter too; GPT-2's Conv1D names them nx and nf."""
     own, kind = vars(module), type(module)
+    adapted = module._modules.get("base_layer")
+    if adapted is not None and sizes(adapted) is None:  # an adapter, of stacked experts for example
+        return None
     weight = module._parameters.get("weight")
     if weight is not None and weight.dim() == 3:  # those of several experts
         return None
@@ -131,6 +139,29 @@ def sizes(module: nn.Module) -> tuple[int, int] | None:
             if isinstance(found[0], int) and isinstance(found[1], int):
                 return found
     return None
+
+
+def running(module: nn.Module) -> tuple[str, nn.Module]:
+    """What does the work of a wrapper, with its name inside: of one by ``torch.compile``, of one by PEFT that holds a
+    copy of a module for each adapter (``modules_to_save``), and of one whose adapter changes the parameters of a module
+    that is no linear layer (``target_parameters``). Any other module is its own, and the name empty."""
+    path: list[str] = []
+    while True:
+        inside = module._modules
+        if "_orig_mod" in inside:
+            name = "_orig_mod"
+        elif "modules_to_save" in inside and "original_module" in inside:
+            wrapper: Any = module
+            active = wrapper.active_adapter
+            chosen = active if isinstance(active, str) else next(iter(active), None)
+            copied = not wrapper.disable_adapters and chosen in wrapper.modules_to_save
+            name = f"modules_to_save.{chosen}" if copied else "original_module"
+        elif "base_layer" in inside and sizes(module) is None:
+            name = "base_layer"
+        else:
+            return ".".join(path), module
+        path.append(name)
+        module = module.get_submodule(name)
 
 
 def set_sizes(linear: Any, inputs: int, outputs: int) -> None:

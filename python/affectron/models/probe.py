@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from affectron.models.layout import Structure, sizes
+from affectron.models.layout import Structure, running, sizes
 from affectron.ops.library import ACTIVATIONS
 from affectron.ops.reference import activate
 
@@ -59,10 +59,12 @@ def linears(block: nn.Module) -> dict[str, nn.Module]:
         for name, child in module._modules.items():
             if child is None:
                 continue
-            if sizes(child) is not None:
-                found[prefix + name] = child
+            within, inner = running(child)
+            path = f"{prefix}{name}.{within}" if within else prefix + name
+            if sizes(inner) is not None:
+                found[path] = inner
             else:
-                walk(f"{prefix}{name}.", child)
+                walk(f"{path}.", inner)
 
     walk("", block)
     return found
@@ -374,6 +376,9 @@ def _copy(
     made: dict[int, nn.Module],
 ) -> nn.Module:
     module = getattr(module, "stands_for", (module,))[0]  # a kernel that is attached now is not to be called
+    within, module = running(module)
+    if within and _kind(module) != "function":  # in whose place another can stand, but not inside its wrapper
+        name = f"{name}.{within}"
     if id(module) in made:
         return made[id(module)]
     twin: Any = copy.copy(module)
@@ -452,7 +457,7 @@ def named_blocks(model: nn.Module) -> Iterator[tuple[int, str, nn.Module]]:
         for name, child in module._modules.items():
             if child is None:
                 continue
-            child = getattr(child, "_orig_mod", child)  # what torch.compile wraps
+            _, child = running(child)
             if id(child) in seen or sizes(child) is not None or not (child._modules or _stacks(child)):
                 continue
             seen.add(id(child))

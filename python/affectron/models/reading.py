@@ -22,7 +22,7 @@ from affectron import ops
 from affectron.errors import InputError
 from affectron.models import parallel, swap
 from affectron.models.layout import Given, Kernel, Routed, Site
-from affectron.models.sites import attach, evaluating, find_sites, unwrapped
+from affectron.models.sites import attach, check_adapter, evaluating, find_sites, has_adapter, unwrapped
 
 # The probe: sentences, their tokens, and how many tokens of the first sentence never change. Sentences and tokens
 # differ in number, so that the shapes [B, T, F] and [T, B, F] do.
@@ -36,17 +36,19 @@ class Reader:
     """The part of ``model`` that reads the text: of an encoder and a decoder the encoder, else the model without its
     lm_head, whose product with the vocabulary nobody would read.
 
-    Making one reads a batch of 2 sentences of 6 tokens, twice or up to four times.
+    Making one reads a batch of 2 sentences of 6 tokens a few times: twice for a causal model.
 
     Attributes:
         sites: the model's MLPs that are in it.
         causal: no token sees what follows it: padding on the right changes nothing, and no attention mask is passed.
 
     Raises:
-        InputError: the model has no MLP that can be found, or a site whose rows are not the tokens of the batch.
+        InputError: the model has no MLP that can be found, or a site whose rows are not the tokens of the batch; an
+            adapter does more than change weights.
     """
 
     def __init__(self, model: Any) -> None:
+        check_adapter(model)
         self.model = model
         sites = find_sites(model)
         self.body = _body(model)
@@ -82,13 +84,16 @@ class Reader:
                 f"{type(self.model).__name__} reads a sentence otherwise where padding follows it, even with an "
                 "attention mask; expected sentences of one length in each batch (with batch_tokens=1 a batch has one)"
             )
+        self._forward(self.body, input_ids, attention_mask)
+
+    def _forward(self, part: nn.Module, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> None:
         self._shape = input_ids.shape
         inputs = {"input_ids": input_ids}
         if not self.causal and _takes_mask(self.body):
             inputs["attention_mask"] = attention_mask
-        self.body(
-            **{name: torch.from_numpy(value).to(self.model.device) for name, value in inputs.items()}, **self.options
-        )
+        if part is self.model and self.model.config.is_encoder_decoder:
+            inputs["decoder_input_ids"] = input_ids
+        part(**{name: torch.from_numpy(value).to(self.model.device) for name, value in inputs.items()}, **self.options)
 
     @contextmanager
     def attach(self, kernel: Kernel, given: Given | None = None, sites: Sequence[Site] | None = None) -> Iterator[None]:
@@ -132,27 +137,42 @@ class Reader:
         mask = np.ones_like(ids)
         if not self.causal:
             mask[0, _KEPT:] = 0
-        before = self._activations(ids, mask)
+        before = self._activations(self.body, ids, mask)
         ids = ids.copy()
         ids[0, _KEPT:] = plain[_SENTENCES * _TOKENS :]
-        after = self._activations(ids, mask)
+        after = self._activations(self.body, ids, mask)
         reached = False
+        for site, change, rounding in self._changes(before, after):
+            # In an expert the rows are placed by the block that routes tokens to it.
+            if site.expert is None and site.owner is None and int(change.argmax()) >= _TOKENS:
+                raise InputError(
+                    f"{site.name} of {type(self.model).__name__} reads the tokens of a batch in an order that is not "
+                    "known, expected one sentence after the other"
+                )
+            reached |= not bool(change[:_KEPT].max() <= rounding)
+        if self.body is not self.model and has_adapter(self.model):
+            for site, change, rounding in self._changes(after, self._activations(self.model, ids, mask)):
+                if not bool(change.max() <= rounding):
+                    raise InputError(
+                        f"{type(self.model).__name__} computes {site.name} otherwise than the model in it, which is "
+                        "what is read; expected an adapter that needs no more than the text"
+                    )
+        return reached
+
+    def _changes(
+        self, before: dict[int, list[Tensor]], after: dict[int, list[Tensor]]
+    ) -> Iterator[tuple[Site, Tensor, float]]:
+        """For each site and call the largest difference between two forwards in each row [B T], and what rounding may
+        account for."""
         for position, site in enumerate(self.sites):
             for first, second in zip_longest(before.get(position, ()), after.get(position, ())):
                 present = first if second is None else second  # an expert that no token was routed to is not called
                 one, other = (torch.zeros_like(present) if table is None else table for table in (first, second))
                 same = (one == other) | (one.isnan() & other.isnan())
                 change = (one - other).abs().masked_fill(same, 0).amax(-1)
-                if site.expert is None and site.owner is None and int(change.argmax()) >= _TOKENS:
-                    raise InputError(
-                        f"{site.name} of {type(self.model).__name__} reads the tokens of a batch in an order that is "
-                        "not known, expected one sentence after the other"
-                    )
-                largest = present.nan_to_num(0, 0, 0).abs().max()
-                reached |= not bool(change[:_KEPT].max() <= _ROUNDING * largest)
-        return reached
+                yield site, change, _ROUNDING * float(present.nan_to_num(0, 0, 0).abs().max())
 
-    def _activations(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[int, list[Tensor]]:
+    def _activations(self, part: nn.Module, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[int, list[Tensor]]:
         """The activation of each site in each of its calls, fp32 [B T, F], row ``b T + t`` that of token t of sentence
         b; an expert's is 0 where a token is not routed to it."""
         seen: dict[int, list[Tensor]] = {}
@@ -176,7 +196,7 @@ class Reader:
             return keep(position, h, *routed)
 
         with self.attach(kernel, given, list(self.sites)):
-            self(ids, mask)
+            self._forward(part, ids, mask)
         return seen
 
 

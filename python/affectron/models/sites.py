@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from affectron.errors import InputError
 from affectron.models import experts, probe, stacks, swap
-from affectron.models.layout import Given, Kernel, Needed, Site, Structure, sizes
+from affectron.models.layout import CHUNK_SIZE, Given, Kernel, Needed, Site, Structure, running, sizes
 
 _DECLARED: dict[type[nn.Module], tuple[str, str | None]] = {}
 
@@ -33,6 +33,30 @@ def unwrapped(model: nn.Module) -> nn.Module:
             inner = inner.get_base_model()
         else:
             return inner  # type: ignore[no-any-return]
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether ``model`` is one by PEFT around another."""
+    return callable(getattr(getattr(model, "_orig_mod", model), "get_base_model", None))
+
+
+def check_adapter(model: Any) -> None:
+    """Refuse a model with an adapter of PEFT that goes by more than the model inside: a learned prompt, whose virtual
+    tokens stand before the text, or weights that hold from certain tokens of the text on.
+
+    Raises:
+        InputError: it has one that is active.
+    """
+    if not has_adapter(model):
+        return
+    for name in model.active_adapters:
+        config = model.peft_config[name]
+        if config.is_prompt_learning or getattr(config, "alora_invocation_tokens", None):
+            kind = "a learned prompt" if config.is_prompt_learning else "activated by tokens of the text"
+            raise InputError(
+                f"adapter {name!r} ({config.peft_type.value}) is {kind}, expected one that changes weights: what reads "
+                "the text is the model inside, model.get_base_model()"
+            )
 
 
 def declare_mlp(block: type[nn.Module], *, last: str, activation: str | None = None) -> None:
@@ -56,7 +80,8 @@ def find_sites(model: nn.Module) -> list[Site]:
     as long for a large model as for a small one, and works for a model on the device ``meta``.
 
     Raises:
-        InputError: the model has no MLP that can be found.
+        InputError: the model has no MLP that can be found, or experts that an adapter changes in a way that does not
+            show.
     """
     found: dict[int, list[Site]] = {}  # by the block's place in the order of declaration
     known: dict[Any, Structure | None] = {}
@@ -64,6 +89,7 @@ def find_sites(model: nn.Module) -> list[Site]:
     lasts: dict[int, int] = {}
     blocks: set[str] = set()  # those in which an MLP was found
     missed: dict[str, str] = {}  # an example of each kind of block in which experts may be that were not found
+    _check_parameters(unwrapped(model))
     candidates = list(probe.named_blocks(unwrapped(model)))
     by_name = {name: block for _, name, block in candidates}
     for place, name, block in candidates:
@@ -99,7 +125,8 @@ def find_sites(model: nn.Module) -> list[Site]:
             found[lasts[last]] = [replace(s, structure=replace(s.structure, whole=False)) for s in shared]
             continue
         lasts[last] = place
-        found[place] = [Site(name, block, structure, owner=_owner(name, by_name))]
+        owner, chunking = _owner(name, by_name), _chunking(name, by_name)
+        found[place] = [Site(name, block, structure, owner=owner, chunking=chunking)]
     sites = [site for place in sorted(found) for site in found[place]]
     for kind, name in missed.items():
         warnings.warn(
@@ -122,6 +149,21 @@ def find_sites(model: nn.Module) -> list[Site]:
     return sites
 
 
+def _check_parameters(model: nn.Module) -> None:
+    """Refuse an adapter around several parameters, or one of stacked experts, of a class that does not say of itself
+    what it computes: its products are followed by its parameters, which are others in each forward."""
+    for name, wrapper in model.named_modules():
+        if "base_layer" not in wrapper._modules or sizes(wrapper) is not None:
+            continue
+        _, inner = running(wrapper)
+        weights = [weight for weight in inner._parameters.values() if weight is not None]
+        if not experts.described(inner) and (len(weights) > 2 or any(weight.dim() > 2 for weight in weights)):
+            raise InputError(
+                f"{name} is a {type(wrapper).__name__} around the parameters of {type(inner).__name__}, expected "
+                "experts that say of themselves what they compute; merge the adapter (model.merge_and_unload())"
+            )
+
+
 def _owner(name: str, blocks: dict[str, nn.Module]) -> nn.Module | None:
     """The block that routes tokens to an expert: it holds, inside a layer, a list of several."""
     place, _, _ = name.rpartition(".")
@@ -135,6 +177,12 @@ def _router(name: str, blocks: dict[str, nn.Module]) -> nn.Module | None:
     """The block that routes tokens to stacked experts: the one that holds them, if that is not the layer itself."""
     above, _, own = name.rpartition(".")
     return None if own.isdigit() or above.rpartition(".")[2].isdigit() else blocks.get(above)
+
+
+def _chunking(name: str, blocks: dict[str, nn.Module]) -> nn.Module | None:
+    """The innermost block that hands the site its tokens in pieces: the site's own or one around it."""
+    around = (blocks.get(part) for part in (name, *reversed(_above(name))))
+    return next((block for block in around if block is not None and vars(block).get(CHUNK_SIZE)), None)
 
 
 def _above(name: str) -> list[str]:
@@ -175,7 +223,8 @@ def attach(
     another kernel on the same site. Without it the kernel is called with h as ``up`` and a gate of ones under relu,
     which is right for every kernel that maps h to h' (and only for those).
 
-    At a site that is ``time_first`` the kernel sees [B, T, F] all the same.
+    At a site that is ``time_first`` the kernel sees [B, T, F] all the same. A block that hands its tokens to a site in
+    pieces hands them over at once meanwhile, which changes no value beyond rounding.
 
     Experts that are stacked in one parameter are computed one by one for the kernel. ``needed(positions)`` is asked in
     each forward of them; where it is false the module computes them in its own way, all at once.

@@ -44,8 +44,10 @@ def find(module: nn.Module) -> Stack | None:
         if value is not None:
             shapes[name] = value.shape
     for name, child in module._modules.items():
-        parts = {key: value.shape for key, value in child._parameters.items() if value is not None} if child else {}
-        if len(parts) == 3 and len(set(parts.values())) == 1 and child is not None:
+        if child is None:
+            continue
+        parts = {key: value.shape for key, value in child._parameters.items() if value is not None}
+        if len(parts) == 3 and len(set(parts.values())) == 1:
             experts = next((value for key, value in vars(child).items() if key.endswith("num_experts")), 0)
             *firsts, last = (f"{name}.{key}" for key in parts)
             (shape,) = set(parts.values())
@@ -54,7 +56,7 @@ def find(module: nn.Module) -> Stack | None:
                 return Stack(
                     tuple(firsts), last, experts, shape[0] // experts, f"{name}.{function}" if function else None
                 )
-        elif len(parts) == 1 and child is not None and not child._modules:
+        elif len(parts) == 1 and not child._modules:
             shapes |= {f"{name}.{key}": shape for key, shape in parts.items()}
     three = {name: shape for name, shape in shapes.items() if len(shape) == 3}
     for first, last in permutations(three, 2):
@@ -95,7 +97,7 @@ def followed(module: nn.Module, owner: nn.Module | None, give: Give, undo: ExitS
     """
     found, own = find(module), module.forward
     assert found is not None
-    routing.follow_input(owner or module, undo)
+    routing.follow_input(module if owner is None else owner, undo)
     runs: list[_Run] = []
 
     def watch(_module: nn.Module, _args: Any, out: Tensor) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from affectron.models import routing
-from affectron.models.layout import Given, Kernel, Routed, Site, Structure
+from affectron.models.layout import CHUNK_SIZE, Given, Kernel, Routed, Site, Structure
 
 
 class Link(NamedTuple):
@@ -102,6 +102,8 @@ def add(site: Site, link: Link) -> Callable[[], None]:
 
 def _enter(site: Site, last: nn.Module, chain: Chain) -> None:
     found = site.structure
+    if site.chunking is not None and vars(site.chunking)[CHUNK_SIZE]:
+        swap_attribute(site.chunking, CHUNK_SIZE, 0, chain.undo)
     if site.owner is not None:
         routing.follow(site.module, site.owner, chain.tell, chain.undo)
     dropping = found.dropout and site.module.training
@@ -171,6 +173,8 @@ def _hook(site: Site, last: nn.Module, chain: Chain) -> None:
 
     def before(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         h, *others = args
+        if h.stride(-1) != 1:  # the block's own; a kernel reads rows without gaps
+            h = h.contiguous()
         return (chain.give(h, gate_of(h) if seen else None), *others)
 
     def gate_of(h: Tensor) -> Tensor | None:
@@ -198,8 +202,6 @@ def by_identity(kernel: Kernel) -> Given:
     ones: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
     def given(position: int, h: Tensor, _gate: Tensor | None, *routed: Routed | None) -> Tensor:
-        if h.stride(-1) != 1:  # the block's own; a kernel reads rows without gaps
-            h = h.contiguous()
         key = (h.shape[-1], h.dtype, h.device)
         if key not in ones:
             ones[key] = torch.ones(h.shape[-1], dtype=h.dtype, device=h.device)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from affectron.errors import InputError
 from affectron.interventions import Program
 from affectron.models.intervention import Steering, intervene
+from affectron.models.sites import check_adapter
 
 
 @contextmanager
@@ -26,9 +27,11 @@ def sweep(model: nn.Module, programs: Sequence[Program | None]) -> Iterator[None
     decoder layers of transformers do. A cache that the forward fills has B rows below and P B rows above.
 
     Raises:
+        InputError: an adapter is a learned prompt, whose virtual tokens would move the text's positions.
         InputError, RuntimeError: as :func:`affectron.models.intervene`; in a forward, the layers are given other hidden
             states, such as [T, B, H].
     """
+    check_adapter(model)
     repeat = _Repeat(len(programs))
     with ExitStack() as undo:
         if any(program is not None for program in programs):
