@@ -4,8 +4,8 @@ Apart from validation.py, which asks the same questions under one intervention a
 they are put. Everything is tokenised once; a reader then runs the model under any number of programs at once, which
 share what none of them changes (:func:`affectron.models.sweep`) and the tokens that all prompts begin with.
 
-Sentences are padded on the right and no attention mask is passed: in a causal model no token sees what follows it,
-so the padding cannot change an answer, and positions count from the first token whatever stands beside it.
+Sentences are padded on the right. In a causal model no token sees what follows it, so the padding cannot change an
+answer, and no attention mask is passed; any other model is given one, and shares no keys and values between prompts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from affectron import models
 from affectron.batching import Encoded, encode, length_limit, split_template, template_frame
 from affectron.corpus import Sentence
 from affectron.errors import InputError, Note
@@ -148,6 +149,7 @@ class LikelihoodReader:
     def __init__(self, model: Any, head: nn.Module, rows: list[list[_Row]], labels: int, pad: int) -> None:
         self._model, self._head, self._rows, self._labels, self._pad = model, head, rows, labels, pad
         self._prefix = _prefix([row for found in rows for row in found])
+        self._reading = models.Reader(model)
 
     def scores(self, wanted: Integers, programs: Programs = AS_IT_IS) -> NDArray[np.float64]:
         """float64 [P, len(wanted), L]: the mean log-likelihood, in nats, of each label's tokens under each program."""
@@ -176,7 +178,9 @@ class LikelihoodReader:
                 np.add.at(found, (line, label), mine)
 
         ids = [row.ids for _, row in asked]
-        _each_batch(self._model, ids, self._pad, _batch_tokens(self._model), programs, read, self._prefix)
+        _each_batch(
+            self._model, self._reading, ids, self._pad, _batch_tokens(self._model), programs, read, self._prefix
+        )
         return scores
 
     def __call__(self, rows: Integers, programs: Programs = AS_IT_IS) -> Integers:
@@ -281,7 +285,7 @@ def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tupl
     encoded = encode(tokenizer, sentences, max_length=max_length(model))
     vocabulary = int(model.get_output_embeddings().weight.shape[0])
     budget = max(1, min(_batch_tokens(model), _BATCH_LOGITS // vocabulary))
-    pad = _pad(tokenizer)
+    pad, reading = _pad(tokenizer), models.Reader(model)
 
     def loss(rows: Integers, programs: Programs) -> NDArray[np.float64]:
         asked = [encoded[index] for index in rows.tolist()]
@@ -295,7 +299,7 @@ def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tupl
             nats = nats.view(-1, *counted.shape).double().cpu()
             sums[run.programs, run.places] = np.where(counted, nats.numpy(), 0.0).sum(-1)
 
-        _each_batch(model, [one.input_ids for one in asked], pad, budget, programs, read)
+        _each_batch(model, reading, [one.input_ids for one in asked], pad, budget, programs, read)
         return sums
 
     return loss, np.array([sum(one.counted[1:]) for one in encoded], dtype=np.int64)
@@ -427,8 +431,8 @@ def _mean_states(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> S
     for one in encoded:
         if not any(one.counted):
             one.counted = [True] * len(one.counted)
-    pad = _pad(tokenizer)
-    body = getattr(model, "base_model", model)
+    pad, reading = _pad(tokenizer), models.Reader(model)
+    body = getattr(models.unwrapped(model), "base_model", model)
 
     def states(rows: Integers, programs: Programs) -> NDArray[np.float64]:
         asked = [encoded[index] for index in rows.tolist()]
@@ -441,7 +445,8 @@ def _mean_states(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> S
             hidden = hidden.double().view(-1, *counted.shape, hidden.shape[-1])
             found[run.programs, run.places] = torch.einsum("bt,pbth->pbh", weights, hidden).cpu().numpy()
 
-        _each_batch(model, [one.input_ids for one in asked], pad, _batch_tokens(model), programs, read)
+        ids = [one.input_ids for one in asked]
+        _each_batch(model, reading, ids, pad, _batch_tokens(model), programs, read)
         return found
 
     return states
@@ -453,16 +458,20 @@ def _mean_states(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> S
 @dataclass(frozen=True)
 class _Run:
     """A batch of B rows under P programs: positions of the programs (a slice) and of the rows [B] among those asked
-    for, ids [B, T] without the first ``cached`` tokens, and the keys and values of these for each layer."""
+    for, ids [B, T] without the first ``cached`` tokens, and the keys and values of these for each layer. ``mask`` is
+    int64 [B, T], 0 at the padding; None for a causal model."""
 
     programs: slice
     places: Integers
     ids: Tensor
+    mask: Tensor | None
     cached: int
     prefix: Sequence[tuple[Tensor, Tensor]]
 
     def __call__(self, model: Any) -> Any:
         """The model's output for P B rows, program by program."""
+        if self.mask is not None:
+            return model(input_ids=self.ids, attention_mask=self.mask)
         if not self.cached:
             return model(input_ids=self.ids, use_cache=False)
         cache = DynamicCache()
@@ -475,6 +484,7 @@ class _Run:
 
 def _each_batch(
     model: Any,
+    reading: models.Reader,
     rows: Sequence[list[int]],
     pad: int,
     budget: int,
@@ -484,21 +494,26 @@ def _each_batch(
 ) -> None:
     """Let ``read`` run the model on all rows under all programs, steered for it, ``budget`` tokens at a time.
 
-    All rows begin with ``prefix``, whose keys and values are computed once for each program where the model keeps
-    them in a form that can be handed on.
+    ``reading`` knows whether ``model`` needs an attention mask. All rows begin with ``prefix``, whose keys and values
+    are computed once for each program where the model is causal and keeps them in a form that can be handed on.
     """
     if not rows:
         return
+    prefix = prefix if reading.causal else ()
     longest = max(map(len, rows)) - len(prefix)
     size = max(1, min(len(programs), _MOST_PROGRAMS, budget // max(longest, 1)))
+    if any(site.time_first for site in reading.sites):  # sweep multiplies the first dimension
+        size = 1
     for start in range(0, len(programs), size):
         chunk = programs[start : start + size]
         with torch.no_grad(), sweep(model, chunk):
             states = _prefix_states(model, prefix)
             cached = len(prefix) if states else 0
-            for places, ids in _batches([row[cached:] for row in rows], pad, budget // len(chunk)):
+            for places, ids, mask in _batches([row[cached:] for row in rows], pad, budget // len(chunk)):
                 span = slice(start, start + len(chunk))
-                read(_Run(span, places, ids.to(model.device), cached, states))
+                seen = reading.mask(mask)
+                given = None if seen is None else torch.from_numpy(seen).to(model.device)
+                read(_Run(span, places, ids.to(model.device), given, cached, states))
 
 
 def _prefix(rows: Sequence[_Row]) -> list[int]:
@@ -523,18 +538,20 @@ def _prefix_states(model: Any, prefix: Sequence[int]) -> list[tuple[Tensor, Tens
     return states if whole else []
 
 
-def _batches(rows: Sequence[Sequence[int]], pad: int, budget: int) -> Iterator[tuple[Integers, Tensor]]:
-    """Rows as batches of similar length: (their positions [B], int64 ids [B, T] padded on the right), B T within the
-    budget but for a row that is longer by itself."""
+def _batches(rows: Sequence[Sequence[int]], pad: int, budget: int) -> Iterator[tuple[Integers, Tensor, Integers]]:
+    """Rows as batches of similar length: (their positions [B], int64 ids [B, T] padded on the right, int64 mask [B, T]
+    that is 0 there), B T within the budget but for a row that is longer by itself."""
     order = np.argsort([-len(row) for row in rows], kind="stable")
     start = 0
     while start < len(order):
         width = max(len(rows[order[start]]), 1)
         places = order[start : start + max(budget // width, 1)]
         ids = np.full((len(places), width), pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
         for line, place in enumerate(places):
             ids[line, : len(rows[place])] = rows[place]
-        yield places, torch.from_numpy(ids)
+            mask[line, : len(rows[place])] = 1
+        yield places, torch.from_numpy(ids), mask
         start += len(places)
 
 

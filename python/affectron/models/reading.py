@@ -77,6 +77,14 @@ class Reader:
         """A forward of tokens [B, T]; the mask is 0 at the padding, on the right.
 
         Raises:
+            InputError: as :meth:`mask`.
+        """
+        self._forward(self.body, input_ids, attention_mask)
+
+    def mask(self, attention_mask: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """The mask to pass to the model: None where there is no need of one, or no place for it.
+
+        Raises:
             InputError: there is padding, and the model's numbers depend on it.
         """
         if not self._padding and not attention_mask.all():
@@ -84,14 +92,13 @@ class Reader:
                 f"{type(self.model).__name__} reads a sentence otherwise where padding follows it, even with an "
                 "attention mask; expected sentences of one length in each batch (with batch_tokens=1 a batch has one)"
             )
-        self._forward(self.body, input_ids, attention_mask)
+        return None if self.causal or not _takes_mask(self.body) else attention_mask
 
     def _forward(self, part: nn.Module, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> None:
         self._shape = input_ids.shape
-        inputs = {"input_ids": input_ids}
-        if not self.causal and _takes_mask(self.body):
-            inputs["attention_mask"] = attention_mask
-        if part is self.model and self.model.config.is_encoder_decoder:
+        mask = self.mask(attention_mask)
+        inputs = {"input_ids": input_ids} if mask is None else {"input_ids": input_ids, "attention_mask": mask}
+        if self.model.config.is_encoder_decoder and part is self.model:
             inputs["decoder_input_ids"] = input_ids
         part(**{name: torch.from_numpy(value).to(self.model.device) for name, value in inputs.items()}, **self.options)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from affectron.errors import InputError
 from affectron.interventions import Program
 from affectron.models.intervention import Steering, intervene
-from affectron.models.sites import check_adapter
+from affectron.models.sites import check_adapter, unwrapped
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def sweep(model: nn.Module, programs: Sequence[Program | None]) -> Iterator[None
             repeat.steering = undo.enter_context(intervene(model, programs))
             repeat.steering.repeats = len(programs)
         if len(programs) > 1:
-            first, *others = _layers(model, programs)
+            first, *others = _layers(unwrapped(model), programs)
             for layer, hook in ((first, repeat.first), *((layer, repeat.other) for layer in others)):
                 # Before all other hooks: the one by which intervene counts rows may be on the same module.
                 undo.callback(layer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
