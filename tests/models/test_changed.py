@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from affectron import interventions
 from affectron.models import find_sites, intervene, unwrapped
 from affectron.screening import screen
-from tests.models.tiny import LAYERS, NEURONS, batch, build, make_tokenizer, site_names, state
+from tests import errors
+from tests.models.families import FAMILIES, available
+from tests.models.test_families import Mixture
+from tests.models.tiny import HIDDEN, LAYERS, NEURONS, batch, build, make_tokenizer, site_names, state
 from tests.test_screening import CORPUS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -246,3 +250,76 @@ def test_a_model_is_as_picklable_as_before(family: str) -> None:
         logits(model)
     assert pickle.dumps(model) == before
     assert torch.equal(logits(pickle.loads(before)), logits(model))
+
+
+def _compile(model: Any, place: str) -> None:
+    """Put torch.compile around one part of each layer."""
+    for layer in next(module for module in model.modules() if isinstance(module, nn.ModuleList)):
+        path, _, name = place.rpartition(".")
+        setattr(layer.get_submodule(path), name, torch.compile(layer.get_submodule(place), backend="eager"))
+
+
+@pytest.mark.parametrize(
+    ("family", "place"),
+    [
+        ("llama", "mlp"),
+        ("llama", "mlp.act_fn"),
+        ("llama", "mlp.gate_proj"),
+        ("llama", "mlp.down_proj"),
+        ("gpt2", "mlp.act"),
+        ("neox", "mlp"),
+    ],
+)
+def test_a_compiled_part_is_seen_through(family: str, place: str) -> None:
+    model, eager = build(family), build(family)
+    _compile(model, place)
+    before, plain = state(model), logits(eager)
+    assert [(site.name, site.path) for site in find_sites(model)] == [(name, "fused") for name in site_names(family)]
+    found, wanted = (screen(one, make_tokenizer(), CORPUS) for one in (model, eager))
+    for site in wanted.sites:
+        assert np.array_equal(found.label("joy")[site].mean, wanted.label("joy")[site].mean)
+    with intervene(eager, program(family)):
+        steered = logits(eager)
+    with intervene(model, program(family)):
+        torch.testing.assert_close(logits(model), steered, **TOLERANCE)
+    assert (steered - plain).abs().max() > 1e-3
+    assert state(model) == before
+    torch.testing.assert_close(logits(model), plain, **TOLERANCE)
+
+
+def test_compiled_experts_are_seen_through() -> None:
+    """Those of a list, and the block that holds stacked ones."""
+    models = {True: build("llama", num_hidden_layers=2), False: build("llama", num_hidden_layers=2)}
+    config = transformers.LlamaConfig(hidden_size=HIDDEN, intermediate_size=NEURONS, num_attention_heads=4)
+    for compiled, model in models.items():
+        torch.manual_seed(3)
+        for layer in model.model.layers:
+            layer.mlp = Mixture([type(layer.mlp)(config) for _ in range(4)], flat=False).eval()
+            for number in range(4 if compiled else 0):
+                layer.mlp.experts[number] = torch.compile(layer.mlp.experts[number], backend="eager")
+    stacked = [FAMILIES[name].build() for name in ("mixtral", "mixtral", "jetmoe", "jetmoe") if available(name)]
+    for model, place in zip(stacked[::2], ("mlp.experts", "mlp"), strict=False):
+        _compile(model, place)
+    for model, eager in [(models[True], models[False]), *zip(stacked[::2], stacked[1::2], strict=True)]:
+        names = [site.name for site in find_sites(eager)]
+        assert [site.name for site in find_sites(model)] == names
+        found, wanted = (screen(one, make_tokenizer(), CORPUS) for one in (model, eager))
+        for name in names:
+            ours, theirs = (stats.label("joy")[name] for stats in (found, wanted))
+            assert ours.count == theirs.count
+            np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_that_is_parametrised_is_computed_with() -> None:
+    model = build("llama")
+    for layer in model.model.layers:
+        nn.utils.parametrizations.weight_norm(layer.mlp.up_proj)
+        with torch.no_grad():
+            layer.mlp.up_proj.parametrizations.weight.original0 *= 1.5
+    agrees(model)
+
+
+def test_a_model_inside_a_wrapper_of_torch_is_asked_for() -> None:
+    wrapped = nn.DataParallel(build("llama"))
+    message = errors.message(lambda: screen(wrapped, make_tokenizer(), CORPUS))
+    assert message == "model is a DataParallel, expected one of transformers; a wrapper of torch holds it as its module"

@@ -49,6 +49,11 @@ class Reader:
 
     def __init__(self, model: Any) -> None:
         check_adapter(model)
+        if not hasattr(model, "can_generate"):
+            kind = type(model).__name__
+            raise InputError(
+                f"model is a {kind}, expected one of transformers; a wrapper of torch holds it as its module"
+            )
         self.model = model
         sites = find_sites(model)
         self.body = _body(model)
