@@ -152,6 +152,91 @@ def test_what_a_config_claims_is_not_allocated(folder: Path, changes: dict[str, 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10  # KiB
 
 
+STORED = {
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.int32: "I32",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+
+
+def store(folder: Path, change: Any) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("dtype", STORED)
+@pytest.mark.parametrize("prefix", ["model.", ""])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_quantised_weights_need_a_config_that_says_so(folder: Path, dtype: Any, prefix: str, sharded: bool) -> None:
+    """Without one they would be read as the numbers that they are, and their scales be left out."""
+    name = f"{prefix}layers.1.mlp.down_proj.weight"
+
+    def change(weights: dict[str, Any]) -> None:
+        weight = weights.pop("model.layers.1.mlp.down_proj.weight").float()
+        weights[name] = (weight * 50).to(dtype)
+        weights[f"{prefix}layers.1.mlp.down_proj.weight_scale"] = torch.full((), 0.02)
+
+    store(folder, change)
+    file = folder / "model.safetensors"
+    if sharded:
+        file = file.rename(folder / "model-00001-of-00001.safetensors")
+        index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(file), file.name)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    message = errors.message(lambda: load_model(folder))
+    assert f"{file}: {name} is stored as {STORED[dtype]}, expected F32, BF16, F16, F64" in message
+    assert "quantization_config" in message
+
+
+def test_integers_that_are_no_weights_are_read(folder: Path) -> None:
+    """Positions and masks, as older files hold them; and layers of another head."""
+    store(
+        folder,
+        lambda weights: weights.update(
+            {
+                "model.embeddings.position_ids": torch.arange(64)[None],
+                "model.layers.0.self_attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8),
+                "model.layers.0.self_attn.masked": torch.ones(8, 8, dtype=torch.bool),
+                "classifier.weight": torch.ones(3, 24),
+                "classifier.bias": torch.ones(3),
+            }
+        ),
+    )
+    model, _ = load_model(folder)
+    assert fingerprint(model) == fingerprint(build("llama").to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+@pytest.mark.parametrize("leaf", ["weight_scale", "weight_zero_point", "bias", "scales"])
+def test_what_a_layer_should_compute_with_is_not_passed_over(folder: Path, prefix: str, leaf: str) -> None:
+    def change(weights: dict[str, Any]) -> None:
+        if not prefix:
+            for key in [key for key in weights if key.startswith("model.")]:
+                weights[key.removeprefix("model.")] = weights.pop(key)
+            weights.pop("lm_head.weight")
+        weights[f"{prefix}layers.0.mlp.up_proj.{leaf}"] = torch.ones(43)
+
+    edit_config(folder, tie_word_embeddings=not prefix)
+    store(folder, change)
+    message = errors.message(lambda: load_model(folder))
+    assert f"layers.0.mlp.up_proj.{leaf}, which the config gives LlamaForCausalLM no place for" in message
+
+
+@pytest.mark.parametrize("bits", ["load_in_8bit", "load_in_4bit"])
+def test_a_folder_whose_config_names_its_quantisation_is_loaded(tmp_path: Path, bits: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    plain, folder = tmp_path / "plain", tmp_path / "quantised"
+    build("llama", hidden_size=64, intermediate_size=128).save_pretrained(plain)
+    quantisation = transformers.BitsAndBytesConfig(**{bits: True})
+    transformers.AutoModelForCausalLM.from_pretrained(plain, quantization_config=quantisation).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    stored = load_file(folder / "model.safetensors")
+    assert stored["model.layers.0.mlp.down_proj.weight"].dtype in (torch.int8, torch.uint8)
+    assert load_model(folder)[0].model.layers[0].mlp.down_proj.weight.dtype in (torch.int8, torch.uint8)
+
+
 def test_a_model_that_generates_no_text_is_refused(tmp_path: Path) -> None:
     config = transformers.T5Config(vocab_size=VOCABULARY, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
     transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)

@@ -7,14 +7,14 @@ one line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -29,6 +29,8 @@ _DTYPES: dict[str, str | torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+# Of safetensors: what a weight may be stored as if it stands for itself.
+_FLOATS = ("F32", "BF16", "F16", "F64")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.*", "spiece.model")
 
 # What transformers and the libraries below it raise for files that cannot be used.
@@ -64,8 +66,9 @@ def load_model(
     files in the folder run only with ``trust_remote_code=True``.
 
     Raises:
-        InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are
-            incomplete, the model has no known MLP, or dtype or device is not one that is there.
+        InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are incomplete or
+            stored as integers or 8-bit floats that the config does not explain, the model has no known MLP, or dtype
+            or device is not one that is there.
     """
     folder = _model_folder(path)
     if not any(folder.glob("*.safetensors")):
@@ -79,7 +82,9 @@ def load_model(
     try:
         config = _config(folder, trust_remote_code)
         if not trust_remote_code:
-            _check_size(folder, config)
+            skeleton = _skeleton(config)
+            _check_size(folder, skeleton)
+            _check_stored(folder, skeleton)
         found: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=chosen_dtype, use_safetensors=True, output_loading_info=True, **options
         )
@@ -91,6 +96,7 @@ def load_model(
     absent = sorted(loaded["missing_keys"])
     if absent:
         raise InputError(f"{folder}: the weights lack {len(absent)} parameters, among them {absent[0]}")
+    _check_unread(folder, model, loaded["unexpected_keys"])
     find_sites(model)
     if chosen_dtype == "auto" and chosen_device.type == "cpu" and _slow_at_16_bits(model.dtype):
         model.float()  # every 16-bit value is a float32 value: only the arithmetic changes
@@ -136,16 +142,66 @@ def _skeleton(config: Any, trust_remote_code: bool = False) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
 
 
-def _check_size(folder: Path, config: Any) -> None:
+def _check_size(folder: Path, skeleton: nn.Module) -> None:
     """Refuse a config of more parameters than the weights beside it can hold, at one bit each: transformers would make
     them all before it finds them missing."""
-    described = sum(parameter.numel() for parameter in _skeleton(config).parameters())
+    described = sum(parameter.numel() for parameter in skeleton.parameters())
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if described > 8 * stored:
         raise InputError(
             f"{folder / 'config.json'} describes {described:,} parameters, expected what the weights hold, which are "
             f"{stored:,} bytes"
         )
+
+
+def _quantised(config: Any) -> bool:
+    return any(getattr(one, "quantization_config", None) is not None for one in (config, config.get_text_config()))
+
+
+def _check_stored(folder: Path, skeleton: Any) -> None:
+    """Refuse weights that are stored as integers or 8-bit floats where the config names no quantisation: transformers
+    would take them for the numbers themselves, without their scales. Headers are read, and no weights."""
+    if _quantised(skeleton.config):
+        return
+    parameters = {name for name, _ in skeleton.named_parameters()}
+    for file in _weight_files(folder):
+        with safe_open(file, framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118, as it is no mapping
+                kind = stored.get_slice(name).get_dtype()
+                if kind in _FLOATS or not (name.endswith("weight") or _named_in(name, parameters)):
+                    continue
+                raise InputError(
+                    f"{file}: {name} is stored as {kind}, expected {', '.join(_FLOATS)}: the config has no "
+                    "quantization_config that tells what these numbers stand for"
+                )
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads, in its order of preference."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file() or not index.is_file():
+        return [whole] if whole.is_file() else []
+    return sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+
+
+def _named_in(name: str, names: Collection[str]) -> bool:
+    """Whether ``name`` is one of ``names``, with or without the prefix by which a model with a head names its body."""
+    return any(one == name or one.endswith(f".{name}") or name.endswith(f".{one}") for one in names)
+
+
+def _check_unread(folder: Path, model: Any, unread: Collection[str]) -> None:
+    """Refuse weights that the model has no place for in a layer that it has: scales, or a bias that the config denies.
+    What belongs to layers of its own, such as another head, is no part of the model."""
+    if _quantised(model.config):
+        return
+    layers = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    for name in sorted(unread):
+        layer, _, _ = name.rpartition(".")
+        if layer in layers or f"{model.base_model_prefix}.{layer}" in layers:
+            raise InputError(
+                f"{folder}: the weights hold {name}, which the config gives {type(model).__name__} no place for, "
+                "expected what its layers compute with"
+            )
 
 
 def fingerprint(model: nn.Module) -> str:
