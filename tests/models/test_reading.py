@@ -302,6 +302,31 @@ def test_rows_that_only_a_long_text_has_are_refused() -> None:
     assert message.startswith("transformer.h.1.mlp of GPT2LMHeadModel reads 12 rows where the batch has 3 x 8 tokens")
 
 
+@pytest.mark.parametrize("time_first", [False, True])
+def test_flat_rows_must_come_one_sentence_after_the_other(time_first: bool) -> None:
+    """[B T, H] and [T B, H] have one shape: what changes with a sentence's tokens tells them apart."""
+    model = build("gpt2")
+    shapes: list[torch.Size] = []
+
+    def flatten(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = args[0].transpose(0, 1) if time_first else args[0]
+        shapes.append(x.shape)
+        return (x.reshape(-1, x.shape[-1]),)
+
+    def restore(_module: nn.Module, _args: Any, out: Tensor) -> Tensor:
+        out = out.view(shapes.pop())
+        return out.transpose(0, 1) if time_first else out
+
+    mlp = model.transformer.h[1].mlp
+    mlp.register_forward_pre_hook(flatten)
+    mlp.register_forward_hook(restore)
+    if time_first:
+        message = errors.message(lambda: Reader(model))
+        assert message.startswith("transformer.h.1.mlp of GPT2LMHeadModel reads the tokens of a batch in an order that")
+    else:
+        independent(model)
+
+
 def test_a_model_that_mixes_tokens_whatever_the_mask_reads_one_length_at_a_time() -> None:
     kind = _named(
         "FNet", "ForMaskedLM", vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=2,

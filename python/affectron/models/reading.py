@@ -49,13 +49,13 @@ class Reader:
 
     def __init__(self, model: Any) -> None:
         check_adapter(model)
+        self.model = model
+        sites = find_sites(model)
         if not hasattr(model, "can_generate"):
             kind = type(model).__name__
             raise InputError(
                 f"model is a {kind}, expected one of transformers; a wrapper of torch holds it as its module"
             )
-        self.model = model
-        sites = find_sites(model)
         self.body = _body(model)
         parts = set(self.body.modules())
         self.sites: list[Site] = [site for site in sites if site.module in parts]
