@@ -266,6 +266,9 @@ def test_a_configuration_in_another_encoding_is_named(inputs: Path) -> None:
         ('task = "mood"', 'task = "tone"', "no sentence has only labels of task 'tone'"),
         ("[validate]", '[validate]\nneutral = "none"', "validate.neutral is 'none', expected one of w50"),
         ('model = "model"', 'model = "nowhere"', "nowhere does not exist"),
+        ("[screen]", '[screen]\nsplit = "dev"', "30 of the 30 tested sentences were screened"),
+        ("[candidates]", '[candidates]\nsplit = "train"', "90 of the 90 tested sentences were screened"),
+        ('task = "mood"', 'task = "mood"\ntest = "train"', "54 of the 54 tested sentences were screened"),
     ],
 )
 def test_what_the_corpus_does_not_have_is_named_before_anything_is_run(
@@ -295,6 +298,14 @@ def test_the_columns_table_says_how_a_corpus_is_written(inputs: Path) -> None:
     assert "give label_separator as ';' to split it" in message(lambda: plan(load_config(file)))
     file.write_text(f'{other}\n[columns]\nquoting = true\nlabel_separator = ";"\n', encoding="utf-8")
     plan(load_config(file))
+
+
+def test_an_overlap_that_is_stated_is_planned(inputs: Path, tmp_path: Path) -> None:
+    file = inputs / "stated.toml"
+    text = CONFIG.replace("[screen]", '[screen]\nsplit = "dev"').replace("output", "allow_overlap = true\noutput")
+    file.write_text(text, encoding="utf-8")
+    config = dataclasses.replace(load_config(file), output=tmp_path / "x")
+    assert [one.stage for one in plan(config)] == ALL
 
 
 def test_the_documentation_shows_every_option_with_its_default() -> None:
