@@ -27,6 +27,8 @@ from affectron.report.tables import Column, Table
 from affectron.scores import SCORES
 from affectron.stats import ActivationStats
 from affectron.wording import count
+from tests.errors import message
+from tests.raw_activations import starved
 
 TASKS = {
     "emotion": ["anger", "disgust", "fear", "happiness", "sadness", "surprise"],
@@ -840,7 +842,7 @@ def at(content: dict[str, Any], path: str) -> tuple[Any, str]:
         ("tasks/tone/results/calm/masks/other", {}, "masks.other is not a known mask"),
         ("tasks/tone/results/calm/trace/0/alpha", True, "trace[0].alpha is True, expected a finite number"),
         ("tasks/tone/results/calm/sites/nowhere", 3, "site 'nowhere' of label 'calm' is not in neurons.json"),
-        ("tasks/tone/results/odd", {}, "tasks.tone.results.odd is not among the task's labels"),
+        ("tasks/tone/results/odd", {}, "tasks.tone.results.odd is not among the task's 2 labels"),
         ("tasks/tone/labels", ["calm", 3], "tasks.tone.labels is ['calm', 3], expected a list of texts"),
     ],
 )
@@ -887,6 +889,63 @@ def test_pieces_of_different_models_are_pointed_out(tmp_path: Path) -> None:
     page = Page(build_report(tmp_path))
     assert "do not belong together: the weights differ" in page.words
     assert "validation.json: ffff0000" in page.words
+
+
+@pytest.mark.parametrize(
+    ("tested", "named"),
+    [
+        (3, "provenance.tested is 3, expected an object"),
+        (
+            {"sentences": "1", "screened": 0, "texts": ""},
+            "provenance.tested has sentences '1' and screened 0, expected",
+        ),
+        (
+            {"sentences": 1, "screened": 0.5, "texts": ""},
+            "provenance.tested has sentences 1 and screened 0.5, expected",
+        ),
+        ({"sentences": 1, "screened": 0, "texts": "?"}, "provenance.tested.texts is '?', expected base64 of ascending"),
+        ({"sentences": 1, "screened": 0}, "provenance.tested.texts is None, expected base64 of ascending"),
+    ],
+)
+def test_a_wrong_record_of_what_was_tested_is_named(tested: Any, named: str, tmp_path: Path) -> None:
+    content = make_run(tmp_path, {"tone": ["calm", "loud"]})
+    content["provenance"]["tested"] = tested
+    (tmp_path / "validation.json").write_text(json.dumps(content))
+    assert message(lambda: build_report(tmp_path)).startswith(f"validation.json: {named}")
+    assert not (tmp_path / "report").exists()
+
+
+def test_screened_sentences_of_any_file_are_refused_or_stated(tmp_path: Path) -> None:
+    """Candidates of before the texts were kept, on the very sentences of the statistics; and a validation that states
+    its own overlap, which needs no leave."""
+    content = make_run(tmp_path, {"tone": ["calm", "loud"]})
+    content["provenance"]["tested"] = {"sentences": 9, "screened": 4, "texts": ""}
+    (tmp_path / "validation.json").write_text(json.dumps(content))
+    assert "4 of the 9 sentences that validation.json tests were screened too." in Page(build_report(tmp_path)).words
+    options = {"split": "train", "bootstrap": 1, "permutations": 1, "examples": 0, "seed": 0}
+    candidates = {"provenance": {**PROVENANCE, "split": "train"}, "options": options, "labels": {}}
+    Findings("candidates", candidates).save(tmp_path / "candidates.json")
+    line = "all sentences of split 'train' that candidates.json tests were screened too"
+    assert message(lambda: build_report(tmp_path)).startswith(line)
+    assert f"A{line[1:]}." in Page(build_report(tmp_path, allow_overlap=True)).words
+    candidates["provenance"] = {**PROVENANCE, "corpus": ["other"]}
+    Findings("candidates", candidates).save(tmp_path / "candidates.json")
+    shown = Page(build_report(tmp_path)).words
+    assert "sentences that candidates.json and induction.json test were screened too cannot be checked" in shown
+
+
+def test_a_site_without_tokens_is_pointed_out_and_the_tokens_are_those_of_the_fullest(tmp_path: Path) -> None:
+    make_run(tmp_path, {"tone": ["calm", "loud", "soft"]})
+    stats = ActivationStats.load(tmp_path / "stats.safetensors")
+    page = Page(build_report(tmp_path))
+    assert "Not every" not in page.words
+    starved(stats, {SITES[0]: ["calm", "soft"]}).save(tmp_path / "stats.safetensors")
+    bare = Page(build_report(tmp_path))
+    assert f"at 1 of 6 sites, the first {SITES[0]}, fewer than two labels have tokens" in bare.words
+    assert "the tokens counted are those of the site that has most of the label’s" in bare.words
+    tokens = int(stats.count[SITES[0]][stats.rows("calm")].sum())
+    assert f"{tokens:,}" in bare.words
+    assert tokens > 0
 
 
 @pytest.mark.parametrize("package", ["matplotlib", "jinja2"])

@@ -647,7 +647,8 @@ def select(
     _print_table("selected neurons", ("task", "label", "neurons", "most at"), rows)
     empty = [label for label, found in neurons.items() if not found]
     if empty:
-        print(f"no neuron was selected for {', '.join(empty)}: a larger --top or another --score finds some")
+        more = "a larger --top, a lower --filter-rate or another --score finds some"
+        print(f"no neuron was selected for {', '.join(empty)}: {more}")
     print(f"saved to {output}")
 
 

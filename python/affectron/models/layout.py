@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class Given(Protocol):
 
     def __call__(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None, /) -> Tensor: ...
 
+
+KernelOrGiven = TypeVar("KernelOrGiven", Kernel, Given)
 
 Needed = Callable[[Collection[int]], bool]
 """``needed(positions)``: whether the kernel has anything to do now at any of these sites, the experts of one layer."""

@@ -7,7 +7,7 @@ sites see the tokens of a batch, is not asked of a config or a class: a tiny bat
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from affectron import ops
 from affectron.errors import InputError
 from affectron.models import parallel, swap
-from affectron.models.layout import Given, Kernel, Routed, Site
+from affectron.models.layout import Given, Kernel, KernelOrGiven, Routed, Site
 from affectron.models.sites import attach, check_adapter, evaluating, find_sites, has_adapter, unwrapped
 
 # The probe: sentences, their tokens, and how many tokens of the first sentence never change. Sentences and tokens
@@ -116,7 +116,7 @@ class Reader:
         """
         attached = self.sites if sites is None else sites
 
-        def checked(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def checked(function: KernelOrGiven) -> KernelOrGiven:
             def call(position: int, *args: Any) -> Tensor:
                 self._check(attached[position], args)
                 return function(position, *args)
@@ -189,10 +189,10 @@ class Reader:
         b; an expert's is 0 where a token is not routed to it."""
         seen: dict[int, list[Tensor]] = {}
 
-        def keep(position: int, h: Tensor, *routed: Routed) -> Tensor:
+        def given(position: int, h: Tensor, _gate: Tensor | None, routed: Routed | None = None) -> Tensor:
             rows = h.float().reshape(-1, h.shape[-1])
-            if routed:
-                whole = rows.new_zeros(routed[0].total, h.shape[-1]).index_add(0, routed[0].tokens, rows)
+            if routed is not None:
+                whole = rows.new_zeros(routed.total, h.shape[-1]).index_add(0, routed.tokens, rows)
                 seen[position] = [seen.get(position, [torch.zeros_like(whole)])[0] + whole]
             else:
                 if h.shape[:-1] == (_TOKENS, _SENTENCES):
@@ -201,11 +201,8 @@ class Reader:
                 seen.setdefault(position, []).append(rows)
             return h
 
-        def kernel(position: int, gate: Tensor, up: Tensor | None, act: str, *routed: Routed) -> Tensor:
-            return keep(position, ops.glu(gate, up, act), *routed)
-
-        def given(position: int, h: Tensor, _gate: Tensor | None, *routed: Routed) -> Tensor:
-            return keep(position, h, *routed)
+        def kernel(position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
+            return given(position, ops.glu(gate, up, act), None, routed)
 
         with self.attach(kernel, given, list(self.sites)):
             self._forward(part, ids, mask)

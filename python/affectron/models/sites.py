@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from affectron.errors import InputError
 from affectron.models import experts, probe, stacks, swap
-from affectron.models.layout import CHUNK_SIZE, Given, Kernel, Needed, Site, Structure, running, sizes
+from affectron.models.layout import CHUNK_SIZE, Given, Kernel, KernelOrGiven, Needed, Site, Structure, running, sizes
 
 _DECLARED: dict[type[nn.Module], tuple[str, str | None]] = {}
 
@@ -262,14 +262,15 @@ def attach(
         yield
 
 
-def _batch_first(sites: Sequence[Site], kernel: Kernel) -> Kernel:
+def _batch_first(sites: Sequence[Site], kernel: KernelOrGiven) -> KernelOrGiven:
     """``kernel`` for sites some of which see [T, B, F]: there it is given, and returns, [B, T, F]."""
 
     def turned(position: int, *args: Any) -> Tensor:
         if not sites[position].time_first:
             return kernel(position, *args)
         # A kernel reads rows at one distance from one another: a copy.
-        h = kernel(position, *(a.transpose(0, 1).contiguous() if isinstance(a, Tensor) else a for a in args))
+        batch_first: list[Any] = [a.transpose(0, 1).contiguous() if isinstance(a, Tensor) else a for a in args]
+        h = kernel(position, *batch_first)
         return h.transpose(0, 1)
 
     return turned

@@ -30,7 +30,7 @@ def overlap_notices(
     screened = overlap.known(source.screened for source in sources.values())
     notices, untold = [], []
     for file, content in tests.items():
-        provenance, options = content["provenance"], content["options"]
+        provenance, options = (_object(content.get(name)) for name in ("provenance", "options"))
         if "tested" in provenance:
             sentences, stated, texts = _tested(file, provenance["tested"])
             found = int(overlap.are_among(texts, screened).sum())
@@ -86,11 +86,16 @@ def _screened_splits(
     provenance: Mapping[str, Any], options: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]
 ) -> list[str]:
     """The tested splits whose digest is that of the screened corpus: what a file without ``tested`` tells."""
-    known = [digest for source in sources for digest in source.get("corpus") or ()]
+    known = [digest for source in sources if isinstance(source.get("corpus"), list) for digest in source["corpus"]]
     splits = provenance.get("corpus_splits")
     if isinstance(splits, dict):
         names = dict.fromkeys(str(options.get(name)) for name in ("dev", "test"))
         return [f"split {name!r}" for name in names if splits.get(name) in known]
     tested = provenance.get("corpus")  # of the candidates, whose corpus is the split that they read
     read = options.get("split")
-    return [f"split {read!r}"] if isinstance(tested, list) and read and known and set(tested) <= set(known) else []
+    same = isinstance(tested, list) and tested and all(digest in known for digest in tested)
+    return [f"split {read!r}"] if same and read else []
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
