@@ -250,6 +250,20 @@ def test_a_corpus_that_changes_meanwhile_is_noticed(sentences: Path, tmp_path: P
         run(corpus, tmp_path / "shards", model)
 
 
+def test_a_folder_that_another_process_writes_to_is_refused(sentences: Path, corpus: Corpus, tmp_path: Path) -> None:
+    output, folder = tmp_path / "out.safetensors", tmp_path / "shards"
+    other = start(measure, sentences, output, shards=SHARDS, checkpoint=folder, checkpoint_minutes=OFTEN)
+    while not list(folder.glob("shard-*")):  # it measures, and the rest takes long beside the refusal
+        assert other.is_alive()
+    os.kill(other.pid, signal.SIGSTOP)
+    line = message(lambda: run(corpus, folder, resume=True))
+    assert line.startswith(f"{folder} is in use by process {other.pid} on ")
+    other.kill()
+    other.join()
+    run(corpus, folder, resume=True)  # its lock went with it
+    assert not (folder / ".lock").exists()
+
+
 def test_sigkill_at_random_points_changes_nothing(sentences: Path, tmp_path: Path) -> None:
     output, folder = tmp_path / "out.safetensors", tmp_path / "shards"
     options = {"shards": SHARDS, "checkpoint": folder, "checkpoint_minutes": OFTEN, "resume": True}

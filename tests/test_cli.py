@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import affectron
 from affectron import screening
 from affectron.cli import app
+from affectron.files import locked
 from tests.models.families import FAMILIES
 from tests.models.tiny import VOCABULARY, build, make_tokenizer
 
@@ -41,10 +42,10 @@ def run(*arguments: object) -> str:
     return result.stdout
 
 
-def refuse(*arguments: object) -> str:
+def refuse(*arguments: object, status: int = 2) -> str:
     """The one line of a command that must be refused with exit code 2."""
     result = invoke(*arguments)
-    assert result.exit_code == 2, result.output
+    assert result.exit_code == status, result.output
     assert result.stdout == ""
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr
@@ -368,7 +369,7 @@ def test_steering_shows_every_text_and_its_speed(made: Path, one_thread: None) -
     shown = run("steer", made / "model", "--neurons", made / "neurons.json", "--label", "joy", "--prompt", "w1 w2")
     assert "unsteered" in shown
     assert "induce 1 joy, " in shown
-    assert re.search(r"\d tokens in \d+\.\d s, [\d,]+ tokens/s", shown)
+    assert re.search(r"^\d+ tokens in \d+\.\d s, [\d,]+ tokens/s$", shown, re.MULTILINE)  # a line of its own
 
 
 def test_info_describes_backends_and_a_model_without_its_weights(copy: Path) -> None:
@@ -387,9 +388,52 @@ def test_info_shows_the_experts_of_a_layer_in_one_row(tmp_path: Path) -> None:
     assert "model.layers.1.mlp.1" not in shown
 
 
-@pytest.mark.parametrize("command", ["demo", "info", "screen", "select", "validate", "steer", "report"])
+COMMANDS = ["demo", "info", "screen", "screen-pairs", "select", "validate", "steer", "run", "report"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     assert "--json" in run(command, "--help")
+    assert run(command, "-h") == run(command, "--help")
+
+
+def test_the_command_alone_lists_the_others() -> None:
+    shown = run()
+    assert shown == run("-h") == run("--help")
+    assert all(re.search(rf"^  {command} ", shown, re.MULTILINE) for command in COMMANDS)
+    assert "--install-completion" in shown
+    assert run("--version") == f"affectron {affectron.__version__}\n"
+
+
+def test_one_of_a_thing_is_singular(copy: Path) -> None:
+    corpus = write_corpus(copy / "c.jsonl", [*sentences(), {"text": "w1"}])
+    arguments = ("screen", copy / "model", corpus, "-o", copy / "s.safetensors", "--on-bad-line", "skip")
+    result = invoke(*arguments, "--device", "cpu")
+    assert "skipped 1 bad line, the first at line 91" in result.stderr
+    assert "; 1 shard, padding" in result.stdout
+    assert " 1 checkpoint in " in result.stdout
+    assert "float32 on cpu" in result.stdout
+    assert "on the device" not in result.stdout  # of which a CPU has none
+    steering = (
+        "--label",
+        "joy",
+        "--neurons",
+        copy / "neurons.json",
+        "--share",
+        0.01,
+        "--stats",
+        copy / "s.safetensors",
+    )
+    shown = run("steer", copy / "model", *steering, "--prompt", "w1", "--max-new-tokens", 1)
+    assert "induce 1 joy, 1 neuron " in shown
+
+
+def test_the_whole_share_is_told(copy: Path) -> None:
+    result = invoke("select", copy / "stats.safetensors", "--top", 1, "--filter-rate", 0, "-o", copy / "n.json")
+    assert result.exit_code == 0
+    assert "--top is a share, and 1 is all neurons" in result.stderr
+    assert sum(map(len, affectron.NeuronSet.load(copy / "n.json").values())) == 129
+    assert invoke("select", copy / "stats.safetensors", "--top", 0.5, "-o", copy / "n.json").stderr == ""
 
 
 def test_the_module_is_the_command() -> None:
@@ -435,6 +479,20 @@ def listing(folder: Path) -> list[Path]:
         (lambda f: screen(f, "--tokens", "first"), "tokens is 'first', expected one of all, last, mean"),
         (lambda f: screen(f, "--device", "toaster"), "device is 'toaster'"),
         (lambda f: screen(f, "-o", f / "model"), "cannot write .*model: it is a folder"),
+        (lambda f: screen(f, "-o", f / "corpus.jsonl"), "cannot write .*corpus.jsonl: it is read as well"),
+        (lambda f: screen(f, "--log-json", f / "corpus.jsonl"), "cannot write .*corpus.jsonl: it is read as well"),
+        (lambda f: screen(f, "-o", f / "corpus.jsonl" / "x"), "cannot write .*x: .*corpus.jsonl is not a folder"),
+        (lambda f: screen(f, "--checkpoint", f / "corpus.jsonl"), "cannot make or lock the folder .*: File exists"),
+        (lambda f: screen(f, "--top", 1), "No such option: --top.*; .* screen -h shows what there is"),
+        (lambda f: screen(f, "--shards", "many"), "Invalid value for '--shards'.*; .* screen -h shows what there is"),
+        (lambda f: ("scren", f / "model"), "No such command 'scren'. Did you mean 'screen'.*"),
+        (lambda f: ("--colour",), "No such option: --colour"),
+        (lambda f: ("select", "-o", f / "out.json"), "Missing argument 'STATS'; .* select -h shows what there is"),
+        (
+            lambda f: ("screen", "owner/absent", f / "corpus.jsonl", "-o", f / "out"),
+            "owner/absent is no folder here and not in the cache",
+        ),
+        (lambda f: ("select", f / "stats.safetensors", "-o", f / "stats.safetensors"), "it is read as well"),
         (lambda f: ("select", f / "absent", "-o", f / "out.json"), "absent"),
         (lambda f: ("select", f / "stats.safetensors", "--top", 0, "-o", f / "out.json"), r"top is 0.0, .*\(0, 1\]"),
         (lambda f: ("select", f / "stats.safetensors", "--top", 1.5, "-o", f / "out.json"), r"top is 1.5, .*\(0, 1\]"),
@@ -564,7 +622,7 @@ def test_ctrl_c_while_screening_says_how_far_it_got(copy: Path, monkeypatch: pyt
     # A shell that starts the tests in the background lets them ignore Ctrl-C.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        line = refuse(*screen(copy, "--batch-tokens", 1))
+        line = refuse(*screen(copy, "--batch-tokens", 1), status=130)
     finally:
         signal.signal(signal.SIGINT, before)
     kept = copy / "out.safetensors.shards"
@@ -577,3 +635,136 @@ def test_ctrl_c_while_screening_says_how_far_it_got(copy: Path, monkeypatch: pyt
     assert not kept.exists()
     run(*screen(copy, "--batch-tokens", 1)[:3], "-o", copy / "whole.safetensors", "--batch-tokens", 1)
     assert (copy / "out.safetensors").read_bytes() == (copy / "whole.safetensors").read_bytes()
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(copy: Path) -> None:
+    os.mkfifo(copy / "pipe")
+    for arguments in (screen(copy, "-o", copy / "pipe"), ("select", copy / "stats.safetensors", "-o", copy / "pipe")):
+        assert f"cannot write {copy / 'pipe'}: it is a device or a pipe" in refuse(*arguments)
+    assert (copy / "pipe").is_fifo()
+
+
+def test_the_log_may_be_in_a_new_folder(copy: Path) -> None:
+    run(*screen(copy, "--log-json", copy / "a" / "b" / "log.jsonl"))
+    assert json.loads((copy / "a" / "b" / "log.jsonl").read_text().splitlines()[-1])["event"] == "summary"
+
+
+def test_a_checkpoint_folder_for_other_files_is_refused_and_left(copy: Path) -> None:
+    before = listing(copy)
+    line = refuse(*screen(copy, "--checkpoint", copy / "model"))
+    assert f"checkpoint is {copy / 'model'}, which holds config.json; expected a folder for shards alone" in line
+    assert listing(copy) == before
+    kept = copy / "kept"
+    kept.mkdir()
+    (kept / ".shard-00000.safetensors.x.tmp").touch()  # of a process that was killed
+    run(*screen(copy, "--checkpoint", kept))
+    assert not kept.exists()
+
+
+# --- before the model is loaded ---
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (lambda f: screen(f, "--template", "Say:"), r"prompt without \{text\}"),
+        (lambda f: screen(f, "--tokens", "first"), "tokens is 'first'"),
+        (lambda f: screen(f, "--active", "off"), "active is 'off'"),
+        (lambda f: screen(f, "--long-texts", "drop"), "long_texts is 'drop', expected one of truncate, windows"),
+        (lambda f: screen(f, "--batch-tokens", 0), "batch_tokens is 0"),
+        (lambda f: screen(f, "--shards", 91), "shards is 91, expected 1 to 90"),
+        (lambda f: screen(f, "--checkpoint-minutes", "nan"), "checkpoint_minutes is nan"),
+        (lambda f: ("screen-pairs", f / "model", f / "pairs", "-o", f / "o", "--template", "x"), "prompt without"),
+        (lambda f: ("screen-pairs", f / "model", f / "pairs", "-o", f / "o", "--batch-tokens", -1), "batch_tokens"),
+        (lambda f: ("screen-pairs", f / "model", f / "pairs", "-o", f / "pairs"), "it is read as well"),
+        (lambda f: validate(f, "--prompt", "label=Say:"), r"prompt without \{text\}"),
+        (lambda f: validate(f, "--prompt", "tone={text}"), "prompts has task 'tone', expected label"),
+        (lambda f: validate(f, "--dev", "valid"), "split .valid. is not in"),
+        (lambda f: validate(f, "--test", "dev"), "dev 'dev', test 'dev'; expected different ones"),
+        (lambda f: validate(f, "--alpha", "nan"), "alpha is nan"),
+        (lambda f: validate(f, "--random-sets", -1), "random_sets is -1"),
+        (lambda f: validate(f, "--limit", 0), "limit is 0"),
+        (lambda f: validate(f, "--seed", -1), "seed is -1"),
+        (lambda f: validate(f, "--evaluator", "oracle"), "evaluator is 'oracle'"),
+        (lambda f: validate(f, "--task", "tone"), "task 'tone' is not in .*corpus.jsonl|task.*'tone'"),
+        (lambda f: validate(f, "--neutral", "envy"), "label 'envy'"),
+        (lambda f: steer(f, "--label", "envy"), "label 'envy'"),
+        (lambda f: steer(f, "--label", "joy", "--strength", "nan"), "beta is nan"),
+        (lambda f: steer(f, "--label", "joy", "--program", "cross-signal", "--signal", "envy"), "'envy'"),
+    ],
+)
+def test_what_needs_no_model_is_checked_before_it_is_loaded(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, command, message: str
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(affectron, "load_model", load)
+    write_corpus(copy / "pairs", [{"label": "joy", "text": "w1", "other": "w2"}])
+    before = listing(copy)
+    line = refuse(*command(copy))
+    assert re.search(message, line), line
+    assert listing(copy) == before
+
+
+# --- two at once, and the end of a process ---
+
+
+def test_a_second_screening_of_the_same_output_is_refused(copy: Path) -> None:
+    kept = copy / "out.safetensors.shards"
+    with locked(kept):
+        line = refuse(*screen(copy))
+        assert f"{kept} is in use by process {os.getpid()} on " in line
+        assert [path.name for path in kept.iterdir()] == [".lock"]
+    run(*screen(copy))
+    assert not kept.exists()
+
+
+def test_a_second_demo_in_the_folder_is_refused(tmp_path: Path) -> None:
+    with locked(tmp_path / "demo"):
+        assert f"{tmp_path / 'demo'} is in use by process " in refuse("demo", "-o", tmp_path / "demo")
+
+
+def command(*arguments: object, **options: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "affectron", *map(str, arguments)], stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def test_a_reader_that_has_enough_ends_a_command_in_silence() -> None:
+    process = command("info", stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.communicate()[1] == ""
+    assert process.returncode == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is full")
+@pytest.mark.parametrize("arguments", [["--version"], ["select", "-h"], ["info", "--json"]])
+def test_an_output_that_takes_nothing_is_told(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        process = command(*arguments, stdout=full)
+        assert process.communicate()[1] == "error: No space left on device\n"
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_with_one_line_and_leaves_what_was_there(
+    copy: Path, number: signal.Signals, status: int
+) -> None:
+    corpus = copy / "corpus.fifo.jsonl"
+    os.mkfifo(corpus)  # of which nothing comes
+    before = listing(copy)
+    process = command(
+        *("screen-pairs", copy / "model", corpus, "-o", copy / "out"), stdout=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    with corpus.open("w"):  # it reads by now
+        process.send_signal(number)
+        stdout, stderr = process.communicate()
+    assert stdout == ""
+    assert stderr.startswith("error: ")
+    assert stderr.endswith("every file is whole or as it was\n")
+    assert stderr.count("\n") == 1
+    assert process.returncode == status
+    assert listing(copy) == before

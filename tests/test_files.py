@@ -140,7 +140,11 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     path.mkdir()
     assert message(lambda: write(path, b"")) == f"cannot write {path}: Is a directory; nothing was changed"
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert message(lambda: write(path, b"")).startswith(f"cannot write {path}: it is a device or a pipe")
+    assert path.is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "pipe"]
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------
@@ -175,7 +179,9 @@ def test_what_json_cannot_hold_is_not_written(tmp_path: Path, value: Any) -> Non
         (b"", " is not JSON that can be read: Expecting value"),
         (b'{"format": "a", "version": 3', " is not JSON that can be read: Expecting ',' delimiter"),
         (b'{"format":\n "\xe9"}', ":2: not UTF-8 (byte 0xe9)"),
-        (b"[" * 100_000 + b"]" * 100_000, " is not JSON that can be read: maximum recursion depth exceeded"),
+        (b"[" * 100_000 + b"]" * 100_000, " is not JSON that can be read: it is nested too deep"),
+        (b'{"a":' * 100_000, " is not JSON that can be read: it is nested too deep"),
+        (b'{"format": ' + b"9" * 10_000 + b"}", " is not JSON that can be read: Exceeds the limit"),
         (b'[{"format": "a"}]', ": format is 'list', expected 'a'"),
         (b"{}", ": format is None, expected 'a'"),
         (b'{"format": "b", "version": 3}', ": format is 'b', expected 'a'"),

@@ -359,7 +359,7 @@ def test_ctrl_c_says_how_far_it_got_and_restores_the_model() -> None:
     [
         ({"tokens": "first"}, "tokens is 'first', expected one of all, last, mean"),
         ({"active": "up"}, "active is 'up', expected one of gate, product"),
-        ({"batch_tokens": 0}, "batch_tokens is 0, expected at least 1"),
+        ({"batch_tokens": 0}, "batch_tokens is 0, expected an integer of at least 1"),
         ({"template": "Say: "}, r"prompt without \{text\}: template is 'Say: '"),
     ],
 )

@@ -21,6 +21,8 @@ from affectron.stats import ActivationStats, plain_json
 FORMAT = "affectron.shards"
 VERSION = 1
 
+_RECORD, _SHARDS = "run.json", "shard-*.safetensors"
+
 
 @dataclass
 class Place:
@@ -64,11 +66,14 @@ class ShardFolder:
         self.path = path
         self.run = plain_json(run)
         self._digest = digest(repr(sorted(_flat(self.run).items())).encode())
-        self._record = path / "run.json"
-        if path.exists() and not path.is_dir():
-            raise InputError(f"checkpoint is {path}, which is a file; expected a folder")
-        self._recorded = path.is_dir() and any(path.glob("shard-*.safetensors"))
+        self._record = path / _RECORD
+        self._recorded = path.is_dir() and any(path.glob(_SHARDS))
         if not self._recorded:
+            names = [file.name for file in path.iterdir()] if path.is_dir() else []
+            # A name with a dot is the lock's, or of a file whose writer was killed.
+            other = sorted(name for name in names if name != _RECORD and not name.startswith("."))
+            if other:
+                raise InputError(f"checkpoint is {path}, which holds {other[0]}; expected a folder for shards alone")
             return
         if not resume:
             raise InputError(
@@ -155,6 +160,14 @@ class ShardFolder:
         if kept is None or not kept[1].complete:
             raise InputError(f"{self.file(shard)} was damaged or removed since it was complete: go on with --resume")
         return kept
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove the files of a folder of shards, and the folder where nothing else is in it."""
+        with suppress(OSError):
+            for file in (*path.glob(_SHARDS), *path.glob(".*.tmp"), path / _RECORD):
+                file.unlink(missing_ok=True)
+            path.rmdir()
 
     def places(self, shards: int) -> dict[int, Place]:
         """How far each of the first ``shards`` shards is; those without a whole file are left out."""

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import errno
 import json
 import os
-import shutil
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import TextIOWrapper
 from itertools import groupby
 from logging import ERROR, getLogger
 from pathlib import Path
@@ -32,43 +34,95 @@ from typer.core import TyperGroup
 
 import affectron
 from affectron.errors import Incomplete, InputError, Note
-from affectron.files import read_text
+from affectron.files import locked, read_text
 from affectron.sources import HUB
+from affectron.wording import count
 
 if TYPE_CHECKING:
     from affectron import ActivationStats, Corpus, NeuronList, NeuronSet, Program, Validation
     from affectron.models import Site
 
 
+# A wrong option, argument or command. typer has a copy of click or uses click, by its version.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn what a user or the system can mend into one line on stderr, and an exit code: 2 for bad input, 1 for work
+    that is done in part, 130 for Ctrl-C and 143 for SIGTERM."""
+    status = 2
+    try:
+        yield
+        sys.stdout.flush()  # fails here, not when Python ends
+        return
+    except InputError as error:
+        message = str(error)
+    except _UsageError as error:
+        message = error.format_message()
+        if error.ctx is not None:
+            message = f"{message.rstrip('.')}; {error.ctx.command_path} -h shows what there is"
+    except Incomplete as error:
+        message, status = str(error), 1
+    except KeyboardInterrupt as error:
+        message = str(error) or "interrupted; every file is whole or as it was"
+        status = 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
+    except MemoryError as error:
+        message = f"the memory does not suffice: {error}"
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # who reads has enough, such as head; typer ends in silence
+            raise
+        message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    _say(f"error: {' '.join(message.split())}")
+    raise typer.Exit(status)
+
+
 class _Commands(TyperGroup):
-    """Turns what a user can mend into one line on stderr and exit code 2."""
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _one_line():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        status = 2
-        try:
+        with _one_line():
             return super().invoke(ctx)
-        except InputError as error:
-            message = str(error)
-        except KeyboardInterrupt as error:
-            message = str(error) or "interrupted; nothing was written"
-        except Incomplete as error:
-            message, status = str(error), 1
-        print(f"error: {message}", file=sys.stderr)
-        raise typer.Exit(status)
 
 
 app = typer.Typer(
     cls=_Commands,
-    help="Find, test and steer the MLP neurons of a language model.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def _affectron(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False,
+) -> None:
+    """Find, test and steer the MLP neurons of a language model."""
+    if version:
+        print(f"affectron {affectron.__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated("stopped by SIGTERM; every file is whole or as it was")
 
 
 def main() -> None:
     """The entry point of the command ``affectron``."""
+    signal.signal(signal.SIGTERM, _terminate)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a label or a path may hold what the terminal cannot show
     warnings.showwarning = lambda message, category, *_: _say(
         f"{'note' if issubclass(category, Note) else 'warning'}: {message}"
     )
@@ -93,7 +147,13 @@ class OnBadLine(str, enum.Enum):
     skip = "skip"
 
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a transformers causal language model.")]
+# Text, not a path: ./gpt2 is a folder, and gpt2, where no such folder is, a name.
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A transformers causal language model: its folder, or its name on the Hugging Face hub."
+    ),
+]
 CorpusArgument = Annotated[
     str,
     typer.Argument(
@@ -124,7 +184,9 @@ TaskOption = Annotated[
 ]
 OnBadLineOption = Annotated[OnBadLine, typer.Option(help="Stop at a line that cannot be used, or count and skip it.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="auto: as saved, but float32 on a CPU that is slow at 16 bits.")]
-DeviceOption = Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, ...")]
+DeviceOption = Annotated[
+    str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; auto: a GPU if there is one.")
+]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Let Python code in the model's folder run.")]
 BatchTokens = Annotated[int, typer.Option(help="Tokens in a batch at most, padding included.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -167,7 +229,8 @@ def _read_corpus(
     )
     if corpus.skipped:
         line, reason = corpus.bad_lines[0]
-        _say(f"{path}: skipped {corpus.skipped:,} bad lines, the first at line {line}: {reason}")
+        skipped = count(corpus.skipped, "bad line")
+        _say(f"{path}: skipped {skipped}, the first at line {line}: {reason}")
     return corpus
 
 
@@ -178,9 +241,9 @@ def _quiet_transformers() -> None:
     logging.disable_progress_bar()  # it would tell how parameters are handed out, in a moment
 
 
-def _load_model(folder: Path, dtype: Dtype, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
+def _load_model(name: str, dtype: Dtype, device: str, trust_remote_code: bool) -> tuple[Any, Any]:
     _quiet_transformers()
-    return affectron.load_model(folder, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code)
+    return affectron.load_model(name, dtype=dtype.value, device=device, trust_remote_code=trust_remote_code)
 
 
 def _stats_beside(neurons: Path, stats: Path | None) -> ActivationStats:
@@ -195,10 +258,15 @@ def _check_model(model: Any, neurons: NeuronSet) -> None:
     neurons.check({site.name: site.neurons for site in affectron.find_sites(model)})
 
 
-def _output(path: Path) -> Path:
-    """Refuse, before hours are spent on what goes there, a path that cannot be written."""
+def _output(path: Path, *inputs: Path | None) -> Path:
+    """Refuse, before hours are spent on what goes there, a path that cannot be written, or is one of the inputs."""
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; expected the path of a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot write {path}: it is a device or a pipe; expected the path of a file")
+    for given in inputs:
+        if given is not None and path.exists() and given.exists() and path.samefile(given):
+            raise InputError(f"cannot write {path}: it is read as well; expected another file")
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
@@ -312,8 +380,8 @@ def demo(
     from affectron.demo.run import run
 
     _quiet_transformers()
-    _folder(output)
-    found = run(output, _say, progress=True)
+    with locked(output):
+        found = run(output, _say, progress=True)
     sample = found.sample
     if as_json:
         result = {
@@ -334,7 +402,10 @@ def demo(
 
 @app.command()
 def info(
-    model: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="Also describe this model folder.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Also describe this model: its folder, or its name on the hub."),
+    ] = None,
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -365,7 +436,7 @@ def info(
         skeleton = affectron.models.load_skeleton(model, trust_remote_code=trust_remote_code)
         sites = affectron.find_sites(skeleton)
         facts["model"] = {
-            "folder": str(model),
+            "folder": model,
             "class": type(skeleton).__name__,
             "parameters": sum(parameter.numel() for parameter in skeleton.parameters()),
             "neurons": sum(site.neurons for site in sites),
@@ -387,7 +458,8 @@ def info(
     _print_table("backends", ("device", "op", "backend", "reason"), served)
     if model is not None:
         described = facts["model"]
-        title = f"{described['class']}, {described['parameters']:,} parameters, {described['neurons']:,} neurons"
+        sizes = ", ".join(count(described[key], key.removesuffix("s"), key) for key in ("parameters", "neurons"))
+        title = f"{described['class']}, {sizes}"
         _print_table(
             title,
             ("site", "layout", "activation", "neurons", "path"),
@@ -436,7 +508,7 @@ def screen(
     task: TaskOption = None,
     on_bad_line: OnBadLineOption = OnBadLine.error,
     dtype: DtypeOption = Dtype.auto,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     trust_remote_code: TrustOption = False,
     shards: Annotated[
         int | None, typer.Option(help="Runs of sentences measured apart; default: one for 8192 of them, 64 at most.")
@@ -455,10 +527,11 @@ def screen(
 
     Started by torchrun, the processes share out the corpus. What was interrupted goes on with --resume.
     """
-    from affectron import distributed
+    from affectron import distributed, screening
+    from affectron.checkpoint import ShardFolder
 
-    _output(output)
-    events = _EventLog(None if log_json is None else _output(log_json))
+    _output(output, Path(corpus))
+    events = _EventLog(None if log_json is None else _output(log_json, Path(corpus), output))
     folder = checkpoint or output.with_name(f"{output.name}.shards")
     if distributed.launched():
         distributed.initialise()
@@ -467,22 +540,26 @@ def screen(
     sentences = _read_corpus(corpus, columns, task, on_bad_line, label_separator, quoting, span_column, turns)
     if split is not None:
         sentences = sentences.where(split=split)
+    options: dict[str, Any] = {
+        "tokens": tokens,
+        "active": active,
+        "batch_tokens": batch_tokens,
+        "template": _template(template),
+        "long_texts": long_texts,
+        "shards": shards,
+        "checkpoint_minutes": checkpoint_minutes,
+    }
+    screening.check_options(sentences, **options)  # a model may take minutes to load
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
     with _timed() as seconds:
         stats = affectron.screen(
             loaded,
             tokenizer,
             sentences,
-            tokens=tokens,
-            active=active,
-            batch_tokens=batch_tokens,
-            template=_template(template),
+            **options,
             count_special=count_special,
-            long_texts=long_texts,
             progress=True,
-            shards=shards,
             checkpoint=folder,
-            checkpoint_minutes=checkpoint_minutes,
             resume=resume or distributed.restarted(),
             log=events,
         )
@@ -490,7 +567,7 @@ def screen(
         _save(stats, output)
         _print_screened(stats, sentences, output, seconds[0], events.summary, as_json)
     distributed.finish()
-    shutil.rmtree(folder, ignore_errors=True)
+    ShardFolder.remove(folder)
 
 
 class _EventLog:
@@ -504,6 +581,7 @@ class _EventLog:
         if event["event"] == "summary":
             self.summary = event
         if self.path is not None:
+            _folder(self.path.parent)
             # One write a line, at the end: several processes may share the file.
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(event) + "\n")
@@ -513,8 +591,8 @@ def _print_screened(
     stats: ActivationStats, corpus: Corpus, output: Path, seconds: float, summary: dict[str, Any], as_json: bool
 ) -> None:
     counts: dict[str, int] = {}
-    for (_, label), count in corpus.counts.items():
-        counts[label] = counts.get(label, 0) + count
+    for (_, label), sentences in corpus.counts.items():
+        counts[label] = counts.get(label, 0) + sentences
     labels = {
         label: {"task": task, "sentences": counts[label], "tokens": stats.tokens(label)}
         for task, names in stats.tasks.items()
@@ -542,18 +620,19 @@ def _print_screened(
     if stats.uneven:
         print("not every token passes every site: tokens are those of the site that has most of the label's")
     if stats.provenance["truncated"]:
-        print(f"{stats.provenance['truncated']:,} sentences were cut to the model's maximum length")
+        print(f"{count(stats.provenance['truncated'], 'sentence')} cut to the model's maximum length")
     print(
-        f"{sum(stats.widths.values()):,} neurons at {len(stats.sites)} sites, {read:,} tokens in {seconds:.1f} s "
-        f"({read / seconds:,.0f} tokens/s); saved to {output}"
+        f"{count(sum(stats.widths.values()), 'neuron')} at {count(len(stats.sites), 'site')}, {count(read, 'token')} "
+        f"in {seconds:.1f} s ({read / seconds:,.0f} tokens/s); saved to {output}"
     )
     made, versions = stats.provenance, stats.provenance["versions"]
+    device = summary["device_peak_bytes"]  # 0 on a CPU
     print(
         f"affectron {made['affectron']}, torch {versions['torch']}, transformers {versions['transformers']}, "
-        f"{made['dtype']}; {made['shards']} shards, padding {made['padding']:.1%}, waiting for batches "
-        f"{summary['waiting']:.1%}, {summary['checkpoints']} checkpoints in {summary['checkpoint_seconds']:.1f} s, "
-        f"peak memory {summary['memory_peak_bytes'] / 2**20:,.0f} MiB"
-        f" and {summary['device_peak_bytes'] / 2**20:,.0f} MiB on the device"
+        f"{made['dtype']} on {made['device']}; {count(made['shards'], 'shard')}, padding {made['padding']:.1%}, "
+        f"waiting for batches {summary['waiting']:.1%}, {count(summary['checkpoints'], 'checkpoint')} in "
+        f"{summary['checkpoint_seconds']:.1f} s, peak memory {summary['memory_peak_bytes'] / 2**20:,.0f} MiB"
+        + (f" and {device / 2**20:,.0f} MiB on the device" if device else "")
     )
 
 
@@ -566,15 +645,19 @@ def screen_pairs(
     task: Annotated[str, typer.Option(help="The task of the pairs' labels.")] = "label",
     batch_tokens: BatchTokens = 8192,
     dtype: DtypeOption = Dtype.auto,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what each neuron does to the difference within PAIRS; select then takes --score paired_t."""
+    from affectron.batching import split_template
+    from affectron.exam import whole_number
     from affectron.pairs import load_pairs
     from affectron.pairs import screen_pairs as screen
 
-    _output(output)
+    _output(output, pairs)
+    split_template(_template(template))
+    whole_number("batch_tokens", batch_tokens, 1)
     found = load_pairs(pairs)
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
     stats = screen(
@@ -600,7 +683,7 @@ def select(
     stats: Annotated[Path, typer.Argument(metavar="STATS", help="Statistics saved by screen or screen-pairs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to save the neurons to (.json).")],
     task: Annotated[str | None, typer.Option(help="Contrast the labels of this task; default: every task.")] = None,
-    top: Annotated[float, typer.Option(help="Share of all neurons to select, in (0, 1].")] = 0.01,
+    top: Annotated[float, typer.Option(help="Share of all neurons to select, in (0, 1]: 0.01 is 1 in 100.")] = 0.01,
     score: Annotated[str, typer.Option(help="What neurons are ranked by, such as entropy or hedges_g.")] = "entropy",
     filter_rate: Annotated[
         float, typer.Option(help="Entropy: some P must exceed this quantile of all P; 0 keeps all neurons.")
@@ -618,7 +701,9 @@ def select(
     as_json: JsonOption = False,
 ) -> None:
     """Select the neurons of each label from the statistics STATS."""
-    _output(output)
+    _output(output, stats)
+    if top == 1:
+        _say("--top is a share, and 1 is all neurons: none is left out by rank")
     neurons = affectron.select(
         affectron.ActivationStats.load(stats),
         task,
@@ -705,43 +790,47 @@ def validate(
     task: TaskOption = None,
     on_bad_line: OnBadLineOption = OnBadLine.error,
     dtype: DtypeOption = Dtype.auto,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Weaken each label's neurons and see what it does, against zero, mean and random masks."""
-    _output(output)
+    from affectron.exam import Exam
+    from affectron.validation import Options
+
+    _output(output, Path(corpus), neurons, stats)
+    loop: dict[str, Any] = {
+        "alpha": alpha,
+        "alpha_step": alpha_step,
+        "alpha_cap": alpha_cap,
+        "share": share,
+        "share_step": share_step,
+        "share_cap": share_cap,
+        "min_drop": min_drop,
+        "random_sets": random_sets,
+        "bootstrap": bootstrap,
+    }
+    Options(**loop)  # a model may take minutes to load: what it is not needed for is checked first
+    exam: dict[str, Any] = {
+        "evaluator": evaluator,
+        "prompts": _task_prompts(prompt) if prompt else None,
+        "dev": dev,
+        "test": test,
+        "train": train,
+        "limit": limit,
+        "seed": seed,
+        "allow_overlap": allow_overlap,
+    }
     selected = affectron.NeuronSet.load(neurons)
     measured = _stats_beside(neurons, stats)
     columns = (text_column, label_column, task_column, split_column)
     sentences = _read_corpus(corpus, columns, task, on_bad_line, label_separator, quoting)
+    Exam(None, None, sentences, **exam).tasks(selected, measured, task)
+    if neutral is not None:
+        sentences.where(split=test).require([neutral])
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
     result = affectron.validate(
-        loaded,
-        tokenizer,
-        sentences,
-        selected,
-        measured,
-        evaluator=evaluator,
-        prompts=_task_prompts(prompt) if prompt else None,
-        task=task,
-        dev=dev,
-        test=test,
-        train=train,
-        neutral=neutral,
-        alpha=alpha,
-        alpha_step=alpha_step,
-        alpha_cap=alpha_cap,
-        share=share,
-        share_step=share_step,
-        share_cap=share_cap,
-        min_drop=min_drop,
-        random_sets=random_sets,
-        bootstrap=bootstrap,
-        seed=seed,
-        limit=limit,
-        allow_overlap=allow_overlap,
-        progress=True,
+        loaded, tokenizer, sentences, selected, measured, **exam, **loop, task=task, neutral=neutral, progress=True
     )
     _save(result, output)
     if as_json:
@@ -807,9 +896,11 @@ def steer(
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 40,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always writes the likeliest token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="For a temperature above 0; all texts are drawn alike.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="For a temperature above 0; all texts are drawn alike.")
+    ] = 0,
     dtype: DtypeOption = Dtype.auto,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -828,7 +919,7 @@ def steer(
             steering.append(_program(program, chosen, lambda: _stats_beside(neurons, stats), each, signal))
     loaded, tokenizer = _load_model(model, dtype, device, trust_remote_code)
     _check_model(loaded, selected)
-    columns = ["unsteered", *(f"{each.name}, {len(each)} neurons" for each in steering)]
+    columns = ["unsteered", *(f"{each.name}, {count(len(each), 'neuron')}" for each in steering)]
     found = []
     for text in texts:
         with _watched(text, columns, as_json) as watch:
@@ -858,7 +949,7 @@ def steer(
         }
         _print_json(result)
         return
-    print(f"{tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
+    print(f"{count(tokens, 'token')} in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
 
 
 def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
@@ -878,6 +969,8 @@ def _watched(prompt: str, columns: Sequence[str], quiet: bool) -> Iterator[Calla
         return
     with Live(console=_console(), auto_refresh=False, vertical_overflow="visible") as live:
         yield lambda texts: live.update(_side_by_side(prompt, columns, texts), refresh=sys.stdout.isatty())
+    if not sys.stdout.isatty():
+        print()  # rich ends the line of a terminal only
 
 
 def _program(
@@ -919,6 +1012,7 @@ def run(
 ) -> None:
     """A whole experiment: screen, select, validate, ablate, induce, and a report. What is done is not done again."""
     from affectron import runs
+    from affectron.progress import duration
 
     found = runs.load_config(config)
     if output is not None:
@@ -934,17 +1028,10 @@ def run(
         result: dict[str, Any] = {"stages": [dataclasses.asdict(stage) for stage in stages]}
         _print_json(result if dry_run else {"report": str(page), **result})
         return
-    rows = [(one.stage, one.reason, "-" if one.seconds is None else _duration(one.seconds)) for one in stages]
+    rows = [(one.stage, one.reason, "-" if one.seconds is None else duration(one.seconds)) for one in stages]
     _print_table(f"{config.name} in {found.output}", ("stage", "", "about" if dry_run else "took"), rows)
     if not dry_run:
         print(f"report written to {page}")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 @app.command()

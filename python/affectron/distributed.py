@@ -43,8 +43,9 @@ def finish() -> None:
 
 
 def local_device(device: str) -> str:
-    """This process' own GPU where ``device`` is ``cuda`` and each has one; else ``device``."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" else device
+    """This process' own GPU where ``device`` is ``cuda``, or ``auto`` and there are GPUs; else ``device``."""
+    own = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return f"cuda:{os.environ['LOCAL_RANK']}" if own else device
 
 
 def restarted() -> bool:

@@ -120,19 +120,14 @@ class Exam:
                     raise InputError(
                         f"the statistics are of another model: {site} has {there} neurons there and {here} here"
                     )
-        tasks = self._tasks(neurons, stats, task)
-        for name, labels in tasks.items():
-            for split in self.splits.values():
-                self.corpus.where(split=split, task=name).require([*labels, *self.corpus.tasks[name]])
-        tested = (
-            sentence for name in tasks for split in (self.dev, self.test)
-            for sentence in self.corpus.where(split=split, task=name)
-        )  # fmt: skip
-        records = {"neurons": neurons.screened, "statistics": stats.screened}
-        self._tested = compare(tested, records, self.allow_overlap)
-        return tasks
+        return self.tasks(neurons, stats, task)
 
-    def _tasks(self, neurons: NeuronSet, stats: ActivationStats, task: str | None) -> dict[str, tuple[str, ...]]:
+    def tasks(self, neurons: NeuronSet, stats: ActivationStats, task: str | None = None) -> dict[str, tuple[str, ...]]:
+        """The tasks of :meth:`require`, with all that can be checked of them without the model.
+
+        Raises:
+            InputError: an unknown task, a label of another task elsewhere or without a sentence in one of the splits.
+        """
         if task is not None and task not in neurons.tasks:
             raise InputError(f"task is {task!r}, expected one of the neurons' tasks: {', '.join(neurons.tasks)}")
         tasks = neurons.tasks if task is None else {task: neurons.tasks[task]}
@@ -146,6 +141,14 @@ class Exam:
                             f"label {label!r} is of task {name!r} in the neurons and of {task_of[label]!r} in {where}"
                         )
                 stats.rows(label)
+            for split in self.splits.values():
+                self.corpus.where(split=split, task=name).require([*labels, *self.corpus.tasks[name]])
+        tested = (
+            sentence for name in tasks for split in (self.dev, self.test)
+            for sentence in self.corpus.where(split=split, task=name)
+        )  # fmt: skip
+        records = {"neurons": neurons.screened, "statistics": stats.screened}
+        self._tested = compare(tested, records, self.allow_overlap)
         return tasks
 
     @contextmanager
@@ -304,9 +307,9 @@ def fraction(name: str, value: Any, zero_too: bool = False) -> None:
 
 
 def whole_number(name: str, value: Any, least: int) -> None:
-    """Raise InputError unless the value is an integer of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {value!r}, expected an integer of at least {least}")
+    """Raise InputError unless the value is an integer of at least ``least``, and below 2^32."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
+        raise InputError(f"{name} is {value!r}, expected an integer of at least {least}, below 2^32")
 
 
 def finite_numbers(name: str, values: Sequence[Any]) -> None:

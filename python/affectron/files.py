@@ -7,11 +7,14 @@ import codecs
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from affectron.errors import InputError
 
@@ -26,6 +29,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: the file could not be written (the folder is missing, the disk is full, ...).
     """
     target = Path(path)
+    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+        raise InputError(f"cannot write {target}: it is a device or a pipe, and a file would take its place")
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as error:
@@ -57,17 +62,66 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and hold it against other processes while the block runs; refuse it where one holds it already.
+
+    The lock is the operating system's, on the file ``.lock`` in the folder: it goes with the process, however that
+    ends. A folder that was made and is still empty at the end is removed.
+
+    Raises:
+        InputError: another process holds the folder (the message names the process), or it cannot be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    file = folder / ".lock"
+    lock = FileLock(file)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        holder = file.read_text("utf-8") if file.is_file() else ""
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        user = holder or "another process"
+        raise InputError(f"{folder} is in use by {user}: wait until it ends, or take another folder") from error
+    except OSError as error:
+        raise InputError(f"cannot make or lock the folder {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            with open(file, "r+", encoding="utf-8") as written:  # fails where the last holder removed it meanwhile
+                written.truncate()
+                written.write(f"process {os.getpid()} on {platform.node()}")
+        except OSError as error:
+            raise InputError(f"cannot lock the folder {folder}: {error.strerror or error}") from error
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+        with suppress(OSError):  # not empty
+            for path in made:
+                path.rmdir()
+
+
+def load_json(path: str | os.PathLike[str]) -> Any:
+    """The value of a JSON file, whoever wrote it.
+
+    Raises:
+        InputError: the file cannot be read, or is not JSON in UTF-8.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InputError(f"{path} is not JSON that can be read: it is nested too deep") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON that can be read: {error}") from error
+
+
 def read_json(path: str | os.PathLike[str], format: str, version: int) -> dict[str, Any]:
     """Read a JSON object written by :func:`write_json` whose ``format`` and ``version`` are the ones given.
 
     Raises:
         InputError: the file cannot be read, is not JSON, or is of another format or version.
     """
-    text = read_text(path)
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:  # not JSON, or nested too deep
-        raise InputError(f"{path} is not JSON that can be read: {error}") from error
+    value = load_json(path)
     if not isinstance(value, dict) or value.get("format") != format:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
         raise InputError(f"{path}: format is {found!r}, expected {format!r}")

@@ -1,5 +1,5 @@
-"""How far everything is that takes long: a bar for people, events for programs. Apart so that the command line and
-Python show the same."""
+"""How far everything is that takes long: a bar or lines for people, events for programs. Apart so that the command line
+and Python show the same."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ class Advance(Protocol):
 
 @contextmanager
 def track(what: str, total: int, show: bool) -> Iterator[Advance]:
-    """A bar on stderr, with tokens/s and the time left, while the block runs.
+    """A bar on stderr, with tokens/s and the time left, while the block runs; nothing where ``show`` is false.
 
-    Nothing where ``show`` is false, or where stderr is a file or a pipe, which a bar would only fill with noise.
+    Where stderr is a file or a pipe, a line every 30 seconds instead.
     """
-    if not (show and sys.stderr.isatty()):
+    if not show:
         yield lambda done, tokens=0: None
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(what, total)
         return
     # Only here: who asks for no bar needs no rich.
     from rich.console import Console
@@ -66,11 +69,40 @@ def track(what: str, total: int, show: bool) -> Iterator[Advance]:
         yield advance
 
 
+class _Lines:
+    """Progress as lines of text."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total, self.start = what, total, time.monotonic()
+        self.next = self.start + _LINE_EVERY
+
+    def __call__(self, done: int, tokens: int = 0) -> None:
+        now = time.monotonic()
+        if now < self.next:
+            return
+        self.next = now + _LINE_EVERY
+        seconds = now - self.start
+        line = f"{self.what}: {done:,} of {self.total:,}"
+        if done:
+            line += f", {tokens / seconds:,.0f} tokens/s" if tokens else f", {done / seconds:,.3g}/s"
+            line += f", about {duration(seconds * (self.total - done) / done)} left"
+        print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``3 min 20 s``, ``5 h 2 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 T = TypeVar("T")
 Log = Callable[[dict[str, Any]], None]
 
-# Seconds between two events of progress.
+# Seconds between two events of progress, and between two lines of it.
 _EVERY = 10.0
+_LINE_EVERY = 30.0
 
 
 class Meter:

@@ -14,20 +14,26 @@ import transformers
 
 from affectron import __version__
 from affectron.models import config_hash, fingerprint, tokenizer_hash
+from affectron.models.load import is_hub_name
 
 #: What says that two results are of the same model.
 SAME_MODEL = ("model_hash", "weights", "tokenizer")
 
 
 def made_with(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """The model's name, its hashes and those of the tokenizer, its dtype, and the versions, as JSON."""
+    """The model's name, of one from the hub its commit too (``revision``), its hashes and those of the tokenizer, its
+    dtype, the kind of device, and the versions, as JSON."""
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    commit = getattr(model.config, "_commit_hash", None)
+    origin = {"model": name, "revision": commit} if commit and is_hub_name(name) else {"model": Path(name).name}
     return {
         "affectron": __version__,
-        "model": Path(getattr(model, "name_or_path", "") or type(model).__name__).name,
+        **origin,
         "model_hash": config_hash(model),
         "weights": fingerprint(model),
         "tokenizer": tokenizer_hash(tokenizer),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": next(model.parameters()).device.type,
         "versions": versions(),
     }
 

@@ -9,6 +9,7 @@ with the others in their order: who measured it, when, and after how many interr
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affectron import ops, overlap
-from affectron.batching import Batch, added_bos, batches
+from affectron.batching import LONG_TEXTS, Batch, added_bos, batches, split_template
 from affectron.checkpoint import ShardFolder
 from affectron.corpus import Corpus, Sentence
 from affectron.distributed import Processes
 from affectron.errors import InputError
+from affectron.exam import whole_number
+from affectron.files import locked
 from affectron.models import (
     Reader,
     check_tokenizer,
@@ -98,8 +101,8 @@ def screen(
 
     Raises:
         InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable;
-            ``checkpoint`` holds another run, or holds one and ``resume`` is false, or cannot be written to; a site has
-            tokens and not one finite activation.
+            ``checkpoint`` holds another run, or holds one and ``resume`` is false, or another process writes to it, or
+            it cannot be written to; a site has tokens and not one finite activation.
         Incomplete: some shards failed; the others are kept in ``checkpoint``.
         ScreeningInterrupted: Ctrl-C; with ``checkpoint`` also SIGTERM.
     """
@@ -129,18 +132,7 @@ def _measure(
     log: Log | None = None,
 ) -> ActivationStats:
     """:func:`screen` without a look at what is not finite."""
-    if tokens not in TOKEN_RULES:
-        raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
-    if active not in ACTIVE_RULES:
-        raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
-    if long_texts == "windows" and tokens != "all":
-        raise InputError(f"long_texts is 'windows' and tokens {tokens!r}; expected tokens 'all', as a text has several")
-    if shards is None:
-        shards = min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
-    if not 1 <= shards <= len(corpus):
-        raise InputError(f"shards is {shards}, expected 1 to {len(corpus)}, the number of sentences")
-    if not checkpoint_minutes > 0:
-        raise InputError(f"checkpoint_minutes is {checkpoint_minutes}, expected more than 0")
+    shards = check_options(corpus, tokens, active, batch_tokens, template, long_texts, shards, checkpoint_minutes)
     processes = Processes(model)
     if checkpoint is None and (resume or processes.size > 1):
         what = "resume is True" if resume else f"there are {processes.size} processes"
@@ -175,9 +167,8 @@ def _measure(
         "long_texts": long_texts,
         "shards": shards,
     }
-    folder = None
     if checkpoint is not None:
-        names = ("model", "corpus_name")  # a run may be moved, and its files be called otherwise
+        names = ("model", "revision", "corpus_name")  # a run may be moved, and its files be called otherwise
         # The dtype before the weights, which change with it: what differs first is named.
         run = {"dtype": provenance["dtype"]} | {key: value for key, value in provenance.items() if key not in names}
         run |= {
@@ -188,16 +179,18 @@ def _measure(
             "sites": {site.name: site.neurons for site in reader.sites},
         }
         processes.agree(run)
-        folder = ShardFolder(Path(checkpoint), run, resume)
-        processes.gather(None)  # no process makes the folder before all have looked
 
     work = _Work(reader, corpus, tokens, active)
     meter = Meter(log, processes.rank)
     measured = Shards(corpus, shards, read, work, meter, progress, processes)
-    with torch.no_grad(), evaluating(model), reader.attach(work.kernel, work.given):
-        if folder is None:
+    # One process for all that share out the shards.
+    held = locked(Path(checkpoint)) if checkpoint is not None and processes.rank == 0 else nullcontext()
+    with held, torch.no_grad(), evaluating(model), reader.attach(work.kernel, work.given):
+        if checkpoint is None:
             stats, place = measured.measure()
         else:
+            folder = ShardFolder(Path(checkpoint), run, resume)
+            processes.gather(None)  # no process writes to the folder before all have looked
             stats, place = measured.measure_kept(folder, 60 * checkpoint_minutes)
     meter.end()
     stats.provenance = {
@@ -208,6 +201,40 @@ def _measure(
         "truncated": place.truncated,
     }
     return stats
+
+
+def check_options(
+    corpus: Corpus,
+    tokens: str,
+    active: str,
+    batch_tokens: int,
+    template: str,
+    long_texts: str,
+    shards: int | None,
+    checkpoint_minutes: float,
+) -> int:
+    """Check the options of :func:`screen` as far as no model is needed; returns the number of shards.
+
+    Raises:
+        InputError: an option is out of its range; the message names it.
+    """
+    if tokens not in TOKEN_RULES:
+        raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
+    if active not in ACTIVE_RULES:
+        raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
+    whole_number("batch_tokens", batch_tokens, 1)
+    split_template(template)
+    if long_texts not in LONG_TEXTS:
+        raise InputError(f"long_texts is {long_texts!r}, expected one of {', '.join(LONG_TEXTS)}")
+    if long_texts == "windows" and tokens != "all":
+        raise InputError(f"long_texts is 'windows' and tokens {tokens!r}; expected tokens 'all', as a text has several")
+    if shards is None:
+        shards = min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
+    if not 1 <= shards <= len(corpus):
+        raise InputError(f"shards is {shards}, expected 1 to {len(corpus)}, the number of sentences")
+    if not checkpoint_minutes > 0:
+        raise InputError(f"checkpoint_minutes is {checkpoint_minutes}, expected more than 0")
+    return shards
 
 
 def screen_folds(

@@ -14,7 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from affectron.errors import InputError
-from affectron.models import config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
+from affectron.models import config_hash, fingerprint, load, load_model, load_skeleton, tokenizer_hash
 from tests import errors
 from tests.models.tiny import VOCABULARY, batch, build, make_tokenizer
 
@@ -81,6 +81,14 @@ def test_the_shared_models_load(shared: Path) -> None:
             assert model(input_ids=ids).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("gpu", [False, True])
+def test_auto_takes_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # no GPU is asked
+    assert load._device("auto") == torch.device("cuda" if gpu else "cpu")
+    assert load._device(None) == torch.device("cpu")
+
+
 # --- bad input ---
 
 
@@ -112,12 +120,25 @@ def drop_parameter(folder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), r"has no weights: expected \*.safetensors"),
         (lambda folder: [p.unlink() for p in folder.glob("tokenizer*")], "has no tokenizer: expected tokenizer.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot load the model in"),
-        (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON that can be read"),
+        (lambda folder: (folder / "config.json").write_text("[" * 50_000), "config.json is not JSON that can be read"),
+        (
+            lambda folder: (folder / "config.json").write_bytes(b'{"a": "\xff"}'),
+            "config.json is not JSON that can be read",
+        ),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text("[" * 50_000),
+            "tokenizer_config.json is not JSON that can be read",
+        ),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text("[]"),
+            "tokenizer_config.json is a JSON list, expected an object",
+        ),
         (lambda folder: (folder / "config.json").write_text("{}"), "Unrecognized model"),
         (lambda folder: edit_config(folder, model_type="no-such-type"), "no-such-type"),
         (lambda folder: edit_config(folder, intermediate_size=44), "cannot load the model in"),
         (truncate, "cannot load the model in"),
-        (drop_parameter, r"the weights lack 1 parameters, among them model.layers.1.mlp.up_proj.weight"),
+        (drop_parameter, r"the weights lack 1 parameter, among them model.layers.1.mlp.up_proj.weight"),
     ],
 )
 def test_a_damaged_folder_gets_one_line(folder: Path, damage, message: str) -> None:
@@ -259,6 +280,8 @@ def test_a_model_without_an_mlp_is_refused(tmp_path: Path) -> None:
     [
         ({"dtype": "bf16"}, "dtype is 'bf16', expected one of auto, float32, bfloat16, float16"),
         ({"device": "toaster"}, "device is 'toaster', which is not there"),
+        ({"device": ""}, "device is '', which is not there"),
+        ({"device": "automatic"}, "device is 'automatic', which is not there"),
         ({"device": "cuda:99"}, "device is 'cuda:99', which is not there"),
     ],
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from affectron.cli import app
+from affectron.files import locked
 from affectron.findings import KINDS
 from affectron.runs import config as config_module
 from affectron.runs import load_config, plan, run, stages
@@ -265,7 +268,8 @@ def test_a_configuration_in_another_encoding_is_named(inputs: Path) -> None:
         ('source = "tone"', 'source = "style"', "cross_signal.source is 'style', expected one of mood, tone"),
         ('task = "mood"', 'task = "tone"', "no sentence has only labels of task 'tone'"),
         ("[validate]", '[validate]\nneutral = "none"', "validate.neutral is 'none', expected one of w50"),
-        ('model = "model"', 'model = "nowhere"', "nowhere does not exist"),
+        ('model = "model"', 'model = "./nowhere"', "nowhere does not exist"),
+        ('model = "model"', 'model = "no/where"', "no/where is no folder here and not in the cache"),
         ("[screen]", '[screen]\nsplit = "dev"', "30 of the 30 tested sentences were screened"),
         ("[candidates]", '[candidates]\nsplit = "train"', "90 of the 90 tested sentences were screened"),
         ('task = "mood"', 'task = "mood"\ntest = "train"', "54 of the 54 tested sentences were screened"),
@@ -316,9 +320,108 @@ def test_the_documentation_shows_every_option_with_its_default() -> None:
         made = kind()
         return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(made).items()}
 
+    top = {one.name: one.default for one in dataclasses.fields(config_module.Config) if one.name in shown}
+    for name in ("seed", "device", "dtype", "trust_remote_code"):
+        assert shown[name] == top[name], name
     for name, table in shown.items():
         if isinstance(table, dict) and name not in ("columns", "cross_signal", "cross_dataset"):
             known = defaults(getattr(config_module, "".join(part.title() for part in name.split("_"))))
             known.pop("enabled", None)
             given = {key: value for key, value in known.items() if value is not None}
             assert table == given, name
+
+
+# --- the file --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("[select]", "deep = " + "[" * 50_000, "is not TOML that can be read: it is nested too deep"),
+        ("[select]", "deep = " + "{a = " * 50_000, "is not TOML that can be read: it is nested too deep"),
+        ("folds = 3", f"folds = {'a.' * 5_000}b", "is not TOML that can be read"),
+        ("folds = 3", f"folds.{'a.' * 5_000}b = 1", "screen.folds is {'a': {'a': {'a': "),
+        ("folds = 3", f"folds = {'[' * 90}1{']' * 90}", "screen.folds is [[[[[[[...]]]]]]], expected an integer"),
+        ("folds = 3", f"folds = {'9' * 10_000}", "is not TOML that can be read: Exceeds the limit"),
+        ("folds = 3", f"folds = 0x{'f' * 10_000}", "screen.folds has more than 64 bits, expected an integer that TOML"),
+        ("top = 0.05", f"top = {2**63}", "select.top has more than 64 bits, expected a number that TOML can hold"),
+        ("top = 0.05", "top = 1e999", "select.top is inf, expected a share"),
+        ("top = 0.05", "top = nan", "select.top is nan, expected a share"),
+        ("folds = 3", "folds = 1979-05-27T07:32:00Z", "screen.folds is datetime.datetime(1979, 5, 27, 7, 32, tz"),
+        ("folds = 3", "folds = 3\nfolds = 4", "is not TOML that can be read: Cannot overwrite a value"),
+        ('model = "model"', 'model = "a\\u0000b"', "model is 'a\\x00b', expected a path"),
+        ('model = "model"', 'model = "a\0b"', "is not TOML that can be read: Illegal character"),
+        ("folds = 3", '"a\\nb" = 3', "screen.'a\\nb' is not an option"),
+        (
+            'mood = "{bos}{text}"',
+            f"mood = {list(range(1000))}",
+            "evaluate.prompts.mood is [0, 1, 2, 3, 4, 5, ...]",
+        ),
+    ],
+)
+def test_what_toml_can_hold_and_an_option_cannot(inputs: Path, old: str, new: str, named: str) -> None:
+    file = inputs / "wrong.toml"
+    assert old in CONFIG
+    file.write_text(CONFIG.replace(old, new, 1), encoding="utf-8")
+    text = message(lambda: load_config(file))
+    assert text.startswith(str(file))
+    assert named in text
+    assert len(text) < 1000
+
+
+def test_a_file_of_another_encoding(inputs: Path) -> None:
+    file = inputs / "wrong.toml"
+    file.write_bytes(CONFIG.encode("utf-16"))
+    assert "wrong.toml is not TOML that can be read: 'utf-8' codec can't decode" in message(lambda: load_config(file))
+
+
+def test_a_model_is_a_folder_beside_the_file_or_a_name(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config(inputs / "config.toml").model == inputs / "model"
+    file = inputs / "named.toml"
+    for name in ("gpt2", "owner/gpt2"):
+        file.write_text(CONFIG.replace('model = "model"', f'model = "{name}"'), encoding="utf-8")
+        assert load_config(file).model == name
+    file.write_text(CONFIG.replace('model = "model"', 'model = "./gpt2"'), encoding="utf-8")
+    assert load_config(file).model == inputs / "gpt2"
+    # A folder of that name elsewhere is neither.
+    (tmp_path / "owner" / "gpt2").mkdir(parents=True)
+    file.write_text(CONFIG.replace('model = "model"', 'model = "owner/gpt2"'), encoding="utf-8")
+    assert "in the current folder; write its whole path" in message(lambda: load_config(file))
+
+
+# --- two runs --------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_in_the_folder_is_refused_by_the_first_ones_name(inputs: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(load_config(inputs / "config.toml"), output=tmp_path / "out")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "out")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    text = message(lambda: run(config))
+    assert text == (
+        f"{config.output} is in use by process {holder.pid} on {platform.node()}: wait until it ends, or take another "
+        "folder"
+    )
+    assert [path.name for path in config.output.iterdir()] == [".lock"]
+    plan(config)  # reads only
+    holder.kill()  # it cannot clean up
+    holder.communicate()
+    with locked(config.output):
+        pass
+    assert list(config.output.iterdir()) == []
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from affectron.files import locked
+with locked(Path(sys.argv[1])):
+    print(flush=True)
+    sys.stdin.read()
+"""

@@ -1,4 +1,5 @@
-"""Load a model and its tokenizer from a folder, and the hashes by which results remember them.
+"""Load a model and its tokenizer from a folder or by their name on the hub, and the hashes by which results remember
+them.
 
 Apart because this is the one place that meets other people's files: whatever is wrong with them ends here, in
 one line.
@@ -7,21 +8,31 @@ one line.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    StrictDataclassError,
+)
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented there
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from affectron.errors import InputError
-from affectron.files import digest, read_text
+from affectron.files import digest, load_json
 from affectron.models.parallel import named_weights
 from affectron.models.sites import find_sites
+from affectron.wording import count
 
 _DTYPES: dict[str, str | torch.dtype] = {
     "auto": "auto",
@@ -31,6 +42,10 @@ _DTYPES: dict[str, str | torch.dtype] = {
 }
 # Of safetensors: what a weight may be stored as if it stands for itself.
 _FLOATS = ("F32", "BF16", "F16", "F64")
+#: Suffixes of the files that a model is made of; Python files are run with ``trust_remote_code`` only.
+MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".tiktoken", ".jinja", ".py")
+# Not downloaded: other formats of the same weights.
+_OTHER_WEIGHTS = ("*/*", "consolidated*", "model.*.safetensors", "*-of-*.*.safetensors")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.*", "spiece.model")
 
 # What transformers and the libraries below it raise for files that cannot be used.
@@ -58,26 +73,31 @@ def load_model(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer from a local folder: (model in eval mode, tokenizer).
+    """Load a causal language model and its tokenizer: (model in eval mode, tokenizer).
+
+    ``path`` is a folder. A text that is no folder and has the form of a name on the Hugging Face hub (``gpt2``,
+    ``owner/name``) is looked up as transformers does: in its cache (HF_HOME), and downloaded into it unless
+    HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; name and commit go into the provenance. A Path, and a text such as
+    ``./gpt2``, is never looked up.
 
     ``dtype`` is auto, float32, bfloat16 or float16; None means auto: the dtype that the weights were saved in, but
-    float32 instead of a 16-bit one on a CPU that has no fast arithmetic for it. ``device`` is any torch device; None
-    means the CPU. Nothing is downloaded. Weights are read from safetensors only, never from pickle, and Python
-    files in the folder run only with ``trust_remote_code=True``.
+    float32 instead of a 16-bit one on a CPU that has no fast arithmetic for it. ``device`` is any torch device, or
+    ``auto`` (cuda if it is there, else cpu); None means the CPU. Weights are read from safetensors only, never from
+    pickle, and Python files in the folder run only with ``trust_remote_code=True``.
 
     Raises:
         InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are incomplete or
             stored as integers or 8-bit floats that the config does not explain, the model has no known MLP, or dtype
-            or device is not one that is there.
+            or device is not one that is there; there is no model of that name, no access
+            to it, or no network.
     """
-    folder = _model_folder(path)
+    chosen_dtype = _dtype(dtype)
+    chosen_device = _device(device)
+    folder = model_folder(path, trust_remote_code)
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"{folder} has no weights: expected *.safetensors (pickled weights are not read)")
     if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
         raise InputError(f"{folder} has no tokenizer: expected {' or '.join(_TOKENIZERS[:2])}")
-    chosen_dtype = _dtype(dtype)
-    chosen_device = _device(device)
-
     options: Any = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     try:
         config = _config(folder, trust_remote_code)
@@ -95,21 +115,25 @@ def load_model(
     # transformers fills what it does not find with random numbers, and only warns.
     absent = sorted(loaded["missing_keys"])
     if absent:
-        raise InputError(f"{folder}: the weights lack {len(absent)} parameters, among them {absent[0]}")
+        raise InputError(f"{folder}: the weights lack {count(len(absent), 'parameter')}, among them {absent[0]}")
     _check_unread(folder, model, loaded["unexpected_keys"])
     find_sites(model)
+    store = folder.parent.parent.name.split("--")  # in the hub's cache: models--owner--name/snapshots/commit
+    if store[0] == "models" and folder.parent.name == "snapshots":
+        model.name_or_path, model.config._commit_hash = "/".join(store[1:]), folder.name
     if chosen_dtype == "auto" and chosen_device.type == "cpu" and _slow_at_16_bits(model.dtype):
         model.float()  # every 16-bit value is a float32 value: only the arithmetic changes
     return model.to(chosen_device).eval(), tokenizer
 
 
 def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
-    """The model of a local folder as its config describes it, on the device ``meta``: modules without weights.
+    """The model of a folder or name (see :func:`load_model`) as its config describes it, on the device ``meta``:
+    modules without weights, of which none are downloaded.
 
     Raises:
-        InputError: no such folder, or its config is missing or unusable.
+        InputError: no such folder or name, or its config is missing or unusable.
     """
-    folder = _model_folder(path)
+    folder = model_folder(path, trust_remote_code, weights=False)
     try:
         return _skeleton(_config(folder, trust_remote_code), trust_remote_code)
     except _UNUSABLE as error:
@@ -118,12 +142,7 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
 
 def _config(folder: Path, trust_remote_code: bool) -> Any:
     path = folder / "config.json"
-    text = read_text(path)
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path} is not a valid JSON file: {_first_line(error)}") from error
-    for name, value in _numbers(values):  # transformers makes lists of that length
+    for name, value in _numbers(load_json(path)):  # transformers makes lists of that length
         if name.endswith(_COUNTED) and value > _MOST:
             raise InputError(f"{path}: {name} is {value:,}, expected at most {_MOST:,}")
     return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
@@ -225,8 +244,11 @@ def config_hash(model: Any) -> str:
 
 def _load_tokenizer(folder: Path, options: dict[str, Any]) -> Any:
     kind: Any = AutoTokenizer
-    config = folder / "tokenizer_config.json"
-    named = json.loads(read_text(config)).get("tokenizer_class") if config.is_file() else None
+    path = folder / "tokenizer_config.json"
+    config = load_json(path) if path.is_file() else {}
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is a JSON {type(config).__name__}, expected an object")
+    named = config.get("tokenizer_class")
     if named == "TokenizersBackend" and not hasattr(transformers, named):  # what transformers 5 calls the class of 4
         kind = transformers.PreTrainedTokenizerFast
     try:
@@ -293,14 +315,60 @@ def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
     return _DTYPES[dtype or "auto"]
 
 
-def _model_folder(path: str | Path) -> Path:
-    folder = Path(path)
-    if not folder.is_dir():
-        reason = "is a file" if folder.is_file() else "does not exist"
-        raise InputError(f"model folder {folder} {reason}; expected one with config.json, weights, tokenizer")
+def model_folder(path: str | Path, trust_remote_code: bool = False, weights: bool = True) -> Path:
+    """The folder of a model: ``path``, or the snapshot of a name on the hub (see :func:`load_model`), which has the
+    files to load it (Python files only with ``trust_remote_code``), or with ``weights=False`` those to read its config.
+
+    Raises:
+        InputError: there is none, or it has no config.json.
+    """
+    folder, there = Path(path), os.path.exists(path)
+    if not os.path.isdir(path or "."):
+        if there or isinstance(path, Path) or not is_hub_name(path):
+            reason = "is a file" if there else "does not exist"
+            raise InputError(f"model folder {folder} {reason}; expected one with config.json, weights, tokenizer")
+        suffixes = [suffix for suffix in MODEL_FILES if trust_remote_code or suffix != ".py"]
+        folder = _snapshot(path, [f"*{one}" for one in suffixes if weights or one in (".json", ".py")])
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
     return folder
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether the text has the form of a model's name on the hub: ``name`` or ``owner/name``."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _snapshot(name: str, patterns: list[str]) -> Path:
+    """The folder with a model's files in the hub's cache, downloaded where they are not there."""
+    tried = f"{name} is no folder here"
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(_OTHER_WEIGHTS)))
+    except GatedRepoError as error:
+        raise InputError(
+            f"{tried}, and the model on the hub is gated: accept its terms on its page, and log in (hf auth login, or "
+            "HF_TOKEN)"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{tried} and no model on the hub that can be seen: check the name; a private model needs a login (hf auth "
+            "login, or HF_TOKEN)"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        config = try_to_load_from_cache(name, "config.json")
+        if isinstance(config, str):  # not all of these files, but perhaps all that loading asks for
+            return Path(config).parent
+        offline = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids" if constants.HF_HUB_OFFLINE else "there is no way"
+        raise InputError(
+            f"{tried} and not in the cache {constants.HF_HUB_CACHE}, and {offline} to ask the hub: download it where "
+            f"there is a network (hf download {name}) and bring the cache here, or give the path of a folder"
+        ) from error
+    except Exception as error:  # of the HTTP library, which differs by huggingface_hub's version, or of the disk
+        raise InputError(f"cannot download the model {name}: {_first_line(error)}") from error
 
 
 def _slow_at_16_bits(dtype: torch.dtype) -> bool:
@@ -309,8 +377,10 @@ def _slow_at_16_bits(dtype: torch.dtype) -> bool:
 
 
 def _device(device: str | torch.device | None) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device or "cpu")
+        chosen = torch.device("cpu" if device is None else device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device is {str(device)!r}, which is not there: {_first_line(error)}") from error

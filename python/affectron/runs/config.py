@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import reprlib
 import sys
 import types
 import typing
@@ -20,6 +21,7 @@ from affectron.evaluators import LabelLikelihood, LinearProbe
 from affectron.exam import finite_numbers, fraction, whole_number
 from affectron.files import read_text
 from affectron.methods import METHODS
+from affectron.models.load import is_hub_name
 from affectron.neurons import selection_options
 from affectron.ops.buffers import ACTIVE_RULES
 from affectron.screening import TOKEN_RULES
@@ -29,6 +31,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover
     import tomli as tomllib
+
+
+_SHOWN = reprlib.Repr()  # of a value in a message: no deeper and no longer than a line has room for
+_SHOWN.maxstring = _SHOWN.maxother = 100
 
 
 @dataclass(frozen=True)
@@ -252,15 +258,16 @@ class Associate:
 
 @dataclass(frozen=True)
 class Config:
-    """A whole run. Paths are relative to the folder of the configuration file. ``allow_overlap``: test sentences that
-    were screened too, and state it, in place of refusing them."""
+    """A whole run. Paths are relative to the folder of the configuration file. ``model`` is the path of a folder, or a
+    name on the hub as :func:`affectron.load_model` takes it. ``allow_overlap``: test sentences that were screened too,
+    and state it, in place of refusing them."""
 
-    model: Path
+    model: Path | str
     corpus: Path
     output: Path
     seed: int = 0
     allow_overlap: bool = False
-    device: str = "cpu"
+    device: str = "auto"
     dtype: str = "auto"
     trust_remote_code: bool = False
     columns: Columns = field(default_factory=Columns)
@@ -298,15 +305,30 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     text = read_text(file)
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise InputError(f"{file} is not TOML that can be read: it is nested too deep") from error
+    except ValueError as error:  # not TOML, or a number of too many digits
         raise InputError(f"{file} is not TOML that can be read: {error}") from error
-    return typing.cast(Config, _table(Config, content, file, ""))
+    config = typing.cast(Config, _table(Config, content, file, ""))
+    name = content["model"]
+    if not os.path.exists(config.model) and is_hub_name(name):
+        if os.path.exists(name):  # would be taken instead of the name
+            raise InputError(
+                f"{file}: model is {name!r}, which is not beside the configuration but in the current folder; write "
+                "its whole path"
+            )
+        config = dataclasses.replace(config, model=name)
+    return config
 
 
 def one_of(name: str, value: str, known: typing.Sequence[str]) -> None:
     """Raise InputError unless the value is one of those known."""
     if value not in known:
         raise InputError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+
+
+def _named(key: str) -> str:
+    return key if key.isprintable() else repr(key)
 
 
 def _controlled(section: Any) -> None:
@@ -317,11 +339,11 @@ def _controlled(section: Any) -> None:
 def _table(kind: type[Any], content: Any, file: Path, place: str) -> Any:
     """A dataclass from a TOML table, its fields checked by their annotations."""
     if not isinstance(content, dict):
-        raise InputError(f"{file}: {place.rstrip('.')} is {content!r}, expected a table")
+        raise InputError(f"{file}: {place.rstrip('.')} is {_SHOWN.repr(content)}, expected a table")
     hints = typing.get_type_hints(kind)
     for name in content:
         if name not in hints:
-            raise InputError(f"{file}: {place}{name} is not an option, expected one of {', '.join(hints)}")
+            raise InputError(f"{file}: {place}{_named(name)} is not an option, expected one of {', '.join(hints)}")
     values = {}
     for one in dataclasses.fields(kind):
         if one.name in content:
@@ -335,19 +357,19 @@ def _table(kind: type[Any], content: Any, file: Path, place: str) -> Any:
 
 
 def _value(kind: Any, value: Any, file: Path, place: str) -> Any:
-    if isinstance(kind, types.UnionType):  # X | None
+    if isinstance(kind, types.UnionType):  # X | None, and Path | str
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
     if dataclasses.is_dataclass(kind):
         return _table(typing.cast("type[Any]", kind), value, file, f"{place}.")
     if typing.get_origin(kind) is tuple:
         inner = typing.get_args(kind)[0]
         if not isinstance(value, list):
-            raise InputError(f"{file}: {place} is {value!r}, expected a list")
+            raise InputError(f"{file}: {place} is {_SHOWN.repr(value)}, expected a list")
         return tuple(_value(inner, one, file, f"{place}[{position}]") for position, one in enumerate(value))
     if typing.get_origin(kind) is dict:
         if not isinstance(value, dict):
-            raise InputError(f"{file}: {place} is {value!r}, expected a table")
-        return {key: _value(str, one, file, f"{place}.{key}") for key, one in value.items()}
+            raise InputError(f"{file}: {place} is {_SHOWN.repr(value)}, expected a table")
+        return {key: _value(str, one, file, f"{place}.{_named(key)}") for key, one in value.items()}
     return _scalar(kind, value, file, place)
 
 
@@ -355,8 +377,12 @@ def _scalar(kind: Any, value: Any, file: Path, place: str) -> Any:
     expected = {str: "text", Path: "a path", bool: "true or false", int: "an integer", float: "a number"}[kind]
     given: dict[Any, tuple[type, ...]] = {str: (str,), Path: (str,), bool: (bool,), int: (int,), float: (int, float)}
     if not isinstance(value, given[kind]) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{file}: {place} is {value!r}, expected {expected}")
+        raise InputError(f"{file}: {place} is {_SHOWN.repr(value)}, expected {expected}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise InputError(f"{file}: {place} has more than 64 bits, expected {expected} that TOML can hold")
     if kind is Path:
+        if "\0" in str(value):
+            raise InputError(f"{file}: {place} is {_SHOWN.repr(value)}, expected {expected}")
         return file.parent / str(value)
     return value * 1.0 if kind is float else value  # type: ignore[operator]
 

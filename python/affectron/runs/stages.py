@@ -25,9 +25,11 @@ from affectron.corpus import Corpus
 from affectron.errors import InputError
 from affectron.evaluators import LabelLikelihood, default_prompt
 from affectron.exam import Exam
+from affectron.files import locked
 from affectron.findings import Findings
 from affectron.methods import compare_methods
 from affectron.models import load_model
+from affectron.models.load import MODEL_FILES, model_folder
 from affectron.neurons import NeuronSet, select
 from affectron.overlap import compare, hashed
 from affectron.provenance import versions
@@ -42,7 +44,6 @@ from affectron.stats import ActivationStats
 from affectron.validation import validate_exam
 
 STATS, NEURONS, VALIDATION, CROSS = "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json"
-_MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".py", ".jinja")
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,18 @@ def run(
         the path of the report's page, and what was run and what was there.
 
     Raises:
-        InputError: the configuration, model or corpus cannot be used, or a file cannot be written.
+        InputError: the configuration, model or corpus cannot be used, a file cannot be written, or another process runs
+            in the folder.
     """
     here = _Run(config, progress)
     here.check()
-    try:
-        config.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {config.output}: {error.strerror or error}") from error
-    cache = here.cache
+    with locked(config.output):
+        return config.output / "report" / "index.html", _run(here, say)
+
+
+def _run(here: _Run, say: Callable[[str], None]) -> list[Planned]:
+    """Run the stages that are not done yet, in a folder that is held."""
+    config, cache = here.config, here.cache
     cache.record |= {"affectron": __version__, "config": config.json(), "versions": versions()}
     done: list[Planned] = []
     for stage in STAGES:
@@ -114,7 +118,7 @@ def run(
         say(f"{stage.name}: {seconds:.1f} s")
         done.append(Planned(stage.name, False, "run", seconds))
     cache.save()
-    return config.output / "report" / "index.html", done
+    return done
 
 
 def plan(config: Config) -> list[Planned]:
@@ -149,15 +153,22 @@ class _Run:
 
     def __init__(self, config: Config, progress: bool) -> None:
         self.config, self.progress, self.folder = config, progress, config.output
-        self.cache = Cache(config.output)
+
+    @cached_property
+    def cache(self) -> Cache:
+        return Cache(self.folder)  # only when a run holds the folder: nobody changes it any more
 
     # --- what is read -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def model(self) -> Path:
+        return model_folder(self.config.model, self.config.trust_remote_code)
 
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
         config = self.config
         return load_model(
-            config.model, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code
+            self.model, dtype=config.dtype, device=config.device, trust_remote_code=config.trust_remote_code
         )
 
     @cached_property
@@ -206,7 +217,7 @@ class _Run:
 
     @cached_property
     def model_digests(self) -> dict[str, str]:
-        return dict(folder_digests(self.config.model, _MODEL_FILES))
+        return dict(folder_digests(self.model, MODEL_FILES))
 
     def key(self, stage: _Stage) -> str:
         config = self.config
