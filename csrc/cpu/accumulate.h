@@ -1,9 +1,15 @@
-// Statistics of one tile of rows over one block of neurons, merged into the accumulators. Shared by glu_stats and
-// neuron_stats, which differ only in where the values come from.
+// Statistics of tiles of rows, merged into the accumulators. Shared by glu_stats and neuron_stats, which differ only in
+// where the values come from.
 //
-// A tile is measured in fp32 by a centred two-pass and merged in fp64 (Chan et al. 1979). Each neuron is handled by
-// one thread, tile after tile in the plan's order, and lanes never mix: the result depends on the shapes and segments
-// alone, not on the number of threads.
+// One pass: as values are made, their deviations from a pivot and the squares of these are summed in fp32; a tile's
+// sums are merged in fp64 (Chan et al. 1979). The pivot is the segment's mean so far. Where that is far from the tile's
+// mean digits cancel, which does no harm as long as the segment had as many rows before: the mean that moves then adds
+// at least half as much to its M2. While it has fewer, the tile is read again from where its values were left, and
+// measured about its own mean. Values whose squares leave fp32's range and those that are not finite are measured in
+// fp64.
+//
+// Each neuron is handled by one thread, tile after tile in the plan's order, and lanes never mix: the result depends on
+// the shapes and segments alone, not on the number of threads.
 #pragma once
 
 #include <algorithm>
@@ -16,58 +22,73 @@
 
 namespace affectron::AFFECTRON_ISA {
 
-// Neurons at a time: 32 rows of them as floats are 32 KB, which stay in the nearest caches between the passes.
+// Neurons at a time: what is known of them and the rows under way stay in the nearest cache.
 constexpr int64_t kBlock = 256;
 
-struct TileStats {
-  alignas(64) float mean[kBlock];     // of the tile, rounded to fp32
-  alignas(64) float residual[kBlock]; // sum of h - mean: what the rounding left
-  alignas(64) float squares[kBlock];  // sum of (h - mean)^2
+// Rows at a time: their sums pass through memory once. That also leaves less rounding error than one by one.
+constexpr int kRowsUnderWay = 4;
+
+// What is known of a block of neurons in the current tile.
+struct Sums {
+  alignas(64) float pivot[kBlock];
+  alignas(64) float deviations[kBlock]; // from the pivot
+  alignas(64) float squares[kBlock];    // of the deviations
   alignas(64) float min[kBlock];
   alignas(64) float max[kBlock];
+  alignas(64) int32_t active[kBlock]; // rows
 };
 
-inline void measure(const float *h, int64_t rows, int64_t neurons, TileStats &tile) {
+// Adds the block's neurons in N rows: their values, and what is greater than 0 where they are active.
+template <Dtype D, int N>
+void count(const typename Format<D>::type *const *values, const typename Format<D>::type *const *signs, int64_t neurons,
+           Sums &sums) {
+  each_vector<D>(neurons, [&](int64_t i, auto load, auto) {
+    const Vec pivot = load_float(sums.pivot + i), zero(0.0f);
+    Vec deviations = zero, squares = zero, low = load_float(sums.min + i), high = load_float(sums.max + i);
+    Mask active[N];
+#pragma GCC unroll 4
+    for (int r = 0; r < N; ++r) {
+      const Vec h = load(values[r] + i), deviation = h - pivot;
+      deviations = deviations + deviation;
+      squares = fma(deviation, deviation, squares);
+      low = min(low, h);
+      high = max(high, h);
+      active[r] = zero < load(signs[r] + i);
+    }
+    store_float(sums.deviations + i, load_float(sums.deviations + i) + deviations);
+    store_float(sums.squares + i, load_float(sums.squares + i) + squares);
+    store_float(sums.min + i, low);
+    store_float(sums.max + i, high);
+    add_masks(sums.active + i, active);
+  });
+}
+
+// Puts the pivot at the tile's mean and sums again: `load(r, i)` is a vector of row r. A mean lies between the
+// extremes, and so the pivot of a neuron that never changes is its value.
+template <class Load> void center(Sums &sums, int64_t rows, int64_t neurons, Load load) {
   const Vec inverse(1.0f / float(rows));
   for (int64_t i = 0; i < neurons; i += Vec::width) {
-    const float *column = h + i;
-    Vec first = load_float(column);
-    Vec sum = first, low = first, high = first;
-    for (int64_t r = 1; r < rows; ++r) {
-      Vec x = load_float(column + r * kBlock);
-      sum = sum + x;
-      low = min(low, x);
-      high = max(high, x);
-    }
-    Vec mean = sum * inverse;
+    const Vec mean = fma(load_float(sums.deviations + i), inverse, load_float(sums.pivot + i));
+    const Vec pivot = min(max(mean, load_float(sums.min + i)), load_float(sums.max + i));
     // Two partial sums each: shorter chains, which is faster and leaves less of the rounding error.
-    Vec residual[2] = {Vec(0.0f), Vec(0.0f)}, squares[2] = {residual[0], residual[0]};
-    auto deviate = [&](int64_t r, int k) {
-      Vec deviation = load_float(column + r * kBlock) - mean;
-      residual[k] = residual[k] + deviation;
-      squares[k] = fma(deviation, deviation, squares[k]);
-    };
-    int64_t r = 0;
-    for (; r + 2 <= rows; r += 2) {
-      deviate(r, 0);
-      deviate(r + 1, 1);
+    Vec deviations[2] = {Vec(0.0f), Vec(0.0f)}, squares[2] = {Vec(0.0f), Vec(0.0f)};
+    for (int64_t r = 0; r < rows; ++r) {
+      const Vec deviation = load(r, i) - pivot;
+      deviations[r % 2] = deviations[r % 2] + deviation;
+      squares[r % 2] = fma(deviation, deviation, squares[r % 2]);
     }
-    if (r < rows) deviate(r, 0);
-    store_float(tile.mean + i, mean);
-    store_float(tile.residual + i, residual[0] + residual[1]);
-    store_float(tile.squares + i, squares[0] + squares[1]);
-    store_float(tile.min + i, low);
-    store_float(tile.max + i, high);
+    store_float(sums.pivot + i, pivot);
+    store_float(sums.deviations + i, deviations[0] + deviations[1]);
+    store_float(sums.squares + i, squares[0] + squares[1]);
   }
 }
 
-// One neuron in fp64, non-finite values left out: for columns whose squares leave the range of fp32 or that hold a
-// NaN or an infinity, and for neurons that have held one before.
+// One neuron in fp64, non-finite values left out.
 inline void merge_exactly(const float *column, int64_t rows, int64_t seen, Stats &stats, int64_t at) {
   double sum = 0.0, squares = 0.0;
   int64_t observed = 0;
   for (int64_t r = 0; r < rows; ++r) {
-    float x = column[r * kBlock];
+    const float x = column[r];
     if (!std::isfinite(x)) continue;
     ++observed;
     sum += x;
@@ -79,8 +100,8 @@ inline void merge_exactly(const float *column, int64_t rows, int64_t seen, Stats
   if (observed == 0) return;
   const double mean = sum / double(observed);
   for (int64_t r = 0; r < rows; ++r) {
-    double deviation = double(column[r * kBlock]) - mean;
-    if (std::isfinite(column[r * kBlock])) squares += deviation * deviation;
+    const double deviation = double(column[r]) - mean;
+    if (std::isfinite(column[r])) squares += deviation * deviation;
   }
   const double share = double(observed) / double(before + observed);
   const double delta = mean - stats.mean[at];
@@ -88,9 +109,10 @@ inline void merge_exactly(const float *column, int64_t rows, int64_t seen, Stats
   stats.m2[at] += squares + delta * delta * double(before) * share;
 }
 
-// `at`: position of the block's first neuron in the [S, F] accumulators; `seen`: rows the segment had before.
-inline void merge(const float *h, const int32_t *active, int64_t rows, int64_t neurons, int64_t seen,
-                  const TileStats &tile, Stats &stats, int64_t at) {
+// `at`: position of the block's first neuron in the [S, F] accumulators; `seen`: rows the segment had before;
+// `load(r, i)`: a vector of row r from the block's neuron i on.
+template <class Load>
+void merge(const Sums &sums, int64_t rows, int64_t neurons, int64_t seen, Stats &stats, int64_t at, Load load) {
   const double share = double(rows) / double(seen + rows);
   const double weight = double(seen) * share;
   const double inverse = 1.0 / double(rows);
@@ -100,27 +122,30 @@ inline void merge(const float *h, const int32_t *active, int64_t rows, int64_t n
   int32_t exceptional = 0;
   alignas(64) int32_t exact[kBlock];
   for (int64_t i = 0; i < neurons; ++i) {
-    // In range: squares neither overflow nor vanish. Comparisons are false for NaN. All equal: no squares to lose.
-    bool in_range = (tile.squares[i] < 1e30f) & ((tile.squares[i] > 1e-28f) | (tile.min[i] == tile.max[i]));
+    // The squares neither overflow nor vanish, unless there are none. Comparisons are false for NaN.
+    const bool constant = (sums.min[i] == sums.pivot[i]) & (sums.max[i] == sums.pivot[i]);
+    const bool in_range = (sums.squares[i] < 1e30f) & ((sums.squares[i] > 1e-28f) | constant);
     exact[i] = !in_range | (nonfinite[i] != 0);
     exceptional |= exact[i];
   }
-  for (int64_t i = 0; i < neurons; ++i) count[i] += active[i];
+  for (int64_t i = 0; i < neurons; ++i) count[i] += sums.active[i];
   auto fast = [&](int64_t i) {
-    const double residual = tile.residual[i];
-    const double squares = double(tile.squares[i]) - residual * residual * inverse;
-    const double delta = double(tile.mean[i]) + residual * inverse - mean[i];
+    const double total = sums.deviations[i], shift = total * inverse;
+    const double squares = double(sums.squares[i]) - total * shift;
+    const double delta = double(sums.pivot[i]) + shift - mean[i];
     mean[i] += delta * share;
     m2[i] += (squares > 0.0 ? squares : 0.0) + delta * delta * weight;
-    low[i] = tile.min[i] < low[i] ? tile.min[i] : low[i];
-    high[i] = tile.max[i] > high[i] ? tile.max[i] : high[i];
+    low[i] = sums.min[i] < low[i] ? sums.min[i] : low[i];
+    high[i] = sums.max[i] > high[i] ? sums.max[i] : high[i];
   };
   if (!exceptional) {
     for (int64_t i = 0; i < neurons; ++i) fast(i);
   } else {
     for (int64_t i = 0; i < neurons; ++i) {
       if (exact[i]) {
-        merge_exactly(h + i, rows, seen, stats, at + i);
+        float column[kTileRows + Vec::width - 1];
+        for (int64_t r = 0; r < rows; ++r) store_float(column + r, load(r, i));
+        merge_exactly(column, rows, seen, stats, at + i);
       } else {
         fast(i);
       }
@@ -128,31 +153,63 @@ inline void merge(const float *h, const int32_t *active, int64_t rows, int64_t n
   }
 }
 
-// Runs `fill(n, f, neurons, h, active)` over every row n of every tile and block of neurons from f on, and merges the
-// tiles that belong to a segment. `fill` leaves a row's values in h and adds to active; for a row of no segment h is
-// null and only its output is wanted.
-template <class Fill> void accumulate(Shape shape, const Plan &plan, Stats stats, int threads, Fill fill) {
+// Merges every tile that belongs to a segment. `fill(n, f, neurons, next_n, next_f)` leaves the values of row n from
+// the neuron f on in `values`, and is called for rows of no segment too. It may fetch what will be filled some rows
+// later: a block is too short for the processor to see the next one coming. Active is what is greater than 0 in
+// `signs`.
+template <Dtype D, class Fill>
+void accumulate(Rows values, Rows signs, Shape shape, const Plan &plan, Stats stats, int threads, Fill fill) {
+  using F = Format<D>;
+  using T = typename F::type;
+  auto place = [](Rows rows, int64_t n, int64_t f) { return static_cast<const T *>(at(rows, n, f, sizeof(T))); };
   share_neurons(shape, threads, [&](int64_t begin, int64_t end) {
     std::vector<int64_t> seen(stats.count, stats.count + plan.num_segments);
-    std::vector<float> h(size_t(kTileRows * kBlock));
-    TileStats tile_stats;
-    alignas(64) int32_t active[kBlock];
+    Sums sums;
     for (int64_t t = 0; t < plan.num_tiles; ++t) {
       const Tile tile = plan.tiles[t];
-      const int64_t *order = plan.order + tile.start;
+      const int64_t *order = plan.order + tile.start, rows = tile.rows;
+      if (rows == 0) continue;
       for (int64_t f = begin; f < end; f += kBlock) {
         const int64_t neurons = std::min(kBlock, end - f);
+        auto fill_row = [&](int64_t r) {
+          const int64_t next = r + kRowsUnderWay;
+          if (next < rows || f + kBlock >= end) {
+            fill(order[r], f, neurons, order[std::min(next, rows - 1)], f);
+          } else {
+            fill(order[r], f, neurons, order[std::min(next - rows, rows - 1)], f + kBlock);
+          }
+        };
         if (tile.segment < 0) {
-          for (int64_t r = 0; r < tile.rows; ++r) fill(order[r], f, neurons, nullptr, nullptr);
-        } else if (tile.rows > 0) {
-          std::fill(active, active + kBlock, 0);
-          for (int64_t r = 0; r < tile.rows; ++r) fill(order[r], f, neurons, h.data() + r * kBlock, active);
-          measure(h.data(), tile.rows, neurons, tile_stats);
-          merge(h.data(), active, tile.rows, neurons, seen[size_t(tile.segment)], tile_stats, stats,
-                tile.segment * shape.neurons + f);
+          for (int64_t r = 0; r < rows; ++r) fill_row(r);
+          continue;
         }
+        const int64_t first = tile.segment * shape.neurons + f, before = seen[size_t(tile.segment)];
+        for (int64_t i = 0; i < kBlock; ++i) {
+          sums.pivot[i] = i < neurons ? float(stats.mean[first + i]) : 0.0f;
+          sums.deviations[i] = sums.squares[i] = 0.0f;
+          sums.active[i] = 0;
+          sums.min[i] = std::numeric_limits<float>::infinity();
+          sums.max[i] = -sums.min[i];
+        }
+        for (int64_t r = 0; r < rows;) {
+          const int size = r + kRowsUnderWay <= rows ? kRowsUnderWay : 1;
+          const T *value[kRowsUnderWay], *sign[kRowsUnderWay];
+          for (int k = 0; k < size; ++k) {
+            fill_row(r + k);
+            value[k] = place(values, order[r + k], f);
+            sign[k] = place(signs, order[r + k], f);
+          }
+          (size == 1 ? count<D, 1> : count<D, kRowsUnderWay>)(value, sign, neurons, sums);
+          r += size;
+        }
+        auto load = [&](int64_t r, int64_t i) {
+          const T *from = place(values, order[r], f + i);
+          return i + Vec::width <= neurons ? F::load(from) : load_part<D>(from, neurons - i);
+        };
+        if (before < rows) center(sums, rows, neurons, load);
+        merge(sums, rows, neurons, before, stats, first, load);
       }
-      if (tile.segment >= 0) seen[size_t(tile.segment)] += tile.rows;
+      if (tile.segment >= 0) seen[size_t(tile.segment)] += rows;
     }
   });
   for (int64_t t = 0; t < plan.num_tiles; ++t) {

@@ -10,7 +10,7 @@ void glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act,
   const int64_t size = element_size(dtype);
 #pragma omp parallel for num_threads(useful_threads(shape, threads)) schedule(static)
   for (int64_t n = 0; n < shape.rows; ++n) {
-    slice({at(gate, n, 0, size), at(up, n, 0, size), at(out, n, 0, size), nullptr, nullptr, shape.neurons, false});
+    slice({at(gate, n, 0, size), at(up, n, 0, size), at(out, n, 0, size), nullptr, shape.neurons});
   }
 }
 

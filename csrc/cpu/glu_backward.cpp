@@ -32,7 +32,7 @@ template <Dtype D, Act A, bool Gated, bool Summed> void backward_slice(const Bac
   const T *up = static_cast<const T *>(s.up);
   T *grad_gate = static_cast<T *>(s.grad_gate);
   T *grad_up = static_cast<T *>(s.grad_up);
-  auto body = [&](int64_t i, auto load, auto store) {
+  each_vector<D>(s.neurons, [&](int64_t i, auto load, auto store) {
     Vec g = load(gate + i), dh = load(grad + i);
     Vec y = activate<A>(g), dg = dh * slope<A>(g, y);
     Vec h = F::round(y);
@@ -40,18 +40,11 @@ template <Dtype D, Act A, bool Gated, bool Summed> void backward_slice(const Bac
       Vec u = load(up + i);
       dg = dg * u;
       h = F::round(h * u);
-      store(grad_up + i, F::round(dh * y));
+      store(grad_up + i, dh * y);
     }
-    store(grad_gate + i, F::round(dg));
+    store(grad_gate + i, dg);
     if constexpr (Summed) store_float(s.chain + i, fma(h, dh, load_float(s.chain + i)));
-  };
-  int64_t i = 0;
-  for (; i + Vec::width <= s.neurons; i += Vec::width) {
-    body(i, [](const T *p) { return F::load(p); }, [](T *p, Vec a) { F::store(p, a); });
-  }
-  if (int64_t rest = s.neurons - i; rest > 0) {
-    body(i, [=](const T *p) { return load_part<D>(p, rest); }, [=](T *p, Vec a) { store_part<D>(p, a, rest); });
-  }
+  });
 }
 
 using BackwardKernel = void (*)(const BackwardSlice &);

@@ -6,13 +6,19 @@ namespace affectron::AFFECTRON_ISA {
 
 void glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,
                bool product, int threads) {
-  SliceKernel plain = glu_slice_for<Emit::output>(dtype, act, up.data != nullptr);
-  SliceKernel counted = glu_slice_for<Emit::counted>(dtype, act, up.data != nullptr);
+  const SliceKernel kernel = glu_slice_for<Emit::fetched>(dtype, act, up.data != nullptr);
   const int64_t size = element_size(dtype);
-  accumulate(shape, plan, stats, threads, [&](int64_t n, int64_t f, int64_t neurons, float *h, int32_t *active) {
-    SliceKernel slice = h ? counted : plain;
-    slice({at(gate, n, f, size), at(up, n, f, size), at(out, n, f, size), h, active, neurons, product});
-  });
+  const Rows h{out.data, out.stride};
+  auto slice = [&](int64_t n, int64_t f, int64_t neurons) -> Slice {
+    return {at(gate, n, f, size), at(up, n, f, size), at(out, n, f, size), nullptr, neurons};
+  };
+  auto fill = [&](int64_t n, int64_t f, int64_t neurons, int64_t next_n, int64_t next_f) {
+    const Slice next = slice(next_n, next_f, neurons);
+    Slice now = slice(n, f, neurons);
+    now.next = &next;
+    kernel(now);
+  };
+  with_dtype(dtype, [&](auto d) { accumulate<d.value>(h, product ? h : gate, shape, plan, stats, threads, fill); });
 }
 
 } // namespace affectron::AFFECTRON_ISA

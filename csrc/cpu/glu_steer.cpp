@@ -20,14 +20,14 @@ void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs progra
   for (int64_t n = 0; n < shape.rows; ++n) {
     const int64_t program = programs.rows ? programs.rows[n] : 0;
     if (program < 0) {
-      plain({at(gate, n, 0, size), at(up, n, 0, size), at(out, n, 0, size), nullptr, nullptr, shape.neurons, false});
+      plain({at(gate, n, 0, size), at(up, n, 0, size), at(out, n, 0, size), nullptr, shape.neurons});
       continue;
     }
     const float *table = programs.table + program * 4 * shape.neurons;
     alignas(64) float h[kBlock + Vec::width];
     for (int64_t f = 0; f < shape.neurons; f += kBlock) {
       const int64_t neurons = shape.neurons - f < kBlock ? shape.neurons - f : kBlock;
-      floats({at(gate, n, f, size), at(up, n, f, size), nullptr, h, nullptr, neurons, false});
+      floats({at(gate, n, f, size), at(up, n, f, size), nullptr, h, neurons});
       steer(h, table + f, shape.neurons, at(out, n, f, size), neurons);
     }
   }

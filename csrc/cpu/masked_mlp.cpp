@@ -174,13 +174,13 @@ template <Dtype D> struct Pass {
       alignas(64) float wide[kBlock + Vec::width], table[4][kBlock];
       auto round_to = [&](T *to, const float (*from)[kMlpRows]) {
         for (int64_t i = 0; i < kBlock; ++i) wide[i] = i < count ? from[i][n] : 0.0f;
-        for (int64_t i = 0; i < kBlock; i += Vec::width) F::store(to + i, F::round(load_float(wide + i)));
+        for (int64_t i = 0; i < kBlock; i += Vec::width) F::store(to + i, load_float(wide + i));
       };
       round_to(g, gate);
       if (weights.up.data) round_to(u, up);
       float *to = h.data() + n * h_stride + first;
       const int64_t program = programs.rows ? programs.rows[n] : 0;
-      slice({g, weights.up.data ? u : nullptr, nullptr, wide, nullptr, kBlock, false});
+      slice({g, weights.up.data ? u : nullptr, nullptr, wide, kBlock});
       if (program >= 0) {
         const float *whole = programs.table + program * 4 * shape.neurons;
         for (int64_t i = 0; i < kBlock; ++i) {
@@ -226,8 +226,7 @@ template <Dtype D> struct Pass {
     for (int64_t n = 0; n < shape.rows; ++n) {
       T *to = static_cast<T *>(at(out, n, first, sizeof(T)));
       for (int64_t c = 0; c < count; c += Vec::width) {
-        const Vec rounded = F::round(load_float(total.data() + n * width + c));
-        store_part<D>(to + c, rounded, std::min(count - c, Vec::width));
+        store_part<D>(to + c, load_float(total.data() + n * width + c), std::min(count - c, Vec::width));
       }
     }
   }
@@ -240,8 +239,7 @@ template <Dtype D> struct Pass {
     dots_of_rows<D, W>(from, from, h.data(), h_stride, shape.rows, shape.neurons, found[0], kMlpRows);
     for (int64_t n = 0; n < shape.rows; ++n) {
       for (int w = 0; w < W; ++w) {
-        Vec rounded = F::round(Vec(found[w][n]));
-        store_part<D>(static_cast<T *>(at(out, n, first + w, sizeof(T))), rounded, 1);
+        store_part<D>(static_cast<T *>(at(out, n, first + w, sizeof(T))), Vec(found[w][n]), 1);
       }
     }
   }
@@ -287,12 +285,7 @@ void run(MutableRows out, Rows x, const MlpWeights &weights, const MlpShape &sha
 void masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Programs programs, Dtype dtype, Act act,
                 int threads) {
   if (shape.rows == 0) return;
-  switch (dtype) {
-  case Dtype::f32: return run<Dtype::f32>(out, x, weights, shape, programs, act, threads);
-  case Dtype::bf16: return run<Dtype::bf16>(out, x, weights, shape, programs, act, threads);
-  case Dtype::f16: return run<Dtype::f16>(out, x, weights, shape, programs, act, threads);
-  }
-  throw std::invalid_argument("unknown dtype code");
+  with_dtype(dtype, [&](auto d) { run<d.value>(out, x, weights, shape, programs, act, threads); });
 }
 
 } // namespace affectron::AFFECTRON_ISA

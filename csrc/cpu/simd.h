@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
+#include <type_traits>
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -36,6 +38,8 @@ inline Reg operator-(Reg a) {
   return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(a.v), _mm512_set1_epi32(INT32_MIN)));
 }
 inline RegMask operator<(Reg a, Reg b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ); }
+inline RegMask operator==(Reg a, Reg b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ); }
+inline RegMask operator!=(Reg a, Reg b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ); }
 inline Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
 inline Reg min(Reg a, Reg b) { return _mm512_min_ps(a.v, b.v); }
 inline Reg max(Reg a, Reg b) { return _mm512_max_ps(a.v, b.v); }
@@ -45,25 +49,17 @@ inline Reg exp2_below(Reg shifted) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
 }
 inline Reg select(RegMask m, Reg a, Reg b) { return _mm512_mask_blend_ps(m, b.v, a.v); }
+inline Reg zero_unless(RegMask m, Reg a) { return _mm512_maskz_mov_ps(m, a.v); }
 inline Reg copysign(Reg magnitude, Reg sign) {
   __m512i bit = _mm512_set1_epi32(INT32_MIN);
   return _mm512_castsi512_ps(_mm512_or_si512(_mm512_andnot_si512(bit, _mm512_castps_si512(magnitude.v)),
                                              _mm512_and_si512(bit, _mm512_castps_si512(sign.v))));
 }
-// counts[i] += m[i]
-inline void add_mask(int32_t *counts, RegMask m) {
-  __m512i c = _mm512_loadu_si512(counts);
-  _mm512_storeu_si512(counts, _mm512_mask_add_epi32(c, m, c, _mm512_set1_epi32(1)));
-}
 inline Reg reg_load_float(const float *p) { return _mm512_loadu_ps(p); }
 inline void store_float(float *p, Reg a) { _mm512_storeu_ps(p, a.v); }
 
-inline Reg reg_from_bf16(const uint16_t *p) {
-  __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
-}
-// Bits rounded to nearest even, still in 32 bits. A NaN that came from bf16 operands has a zero lower half, so
-// the addition cannot carry out of it.
+// Bits rounded to nearest even in the upper halves. A NaN that came from bf16 operands has a zero lower half, so the
+// addition cannot carry out of it.
 inline __m512i bf16_bits(Reg a) {
   __m512i bits = _mm512_castps_si512(a.v);
   __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -72,9 +68,15 @@ inline __m512i bf16_bits(Reg a) {
 inline Reg round_bf16(Reg a) {
   return _mm512_castsi512_ps(_mm512_and_si512(bf16_bits(a), _mm512_set1_epi32(0xffff0000u)));
 }
-inline void to_bf16(uint16_t *p, Reg a) { // `a` has been rounded
-  __m512i high = _mm512_srli_epi32(_mm512_castps_si512(a.v), 16);
-  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(high));
+inline Reg reg_from_bf16(const uint16_t *p) {
+  __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+inline void to_bf16(uint16_t *p, Reg a, Reg b) {
+  const __m512i odd = _mm512_add_epi16(_mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32,
+                                                        30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0),
+                                       _mm512_set1_epi16(1));
+  _mm512_storeu_si512(p, _mm512_permutex2var_epi16(bf16_bits(a), odd, bf16_bits(b)));
 }
 inline Reg reg_from_f16(const uint16_t *p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
@@ -83,6 +85,12 @@ inline void to_f16(uint16_t *p, Reg a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 inline Reg round_f16(Reg a) { return _mm512_cvtph_ps(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
+// counts[i] += how many of m hold
+template <int N> inline void add_masks(int32_t *counts, const RegMask (&m)[N]) {
+  __m512i c = _mm512_loadu_si512(counts);
+  for (RegMask each : m) c = _mm512_mask_add_epi32(c, each, c, _mm512_set1_epi32(1));
+  _mm512_storeu_si512(counts, c);
+}
 
 #elif defined(__AVX2__)
 
@@ -101,6 +109,8 @@ inline Reg operator*(Reg a, Reg b) { return _mm256_mul_ps(a.v, b.v); }
 inline Reg operator/(Reg a, Reg b) { return _mm256_div_ps(a.v, b.v); }
 inline Reg operator-(Reg a) { return _mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f)); }
 inline RegMask operator<(Reg a, Reg b) { return _mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ); }
+inline RegMask operator==(Reg a, Reg b) { return _mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ); }
+inline RegMask operator!=(Reg a, Reg b) { return _mm256_cmp_ps(a.v, b.v, _CMP_NEQ_UQ); }
 inline Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
 inline Reg min(Reg a, Reg b) { return _mm256_min_ps(a.v, b.v); }
 inline Reg max(Reg a, Reg b) { return _mm256_max_ps(a.v, b.v); }
@@ -110,23 +120,23 @@ inline Reg exp2_below(Reg shifted) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
 }
 inline Reg select(RegMask m, Reg a, Reg b) { return _mm256_blendv_ps(b.v, a.v, m.v); }
+inline Reg zero_unless(RegMask m, Reg a) { return _mm256_and_ps(m.v, a.v); }
 inline Reg copysign(Reg magnitude, Reg sign) {
   __m256 bit = _mm256_set1_ps(-0.0f);
   return _mm256_or_ps(_mm256_andnot_ps(bit, magnitude.v), _mm256_and_ps(bit, sign.v));
-}
-inline void add_mask(int32_t *counts, RegMask m) {
-  __m256i *p = reinterpret_cast<__m256i *>(counts);
-  _mm256_storeu_si256(p, _mm256_sub_epi32(_mm256_loadu_si256(p), _mm256_castps_si256(m.v)));
 }
 inline Reg reg_load_float(const float *p) { return _mm256_loadu_ps(p); }
 inline void store_float(float *p, Reg a) { _mm256_storeu_ps(p, a.v); }
 
 inline Reg reg_from_bf16(const uint16_t *p) {
-  __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  // Both halves read the same eight: a broadcast needs no lane to be crossed.
+  const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+  const __m256i place = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1, -1,
+                                         10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(both, place));
 }
-// Bits rounded to nearest even, still in 32 bits. A NaN that came from bf16 operands has a zero lower half, so
-// the addition cannot carry out of it.
+// Bits rounded to nearest even in the upper halves. A NaN that came from bf16 operands has a zero lower half, so the
+// addition cannot carry out of it.
 inline __m256i bf16_bits(Reg a) {
   __m256i bits = _mm256_castps_si256(a.v);
   __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -135,10 +145,9 @@ inline __m256i bf16_bits(Reg a) {
 inline Reg round_bf16(Reg a) {
   return _mm256_castsi256_ps(_mm256_and_si256(bf16_bits(a), _mm256_set1_epi32(0xffff0000u)));
 }
-inline void to_bf16(uint16_t *p, Reg a) { // `a` has been rounded
-  __m256i high = _mm256_srli_epi32(_mm256_castps_si256(a.v), 16);
-  __m128i packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
-  _mm_storeu_si128(reinterpret_cast<__m128i *>(p), packed);
+inline void to_bf16(uint16_t *p, Reg a, Reg b) {
+  __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(bf16_bits(a), 16), _mm256_srli_epi32(bf16_bits(b), 16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_permute4x64_epi64(packed, 0xd8)); // a, a, b, b
 }
 inline Reg reg_from_f16(const uint16_t *p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
@@ -147,6 +156,13 @@ inline void to_f16(uint16_t *p, Reg a) {
   _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 inline Reg round_f16(Reg a) { return _mm256_cvtph_ps(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
+// counts[i] += how many of m hold
+template <int N> inline void add_masks(int32_t *counts, const RegMask (&m)[N]) {
+  __m256i *p = reinterpret_cast<__m256i *>(counts);
+  __m256i c = _mm256_loadu_si256(p);
+  for (RegMask each : m) c = _mm256_sub_epi32(c, _mm256_castps_si256(each.v));
+  _mm256_storeu_si256(p, c);
+}
 
 #else // portable: fixed-length loops that any compiler turns into the vectors of its target
 
@@ -195,6 +211,12 @@ inline Reg operator-(Reg a) {
 inline RegMask operator<(Reg a, Reg b) {
   return each<RegMask>([&](int64_t i) { return int32_t(a.lane[i] < b.lane[i]); });
 }
+inline RegMask operator==(Reg a, Reg b) {
+  return each<RegMask>([&](int64_t i) { return int32_t(a.lane[i] == b.lane[i]); });
+}
+inline RegMask operator!=(Reg a, Reg b) {
+  return each<RegMask>([&](int64_t i) { return int32_t(a.lane[i] != b.lane[i]); });
+}
 // Without a fused instruction std::fma is a slow library call: a product and a sum are 1 ulp away at most.
 inline Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
 inline Reg min(Reg a, Reg b) { // as on x86: the second where one is NaN
@@ -212,11 +234,11 @@ inline Reg exp2_below(Reg shifted) {
 inline Reg select(RegMask m, Reg a, Reg b) {
   return each<Reg>([&](int64_t i) { return m.lane[i] ? a.lane[i] : b.lane[i]; });
 }
+inline Reg zero_unless(RegMask m, Reg a) {
+  return each<Reg>([&](int64_t i) { return m.lane[i] ? a.lane[i] : 0.0f; });
+}
 inline Reg copysign(Reg magnitude, Reg sign) {
   return each<Reg>([&](int64_t i) { return std::copysign(magnitude.lane[i], sign.lane[i]); });
-}
-inline void add_mask(int32_t *counts, RegMask m) {
-  for (int64_t i = 0; i < Reg::width; ++i) counts[i] += m.lane[i];
 }
 inline Reg reg_load_float(const float *p) {
   return each<Reg>([&](int64_t i) { return p[i]; });
@@ -232,8 +254,11 @@ inline Reg round_bf16(Reg a) {
     return lane_of_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
   });
 }
-inline void to_bf16(uint16_t *p, Reg a) { // `a` has been rounded
-  for (int64_t i = 0; i < Reg::width; ++i) p[i] = uint16_t(bits_of_lane(a.lane[i]) >> 16);
+inline void to_bf16(uint16_t *p, Reg a, Reg b) {
+  const Reg rounded[2] = {round_bf16(a), round_bf16(b)};
+  for (int64_t i = 0; i < 2 * Reg::width; ++i) {
+    p[i] = uint16_t(bits_of_lane(rounded[i / Reg::width].lane[i % Reg::width]) >> 16);
+  }
 }
 inline float half_to_float(uint16_t h) {
   uint32_t sign = uint32_t(h & 0x8000) << 16, rest = uint32_t(h & 0x7fff) << 13;
@@ -259,6 +284,12 @@ inline void to_f16(uint16_t *p, Reg a) {
 inline Reg round_f16(Reg a) {
   return each<Reg>([&](int64_t i) { return half_to_float(float_to_half(a.lane[i])); });
 }
+// counts[i] += how many of m hold
+template <int N> inline void add_masks(int32_t *counts, const RegMask (&m)[N]) {
+  for (const RegMask &each : m) {
+    for (int64_t i = 0; i < Reg::width; ++i) counts[i] += each.lane[i];
+  }
+}
 
 #endif
 
@@ -281,6 +312,8 @@ inline Vec operator*(Vec x, Vec y) { return {x.a * y.a, x.b * y.b}; }
 inline Vec operator/(Vec x, Vec y) { return {x.a / y.a, x.b / y.b}; }
 inline Vec operator-(Vec x) { return {-x.a, -x.b}; }
 inline Mask operator<(Vec x, Vec y) { return {x.a < y.a, x.b < y.b}; }
+inline Mask operator==(Vec x, Vec y) { return {x.a == y.a, x.b == y.b}; }
+inline Mask operator!=(Vec x, Vec y) { return {x.a != y.a, x.b != y.b}; }
 inline Vec fma(Vec x, Vec y, Vec z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
 inline Vec min(Vec x, Vec y) { return {min(x.a, y.a), min(x.b, y.b)}; }
 inline Vec max(Vec x, Vec y) { return {max(x.a, y.a), max(x.b, y.b)}; }
@@ -289,11 +322,8 @@ inline Vec abs(Vec x) { return {abs(x.a), abs(x.b)}; }
 // all bits above it leave at the top.
 inline Vec exp2_below(Vec shifted) { return {exp2_below(shifted.a), exp2_below(shifted.b)}; }
 inline Vec select(Mask m, Vec x, Vec y) { return {select(m.a, x.a, y.a), select(m.b, x.b, y.b)}; }
+inline Vec zero_unless(Mask m, Vec x) { return {zero_unless(m.a, x.a), zero_unless(m.b, x.b)}; }
 inline Vec copysign(Vec x, Vec sign) { return {copysign(x.a, sign.a), copysign(x.b, sign.b)}; }
-inline void add_mask(int32_t *counts, Mask m) {
-  add_mask(counts, m.a);
-  add_mask(counts + Reg::width, m.b);
-}
 inline Vec load_float(const float *p) { return {reg_load_float(p), reg_load_float(p + Reg::width)}; }
 inline void store_float(float *p, Vec x) {
   store_float(p, x.a);
@@ -301,10 +331,7 @@ inline void store_float(float *p, Vec x) {
 }
 inline Vec from_bf16(const uint16_t *p) { return {reg_from_bf16(p), reg_from_bf16(p + Reg::width)}; }
 inline Vec round_bf16(Vec x) { return {round_bf16(x.a), round_bf16(x.b)}; }
-inline void to_bf16(uint16_t *p, Vec x) {
-  to_bf16(p, x.a);
-  to_bf16(p + Reg::width, x.b);
-}
+inline void to_bf16(uint16_t *p, Vec x) { to_bf16(p, x.a, x.b); }
 inline Vec from_f16(const uint16_t *p) { return {reg_from_f16(p), reg_from_f16(p + Reg::width)}; }
 inline Vec round_f16(Vec x) { return {round_f16(x.a), round_f16(x.b)}; }
 inline void to_f16(uint16_t *p, Vec x) {
@@ -312,7 +339,14 @@ inline void to_f16(uint16_t *p, Vec x) {
   to_f16(p + Reg::width, x.b);
 }
 
-// Storage type and conversions of each dtype.
+template <int N> inline void add_masks(int32_t *counts, const Mask (&m)[N]) {
+  RegMask first[N], second[N];
+  for (int i = 0; i < N; ++i) first[i] = m[i].a, second[i] = m[i].b;
+  add_masks(counts, first);
+  add_masks(counts + Reg::width, second);
+}
+
+// Storage type and conversions of each dtype; `store` rounds.
 template <Dtype D> struct Format;
 template <> struct Format<Dtype::f32> {
   using type = float;
@@ -343,6 +377,37 @@ template <Dtype D> inline void store_part(typename Format<D>::type *p, Vec a, in
   typename Format<D>::type buffer[Vec::width];
   Format<D>::store(buffer, a);
   std::memcpy(p, buffer, size_t(n) * sizeof *p);
+}
+
+// Fetches the vector of the i-th element into the nearest cache.
+template <Dtype D> inline void fetch(const void *row, int64_t i) {
+  using T = typename Format<D>::type;
+  constexpr int64_t bytes = Vec::width * sizeof(T);
+  const char *place = reinterpret_cast<const char *>(static_cast<const T *>(row) + i);
+  __builtin_prefetch(place);
+  if constexpr (bytes > 64) __builtin_prefetch(place + 64);
+}
+
+// body(i, load, store) for each vector of n elements, from the i-th on; the last one may be a part.
+template <Dtype D, class Body> inline __attribute__((always_inline)) void each_vector(int64_t n, Body body) {
+  using T = typename Format<D>::type;
+  int64_t i = 0;
+  for (; i + Vec::width <= n; i += Vec::width) {
+    body(i, [](const T *p) { return Format<D>::load(p); }, [](T *p, Vec a) { Format<D>::store(p, a); });
+  }
+  if (int64_t rest = n - i; rest > 0) {
+    body(i, [=](const T *p) { return load_part<D>(p, rest); }, [=](T *p, Vec a) { store_part<D>(p, a, rest); });
+  }
+}
+
+// f(d) with the dtype as a compile-time constant.
+template <class F> auto with_dtype(Dtype dtype, F f) {
+  switch (dtype) {
+  case Dtype::f32: return f(std::integral_constant<Dtype, Dtype::f32>{});
+  case Dtype::bf16: return f(std::integral_constant<Dtype, Dtype::bf16>{});
+  case Dtype::f16: return f(std::integral_constant<Dtype, Dtype::f16>{});
+  }
+  throw std::invalid_argument("unknown dtype code");
 }
 
 } // namespace affectron::AFFECTRON_ISA

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectron import ops
+from affectron.ops import native
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, halves
 from tests.ops.oracles import check, oracle, runs
 
@@ -50,6 +51,67 @@ def test_range_of_fp32(isa):
     ops.neuron_stats(h, segments, stats)
     check(stats, oracle(h, h, segments, 4, True))
     assert (stats.finalize().m2[:, 5:7] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_neurons_that_never_change(isa, dtype):
+    """Their variance is exactly 0, also where the value has no exact multiples or its square is none in fp32."""
+    values = torch.tensor([0.0, -0.0, 1.1, -0.3, 3e-23, 1e-38, 3e38, 1024.0]).to(dtype).repeat(5)
+    values[values.isinf()] = 0.1
+    h, segments, stats = values.repeat(450, 1), runs(450, 2), ops.StatsBuffers(2, 40, "product")
+    for part in (slice(0, 31), slice(31, 450)):
+        ops.neuron_stats(h[part], segments[part], stats)
+    check(stats, oracle(h, h, segments, 2, True))
+    assert stats.finalize().m2.eq(0).all()
+    assert stats.finalize().mean.eq(values).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("step", [3.0, 1e4])
+def test_a_mean_that_moves(isa, dtype, step):
+    """A segment's tiles begin far from 0, drift, jump and come back: the mean so far says little about the next."""
+    n, f = 900, 40
+    h = torch.randn(n, f, generator=torch.Generator().manual_seed(0))
+    h[:, :10] += step
+    h[:, 10:20] += torch.linspace(0, step, n)[:, None]
+    h[:, 20:30] += step * (torch.arange(n) // 32 % 2)[:, None]
+    h[200:, 30:] -= step
+    h, segments, stats = h.to(dtype), torch.zeros(n, dtype=torch.int64), ops.StatsBuffers(1, f, "product")
+    ops.neuron_stats(h, segments, stats)
+    check(stats, oracle(h, h, segments, 1, True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(1, 2, 3, 5), (31, 32, 33, 63), (1, 320, 4, 1)])
+@pytest.mark.parametrize("first", [0, 1, 7])
+def test_segments_of_few_rows(isa, dtype, sizes, first):
+    """Means up to a hundred standard deviations; the ``first`` rows come alone and lie far from all others."""
+    f = 512
+    segments = torch.cat([torch.full((size,), s) for s, size in enumerate(sizes)])
+    segments = segments[torch.randperm(len(segments), generator=torch.Generator().manual_seed(1))]
+    h = torch.randn(len(segments), f, generator=torch.Generator().manual_seed(0)) + torch.linspace(0, 100, f)
+    h[:first] -= 50.0
+    h, stats = h.to(dtype), ops.StatsBuffers(len(sizes), f, "product")
+    for part in (slice(0, first), slice(first, None)):
+        ops.neuron_stats(h[part], segments[part], stats)
+    check(stats, oracle(h, h, segments, len(sizes), True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_vector_widths_do_not_change_a_bit(dtype):
+    """Of levels with fused multiply-adds."""
+    levels = [level for level in native.isa_levels() if level != "baseline"]
+    if len(levels) < 2:
+        pytest.skip("this processor has one vector width with fused multiply-adds")
+    gate, up = halves(400, 751, dtype)
+    segments = torch.randint(-1, 10, (400,), generator=torch.Generator().manual_seed(0))
+    before, found = native.isa_level(), []
+    for level in levels:
+        native.set_isa_level(level)
+        stats = ops.StatsBuffers(10, 751)
+        found.append([ops.glu_stats(gate, up, segments, stats), *stats.tensors])
+    native.set_isa_level(before)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
