@@ -69,8 +69,8 @@ def glu_tile(gate, up, GATED: tl.constexpr, ACT: tl.constexpr):
 
 @triton.jit
 def intervene(h, scale, damping, floor, shift):
-    """h max(scale - damping |h|, floor) + shift (docs/method.md), in fp32, with |h| kept finite so that a neutral
-    neuron (1, 0, -inf, -0) keeps every bit of h, infinite or not."""
-    magnitude = tl.minimum(tl.abs(h), 3.4028234663852886e38)
-    factor = tl.maximum(scale - damping * magnitude, floor)
-    return h * factor + shift
+    """h max(scale - damping |h|, floor) + shift (docs/method.md), in fp32. In the factor, damping |h| counts as 0 where
+    damping is 0 or h is NaN; where the factor is 0 so is the product, whatever h is."""
+    damped = damping * tl.abs(h)
+    factor = tl.maximum(scale - tl.where(damped == damped, damped, 0.0), floor)
+    return tl.where(factor != 0.0, h * factor, 0.0) + shift

@@ -88,12 +88,14 @@ template <Act A, class V> AFFECTRON_DEVICE inline V slope(V x, V y) {
   }
 }
 
-// The form of docs/method.md: h' = h max(scale - damping |h|, floor) + shift. |h| is kept finite so that a neutral
-// neuron (1, 0, -inf, -0) returns h bit for bit also where h is infinite. No FMA: every backend rounds alike.
+// The form of docs/method.md: h' = h max(scale - damping |h|, floor) + shift. In the factor, damping |h| counts as 0
+// where damping is 0 or h is NaN; where the factor is 0 so is the product, whatever h is. So a neutral neuron (1, 0,
+// -inf, -0) returns h bit for bit, and a masked one (below) its shift, also where h is not finite. No FMA: every
+// backend rounds alike.
 template <class V> AFFECTRON_DEVICE inline V intervene(V h, V scale, V damping, V floor, V shift) {
-  V magnitude = min(abs(h), V(3.4028234663852886e38f));
-  V factor = max(scale - damping * magnitude, floor);
-  return h * factor + shift;
+  V damped = damping * abs(h);
+  V factor = max(scale - zero_unless(damped == damped, damped), floor);
+  return zero_unless(factor != V(0.0f), h * factor) + shift;
 }
 
 // Whether that factor is 0 for every h, so that h' = shift: such a neuron need not be computed. Without branches, for

@@ -77,6 +77,9 @@ template <bool N> AFFECTRON_DEVICE inline Real<N> fma(Real<N> a, Real<N> b, Real
 }
 template <bool N> AFFECTRON_DEVICE inline Real<N> min(Real<N> a, Real<N> b) { return Real<N>(a.v < b.v ? a.v : b.v); }
 template <bool N> AFFECTRON_DEVICE inline Real<N> max(Real<N> a, Real<N> b) { return Real<N>(a.v > b.v ? a.v : b.v); }
+template <bool N> AFFECTRON_DEVICE inline bool operator==(Real<N> a, Real<N> b) { return a.v == b.v; }
+template <bool N> AFFECTRON_DEVICE inline bool operator!=(Real<N> a, Real<N> b) { return a.v != b.v; }
+template <bool N> AFFECTRON_DEVICE inline Real<N> zero_unless(bool c, Real<N> a) { return Real<N>(c ? a.v : 0.0f); }
 template <bool N> AFFECTRON_DEVICE inline Real<N> abs(Real<N> a) { return Real<N>(fabsf(a.v)); }
 template <bool N> AFFECTRON_DEVICE inline Real<N> exp(Real<N> a) { return Real<N>(expf(a.v)); }
 template <bool N> AFFECTRON_DEVICE inline Real<N> erf(Real<N> a) { return Real<N>(erff(a.v)); }

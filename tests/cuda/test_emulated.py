@@ -15,8 +15,11 @@ from tests.cuda.conftest import Emulated
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
 from tests.ops.oracles import (
     check,
+    check_extremes,
     check_gradients,
     check_sums,
+    extremes,
+    infinite_where_masked,
     masking,
     oracle,
     programs,
@@ -133,6 +136,14 @@ def test_steer_keeps_what_is_not_finite(emulated):
     program = torch.tensor([1.0, 0.0, -torch.inf, -0.0])[:, None].expand(1, 4, 8).contiguous()
     h = emulated.glu(gate, None, "relu")
     assert torch.equal(emulated.glu_steer(gate, None, program, None, "relu").nan_to_num(7), h.nan_to_num(7))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mixed", [True, False])
+def test_steer_what_is_not_finite(emulated, dtype, mixed):
+    up, table = extremes(dtype)
+    rows = torch.zeros(len(up), dtype=torch.int32) if mixed else None
+    check_extremes(emulated.glu_steer(torch.ones_like(up), up, table, rows, "relu"), up, table)
 
 
 @pytest.mark.parametrize("rule", ["gate", "product"])
@@ -527,6 +538,18 @@ def test_mlp_does_not_read_the_masked(emulated, size, by_neuron):
     everything = masking(table[:1], torch.arange(neurons))
     if by_neuron:
         assert torch.equal(emulated.masked_mlp(x, w_gate, w_up, down, everything, None), torch.zeros_like(before))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("by_neuron", [True, False])
+def test_mlp_passes_nothing_infinite_through_a_mask(emulated, dtype, by_neuron):
+    """Whether a neuron is left out, or computed for a row that does not mask it."""
+    finite, infinite, x, table, rows = infinite_where_masked(dtype, 3)
+    down = ops.neuron_major(finite[2]) if by_neuron else finite[2]
+    wanted = emulated.masked_mlp(x, *finite[:2], down, table, rows)
+    out = emulated.masked_mlp(x, *infinite[:2], down, table, rows)
+    assert torch.equal(out[:-1], wanted[:-1])
+    assert not out[-1].isfinite().any()
 
 
 @pytest.mark.parametrize("size", [(72, 296, 264), (75, 131, 83)])

@@ -16,8 +16,11 @@ from affectron.ops.forms import use_form
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
 from tests.ops.oracles import (
     check,
+    check_extremes,
     check_gradients,
     check_sums,
+    extremes,
+    infinite_where_masked,
     masking,
     oracle,
     programs,
@@ -235,6 +238,15 @@ def test_glu_steer(dtype, mixed):
         assert torch.equal(ours[rows < 0], plain[rows < 0])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mixed", [True, False])
+def test_glu_steer_what_is_not_finite(dtype, mixed):
+    up, table = extremes(dtype)
+    rows = torch.zeros(len(up), dtype=torch.int32) if mixed else None
+    roundings = 2 if dtype == torch.bfloat16 else 1  # as in close
+    check_extremes(ops.glu_steer(torch.ones_like(up), up, table, rows, "relu"), up, table, roundings)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_neutral_parameters_keep_every_bit(shape):
     gate, up = halves(*shape, torch.float32)
@@ -280,6 +292,18 @@ def test_masked_mlp_does_not_read_the_masked(by_neuron):
     down = ops.neuron_major(w_down) if by_neuron else w_down
     assert torch.equal(ops.masked_mlp(x, w_gate, w_up, down, table, rows), before)
     assert ops.masked_mlp(x, w_gate, w_up, down, table, rows - 1)[0].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("by_neuron", [True, False])
+def test_masked_mlp_passes_nothing_infinite_through_a_mask(dtype, by_neuron):
+    """Whether a neuron is left out, or computed for a row that does not mask it."""
+    finite, infinite, x, table, rows = infinite_where_masked(dtype, 3)
+    down = ops.neuron_major(finite[2]) if by_neuron else finite[2]
+    wanted = ops.masked_mlp(x, *finite[:2], down, table, rows)
+    out = ops.masked_mlp(x, *infinite[:2], down, table, rows)
+    assert torch.equal(out[:-1], wanted[:-1])
+    assert not out[-1].isfinite().any()
 
 
 def backward(gate, up, grad, sums, segments, act="silu"):

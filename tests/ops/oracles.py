@@ -76,8 +76,48 @@ def programs(count: int, neurons: int, seed: int = 0) -> torch.Tensor:
 
 
 def steered(h: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """The form in fp64: of an infinite h its limit, of a NaN what the factor for h = 0 makes of it."""
     scale, damping, floor, shift = table.double().unbind(-2)
-    return h.double() * torch.maximum(scale - damping * h.double().abs(), floor) + shift
+    h = h.double()
+    damped = torch.where((damping == 0) | h.isnan(), 0.0, damping * h.abs())
+    factor = torch.maximum(scale - damped, floor)
+    return torch.where(factor == 0, 0.0, h * factor) + shift
+
+
+def extremes(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Activations [9, 239], infinite ones and NaN among them, and a program [1, 4, 239] with a neuron for each way in
+    which its parameters meet them."""
+    values = [torch.inf, -torch.inf, torch.nan, -torch.nan, 3.0, -3.0, 0.0, -0.0, 6e4]
+    ways = torch.cartesian_prod(
+        torch.tensor([0.0, 1.0, -1.0, 0.75]),
+        torch.tensor([0.0, 0.5, 1e-38, -0.5]),
+        torch.tensor([-torch.inf, 0.0, 0.25, -2.0, 1.0]),
+        torch.tensor([0.0, -0.0, 0.75]),
+    )[1:]
+    return torch.tensor(values).to(dtype)[:, None].repeat(1, len(ways)), ways.t()[None].contiguous()
+
+
+def check_extremes(out: torch.Tensor, h: torch.Tensor, table: torch.Tensor, roundings: int = 1) -> None:
+    wanted = steered(h, table[0]).to(h.dtype)
+    tolerance = roundings * torch.finfo(h.dtype).eps
+    torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def infinite_where_masked(
+    dtype: torch.dtype, n: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+    """Finite weights and the same with infinities and NaN in gate and up of neurons that a program masks, in each way
+    that makes h' the shift; n rows, of which the last has no program and needs them all."""
+    w_gate, w_up, w_down = weights((75, 131, 83), dtype)
+    masked = torch.randperm(131, generator=torch.Generator().manual_seed(3))[:70]
+    table, rows = masking(programs(1, 131), masked, shift=0.5), torch.zeros(n, dtype=torch.int32)
+    table[:, 3, masked[::2]] = 0.0
+    rows[-1] = -1
+    bad_gate, bad_up = w_gate.clone(), w_up.clone()
+    for i, value in enumerate((torch.inf, -torch.inf, torch.nan)):
+        bad_gate[masked[i::5]] = value
+        bad_up[masked[i + 1 :: 4]] = value
+    return (w_gate, w_up, w_down), (bad_gate, bad_up, w_down), tokens(n, 75, dtype), table, rows
 
 
 # --- masked_mlp ---

@@ -7,7 +7,7 @@ import torch
 
 from affectron import ops
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
-from tests.ops.oracles import NEUTRAL, programs, steered
+from tests.ops.oracles import NEUTRAL, check_extremes, extremes, programs, steered
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -40,6 +40,42 @@ def test_neutral_parameters_keep_every_bit(isa, dtype, backend):
         plain, out = ops.glu(gate, up, "relu"), ops.glu_steer(gate, up, table, None, "relu")
     torch.testing.assert_close(out, plain, rtol=0, atol=0, equal_nan=True)
     assert torch.equal(out.signbit()[~out.isnan()], plain.signbit()[~out.isnan()])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_what_is_not_finite(isa, dtype, mixed, backend):
+    """A factor of 0 makes 0 of anything; any other lets a NaN through and takes an infinity to its limit."""
+    up, table = extremes(dtype)
+    rows = torch.zeros(len(up), dtype=torch.int32) if mixed else None
+    with ops.use_backend(backend):
+        out = ops.glu_steer(torch.ones_like(up), up, table, rows, "relu")
+        infinite_gate = ops.glu_steer(up.abs(), torch.ones_like(up), table, rows, "relu")
+    check_extremes(out, up, table)
+    check_extremes(infinite_gate, up.abs(), table)
+    masked = (table[0, 0] == 0) & (table[0, 1] == 0) & (table[0, 2] <= 0)
+    assert masked.any()
+    assert torch.equal(out[:, masked], table[0, 3, masked].to(dtype).expand(len(up), -1))
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_no_gradient_through_a_masked_neuron(act):
+    """Also where gate, up and the gradient are infinite or NaN; the other neurons have theirs."""
+    gate, up = (t.contiguous() for t in halves(6, 40, torch.float32))
+    grad, table = torch.ones(6, 40), programs(1, 40)
+    table[0, :, ::3] = torch.tensor([0.0, 0.0, -torch.inf, 0.5])[:, None]
+
+    def gradients(*inputs):
+        inputs = [t.clone().requires_grad_() for t in inputs]
+        return torch.autograd.grad(ops.glu_steer(*inputs, table, None, act), inputs, grad)
+
+    plain = gradients(gate, up)
+    for row, value in enumerate((torch.inf, -torch.inf, torch.nan)):
+        gate[row, ::3], up[row + 1, ::3], grad[row + 2, ::3] = value, value, value
+    for ours, before in zip(gradients(gate, up), plain, strict=True):
+        assert ours[:, ::3].eq(0).all()
+        assert torch.equal(ours, before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

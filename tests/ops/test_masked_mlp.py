@@ -7,7 +7,7 @@ import torch
 
 from affectron import ops
 from tests.ops.conftest import ACTS, DTYPES
-from tests.ops.oracles import NEUTRAL, masking, programs, tokens, truth, weights
+from tests.ops.oracles import NEUTRAL, infinite_where_masked, masking, programs, tokens, truth, weights
 
 # inputs, neurons, outputs: no vector width divides them, and some are smaller than one.
 SIZES = ((75, 131, 83), (3, 5, 1), (64, 96, 64))
@@ -61,6 +61,24 @@ def test_the_masked_are_not_read(isa, dtype, by_neuron, n):
     if n > 1:
         rows[5] = -1
         assert ops.masked_mlp(x, w_gate, w_up, down, table, rows)[5].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("by_neuron", [True, False])
+@pytest.mark.parametrize("n", [2, 16, ops.MLP_ROWS + 2])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_an_infinite_activation_does_not_pass_a_mask(isa, dtype, by_neuron, n, backend):
+    """Whether all rows mask a neuron, which leaves it out, or one does not; in any number of rows."""
+    finite, infinite, x, table, rows = infinite_where_masked(dtype, n)
+    down = ops.neuron_major(finite[2]) if by_neuron else finite[2]
+    with ops.use_backend(backend):
+        for last in (-1, 0):
+            rows[-1] = last
+            wanted = ops.masked_mlp(x, *finite[:2], down, table, rows)
+            out = ops.masked_mlp(x, *infinite[:2], down, table, rows)
+            masked = rows >= 0
+            assert torch.equal(out[masked], wanted[masked])
+            assert not out[~masked].isfinite().any()
 
 
 @pytest.mark.parametrize("by_neuron", [True, False])

@@ -36,11 +36,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None
     else:
         scale, damping, floor, _ = program[rows.clamp(min=0).long()].unbind(1)
     # d/dh of h max(scale - damping |h|, floor): above the floor, scale - 2 damping |h|.
-    ramp = scale - damping * h.abs()
-    slope = torch.where(ramp > floor, ramp - damping * h.abs(), floor)
+    damped = reference.damped(h, damping)
+    ramp = scale - damped
+    slope = torch.where(ramp > floor, ramp - damped, floor)
     if rows is not None:
         slope = torch.where((rows >= 0)[:, None], slope, 1.0)
-    return (*reference.activation_gradients(gate, up, ctx.act, grad.float() * slope), None, None, None)
+    passes = slope != 0  # a masked neuron passes no gradient, whatever gate and up are
+    of_gate, of_up = reference.activation_gradients(gate, up, ctx.act, grad.float() * slope)
+    return of_gate.where(passes, 0.0), None if of_up is None else of_up.where(passes, 0.0), None, None, None
 
 
 torch.library.register_autograd("affectron::glu_steer", _backward, setup_context=_setup, lib=LIBRARY)
@@ -52,7 +55,9 @@ def glu_steer(
     """act(gate) up under an intervention (docs/method.md), h' = h max(scale - damping |h|, floor) + shift.
 
     The form is computed in fp32 on the rounded h and rounded once more. A neuron with the neutral parameters
-    (1, 0, -inf, -0.0), and a row of no program, keep h bit for bit.
+    (1, 0, -inf, -0.0), and a row of no program, keep h bit for bit. Where the factor is 0 the product is 0, whatever h
+    is: a masked neuron lets neither an infinity nor a NaN through. In the factor damping |h| is 0 where damping is 0 or
+    h is NaN, so that a NaN passes any other program.
 
     Args:
         gate, up, act: as for :func:`ops.glu`.

@@ -54,9 +54,9 @@ def masked_mlp(
     intervention, then down. Products are added up in fp32; gate, up, h, h' and the result are rounded to the dtype, as
     the eager model rounds them. A neuron that is hard-masked in every row (its factor max(scale - damping |h|, floor)
     is 0 for every h, so that h' = shift) is not computed: its gate and up rows are not read, and where the shift is 0
-    and ``w_down`` is :func:`neuron_major` its down column is not either. An infinite h there counts as finite. On a GPU
-    no down column of a :func:`neuron_major` matrix is read whose neuron has h' = 0 in every row; nothing is read on the
-    host, so a captured graph serves whatever ``program`` and ``rows`` hold later.
+    and ``w_down`` is :func:`neuron_major` its down column is not either. On a GPU no down column of a
+    :func:`neuron_major` matrix is read whose neuron has h' = 0 in every row; nothing is read on the host, so a captured
+    graph serves whatever ``program`` and ``rows`` hold later.
 
     More rows, and calls that need a gradient, take torch's matrix products with :func:`ops.glu_steer` between, which
     compute every neuron. Leaving the masked out there takes a copy of the other weights, and the masks on the host: a

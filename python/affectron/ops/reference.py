@@ -57,10 +57,17 @@ def glu_backward(
     return grad_gate.contiguous(), gate.new_empty(0) if grad_up is None else grad_up.contiguous()
 
 
+def damped(h: Tensor, damping: Tensor) -> Tensor:
+    """damping |h| of the intervention, which counts as 0 where damping is 0 or h is NaN."""
+    value = damping * h.abs()
+    return value.where(~value.isnan(), 0.0)
+
+
 def intervene(h: Tensor, scale: Tensor, damping: Tensor, floor: Tensor, shift: Tensor) -> Tensor:
-    """the form of docs/method.md in fp32: h max(scale - damping |h|, floor) + shift, with |h| kept finite."""
-    magnitude = h.abs().clamp(max=torch.finfo(torch.float32).max)
-    return h * torch.maximum(scale - damping * magnitude, floor) + shift
+    """The form of docs/method.md in fp32: h max(scale - damping |h|, floor) + shift. Where the factor is 0 so is the
+    product, whatever h is."""
+    factor = torch.maximum(scale - damped(h, damping), floor)
+    return (h * factor).where(factor != 0, 0.0) + shift
 
 
 def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
