@@ -55,7 +55,7 @@ def run(corpus: Corpus, folder: Path | None, model: Any = None, tokenizer: Any =
 @contextmanager
 def at_forward(model: Any, number: int, act: Callable[[], None]) -> Iterator[None]:
     """Call ``act`` within the forward of this number, from 1."""
-    calls = iter(range(1, 10**6))
+    calls = iter(range(-1, 10**6))  # two forwards try the model before any batch
     handle = model.model.layers[1].register_forward_pre_hook(lambda *_: act() if next(calls) == number else None)
     try:
         yield
