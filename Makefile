@@ -13,8 +13,9 @@ ifdef PYTHON
 OTHER := $(shell [ "$$($(PYTHON) -V 2>&1)" = "$$($(BIN)/python -V 2>&1)" ] || echo another)
 endif
 # The first that is there, works and is supported.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
-	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+SUPPORTED := import sys; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3.10 python3; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -108,9 +109,9 @@ clean: ## remove everything that these targets made
 $(VENV)/tools: pyproject.toml constraints.txt $(OTHER)
 	@mkdir -p build
 	@[ -n "$(PYTHON)" ] \
-		|| { echo "error: no Python from 3.10 to 3.13 was found: install one (apt install python3)"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null \
-		|| { echo "error: PYTHON is $(PYTHON), which is no Python from 3.10 to 3.13: install one or name it"; exit 1; }
+		|| { echo "error: no Python from 3.10 on was found: install one (apt install python3)"; exit 1; }
+	@$(PYTHON) -c '$(SUPPORTED)' 2> /dev/null \
+		|| { echo "error: PYTHON is $(PYTHON), which is no Python from 3.10 on: install one or name it"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null \
 		|| { echo "error: $(PYTHON) has no venv module: install it (apt install python3-venv)"; exit 1; }
 	@$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null \
