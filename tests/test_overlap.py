@@ -155,8 +155,8 @@ def test_candidates_refuse_or_state_what_was_screened() -> None:
     def examined(corpus: Corpus) -> Findings:
         with collect(MODEL, TOKENIZER, corpus, neurons, allow_overlap=True) as found:
             if corpus is dev:
-                assert "60 of the 60" in message(lambda: examine(found, neurons, dev))
-            return examine(found, neurons, corpus, bootstrap=5, permutations=5, allow_overlap=corpus is dev)
+                assert "60 of the 60" in message(lambda: examine(found, neurons, stats, dev))
+            return examine(found, neurons, stats, corpus, bootstrap=5, permutations=5, allow_overlap=corpus is dev)
 
     assert "60 of the 60 tested sentences were screened" in message(read)
     with pytest.warns(UserWarning, match="60 of the 60 tested sentences were screened"):

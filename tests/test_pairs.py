@@ -70,7 +70,7 @@ Means = dict[str, np.ndarray]
 def check_means(model: Any, means: Callable[[str], Means], sites: list[str], experts: bool) -> None:
     """Statistics against ``means(text)``: of each site, that of the tokens which reached it, if there is any."""
     pairs = make_pairs()
-    stats = screen_pairs(model, make_tokenizer(bos=False), pairs, batch_tokens=50)
+    stats = screen_pairs(model, make_tokenizer(bos=None), pairs, batch_tokens=50)
     read = [(pair.label, means(pair.text), means(pair.other)) for pair in pairs]
     missing = 0
     for label in "ab":
@@ -106,7 +106,7 @@ def test_every_kind_of_site_has_pairs(name: str) -> None:
                 found[site] = h.reshape(-1, h.shape[-1]).double().mean(0).numpy()
             return h
 
-        ids = torch.tensor([make_tokenizer(bos=False)(text)["input_ids"]])
+        ids = torch.tensor([make_tokenizer(bos=None)(text)["input_ids"]])
         with watched(model, family, look):
             model(input_ids=ids, **({"decoder_input_ids": ids} if name == "t5_gated" else {}))
         return found
@@ -135,7 +135,7 @@ def test_experts_in_a_list_have_pairs(flat: bool) -> None:
             site.module.down_proj.register_forward_pre_hook(lambda _m, args, name=site.name: look(name, args[0]))
             for site in find_sites(model)
         ]
-        model(input_ids=torch.tensor([make_tokenizer(bos=False)(text)["input_ids"]]))
+        model(input_ids=torch.tensor([make_tokenizer(bos=None)(text)["input_ids"]]))
         for handle in handles:
             handle.remove()
         return found

@@ -38,6 +38,8 @@ def given(model: Any, run: Callable[[], object]) -> list[list[int]]:
     rows: list[list[int]] = []
 
     def look(_: Any, args: Any) -> None:
+        if args[0].shape == (2, 6):  # a Reader tries the model
+            return
         rows.extend([token for token in row if token] for row in args[0].tolist())
 
     handle = model.get_input_embeddings().register_forward_pre_hook(look)

@@ -218,7 +218,8 @@ def make_candidates(tasks: dict[str, list[str]], score: str = "entropy", **optio
     }  # fmt: skip
     made = {"split": "dev", "score": score, "reads": reads, "tokens": "all", "active": "gate", "bootstrap": 1000,
             "permutations": 1000, "examples": 2, "seed": 0, **options}  # fmt: skip
-    return Findings("candidates", {"provenance": PROVENANCE, "options": made, "labels": found})
+    provenance = {**PROVENANCE, "tested": {"sentences": 9, "screened": 0, "texts": ""}}
+    return Findings("candidates", {"provenance": provenance, "options": made, "labels": found})
 
 
 def make_methods(tasks: dict[str, list[str]]) -> Findings:
@@ -922,8 +923,8 @@ def test_screened_sentences_of_any_file_are_refused_or_stated(tmp_path: Path) ->
     content["provenance"]["tested"] = {"sentences": 9, "screened": 4, "texts": ""}
     (tmp_path / "validation.json").write_text(json.dumps(content))
     assert "4 of the 9 sentences that validation.json tests were screened too." in Page(build_report(tmp_path)).words
-    options = {"split": "train", "bootstrap": 1, "permutations": 1, "examples": 0, "seed": 0}
-    candidates = {"provenance": {**PROVENANCE, "split": "train"}, "options": options, "labels": {}}
+    candidates = dict(make_candidates({}, split="train").content)
+    candidates["provenance"] = {**PROVENANCE, "split": "train"}
     Findings("candidates", candidates).save(tmp_path / "candidates.json")
     line = "all sentences of split 'train' that candidates.json tests were screened too"
     assert message(lambda: build_report(tmp_path)).startswith(line)

@@ -23,6 +23,7 @@ from scipy.stats import false_discovery_control
 
 from affectron.errors import InputError
 from affectron.stats import ActivationStats, SiteStats
+from affectron.wording import count
 
 Array = NDArray[np.float64]
 
@@ -369,17 +370,17 @@ def unscored(stats: ActivationStats, tasks: Sequence[str]) -> str | None:
         if bare:
             few = "no label has tokens" if stats.of_pairs else "fewer than two labels have tokens"
             found.append(
-                f"task {task!r}: at {len(bare)} of {len(covered)} sites, the first {bare[0]}, {few}: "
+                f"task {task!r}: at {len(bare)} of {count(len(covered), 'site')}, the first {bare[0]}, {few}: "
                 "no score for their neurons"
             )
         if partial:
             found.append(
-                f"task {task!r}: at {len(partial)} of {len(covered)} sites, the first {partial[0]}, labels without "
-                "tokens are left out of the contrast"
+                f"task {task!r}: at {len(partial)} of {count(len(covered), 'site')}, the first {partial[0]}, labels "
+                "without tokens are left out of the contrast"
             )
         if blind:
             found.append(
-                f"task {task!r}: {sum(blind.values())} of {sum(stats.widths.values())} neurons, the first at "
+                f"task {task!r}: {sum(blind.values())} of {count(sum(stats.widths.values()), 'neuron')}, the first at "
                 f"{next(iter(blind))}, have no finite activation under a label: no score for them"
             )
     return "; ".join(found) or None

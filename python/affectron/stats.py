@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from affectron import overlap
 from affectron.errors import InputError
 from affectron.files import atomic_write, digest
+from affectron.wording import count
 
 FORMAT = "affectron.stats"
 VERSION = 1
@@ -484,15 +485,15 @@ def check_finite(parts: Sequence[ActivationStats]) -> None:
     empty = [site for site, number in bad.items() if number == taken[site] > 0]
     if empty:
         raise InputError(
-            f"{empty[0]}: all {taken[empty[0]]:,} activations are NaN or infinite, as at {len(empty)} of {len(bad)} "
-            "sites; expected finite ones: the weights hold NaN, or the dtype's range is too small"
+            f"{empty[0]}: all {taken[empty[0]]:,} activations are NaN or infinite, as at {len(empty)} of "
+            f"{count(len(bad), 'site')}; expected finite ones: the weights hold NaN, or the dtype's range is too small"
         )
     if any(bad.values()):
         share = sum(bad.values()) / sum(taken.values())
         sites = [site for site, number in bad.items() if number]
         warnings.warn(
             f"{sum(bad.values()):,} of {sum(taken.values()):,} activations ({share:.2g}) are NaN or infinite and left "
-            f"out of means and extremes, at {len(sites)} of {len(bad)} sites, the first {sites[0]}",
+            f"out of means and extremes, at {len(sites)} of {count(len(bad), 'site')}, the first {sites[0]}",
             stacklevel=3,
         )
 

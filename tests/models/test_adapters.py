@@ -87,7 +87,7 @@ def logits(model: Any) -> Tensor:
 
 def agrees(model: Any) -> None:
     """Statistics and a program against the adapted model's own forward and hooks."""
-    tokenizer, names = make_tokenizer(bos=False), site_names("llama")
+    tokenizer, names = make_tokenizer(bos=None), site_names("llama")
     before = state(model)
     assert [site.name for site in find_sites(model)] == names
     stats = screen(model, tokenizer, CORPUS)

@@ -281,8 +281,7 @@ def test_experts_in_a_list_know_their_tokens(flat: bool, tokens: str) -> None:
     sites, before = find_sites(model), state(model)
     assert [site.name for site in sites] == [f"model.layers.{i}.mlp.experts.{e}" for i in range(2) for e in range(4)]
     assert {site.path for site in sites} == {"fused"}
-    sentences, tokenizer = corpus(), make_tokenizer(bos=False)
-    tokenizer.bos_token = None  # the experts would read it too
+    sentences, tokenizer = corpus(), make_tokenizer(bos=None)
     stats = screen(model, tokenizer, sentences, tokens=tokens)
     assert state(model) == before
 

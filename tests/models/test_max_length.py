@@ -172,7 +172,7 @@ def test_the_table_that_the_model_has_tells_more_than_its_configuration() -> Non
 
 @pytest.mark.parametrize("long_texts", ["truncate", "windows"])
 @pytest.mark.parametrize(
-    "name", ["RobertaForMaskedLM", "MPNetForMaskedLM", "OPTForCausalLM", "LEDForConditionalGeneration"]
+    "name", ["RobertaForMaskedLM", "MPNetForMaskedLM", "OPTForCausalLM", "BartForConditionalGeneration"]
 )
 def test_a_text_longer_than_the_model_reads_is_cut_or_read_in_pieces(name: str, long_texts: str) -> None:
     case = CASES[name]

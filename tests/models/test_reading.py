@@ -236,7 +236,7 @@ def test_pairs_and_candidates_of_a_time_first_model(name: str) -> None:
     neurons = NeuronSet([NeuronList("joy", "emotion", [(site, index, 0.0) for index in (3, 11)])], widths, {})
     with collect(model, tokenizer, CORPUS, neurons) as found:
         order = [sentences.index(one) for one in found.sentences]
-        np.testing.assert_allclose(found.values, means[order][:, [3, 11]], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.mean, means[order][:, [3, 11]], rtol=1e-4, atol=1e-5)
     pairs = [Pair("joy", a.text, b.text) for a, b in zip(sentences[::2], sentences[1::2], strict=True)]
     differences = (means[::2] - means[1::2]).mean(0)
     stats = screen_pairs(model, tokenizer, pairs)

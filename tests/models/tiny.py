@@ -84,15 +84,16 @@ def build(family: str, seed: int = 0, **config) -> nn.Module:
     return model.eval()
 
 
-def make_tokenizer(bos: bool = True, words: int = 60) -> transformers.PreTrainedTokenizerFast:
-    """A word a token, ``w0`` to ``w59`` as 3 to 62; ``<s>`` goes before each text."""
+def make_tokenizer(bos: bool | None = True, words: int = 60) -> transformers.PreTrainedTokenizerFast:
+    """A word a token, ``w0`` to ``w59`` as 3 to 62; ``<s>`` goes before each text. ``bos``: whether the tokenizer puts
+    it there by itself; None: it has no such token."""
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(words))])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     if bos:
         backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=backend, pad_token="<pad>", bos_token=None if bos is None else "<s>", eos_token="</s>"
     )
 
 

@@ -369,12 +369,6 @@ def test_what_toml_can_hold_and_an_option_cannot(inputs: Path, old: str, new: st
     assert len(text) < 1000
 
 
-def test_a_file_of_another_encoding(inputs: Path) -> None:
-    file = inputs / "wrong.toml"
-    file.write_bytes(CONFIG.encode("utf-16"))
-    assert "wrong.toml is not TOML that can be read: 'utf-8' codec can't decode" in message(lambda: load_config(file))
-
-
 def test_a_model_is_a_folder_beside_the_file_or_a_name(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
