@@ -63,22 +63,27 @@ def test_glu_stats(contend: Any, dtype: str, contender: str) -> None:
     """``copy`` writes as many bytes as the product and reads half of what that reads: a bound that memory sets."""
     gate, up = gate_and_up(DTYPES[dtype])
     buffers = ops.StatsBuffers(LABELS, NEURONS)
-    plan = ops.SegmentPlan(segments("shuffled" in contender), LABELS)
+    plan, shuffled = (ops.SegmentPlan(segments(in_disorder), LABELS) for in_disorder in (False, True))
     labels, copied = segments(), torch.empty_like(gate)
-    function = {
+    mixed = {
         TORCH: lambda: silu(gate) * up,
         "copy": lambda: copied.copy_(gate),
         "glu": lambda: ops.glu(gate, up),
+        "glu_stats": lambda: ops.glu_stats(gate, up, plan, buffers),
+    }
+    slow = {
         "index_add": lambda: index_add_statistics(gate, up, labels, whole=False),
         "index_add, all of it": lambda: index_add_statistics(gate, up, labels, whole=True),
-    }.get(contender, lambda: ops.glu_stats(gate, up, plan, buffers))
+        "glu_stats shuffled": lambda: ops.glu_stats(gate, up, shuffled, buffers),
+    }
     goals = {TORCH: 1.0, "glu": 1.6, "index_add": 1 / 15, "index_add, all of it": 1 / 15}
     contend(
         f"glu_stats {dtype}",
         contender,
-        function,
+        (mixed | slow)[contender],
         rounds=5 if "index_add" in contender else 30,
         goals=goals if contender == "glu_stats" else {},
+        others=[function for name, function in mixed.items() if name != contender],
     )
 
 

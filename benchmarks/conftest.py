@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,15 +23,28 @@ from affectron.ops import native
 
 @pytest.fixture
 def contend(benchmark: Any, request: pytest.FixtureRequest) -> Any:
-    """``contend(work, name, function, rounds, goals)`` times one contender of ``work``.
+    """``contend(work, name, function, rounds, goals, others)`` times one contender of ``work``.
 
     ``goals`` maps the name of another contender of the same work to the largest allowed time of this one over that.
+    ``others`` run, untimed, before each round: so every contender finds the caches and the heap that the same work
+    leaves, and rounds of all contenders are mixed.
     """
 
-    def run(work: str, name: str, function: Any, rounds: int, goals: dict[str, float] | None = None) -> None:
+    def run(
+        work: str,
+        name: str,
+        function: Any,
+        rounds: int,
+        goals: dict[str, float] | None = None,
+        others: Sequence[Any] = (),
+    ) -> None:
+        def setup() -> None:
+            for other in others:
+                other()
+
         benchmark.group = work
         benchmark.extra_info.update(contender=name, goals=goals or {})
-        benchmark.pedantic(function, rounds=rounds, warmup_rounds=1)
+        benchmark.pedantic(function, setup=setup, rounds=rounds, warmup_rounds=1)
 
     return run
 
