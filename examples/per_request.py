@@ -23,7 +23,7 @@ STEPS = 24
 def main() -> None:
     model, tokenizer = affectron.load_model(MODEL)
     corpus = affectron.Corpus.from_records(generate()[::15])
-    stats = affectron.screen(model, tokenizer, corpus.where(split="train"), template="{bos}{text}")
+    stats = affectron.screen(model, tokenizer, corpus.where(split="train"))
     neurons = affectron.select(stats, top=0.1)
 
     def induce(label: str, beta: float) -> affectron.Program:

@@ -22,7 +22,7 @@ from affectron.demo.corpus import generate
 def measured(model, tokenizer):
     """Neurons and statistics of the embedded model, from a few of the sentences that it was trained on."""
     corpus = affectron.Corpus.from_records(generate()[::15])
-    stats = affectron.screen(model, tokenizer, corpus.where(split="train"), template="{bos}{text}")
+    stats = affectron.screen(model, tokenizer, corpus.where(split="train"))
     return affectron.select(stats, top=0.1), stats
 
 
