@@ -311,14 +311,15 @@ def batches(
     max_length: int | None = None,
     long_texts: str = "truncate",
     pool: int = 8192,
+    padding: bool = True,
     sentences: Iterable[Sentence] | None = None,
 ) -> Iterator[Batch]:
     """Stream a corpus as batches of at most ``batch_tokens`` tokens, padding included (B x T <= batch_tokens).
 
     ``pool`` sentences at a time are tokenised and sorted by length, longest first, so that a batch has little padding
     and too large a budget shows at once; equal lengths keep the corpus' order. A sentence longer than the budget is a
-    batch of its own. The same corpus and options give the same batches. ``sentences`` are the ones to read, where it
-    shall not be all of the corpus.
+    batch of its own. The same corpus and options give the same batches. Without ``padding`` all sentences of a batch
+    have the same length. ``sentences`` are the ones to read, where it shall not be all of the corpus.
 
     Raises:
         InputError: as :func:`encode` and iterating the corpus; ``batch_tokens`` or ``pool`` below 1.
@@ -328,7 +329,9 @@ def batches(
             raise InputError(f"{name} is {value}, expected at least 1")
     encode(tokenizer, [], template, count_special, max_length, long_texts)  # options fail here, before anything is read
     found = corpus if sentences is None else sentences
-    return _batches(corpus, found, tokenizer, batch_tokens, template, count_special, max_length, long_texts, pool)
+    return _batches(
+        corpus, found, tokenizer, batch_tokens, template, count_special, max_length, long_texts, pool, padding
+    )
 
 
 def _batches(
@@ -341,18 +344,27 @@ def _batches(
     max_length: int | None,
     long_texts: str,
     pool: int,
+    padding: bool,
 ) -> Iterator[Batch]:
     sentences = iter(sentences)
     while pooled := list(islice(sentences, pool)):
         encoded = encode(tokenizer, pooled, template, count_special, max_length, long_texts)
         encoded.sort(key=lambda one: len(one.input_ids), reverse=True)  # stable, in reverse too
-        first = 0
-        while first < len(encoded):
-            # At least one token, as a text may hold nothing that its tokenizer knows.
-            width = max(len(encoded[first].input_ids), 1)
-            rows = encoded[first : first + max(batch_tokens // width, 1)]
-            yield _batch(corpus, rows, width)
-            first += len(rows)
+        for rows, width in cut([len(one.input_ids) for one in encoded], batch_tokens, padding):
+            yield _batch(corpus, encoded[rows], width)
+
+
+def cut(lengths: Sequence[int], batch_tokens: int, padding: bool) -> Iterator[tuple[slice, int]]:
+    """Cut rows of these lengths, longest first, into batches: (rows, width), rows x width at most ``batch_tokens`` but
+    for a single row; without ``padding`` all of one length."""
+    start = 0
+    while start < len(lengths):
+        width = max(lengths[start], 1)  # a text may hold nothing that its tokenizer knows
+        stop = min(start + max(batch_tokens // width, 1), len(lengths))
+        if not padding:
+            stop = next((row for row in range(start, stop) if lengths[row] != lengths[start]), stop)
+        yield slice(start, stop), width
+        start = stop
 
 
 def _batch(corpus: Corpus, rows: list[Encoded], width: int) -> Batch:

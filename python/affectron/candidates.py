@@ -113,7 +113,7 @@ def collect(
         work = _Pass(touched, wanted, tables, tokens, active, parallel.tensor_group(model))
         source = batches(
             corpus, tokenizer, batch_tokens=batch_tokens, template=template, count_special=count_special,
-            max_length=max_length(model),
+            max_length=max_length(model), padding=reader.padding,
         )  # fmt: skip
         read = 0
         with (

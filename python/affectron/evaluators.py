@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from affectron import models
-from affectron.batching import Encoded, encode, length_limit, split_template, template_frame
+from affectron.batching import Encoded, cut, encode, length_limit, split_template, template_frame
 from affectron.corpus import Sentence
 from affectron.errors import InputError, Note
 from affectron.interventions import Program
@@ -509,7 +509,9 @@ def _each_batch(
         with torch.no_grad(), sweep(model, chunk):
             states = _prefix_states(model, prefix)
             cached = len(prefix) if states else 0
-            for places, ids, mask in _batches([row[cached:] for row in rows], pad, budget // len(chunk)):
+            for places, ids, mask in _batches(
+                [row[cached:] for row in rows], pad, budget // len(chunk), reading.padding
+            ):
                 span = slice(start, start + len(chunk))
                 seen = reading.mask(mask)
                 given = None if seen is None else torch.from_numpy(seen).to(model.device)
@@ -538,21 +540,20 @@ def _prefix_states(model: Any, prefix: Sequence[int]) -> list[tuple[Tensor, Tens
     return states if whole else []
 
 
-def _batches(rows: Sequence[Sequence[int]], pad: int, budget: int) -> Iterator[tuple[Integers, Tensor, Integers]]:
+def _batches(
+    rows: Sequence[Sequence[int]], pad: int, budget: int, padding: bool
+) -> Iterator[tuple[Integers, Tensor, Integers]]:
     """Rows as batches of similar length: (their positions [B], int64 ids [B, T] padded on the right, int64 mask [B, T]
     that is 0 there), B T within the budget but for a row that is longer by itself."""
     order = np.argsort([-len(row) for row in rows], kind="stable")
-    start = 0
-    while start < len(order):
-        width = max(len(rows[order[start]]), 1)
-        places = order[start : start + max(budget // width, 1)]
+    for batch, width in cut([len(rows[place]) for place in order], budget, padding):
+        places = order[batch]
         ids = np.full((len(places), width), pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for line, place in enumerate(places):
             ids[line, : len(rows[place])] = rows[place]
             mask[line, : len(rows[place])] = 1
         yield places, torch.from_numpy(ids), mask
-        start += len(places)
 
 
 def _counted(rows: Sequence[Encoded], width: int) -> NDArray[np.bool_]:

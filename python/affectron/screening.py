@@ -149,6 +149,7 @@ def _measure(
             count_special=count_special,
             max_length=max_length(model),
             long_texts=long_texts,
+            padding=reader.padding,
             sentences=sentences,
         )
 

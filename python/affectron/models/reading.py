@@ -30,6 +30,8 @@ _SENTENCES, _TOKENS, _KEPT = 2, 6, 3
 # What rounding may move a value by, relative to the largest of its site: products of equal shape round alike, but in a
 # mixture of experts a token's place among the rows of a product goes by its neighbours.
 _ROUNDING = 16 * torch.finfo(torch.float32).eps
+# The same between an attention kernel with a mask and one without.
+_ALIKE = 1e-3
 
 
 class Reader:
@@ -41,6 +43,8 @@ class Reader:
     Attributes:
         sites: the model's MLPs that are in it.
         causal: no token sees what follows it: padding on the right changes nothing, and no attention mask is passed.
+        padding: whether it may stand beside a text, with a mask where there is one; else all texts of a batch have to
+            be of one length.
 
     Raises:
         InputError: the model has no MLP that can be found, or a site whose rows are not the tokens of the batch; an
@@ -69,14 +73,14 @@ class Reader:
                 self.options["logits_to_keep"] = 1
         self._shape = (0, 0)
         self.causal = writes
-        self._padding = True  # whether it may stand beside a text, with a mask where there is one
+        self.padding = True
         with torch.no_grad(), evaluating(model):
             reached = self._probe()
             if self.causal and reached:
                 # Without a mask the attention kernels take their causal path, so it is passed only where it matters.
                 self.causal = False
                 reached = self._probe()
-        self._padding = not reached
+        self.padding = not reached
 
     def __call__(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> None:
         """A forward of tokens [B, T]; the mask is 0 at the padding, on the right.
@@ -92,10 +96,10 @@ class Reader:
         Raises:
             InputError: there is padding, and the model's numbers depend on it.
         """
-        if not self._padding and not attention_mask.all():
+        if not self.padding and not attention_mask.all():
             raise InputError(
                 f"{type(self.model).__name__} reads a sentence otherwise where padding follows it, even with an "
-                "attention mask; expected sentences of one length in each batch (with batch_tokens=1 a batch has one)"
+                "attention mask; expected sentences of one length in each batch"
             )
         return None if self.causal or not _takes_mask(self.body) else attention_mask
 
@@ -139,8 +143,8 @@ class Reader:
             )
 
     def _probe(self) -> bool:
-        """Find out whether the last tokens of a sentence reach those before them, masked where a mask is passed; and in
-        which order each of ``sites`` sees the tokens."""
+        """Find out whether the last tokens of a sentence reach those before them, masked where a mask is passed, or the
+        sentence beside it by being masked; and in which order each of ``sites`` sees the tokens."""
         embeddings = self.model.get_input_embeddings()
         known = getattr(embeddings, "num_embeddings", None) or self.model.config.get_text_config().vocab_size
         # From the middle of the vocabulary, as special tokens stand at its ends.
@@ -154,17 +158,22 @@ class Reader:
         ids[0, _KEPT:] = plain[_SENTENCES * _TOKENS :]
         after = self._activations(self.body, ids, mask)
         reached = False
-        for site, change, rounding in self._changes(before, after):
+        for site, change, largest in self._changes(before, after):
             # In an expert the rows are placed by the block that routes tokens to it.
             if site.expert is None and site.owner is None and int(change.argmax()) >= _TOKENS:
                 raise InputError(
                     f"{site.name} of {type(self.model).__name__} reads the tokens of a batch in an order that is not "
                     "known, expected one sentence after the other"
                 )
-            reached |= not bool(change[:_KEPT].max() <= rounding)
+            reached |= not bool(change[:_KEPT].max() <= _ROUNDING * largest)
+        if not self.causal:
+            # Some models read all sentences otherwise where one is padded: Llama with is_causal off in its attention.
+            alike = max(_ALIKE, 8 * torch.finfo(self.model.dtype).eps)
+            for _, change, largest in self._changes(after, self._activations(self.body, ids, np.ones_like(ids))):
+                reached |= not bool(change[_TOKENS:].max() <= alike * largest)
         if self.body is not self.model and has_adapter(self.model):
-            for site, change, rounding in self._changes(after, self._activations(self.model, ids, mask)):
-                if not bool(change.max() <= rounding):
+            for site, change, largest in self._changes(after, self._activations(self.model, ids, mask)):
+                if not bool(change.max() <= _ROUNDING * largest):
                     raise InputError(
                         f"{type(self.model).__name__} computes {site.name} otherwise than the model in it, which is "
                         "what is read; expected an adapter that needs no more than the text"
@@ -174,15 +183,15 @@ class Reader:
     def _changes(
         self, before: dict[int, list[Tensor]], after: dict[int, list[Tensor]]
     ) -> Iterator[tuple[Site, Tensor, float]]:
-        """For each site and call the largest difference between two forwards in each row [B T], and what rounding may
-        account for."""
+        """For each site and call the largest difference between two forwards in each row [B T], and the largest
+        activation."""
         for position, site in enumerate(self.sites):
             for first, second in zip_longest(before.get(position, ()), after.get(position, ())):
                 present = first if second is None else second  # an expert that no token was routed to is not called
                 one, other = (torch.zeros_like(present) if table is None else table for table in (first, second))
                 same = (one == other) | (one.isnan() & other.isnan())
                 change = (one - other).abs().masked_fill(same, 0).amax(-1)
-                yield site, change, _ROUNDING * float(present.nan_to_num(0, 0, 0).abs().max())
+                yield site, change, float(present.nan_to_num(0, 0, 0).abs().max())
 
     def _activations(self, part: nn.Module, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[int, list[Tensor]]:
         """The activation of each site in each of its calls, fp32 [B T, F], row ``b T + t`` that of token t of sentence
