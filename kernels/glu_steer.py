@@ -4,7 +4,7 @@ Floor: that of glu, 6 bytes an element in 16 bits. The four parameters of a neur
 come from memory for every row. One program for all rows: a tile of 16 rows loads them once, 1 byte an element. A
 program by row: tiles are no wider than 128 columns, so that the slices of 8 programs are 16 KB and stay in the L1
 cache of the SM while the tile's 32 rows pick from them; that is 22 bytes an element from L1, half of what it
-delivers in the time the memory takes for 6. With one program an element takes 29 instructions in bf16 (silu, sm_90;
+delivers in the time the memory takes for 6. With one program an element takes 33 instructions in bf16 (silu, sm_90;
 `python tools/instructions.py --triton`), not measured on a GPU.
 """
 
