@@ -85,12 +85,6 @@ inline void to_f16(uint16_t *p, Reg a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 inline Reg round_f16(Reg a) { return _mm512_cvtph_ps(_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
-// counts[i] += how many of m hold
-template <int N> inline void add_masks(int32_t *counts, const RegMask (&m)[N]) {
-  __m512i c = _mm512_loadu_si512(counts);
-  for (RegMask each : m) c = _mm512_mask_add_epi32(c, each, c, _mm512_set1_epi32(1));
-  _mm512_storeu_si512(counts, c);
-}
 
 #elif defined(__AVX2__)
 
@@ -156,13 +150,6 @@ inline void to_f16(uint16_t *p, Reg a) {
   _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
 inline Reg round_f16(Reg a) { return _mm256_cvtph_ps(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
-// counts[i] += how many of m hold
-template <int N> inline void add_masks(int32_t *counts, const RegMask (&m)[N]) {
-  __m256i *p = reinterpret_cast<__m256i *>(counts);
-  __m256i c = _mm256_loadu_si256(p);
-  for (RegMask each : m) c = _mm256_sub_epi32(c, _mm256_castps_si256(each.v));
-  _mm256_storeu_si256(p, c);
-}
 
 #else // portable: fixed-length loops that any compiler turns into the vectors of its target
 
@@ -284,12 +271,6 @@ inline void to_f16(uint16_t *p, Reg a) {
 inline Reg round_f16(Reg a) {
   return each<Reg>([&](int64_t i) { return half_to_float(float_to_half(a.lane[i])); });
 }
-// counts[i] += how many of m hold
-template <int N> inline void add_masks(int32_t *counts, const RegMask (&m)[N]) {
-  for (const RegMask &each : m) {
-    for (int64_t i = 0; i < Reg::width; ++i) counts[i] += each.lane[i];
-  }
-}
 
 #endif
 
@@ -339,13 +320,6 @@ inline void to_f16(uint16_t *p, Vec x) {
   to_f16(p + Reg::width, x.b);
 }
 
-template <int N> inline void add_masks(int32_t *counts, const Mask (&m)[N]) {
-  RegMask first[N], second[N];
-  for (int i = 0; i < N; ++i) first[i] = m[i].a, second[i] = m[i].b;
-  add_masks(counts, first);
-  add_masks(counts + Reg::width, second);
-}
-
 // Storage type and conversions of each dtype; `store` rounds.
 template <Dtype D> struct Format;
 template <> struct Format<Dtype::f32> {
@@ -379,13 +353,18 @@ template <Dtype D> inline void store_part(typename Format<D>::type *p, Vec a, in
   std::memcpy(p, buffer, size_t(n) * sizeof *p);
 }
 
-// Fetches the vector of the i-th element into the nearest cache.
-template <Dtype D> inline void fetch(const void *row, int64_t i) {
+// Fetches the vector of the i-th element into the nearest cache; if it will be written, from the caches of other cores.
+template <Dtype D, bool Write = false> inline void fetch(const void *row, int64_t i) {
   using T = typename Format<D>::type;
   constexpr int64_t bytes = Vec::width * sizeof(T);
   const char *place = reinterpret_cast<const char *>(static_cast<const T *>(row) + i);
-  __builtin_prefetch(place);
-  if constexpr (bytes > 64) __builtin_prefetch(place + 64);
+  __builtin_prefetch(place, Write);
+  if constexpr (bytes > 64) __builtin_prefetch(place + 64, Write);
+}
+
+// Fetches n elements into the nearest cache, to be written there.
+template <class T> inline void fetch_to_change(const T *p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + i, 1);
 }
 
 // body(i, load, store) for each vector of n elements, from the i-th on; the last one may be a part.

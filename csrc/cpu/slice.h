@@ -33,7 +33,7 @@ template <Dtype D, Act A, bool Gated, Emit E> void glu_slice(const Slice &s) {
     if constexpr (E == Emit::fetched) {
       fetch<D>(s.next->gate, i);
       if constexpr (Gated) fetch<D>(s.next->up, i);
-      fetch<D>(s.next->out, i);
+      fetch<D, true>(s.next->out, i);
     }
     Vec h = activate<A>(load(gate + i));
     if constexpr (Gated) h = Format<D>::round(h) * load(up + i);
