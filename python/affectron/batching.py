@@ -180,7 +180,7 @@ def encode(
 
 
 def _needs_offsets(sentences: Sequence[Sentence], template: str) -> str | None:
-    """What in the input calls for the characters that each token stands for; None where nothing does."""
+    """Name the part of the input that needs each token's characters; None if no part does."""
     if template != PLAIN:
         return f"template is {template!r}"
     if sentences and sentences[0].messages is not None:

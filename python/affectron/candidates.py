@@ -46,7 +46,7 @@ MEMORY = 1 << 28
 
 @dataclass(frozen=True)
 class Activations:
-    """What K neurons, (site, index) each, do in each of n sentences, over the tokens that the rule ``tokens`` observes.
+    """Activity of K neurons, (site, index) each, in each of n sentences, over the tokens that ``tokens`` observes.
 
     Attributes:
         rate: float32 [n, K], the share of the tokens at which the neuron is active by the rule ``active``; 0 or 1 where

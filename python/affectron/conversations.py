@@ -115,7 +115,7 @@ class _Conversation:
         return places
 
     def _shown(self, turn: int) -> _Shown:
-        """What the text shows of a turn's content: all of it, all but the blanks around it, or its last part."""
+        """The part of a turn's content that is shown: all of it, all but the blanks around it, or its last part."""
         content = self.messages[turn].content
         lead, end = len(content) - len(content.lstrip()), len(content.rstrip())
         first = self._end(turn, (0, lead))

@@ -22,4 +22,4 @@ class ScreeningInterrupted(KeyboardInterrupt):
 
 
 class Note(UserWarning):
-    """What a run does by a default that its results depend on; the command line prints it once, after ``note:``."""
+    """A default of a run that its results depend on; the command line prints it once, after ``note:``."""

@@ -240,7 +240,7 @@ def _read_parquet(path: Path, file: BinaryIO, columns: Columns) -> Rows:
 
 
 def _features(path: Path, metadata: Mapping[bytes, bytes] | None) -> Any:
-    """What Hugging Face ``datasets`` has written of each column into a schema's metadata."""
+    """Description of each column that Hugging Face ``datasets`` has written into a schema's metadata."""
     try:
         features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (KeyError, TypeError):

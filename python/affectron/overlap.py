@@ -85,7 +85,7 @@ def encode(texts: Texts) -> str:
 
 
 def decode(text: Any, field: str) -> Texts:
-    """What :func:`encode` wrote.
+    """Texts from what :func:`encode` wrote.
 
     Raises:
         InputError: it is something else; names the ``field``.

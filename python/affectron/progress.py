@@ -1,5 +1,5 @@
-"""How far everything is that takes long: a bar or lines for people, events for programs. Apart so that the command line
-and Python show the same."""
+"""Progress of everything that takes long: a bar or lines for people, events for programs. Apart so that the command
+line and Python show the same."""
 
 from __future__ import annotations
 

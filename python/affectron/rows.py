@@ -51,7 +51,7 @@ class Unit(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What the text and the label column hold beside plain text and names."""
+    """Contents of the text and the label column beside plain text and names."""
 
     spans: bool
     turns: str | None

@@ -137,7 +137,7 @@ def test_a_name_that_is_not_in_the_cache(cache: Path, load: Callable[[str], Any]
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the hub answers about one model of the files in ``folder``; every other name is unknown or gated."""
+    """A hub that has one model, of the files in ``folder``; every other name is unknown or gated."""
 
     folder: Path
     asked: list[str]

@@ -1,4 +1,4 @@
-"""What a sentence is measured as does not depend on the sentences beside it, in whatever way a model reads a batch; a
+"""A sentence is measured alike whatever stands beside it, in whatever way a model reads a batch; a
 model that does not show which row is which token is refused."""
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def test_a_model_that_hands_over_its_tokens_in_pieces(name: str) -> None:
 
 
 def hooked(model: Any, sentences: Any) -> dict[str, list[Tensor]]:
-    """What each site's last linear layer reads of each sentence alone, less <s>: [tokens, F]."""
+    """Input of each site's last linear layer for each sentence alone, less <s>: [tokens, F]."""
     seen: dict[str, list[Tensor]] = {}
     handles = [
         site.module.get_submodule(site.structure.last).register_forward_pre_hook(

@@ -144,9 +144,12 @@ def sizes(module: nn.Module) -> tuple[int, int] | None:
 
 
 def running(module: nn.Module) -> tuple[str, nn.Module]:
-    """What does the work of a wrapper, with its name inside: of one by ``torch.compile``, of one by PEFT that holds a
-    copy of a module for each adapter (``modules_to_save``), and of one whose adapter changes the parameters of a module
-    that is no linear layer (``target_parameters``). Any other module is its own, and the name empty."""
+    """The module that does the work of a wrapper, with its name inside; any other module is its own, the name empty.
+
+    Wrappers are that of ``torch.compile``, that of PEFT which holds a copy of a module for each adapter
+    (``modules_to_save``), and that whose adapter changes the parameters of a module that is no linear layer
+    (``target_parameters``).
+    """
     path: list[str] = []
     while True:
         inside = module._modules

@@ -1,6 +1,6 @@
 """Where in a text a forward of the model is: the length of the prompt that ``generate`` goes on from, and of a cache.
 
-Apart from intervention.py, which steers by it: here is what has to be known of transformers' ``generate``.
+Separate from intervention.py, which steers by it: this module holds what has to be known of transformers' ``generate``.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class _Pieces:
     other: ValidationResult | None = None
 
     def sources(self) -> dict[str, ActivationStats | NeuronSet]:
-        """What was made of screened sentences."""
+        """Statistics and neurons, which were made of screened sentences."""
         found = {STATS: self.stats, NEURONS: self.neurons}
         return {name: piece for name, piece in found.items() if piece is not None}
 

@@ -1,7 +1,7 @@
 """Whether the sentences that a run's files test were screened: refused, or stated at the head of the page.
 
-Apart from build.py, which knows the page. Files tell it of themselves (``provenance.tested``); the texts of the run's
-statistics and neurons are compared with them again, since the files of a folder may come from several runs.
+Separate from build.py, which knows the page. Files tell it of themselves (``provenance.tested``); the texts of the
+run's statistics and neurons are compared with them again, since the files of a folder may come from several runs.
 """
 
 from __future__ import annotations

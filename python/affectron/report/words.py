@@ -42,12 +42,12 @@ def file_name(text: str) -> str:
 
 
 def quantity(reads: str, tokens: str) -> str:
-    """What is taken of one sentence: ``the share of its tokens at which the neuron is active``."""
+    """Words for the quantity taken of one sentence: ``the share of its tokens at which the neuron is active``."""
     return _QUANTITIES[reads, tokens]
 
 
 def observations(tokens: str) -> str:
-    """What the rule ``tokens`` counts: tokens, sentences or pairs."""
+    """Word for the units that the rule ``tokens`` counts: tokens, sentences or pairs."""
     return _OBSERVATIONS.get(tokens, "tokens")
 
 
