@@ -88,8 +88,7 @@ def load_model(
     Raises:
         InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are incomplete or
             stored as integers or 8-bit floats that the config does not explain, the model has no known MLP, or dtype
-            or device is not one that is there; there is no model of that name, no access
-            to it, or no network.
+            or device is not one that is there; there is no model of that name, no access to it, or no network.
     """
     chosen_dtype = _dtype(dtype)
     chosen_device = _device(device)
