@@ -116,14 +116,21 @@ def cache_length(cache: Any) -> int | Tensor | None:
     layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", None)
     if layers:
         # In a hybrid model some layers keep a state, and some caches have a layer of keys there that stays empty.
-        filled = (layer for layer in layers if _has_keys(layer) and getattr(layer, "is_initialized", True))
-        first = next(filled, None)
+        first = next((layer for layer in layers if _has_keys(layer) and _is_filled(layer)), None)
         if first is not None:
             return first.get_seq_length()  # type: ignore[no-any-return]
         return 0 if any(map(_has_keys, layers)) else None
+    keys = getattr(cache, "key_cache", None)
+    if isinstance(keys, list):  # of a hybrid model; what no layer of attention has filled yet has two dimensions
+        return next((int(held.shape[-2]) for held in keys if held.dim() == 4), 0)
     find = getattr(cache, "get_seq_length", None)
     return None if find is None else find()
 
 
 def _has_keys(layer: Any) -> bool:
     return hasattr(layer, "get_seq_length")
+
+
+def _is_filled(layer: Any) -> bool:
+    # transformers 4.56 has no is_initialized; other layers have no keys.
+    return getattr(layer, "is_initialized", True) and getattr(layer, "keys", layer) is not None
