@@ -53,6 +53,8 @@ class Run:
         self.log = folder / "gpu.log"
         self.log.write_text("")
         self.end = time.monotonic() + seconds
+        # A shell lets what it starts in the background ignore the interrupt by which a part is told to end.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # Compiled kernels and records lie where the next run on the same machine finds them.
         self.environment = {
             **os.environ,
