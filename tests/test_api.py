@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import affectron
+from tests.support import golden
 
 
 @pytest.mark.parametrize("name", affectron.__all__)
@@ -37,3 +40,25 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_importing_loads_no_more_than_is_used(statement: str, absent: str) -> None:
     code = f"{statement}\nimport sys\nsys.exit({absent!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+#: The modules whose names are public beside those of the package itself.
+PUBLIC = ("affectron", "affectron.ops", "affectron.models", "affectron.runs", "affectron.demo")
+
+
+def described(name: str, value: object) -> str:
+    if not callable(value) or inspect.isclass(value):
+        return f"{name}\n"
+    return f"{name}({', '.join(inspect.signature(value).parameters)})\n"
+
+
+def test_public_names_and_their_parameters_are_those_of_the_golden_file() -> None:
+    lines = []
+    for home in map(import_module, PUBLIC):
+        for name in sorted(home.__all__):
+            value = getattr(home, name)
+            lines.append(described(f"{home.__name__}.{name}", value))
+            if inspect.isclass(value):
+                members = (member for member in sorted(vars(value)) if not member.startswith("_"))
+                lines += [described(f"{home.__name__}.{name}.{member}", getattr(value, member)) for member in members]
+    golden.compare("public-names.txt", "".join(lines))

@@ -5,13 +5,38 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner
 
 from affectron.cli import app
 from affectron.demo import MODEL
 from affectron.demo.corpus import TASKS
+from tests.support import golden
+
+
+def described(folder: Path) -> Iterator[str]:
+    """Every file of a folder, and the fields that each JSON file has; labels, sites and lists are one field."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            name = file.relative_to(folder).as_posix()
+            yield name
+            if file.suffix == ".json":
+                yield from sorted({f"  {name}: {field}" for field in fields(json.loads(file.read_text()))})
+
+
+def fields(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            kind = "SITE" if "layers" in key else "LABEL" if any(key in labels for labels in TASKS.values()) else key
+            yield from fields(inner, f"{path}.{kind}" if path else kind)
+    elif isinstance(value, list) and value:
+        for inner in value:
+            yield from fields(inner, f"{path}[]")
+    else:
+        yield path
 
 
 def test_the_package_stays_small() -> None:
@@ -24,8 +49,7 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert sum(found["seconds"].values()) <= time.monotonic() - start
-    files = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert files == {"corpus.jsonl", "stats.safetensors", "neurons.json", "validation.json", "induction.json", "report"}
+    golden.compare("demo-files.txt", "".join(f"{line}\n" for line in described(tmp_path / "demo")))
     validation = json.loads((tmp_path / "demo" / "validation.json").read_text())
     assert found["validation"] == validation
     assert {task: set(part["labels"]) for task, part in validation["tasks"].items()} == {

@@ -10,3 +10,5 @@ MODEL = Path(__file__).resolve().parent / "model"
 
 # How the model is asked for a sentence's label, by task. The answer is one token, with its leading space.
 PROMPTS = {"emotion": "{bos}{text}\nEmotion:", "rhetoric": "{bos}{text}\nDevice:"}
+
+__all__ = ["MODEL", "PROMPTS"]
