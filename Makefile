@@ -68,11 +68,11 @@ gpu-wheel: ## on a machine without a GPU: build the wheel that `make gpu` instal
 	@ls -s --block-size=KiB $(GPU_WHEEL)/*.whl
 
 matrix: $(VENV)/installed ## try other versions of torch and transformers; writes docs/compatibility.md
-	@$(BIN)/python tests/matrix.py
+	@$(BIN)/python tools/matrix.py
 
 fuzz: $(VENV)/installed ## fuzz the loaders for ten minutes, guided by coverage
 	@$(BIN)/pip install -q -c constraints.txt 'affectron[fuzz]'
-	@mkdir -p build/fuzz && cd build/fuzz && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m tests.fuzz_loaders \
+	@mkdir -p build/fuzz && cd build/fuzz && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m tools.fuzz_loaders \
 		-max_total_time=600
 
 # The package with a native module of another build lies apart. -S: without the editable install, whose module would come
@@ -100,7 +100,7 @@ wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in
 	@$(BIN)/python -m venv build/wheel/empty
 	@build/wheel/empty/bin/pip install -c constraints.txt dist/*.whl > build/wheel/install.log 2>&1 \
 		|| $(call failed,build/wheel/install.log,the wheel could not be installed)
-	@cd build/wheel && empty/bin/python $(CURDIR)/tests/wheel_smoke.py
+	@cd build/wheel && empty/bin/python $(CURDIR)/tools/wheel_smoke.py
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks

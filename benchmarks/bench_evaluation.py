@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import affectron
-from affectron.evaluators import LabelLikelihood
+from affectron.evaluation.evaluators import LabelLikelihood
 from affectron.models import find_sites, intervene
 
 SHARED = Path(os.environ.get("AFFECTRON_SHARED", Path(__file__).resolve().parents[2] / "shared"))

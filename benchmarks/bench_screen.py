@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import affectron
-from affectron.batching import batches
+from affectron.corpus.batching import batches
 
 VOCABULARY = 32_000
 # On a CPU without 16-bit arithmetic products in bf16 take ten times as long: fewer sentences, the same work each.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from affectron.models import sites
+from affectron.models.discovery import sites
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "```python" in page.read_text())

@@ -11,8 +11,8 @@ from affectron import interventions
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule, SiteProgram, schedule
 from affectron.neurons import NeuronList
-from tests.errors import message
-from tests.raw_activations import raw
+from tests.support.errors import message
+from tests.support.raw_activations import raw
 
 SITE = "model.layers.0.mlp"
 TOKENS = raw(seed=3)

@@ -17,8 +17,8 @@ from affectron.errors import InputError
 from affectron.neurons import NeuronList, NeuronSet, select
 from affectron.scores import SCORES, fdr, score
 from affectron.stats import FIELDS, ActivationStats
-from tests.errors import message
-from tests.raw_activations import PROVENANCE, Raw, raw, starved
+from tests.support.errors import message
+from tests.support.raw_activations import PROVENANCE, Raw, raw, starved
 
 WIDTHS = (31, 17, 52)  # 100 neurons
 

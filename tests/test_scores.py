@@ -15,7 +15,7 @@ from scipy import stats as sps
 from affectron.errors import InputError
 from affectron.scores import SCORES, fdr, frequency, score, unscored
 from affectron.stats import FIELDS, ActivationStats
-from tests.raw_activations import Raw, raw, starved
+from tests.support.raw_activations import Raw, raw, starved
 
 NAMES = [name for name, kind in SCORES.items() if not kind.paired]
 CASES = [(seed, bad) for seed in range(3) for bad in (False, True)]

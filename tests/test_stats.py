@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from affectron.errors import InputError
 from affectron.stats import FIELDS, SAME_TO_MERGE, ActivationStats, SiteStats
-from tests.errors import message
-from tests.raw_activations import PROVENANCE, raw, site_stats
+from tests.support.errors import message
+from tests.support.raw_activations import PROVENANCE, raw, site_stats
 
 ARRAYS = [name for name in FIELDS if name != "count"]
 

@@ -17,7 +17,7 @@ from transformers import StaticCache
 
 import affectron
 from affectron import ops
-from affectron.models.intervention import Steering
+from affectron.models.steering import Steering
 from affectron.ops import backend_for
 from on_gpu.llama import llama, program
 from on_gpu.record import Row, rows_of

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import affectron
-from affectron.batching import batches
+from affectron.corpus.batching import batches
 from on_gpu.contenders import serving
 from on_gpu.llama import corpus, llama, tokenizer
 from on_gpu.record import Row, memory_rows, rows_of

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = version("affectron")
 
 _HOMES = {
-    "ablations": ("ablate",),
-    "associations": ("associate",),
+    "experiments.ablations": ("ablate",),
+    "experiments.associations": ("associate",),
     "corpus": ("Corpus", "Sentence"),
     "errors": ("InputError",),
-    "exam": ("Exam",),
-    "findings": ("Findings",),
+    "evaluation.exam": ("Exam",),
+    "experiments.findings": ("Findings",),
     "interventions": (
         "Program",
         "Schedule",
@@ -31,15 +31,15 @@ _HOMES = {
         "schedule",
         "zero",
     ),
-    "methods": ("compare_methods",),
+    "experiments.methods": ("compare_methods",),
     "models": ("Steering", "compact", "declare_mlp", "find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet", "select"),
     "ops": ("SegmentPlan", "StatsBuffers"),
     "report": ("build_report",),
     "scores": ("SCORES", "fdr", "score"),
-    "screening": ("screen",),
+    "screening.screen": ("screen",),
     "stats": ("ActivationStats", "SiteStats"),
-    "validation": ("Validation", "validate"),
+    "experiments.validation": ("Validation", "validate"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -64,13 +64,16 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from affectron import models as models
     from affectron import ops as ops
-    from affectron.ablations import ablate as ablate
-    from affectron.associations import associate as associate
     from affectron.corpus import Corpus as Corpus
     from affectron.corpus import Sentence as Sentence
     from affectron.errors import InputError as InputError
-    from affectron.exam import Exam as Exam
-    from affectron.findings import Findings as Findings
+    from affectron.evaluation.exam import Exam as Exam
+    from affectron.experiments.ablations import ablate as ablate
+    from affectron.experiments.associations import associate as associate
+    from affectron.experiments.findings import Findings as Findings
+    from affectron.experiments.methods import compare_methods as compare_methods
+    from affectron.experiments.validation import Validation as Validation
+    from affectron.experiments.validation import validate as validate
     from affectron.interventions import (
         Program as Program,
     )
@@ -101,7 +104,6 @@ if TYPE_CHECKING:
     from affectron.interventions import (
         zero as zero,
     )
-    from affectron.methods import compare_methods as compare_methods
     from affectron.models import Steering as Steering
     from affectron.models import compact as compact
     from affectron.models import declare_mlp as declare_mlp
@@ -117,8 +119,6 @@ if TYPE_CHECKING:
     from affectron.scores import SCORES as SCORES
     from affectron.scores import fdr as fdr
     from affectron.scores import score as score
-    from affectron.screening import screen as screen
+    from affectron.screening.screen import screen as screen
     from affectron.stats import ActivationStats as ActivationStats
     from affectron.stats import SiteStats as SiteStats
-    from affectron.validation import Validation as Validation
-    from affectron.validation import validate as validate

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
+from affectron.corpus.special_tokens import Frame
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
 from affectron.models import intervene, max_length
-from affectron.special_tokens import Frame
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectron import scores
+from affectron._internal.files import read_json, write_json
+from affectron._internal.overlap import check_texts, decode, encode
 from affectron.errors import InputError
-from affectron.files import read_json, write_json
-from affectron.overlap import check_texts, decode, encode
 from affectron.stats import ActivationStats, plain_json
 
 FORMAT = "affectron.neurons"
@@ -117,7 +117,7 @@ class NeuronSet(Mapping[str, NeuronList]):
         lists: one list a label, in label order.
         widths: site -> number of neurons, of the model that was measured, sites in forward order.
         provenance: what the statistics were made from and how the neurons were selected; must be JSON.
-        screened: the texts that the neurons were found on, by their hashes (``affectron.overlap``); None where it is
+        screened: the texts that the neurons were found on, by their hashes; None where it is
             not known.
 
     Attributes:

@@ -21,9 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from scipy.stats import false_discovery_control
 
+from affectron._internal.wording import count
 from affectron.errors import InputError
 from affectron.stats import ActivationStats, SiteStats
-from affectron.wording import count
 
 Array = NDArray[np.float64]
 

@@ -23,10 +23,10 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
 
-from affectron import overlap
+from affectron._internal import overlap
+from affectron._internal.files import atomic_write, digest
+from affectron._internal.wording import count
 from affectron.errors import InputError
-from affectron.files import atomic_write, digest
-from affectron.wording import count
 
 FORMAT = "affectron.stats"
 VERSION = 1
@@ -171,7 +171,7 @@ class ActivationStats:
             nothing is observed, mean, m2, min and max may hold anything. Arrays that have the right type
             are kept, not copied.
         provenance: what the numbers were made from, by what, and how; must be JSON.
-        screened: the texts that were measured, by their hashes (``affectron.overlap``); None where it is not known.
+        screened: the texts that were measured, by their hashes; None where it is not known.
 
     Attributes:
         labels: all labels, by task, then alphabetically.

@@ -13,7 +13,7 @@ from affectron import ops
 from affectron.ops import reference
 from tests.cuda.conftest import Emulated
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
-from tests.ops.oracles import (
+from tests.support.oracles import (
     check,
     check_extremes,
     check_gradients,

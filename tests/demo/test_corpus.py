@@ -23,7 +23,7 @@ def labels(record: dict) -> list[str]:
 
 
 def test_the_same_seed_gives_the_same_corpus_in_any_process() -> None:
-    code = "from affectron.demo.corpus import generate; from affectron.files import digest; import json; "
+    code = "from affectron.demo.corpus import generate; from affectron._internal.files import digest; import json; "
     code += "print(digest(json.dumps(generate()).encode()))"
     hashes = set()
     for seed in ("0", "1"):

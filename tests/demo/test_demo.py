@@ -11,7 +11,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from affectron.cli import app
+from affectron.cli.app import app
 from affectron.demo import MODEL
 from affectron.demo.corpus import TASKS
 from tests.support import golden

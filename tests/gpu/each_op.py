@@ -12,7 +12,7 @@ import torch
 from affectron import ops
 from affectron.ops.forms import FORMS, use_form
 from tests.ops.conftest import halves
-from tests.ops.oracles import check, check_sums, masking, oracle, programs, runs, tokens, weights
+from tests.support.oracles import check, check_sums, masking, oracle, programs, runs, tokens, weights
 
 
 def call_each(device: str, f: int) -> None:

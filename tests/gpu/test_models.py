@@ -11,7 +11,7 @@ import torch
 import affectron
 from affectron import ops
 from affectron.interventions import Program, SiteProgram
-from tests.models.tiny import build, make_tokenizer, site_names
+from tests.support.tiny import build, make_tokenizer, site_names
 
 LABELS = ("anger", "fear", "joy")
 

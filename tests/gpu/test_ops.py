@@ -16,7 +16,7 @@ from affectron.ops import reference
 from affectron.ops.forms import use_form
 from tests.gpu.conftest import SERVING
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
-from tests.ops.oracles import (
+from tests.support.oracles import (
     FIELDS,
     NEUTRAL,
     check,

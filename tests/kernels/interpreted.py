@@ -14,7 +14,7 @@ from affectron.ops import reference
 from affectron.ops.buffers import FinalStats
 from affectron.ops.forms import use_form
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
-from tests.ops.oracles import (
+from tests.support.oracles import (
     check,
     check_extremes,
     check_gradients,

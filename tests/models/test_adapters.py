@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from affectron import interventions
-from affectron.evaluators import text_loss
+from affectron.evaluation.evaluators import text_loss
 from affectron.models import Reader, find_sites, intervene
-from affectron.screening import screen
-from tests import errors
-from tests.models.families import FAMILIES, available
-from tests.models.tiny import NEURONS, build, make_tokenizer, site_names, state
-from tests.test_screening import CORPUS
+from affectron.screening.screen import screen
+from tests.screening.test_screen import CORPUS
+from tests.support import errors
+from tests.support.families import FAMILIES, available
+from tests.support.tiny import NEURONS, build, make_tokenizer, site_names, state
 
 peft = pytest.importorskip("peft")
 

@@ -18,7 +18,7 @@ from affectron.errors import InputError
 from affectron.interventions import Program, Schedule, schedule
 from affectron.models import find_sites, intervene
 from tests.models.test_intervention import KINDS, TOLERANCE, Bench, by_request, generate, logits, make_bench
-from tests.models.tiny import FAMILIES, batch, build, last_inputs, site_names, state
+from tests.support.tiny import FAMILIES, batch, build, last_inputs, site_names, state
 
 # h [T, F] of one request and the number of its prompt's tokens -> what becomes of it.
 Change = Callable[[str, Tensor, int], Tensor]

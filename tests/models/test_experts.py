@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from affectron import interventions
 from affectron.models import attach, find_sites, intervene
-from tests.models.families import EXPERTS, FAMILIES, Family, available, inputs
-from tests.models.tiny import state
+from tests.support.families import EXPERTS, FAMILIES, Family, available, inputs
+from tests.support.tiny import state
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*exact, but not fused")]
 

@@ -19,10 +19,10 @@ import affectron
 from affectron import interventions
 from affectron.models import find_sites, intervene
 from affectron.neurons import NeuronList
-from affectron.screening import screen
-from tests.models.families import FAMILIES, HIDDEN, LAYERS, NEURONS, Family, available, inputs, watched
-from tests.models.tiny import build, make_tokenizer, state
-from tests.raw_activations import PROVENANCE, site_stats
+from affectron.screening.screen import screen
+from tests.support.families import FAMILIES, HIDDEN, LAYERS, NEURONS, Family, available, inputs, watched
+from tests.support.raw_activations import PROVENANCE, site_stats
+from tests.support.tiny import build, make_tokenizer, state
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*exact, but not fused")]
 
@@ -95,7 +95,7 @@ def test_statistics_agree_with_hooks(family: Family, model: Any, tokens: str) ->
     body = model.get_encoder() if family.head == "ForConditionalGeneration" else model.base_model
     handle = body.register_forward_pre_hook(begin, with_kwargs=True)
     with watched(model, family, look):
-        for rows in affectron.batching.batches(sentences, tokenizer, batch_tokens=40):
+        for rows in affectron.corpus.batching.batches(sentences, tokenizer, batch_tokens=40):
             extra = {} if model.can_generate() else {"attention_mask": torch.from_numpy(rows.attention_mask)}
             if family.head == "ForConditionalGeneration":
                 extra = {"attention_mask": torch.from_numpy(rows.attention_mask)}

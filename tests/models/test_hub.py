@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 
 from affectron import Corpus, screen
 from affectron.models import fingerprint, load_model, load_skeleton
-from affectron.provenance import made_with
-from tests.errors import message
-from tests.models.tiny import build, make_tokenizer
+from affectron.models.provenance import made_with
+from tests.support.errors import message
+from tests.support.tiny import build, make_tokenizer
 
 NAME, COMMIT = "owner/tiny", "0123456789abcdef0123456789abcdef01234567"
 

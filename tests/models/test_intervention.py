@@ -15,8 +15,8 @@ from affectron.errors import InputError
 from affectron.interventions import Program
 from affectron.models import find_sites, intervene
 from affectron.neurons import NeuronList
-from tests.models.tiny import FAMILIES, LAYERS, NEURONS, batch, build, last_inputs, site_names, state
-from tests.raw_activations import Raw, raw
+from tests.support.raw_activations import Raw, raw
+from tests.support.tiny import FAMILIES, LAYERS, NEURONS, batch, build, last_inputs, site_names, state
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 

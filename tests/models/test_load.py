@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from affectron.errors import InputError
 from affectron.models import config_hash, fingerprint, load, load_model, load_skeleton, tokenizer_hash
-from tests import errors
-from tests.models.tiny import VOCABULARY, batch, build, make_tokenizer
+from tests.support import errors
+from tests.support.tiny import VOCABULARY, batch, build, make_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import transformers
 
 from affectron.corpus import Corpus
 from affectron.models import max_length
-from affectron.screening import screen
-from tests.models.tiny import build, make_tokenizer
+from affectron.screening.screen import screen
+from tests.support.tiny import build, make_tokenizer
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*exact, but not fused")]
 

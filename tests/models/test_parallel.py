@@ -16,12 +16,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from affectron import ActivationStats, Corpus, interventions, screen
-from affectron.candidates import collect
+from affectron.experiments.candidates import collect
 from affectron.models import intervene
 from affectron.neurons import NeuronList, NeuronSet
 from tests.models.test_intervention import KINDS, Bench, by_request, make_bench
-from tests.models.tiny import batch, build, last_inputs, make_tokenizer, site_names
-from tests.workers import start, start_group, succeed, write_sentences
+from tests.support.tiny import batch, build, last_inputs, make_tokenizer, site_names
+from tests.support.workers import start, start_group, succeed, write_sentences
 
 SHARDS = 5
 

@@ -17,7 +17,7 @@ from affectron import interventions
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule, schedule
 from affectron.models import find_sites, intervene
-from tests.models.tiny import HIDDEN, NEURONS, VOCABULARY, batch, build
+from tests.support.tiny import HIDDEN, NEURONS, VOCABULARY, batch, build
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*exact, but not fused")]
 

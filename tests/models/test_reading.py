@@ -12,18 +12,19 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from affectron import batching, interventions
-from affectron.candidates import collect
-from affectron.evaluators import LinearProbe, text_loss
+from affectron import interventions
+from affectron.corpus import batching
+from affectron.evaluation.evaluators import LinearProbe, text_loss
+from affectron.experiments.candidates import collect
 from affectron.interventions import Program
 from affectron.models import Reader, attach, find_sites, intervene
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.pairs import Pair, screen_pairs
-from affectron.screening import screen
-from tests import errors
-from tests.models.families import FAMILIES, HIDDEN, NEURONS, VOCABULARY, available
-from tests.models.tiny import build, make_tokenizer, state
-from tests.test_screening import CORPUS
+from affectron.screening.pairs import Pair, screen_pairs
+from affectron.screening.screen import screen
+from tests.screening.test_screen import CORPUS
+from tests.support import errors
+from tests.support.families import FAMILIES, HIDDEN, NEURONS, VOCABULARY, available
+from tests.support.tiny import build, make_tokenizer, state
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*exact, but not fused")]
 

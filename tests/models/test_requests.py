@@ -17,7 +17,7 @@ from affectron.errors import InputError
 from affectron.interventions import Program, schedule
 from affectron.models import find_sites, intervene, sweep
 from affectron.models.layout import Site
-from tests.models.tiny import HIDDEN, NEURONS, VOCABULARY, batch, build, state
+from tests.support.tiny import HIDDEN, NEURONS, VOCABULARY, batch, build, state
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*exact, but not fused")]
 

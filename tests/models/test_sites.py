@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 
 from affectron.errors import InputError
 from affectron.models import Kernel, attach, find_sites
-from tests.models.tiny import FAMILIES, LAYERS, NEURONS, SITES, batch, build, last_inputs, site_names, state
+from tests.support.tiny import FAMILIES, LAYERS, NEURONS, SITES, batch, build, last_inputs, site_names, state
 
 ACTIVATIONS = {
     "silu": F.silu,

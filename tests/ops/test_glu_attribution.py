@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from affectron import ops
 from affectron.ops import reference
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
-from tests.ops.oracles import check_gradients, check_sums, runs
+from tests.support.oracles import check_gradients, check_sums, runs
 
 
 def upstream(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 7) -> Tensor:

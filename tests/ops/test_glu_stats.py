@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from affectron import ops
 from affectron.ops import native
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, halves
-from tests.ops.oracles import check, oracle, runs
+from tests.support.oracles import check, oracle, runs
 
 
 @pytest.mark.parametrize("act", ACTS)

@@ -7,7 +7,7 @@ import torch
 
 from affectron import ops
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
-from tests.ops.oracles import NEUTRAL, check_extremes, extremes, programs, steered
+from tests.support.oracles import NEUTRAL, check_extremes, extremes, programs, steered
 
 
 @pytest.mark.parametrize("act", ACTS)

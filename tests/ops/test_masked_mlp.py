@@ -7,7 +7,7 @@ import torch
 
 from affectron import ops
 from tests.ops.conftest import ACTS, DTYPES
-from tests.ops.oracles import NEUTRAL, infinite_where_masked, masking, programs, tokens, truth, weights
+from tests.support.oracles import NEUTRAL, infinite_where_masked, masking, programs, tokens, truth, weights
 
 # inputs, neurons, outputs: no vector width divides them, and some are smaller than one.
 SIZES = ((75, 131, 83), (3, 5, 1), (64, 96, 64))

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from affectron.cli import app
-from affectron.files import locked
-from affectron.findings import KINDS
+from affectron._internal.files import locked
+from affectron.cli.app import app
+from affectron.experiments.findings import KINDS
 from affectron.runs import config as config_module
 from affectron.runs import load_config, plan, run, stages
-from tests.errors import message
-from tests.planted import PROMPTS, TOKENIZER, make_corpus, make_model
+from tests.support.errors import message
+from tests.support.planted import PROMPTS, TOKENIZER, make_corpus, make_model
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -414,7 +414,7 @@ def test_a_second_run_in_the_folder_is_refused_by_the_first_ones_name(inputs: Pa
 HOLD = """
 import sys
 from pathlib import Path
-from affectron.files import locked
+from affectron._internal.files import locked
 with locked(Path(sys.argv[1])):
     print(flush=True)
     sys.stdin.read()

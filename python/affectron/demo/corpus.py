@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from affectron._internal.files import atomic_write
 from affectron.demo import phrases
-from affectron.files import atomic_write
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 DEVICES = ("metaphor", "simile", "hyperbole", "sarcasm", "literal")

@@ -11,15 +11,15 @@ from pathlib import Path
 from affectron.corpus import Corpus
 from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import EMOTIONS, write
-from affectron.exam import Exam
+from affectron.evaluation.exam import Exam
+from affectron.experiments.regulation import induction
+from affectron.experiments.validation import Validation, validate
 from affectron.generation import continuations
 from affectron.interventions import induce
 from affectron.models import load_model
 from affectron.neurons import select
-from affectron.regulation import induction
 from affectron.report import build_report
-from affectron.screening import screen
-from affectron.validation import Validation, validate
+from affectron.screening.screen import screen
 
 #: Of a model this small the usual 1 % would be two neurons a label.
 TOP = 0.05

@@ -31,9 +31,9 @@ from tokenizers.trainers import BpeTrainer
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from affectron._internal.files import write_json
 from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import TASKS, generate
-from affectron.files import write_json
 from affectron.models import load_model
 
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from affectron.errors import InputError
 from affectron.interventions import Neurons, zero
-from affectron.models.intervention import check_sites
+from affectron.models.attaching import attached
+from affectron.models.discovery.sites import find_sites, unwrapped
 from affectron.models.layout import Site, running, set_sizes, sizes
-from affectron.models.sites import find_sites, unwrapped
-from affectron.models.swap import attached
+from affectron.models.steering import check_sites
 
 # Layouts whose linear layers hold the neurons once, or the gate's and the up projection's after one another.
 _LAYOUTS = ("gated", "gate_up", "up_gate", "plain")

@@ -28,11 +28,11 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from affectron._internal.files import digest, load_json
+from affectron._internal.wording import count
 from affectron.errors import InputError
-from affectron.files import digest, load_json
+from affectron.models.discovery.sites import find_sites
 from affectron.models.parallel import named_weights
-from affectron.models.sites import find_sites
-from affectron.wording import count
 
 _DTYPES: dict[str, str | torch.dtype] = {
     "auto": "auto",

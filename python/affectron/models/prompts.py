@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers.generation.utils import ALL_CACHE_NAMES
 
 from affectron.errors import InputError
-from affectron.models.swap import swap_attribute
+from affectron.models.attaching import swap_attribute
 
 if TYPE_CHECKING:
-    from affectron.models.intervention import Steering
+    from affectron.models.steering import Steering
 
 #: Names of the argument by which a model is given a cache or a state.
 CACHES: tuple[str, ...] = tuple(ALL_CACHE_NAMES)

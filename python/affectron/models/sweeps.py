@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from affectron.errors import InputError
 from affectron.interventions import Program
-from affectron.models.intervention import Steering, intervene
-from affectron.models.sites import check_adapter, unwrapped
+from affectron.models.discovery.sites import check_adapter, unwrapped
+from affectron.models.steering import Steering, intervene
 
 
 @contextmanager

@@ -3,6 +3,6 @@ imported when a report is built, not before."""
 
 from __future__ import annotations
 
-from affectron.report.build import build_report
+from affectron.report.page import build_report
 
 __all__ = ["build_report"]

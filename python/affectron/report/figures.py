@@ -27,8 +27,8 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from affectron.report.results import MASKS, LabelResult, TaskResult
-from affectron.report.words import clean, decimal, layer_names
+from affectron.experiments.results import MASKS, LabelResult, TaskResult
+from affectron.report.text import clean, decimal, layer_names
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILLION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
 INK, FAINT, BAND = "#333333", "#D9D9D9", "#DDDDDD"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from affectron.report import words
+from affectron.report import text as words
 
 Kind = Literal["text", "passage", "count", "percent", "points", "number", "p", "interval", "points interval"]
 

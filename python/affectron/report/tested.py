@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from affectron import overlap
+from affectron._internal import overlap
 from affectron.errors import InputError
-from affectron.report import words
+from affectron.report import text as words
 
 
 def overlap_notices(

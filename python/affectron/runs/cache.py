@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from affectron._internal.files import digest, read_json, write_json
 from affectron.errors import InputError
-from affectron.files import digest, read_json, write_json
 
 RECORD = "run.json"
 FORMAT, VERSION = "affectron.run", 1

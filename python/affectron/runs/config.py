@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from affectron._internal.files import read_text
 from affectron.errors import InputError
-from affectron.evaluators import LabelLikelihood, LinearProbe
-from affectron.exam import finite_numbers, fraction, whole_number
-from affectron.files import read_text
-from affectron.methods import METHODS
+from affectron.evaluation.evaluators import LabelLikelihood, LinearProbe
+from affectron.evaluation.exam import finite_numbers, fraction, whole_number
+from affectron.experiments.methods import METHODS
+from affectron.experiments.validation import Options
 from affectron.models.load import is_hub_name
 from affectron.neurons import selection_options
 from affectron.ops.buffers import ACTIVE_RULES
-from affectron.screening import TOKEN_RULES
-from affectron.validation import Options
+from affectron.screening.screen import TOKEN_RULES
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -18,30 +18,30 @@ import numpy as np
 import torch
 
 from affectron import __version__
-from affectron.ablations import ablate
-from affectron.associations import associate
-from affectron.candidates import collect, examine
+from affectron._internal.files import locked
+from affectron._internal.overlap import compare, hashed
 from affectron.corpus import Corpus
 from affectron.errors import InputError
-from affectron.evaluators import LabelLikelihood, default_prompt
-from affectron.exam import Exam
-from affectron.files import locked
-from affectron.findings import Findings
-from affectron.methods import compare_methods
+from affectron.evaluation.evaluators import LabelLikelihood, default_prompt
+from affectron.evaluation.exam import Exam
+from affectron.experiments.ablations import ablate
+from affectron.experiments.associations import associate
+from affectron.experiments.candidates import collect, examine
+from affectron.experiments.findings import Findings
+from affectron.experiments.methods import compare_methods
+from affectron.experiments.regulation import cross_signal, induction
+from affectron.experiments.stability import keep_stable, stability
+from affectron.experiments.validation import validate_exam
 from affectron.models import load_model
 from affectron.models.load import MODEL_FILES, model_folder
+from affectron.models.provenance import versions
 from affectron.neurons import NeuronSet, select
-from affectron.overlap import compare, hashed
-from affectron.provenance import versions
-from affectron.regulation import cross_signal, induction
 from affectron.report import build_report
 from affectron.runs.cache import Cache, file_digest, folder_digests, stage_key
 from affectron.runs.config import Columns, Config
 from affectron.scores import SCORES
-from affectron.screening import screen_folds
-from affectron.stability import keep_stable, stability
+from affectron.screening.screen import screen_folds
 from affectron.stats import ActivationStats
-from affectron.validation import validate_exam
 
 STATS, NEURONS, VALIDATION, CROSS = "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json"
 

@@ -1,0 +1,1 @@
+"""Plumbing that every layer uses and no user imports."""

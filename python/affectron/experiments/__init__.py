@@ -1,0 +1,1 @@
+"""Experiments on the neurons of labels, one module each, and their results."""

@@ -1,0 +1,389 @@
+"""Candidates: a second pass that keeps what the selected neurons do in every sentence, and what
+that says about each of them. Apart from the screening, which keeps no activation.
+
+A neuron is judged by what selected it: the share of a sentence's tokens at which it is active, or its mean activation
+over them (``scores.SCORES[name].reads``). All is bounded: the tables of sentences by neurons lie in memory up to a
+limit, and past it in a file.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+
+from affectron import ops
+from affectron._internal.overlap import compare
+from affectron._internal.progress import track
+from affectron.corpus import Corpus, Sentence
+from affectron.corpus.batching import Batch, batches
+from affectron.errors import InputError
+from affectron.evaluation.effects import label_rng, middle
+from affectron.evaluation.exam import whole_number
+from affectron.experiments.findings import Findings
+from affectron.models import Reader, evaluating, max_length, parallel
+from affectron.models.layout import Routed, Site
+from affectron.neurons import NeuronList, NeuronSet
+from affectron.scores import SCORES, directions, fdr
+from affectron.screening.screen import observed
+from affectron.stats import ActivationStats
+
+Array = NDArray[np.float64]
+
+#: Bytes of the tables that are held in memory; larger ones are a file.
+MEMORY = 1 << 28
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Activity of K neurons, (site, index) each, in each of n sentences, over the tokens that ``tokens`` observes.
+
+    Attributes:
+        rate: float32 [n, K], the share of the tokens at which the neuron is active by the rule ``active``; 0 or 1 where
+            a sentence is one observation (``last`` and ``mean``).
+        mean: float32 [n, K], the mean activation over the tokens where it is finite; NaN where it is finite at none.
+        neurons, sentences: what the columns and the rows belong to. A sentence without such tokens is left out.
+        tokens, active: the rules, as those of the screening.
+    """
+
+    rate: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    neurons: tuple[tuple[str, int], ...]
+    sentences: tuple[Sentence, ...]
+    tokens: str = "all"
+    active: str = "gate"
+
+
+@contextmanager
+def collect(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    neurons: NeuronSet,
+    *,
+    tokens: str = "all",
+    active: str = "gate",
+    template: str = "{text}",
+    count_special: bool = False,
+    batch_tokens: int = 8192,
+    memory: int = MEMORY,
+    allow_overlap: bool = False,
+    progress: bool = False,
+) -> Iterator[Activations]:
+    """What every neuron of ``neurons`` does in every sentence of the corpus; gone when the context is left.
+
+    Args:
+        tokens, active, template, count_special, batch_tokens: as in :func:`affectron.screen`; those that the neurons
+            were screened with, for the result to be of the same quantity.
+        memory: bytes of the tables that are held in memory; larger ones are a temporary file.
+        allow_overlap: read sentences that were screened too, in place of refusing them.
+
+    Raises:
+        InputError: a sentence was screened, what reads the text lacks a neuron or has it in an expert, the corpus or
+            template is unusable, or the file cannot be written.
+    """
+    compare(corpus, {"neurons": neurons.screened}, allow_overlap)
+    reader = Reader(model)
+    neurons.check({site.name: site.neurons for site in reader.sites})
+    wanted = tuple(sorted({(site, index) for found in neurons.values() for site, index, _ in found}))
+    names = {site for site, _ in wanted}
+    touched = [site for site in reader.sites if site.name in names]
+    shape = (2, len(corpus), len(wanted))
+
+    with tempfile.TemporaryDirectory(prefix="affectron-") as folder:
+        tables: NDArray[np.float32]
+        if 4 * math.prod(shape) > memory:
+            try:
+                file = Path(folder) / "activations.npy"
+                tables = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+            except OSError as error:
+                raise InputError(f"cannot write the activations to {folder}: {error.strerror or error}") from error
+        else:
+            tables = np.zeros(shape, dtype=np.float32)
+        work = _Pass(touched, wanted, tables, tokens, active, parallel.tensor_group(model))
+        source = batches(
+            corpus, tokenizer, batch_tokens=batch_tokens, template=template, count_special=count_special,
+            max_length=max_length(model), padding=reader.padding,
+        )  # fmt: skip
+        read = 0
+        with (
+            torch.no_grad(),
+            evaluating(model),
+            reader.attach(work.kernel, work.given, sites=touched),
+            track("collecting", len(corpus), progress) as advance,
+        ):
+            for batch in source:
+                work.start(batch)
+                reader(batch.input_ids, batch.attention_mask)
+                read += len(batch.sentences)
+                advance(read)
+        rate, mean = tables[:, : len(work.sentences)]
+        yield Activations(rate, mean, wanted, tuple(work.sentences), tokens, active)
+
+
+class _Pass:
+    """The tables [2, n, K] of rate and mean, filled a batch at a time."""
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        neurons: Sequence[tuple[str, int]],
+        tables: NDArray[np.float32],
+        tokens: str,
+        active: str,
+        group: Any,
+    ) -> None:
+        self.sites, self.tables, self.tokens, self.active, self.group = sites, tables, tokens, active, group
+        self.columns = [[place for place, (name, _) in enumerate(neurons) if name == site.name] for site in sites]
+        self.index = [torch.tensor([neurons[place][1] for place in columns]) for columns in self.columns]
+        self.sentences: list[Sentence] = []
+        self.counted = torch.zeros((0, 0), dtype=torch.bool)
+        self.kept: NDArray[np.bool_]  # the batch's sentences that have a counted token
+        self.rows: slice
+
+    def start(self, batch: Batch) -> None:
+        counted = observed(batch.counted, self.tokens)
+        self.counted, self.kept = torch.from_numpy(counted), np.asarray(counted.any(axis=1))
+        first = len(self.sentences)
+        self.sentences += [one for one, kept in zip(batch.sentences, self.kept, strict=True) if kept]
+        self.rows = slice(first, len(self.sentences))
+
+    def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
+        h = ops.glu(gate, up, act)
+        self.keep(position, h, ops.glu(gate, None, act) if self.tokens == "mean" else gate, routed)
+        return h
+
+    def given(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
+        # Where nothing but h is known, act(g) > 0 is taken to be h > 0, as in the screening.
+        self.keep(position, h, h if gate is None else gate, routed)
+        return h
+
+    def keep(self, position: int, h: Tensor, gate: Tensor, routed: Routed | None) -> None:
+        site, index = self.sites[position], self.index[position]
+        if routed is not None:  # rows are some of the batch's tokens: there is no mean over a sentence here
+            raise InputError(f"{site.name} is an expert, expected neurons of MLPs that every token passes")
+        here = parallel.neurons_here(site, h.shape[-1])
+        # In ascending order: those that are computed here are a run of the site's columns.
+        first, last = torch.searchsorted(index, torch.tensor([here.start, here.stop])).tolist()
+        mine = (index[first:last] - here.start).to(h.device)
+        counted = self.counted.to(h.device)[..., None]
+
+        def picked(whole: Tensor) -> Tensor:
+            return whole[..., mine].view(*self.counted.shape, -1).float()
+
+        values = picked(h)
+        signal = values if self.active == "product" else picked(gate)
+        if self.tokens == "mean":  # one observation a sentence, active where the mean is above zero
+            taken = counted.expand_as(values)
+            rate = (signal.where(counted, 0.0).sum(1) > 0).float()
+        else:
+            taken = counted & values.isfinite()
+            # Divided last: equal shares are equal numbers, and so ties.
+            rate = ((signal > 0) & counted).sum(1) / counted.sum(1)
+        mean = values.where(taken, 0.0).sum(1) / taken.sum(1)
+        both = torch.stack([rate, mean.where(mean.isfinite(), torch.nan)])
+        if self.group is not None and h.shape[-1] < site.neurons:
+            both = parallel.assemble(both, slice(first, last), len(index), self.group)
+        self.tables[:, self.rows, self.columns[position]] = both.cpu().numpy()[:, self.kept]
+
+
+def examine(
+    found: Activations,
+    neurons: NeuronSet,
+    stats: ActivationStats,
+    corpus: Corpus,
+    *,
+    bootstrap: int = 1000,
+    permutations: int = 1000,
+    examples: int = 5,
+    seed: int = 0,
+    allow_overlap: bool = False,
+) -> Findings:
+    """What each label's neurons do in the sentences of its task, one neuron by one.
+
+    All is of the quantity that the neurons' score reads of a sentence, its activation rate or its mean activation, and
+    in the ``direction`` that the statistics have: ``higher`` or ``lower`` under the label than under the rest
+    (:func:`affectron.scores.directions`).
+
+    ``auroc`` is exact: the chance that a sentence with the label has a higher value (``lower``: a lower one) than one
+    without, ties counted half. ``interval`` is its 95 % percentile bootstrap over sentences, resampled within label and
+    rest. ``p`` is two-sided, from permutations of the labels: (1 + those at least as far from 0.5) / (1 + all); ``q``
+    is p adjusted by Benjamini and Hochberg over all neurons of all labels. ``redundancy`` is the largest absolute
+    correlation with a neuron that stands before it in the label's list. ``examples`` are the task's sentences of the
+    highest value (``lower``: the lowest), of any label; of equal ones those of the larger (``lower``: smaller) absolute
+    mean activation. A neuron with a value that is not finite has None for all but its examples.
+
+    On sentences that the neurons were not selected on, p is a test; on those they were selected on it is none:
+    ``allow_overlap`` states such an overlap in the result, in place of refusing it.
+
+    Args:
+        neurons: with the score that selected them in their provenance, as :func:`affectron.select` leaves it.
+        stats: what they were selected from.
+
+    Raises:
+        InputError: a sentence was screened, a number out of its range, neurons without their score, statistics that
+            lack a label or neuron, or a label that no sentence or every sentence of its task has.
+    """
+    for name, value, least in (
+        ("bootstrap", bootstrap, 1),
+        ("permutations", permutations, 1),
+        ("examples", examples, 0),
+    ):
+        whole_number(name, value, least)
+    neurons.check(stats.widths)
+    score = _score(neurons)
+    reads = SCORES[score].reads
+    tested = compare(found.sentences, {"neurons": neurons.screened}, allow_overlap)
+    column = {neuron: place for place, neuron in enumerate(found.neurons)}
+    labels: dict[str, Any] = {}
+    for label, mine in neurons.items():
+        answers = set(corpus.tasks.get(mine.task, ()))
+        rows = np.array([place for place, one in enumerate(found.sentences) if answers.intersection(one.labels)], int)
+        has = np.array([label in found.sentences[place].labels for place in rows], dtype=np.bool_)
+        if not has.any() or has.all():
+            raise InputError(
+                f"label {label!r}: {int(has.sum())} of the {len(has)} sentences of its task have it; AUROC needs both"
+            )
+        rng = label_rng(seed, mine.task, label)
+        signs = _signs(mine, stats, score)
+        places = [column[site, index] for site, index, _ in mine]
+        rate, mean = (table[rows][:, places].astype(np.float64) for table in (found.rate, found.mean))
+        values = signs * (rate if reads == "rate" else mean)
+        known = ~np.isnan(values).any(axis=0)
+        finite = np.where(known, values, 0.0)
+        area, p = permutation_test(finite, has, permutations, rng)
+        intervals = auroc_intervals(finite, has, bootstrap, rng)
+        redundancy = _redundancy(finite)
+        # The last key counts first; NaN comes last.
+        order = np.lexsort((-signs * np.abs(mean), -values), axis=0)
+        labels[label] = {
+            "task": mine.task,
+            "sentences": int(has.sum()),
+            "rest": int((~has).sum()),
+            "neurons": [
+                {
+                    "site": site,
+                    "index": index,
+                    "direction": "higher" if signs[k] > 0 else "lower",
+                    "auroc": float(area[k]) if known[k] else None,
+                    "interval": intervals[k] if known[k] else None,
+                    "p": float(p[k]) if known[k] else None,
+                    "redundancy": redundancy[k],
+                    "examples": [
+                        {
+                            "text": found.sentences[rows[place]].text,
+                            "labels": list(found.sentences[rows[place]].labels),
+                            "rate": float(rate[place, k]),
+                            "mean": None if np.isnan(mean[place, k]) else float(mean[place, k]),
+                        }
+                        for place in order[:examples, k]
+                        if not np.isnan(values[place, k])
+                    ],
+                }
+                for k, (site, index, _) in enumerate(mine)
+            ],
+        }
+    entries = [entry for one in labels.values() for entry in one["neurons"]]
+    adjusted = fdr([np.nan if entry["p"] is None else entry["p"] for entry in entries])
+    for entry, q in zip(entries, adjusted.tolist(), strict=True):
+        entry["q"] = None if entry["p"] is None else q
+    options = {
+        "split": corpus.split, "score": score, "reads": reads, "tokens": found.tokens, "active": found.active,
+        "bootstrap": bootstrap, "permutations": permutations, "examples": examples, "seed": seed,
+    }  # fmt: skip
+    provenance = {**neurons.provenance, "corpus": [corpus.hash], "corpus_name": corpus.name, "split": corpus.split}
+    provenance["tested"] = tested
+    return Findings("candidates", {"provenance": provenance, "options": options, "labels": labels})
+
+
+def _score(neurons: NeuronSet) -> str:
+    """The score that selected the neurons."""
+    options = neurons.provenance.get("select")
+    name = options.get("score") if isinstance(options, dict) else None
+    if name not in SCORES:
+        raise InputError(
+            f"the neurons' provenance has {name!r} for select.score, expected the score that selected them, one of "
+            f"{', '.join(SCORES)}"
+        )
+    return str(name)
+
+
+def _signs(mine: NeuronList, stats: ActivationStats, score: str) -> Array:
+    """float64 [K]: 1 for a neuron that was selected for a higher value under its label, -1 for a lower one."""
+    if mine.label not in stats.tasks.get(mine.task, ()):
+        raise InputError(f"label {mine.label!r} is not in the statistics' task {mine.task!r}")
+    found = directions(stats, score, mine.task)
+    row = stats.tasks[mine.task].index(mine.label)
+    return np.array([found[site][row, index] for site, index, _ in mine], dtype=np.float64)
+
+
+def auroc(values: Array, has: NDArray[np.bool_]) -> Array:
+    """float64 [K]: the area under the ROC curve of each column of ``values`` [n, K] for ``has`` [n]: the chance that a
+    sentence with the label has a higher value than one without, ties counted half (Mann and Whitney 1947)."""
+    return _area(rankdata(values, axis=0)[has].sum(axis=0), has)
+
+
+def permutation_test(
+    values: Array, has: NDArray[np.bool_], permutations: int, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """AUROC [K] of each column of ``values`` [n, K], and its two-sided permutation p value [K]."""
+    ranks = rankdata(values, axis=0)
+    area = _area(ranks[has].sum(axis=0), has)
+    far = np.abs(area - 0.5) - 1e-12  # the same sum in another order is as far
+    beyond = np.zeros(values.shape[1])
+    part = max(1, (1 << 22) // len(has))
+    for start in range(0, permutations, part):
+        drawn = rng.permuted(np.tile(has, (min(part, permutations - start), 1)), axis=1)
+        beyond += (np.abs(_area(drawn.astype(np.float64) @ ranks, has) - 0.5) >= far).sum(axis=0)
+    return area, (1 + beyond) / (1 + permutations)
+
+
+def auroc_intervals(
+    values: Array, has: NDArray[np.bool_], resamples: int, rng: np.random.Generator
+) -> list[list[float]]:
+    """[low, high] for each column: the 95 % percentile bootstrap interval of its AUROC."""
+    positive, negative = int(has.sum()), int((~has).sum())
+    drawn = np.zeros((resamples, len(has)), dtype=np.float32)
+    drawn[:, has] = rng.multinomial(positive, np.full(positive, 1 / positive), resamples)
+    drawn[:, ~has] = rng.multinomial(negative, np.full(negative, 1 / negative), resamples)
+    intervals = []
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        # A value that several sentences have is one place in the order.
+        starts = np.flatnonzero(np.r_[True, np.diff(column[order]) > 0])
+        weights = drawn[:, order].astype(np.float64)
+        mine = np.add.reduceat(weights * has[order], starts, axis=1)
+        theirs = np.add.reduceat(weights * ~has[order], starts, axis=1)
+        below = np.cumsum(theirs, axis=1) - theirs / 2
+        intervals.append(middle((mine * below).sum(axis=1) / (positive * negative)))
+    return intervals
+
+
+def _area(rank_sum: Array, has: NDArray[np.bool_]) -> Array:
+    positive, negative = int(has.sum()), int((~has).sum())
+    area: Array = (rank_sum - positive * (positive + 1) / 2) / (positive * negative)
+    return area
+
+
+def _redundancy(values: Array) -> Sequence[float | None]:
+    """For each column the largest absolute correlation with one before it; None for the first and for a constant."""
+    centred = values - values.mean(axis=0)
+    norm = np.sqrt((centred**2).sum(axis=0))
+    unit = centred / np.where(norm > 0, norm, np.nan)
+    correlation = np.abs(unit.T @ unit)
+    found: list[float | None] = []
+    for place in range(values.shape[1]):
+        before = correlation[place, :place]
+        before = before[~np.isnan(before)]
+        found.append(float(min(before.max(), 1.0)) if len(before) else None)
+    return found

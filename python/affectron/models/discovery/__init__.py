@@ -1,0 +1,1 @@
+"""The MLP sites of a model, found by what its blocks compute."""

@@ -1,0 +1,1 @@
+"""Mixtures of experts: each expert is a site of its own."""

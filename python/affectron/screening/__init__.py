@@ -1,0 +1,1 @@
+"""Screening: statistics of every neuron over a labelled corpus, in one pass."""

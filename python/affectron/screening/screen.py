@@ -1,0 +1,407 @@
+"""Screening: run a model over a labelled corpus while the kernels accumulate the statistics of every MLP neuron.
+
+The activations stay where they are computed and are seen once; what comes back is a few arrays per site.
+
+A corpus is measured in shards, runs of sentences that its length alone decides. Each starts from nothing and is merged
+with the others in their order: who measured it, when, and after how many interruptions, changes no bit of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from affectron import ops
+from affectron._internal import overlap
+from affectron._internal.files import locked
+from affectron._internal.progress import Log, Meter
+from affectron.corpus import Corpus, Sentence
+from affectron.corpus.batching import LONG_TEXTS, Batch, added_bos, batches, split_template
+from affectron.errors import InputError
+from affectron.evaluation.exam import whole_number
+from affectron.models import (
+    Reader,
+    check_tokenizer,
+    evaluating,
+    max_length,
+    parallel,
+)
+from affectron.models.layout import Routed
+from affectron.models.provenance import made_with
+from affectron.ops.buffers import ACTIVE_RULES
+from affectron.screening.checkpoint import ShardFolder
+from affectron.screening.processes import Processes
+from affectron.screening.shards import Shards
+from affectron.stats import FIELDS, ActivationStats, check_finite
+
+TOKEN_RULES = ("all", "last", "mean")
+
+# A corpus has a shard for as many sentences as are tokenised and sorted together, but no more than this: enough for
+# many processes, and few enough that their files and their merge cost nothing beside the forwards.
+_SENTENCES_A_SHARD = 8192
+_MOST_SHARDS = 64
+
+
+def screen(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    tokens: str = "all",
+    active: str = "gate",
+    batch_tokens: int = 8192,
+    template: str = "{text}",
+    count_special: bool = False,
+    long_texts: str = "truncate",
+    progress: bool = False,
+    shards: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_minutes: float = 5.0,
+    resume: bool = False,
+    log: Log | None = None,
+) -> ActivationStats:
+    """Statistics of every MLP neuron of ``model`` for each label of ``corpus`` (docs/method.md).
+
+    The model runs without its lm_head, in evaluation mode and without gradients, on sentences batched by length.
+    The kernels add up in an order fixed by shapes alone; with torch's own products repeatable, so is the whole.
+    Activations that are NaN or infinite are counted, left out of means and extremes, and warned of.
+
+    Where torch.distributed is initialised its processes share out the shards, and each returns the whole. The result is
+    the same, bit for bit, for any number of processes and interruptions, given as many threads in each.
+
+    Args:
+        model: a transformers language model, or one changed by an adapter, quantisation or torch.compile. Of an encoder
+            and a decoder the encoder is screened.
+        tokenizer: its tokenizer.
+        corpus: the labelled sentences.
+        tokens: ``all`` counts every token of a sentence, ``last`` its last one, ``mean`` one observation a sentence,
+            the mean of h over its tokens (active where the mean of act(g), or of h under the rule ``product``, is
+            above zero).
+        active: a neuron is active at a token where act(g) > 0 (``gate``) or where h > 0 (``product``).
+        batch_tokens: tokens in a batch at most, padding included; a longer sentence is a batch of its own.
+        template: what the model reads, with {text} and perhaps {bos} in it; only the text's tokens count. The
+            tokenizer's beginning-of-sequence token, where it has one, is put first if nothing else puts it there.
+        count_special: count the special tokens too, around a sentence and in it.
+        long_texts: what becomes of a text longer than the model reads: ``truncate`` cuts off its end, ``windows`` reads
+            it in pieces that overlap by a quarter, each token counted once (with ``tokens="all"`` only).
+        progress: show a bar on stderr, with tokens/s and the time left.
+        shards: runs of sentences that are measured apart and then merged; by default one for 8192 sentences, 64 at
+            most. More of them serve more processes.
+        checkpoint: folder that keeps the shards while they are measured; required of several processes. It is left
+            as it is when all are done. With it, Ctrl-C and SIGTERM let the batch end and keep what is done (in the main
+            thread, which alone is told of signals), and a shard that fails leaves the others to be done.
+        checkpoint_minutes: time after which an unfinished shard is saved again.
+        resume: go on from what ``checkpoint`` holds, which may be nothing.
+        log: told of progress every few seconds, of each checkpoint, and at the end of the whole (see :class:`Meter`).
+
+    Raises:
+        InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable;
+            ``checkpoint`` holds another run, or holds one and ``resume`` is false, or another process writes to it, or
+            it cannot be written to; a site has tokens and not one finite activation.
+        Incomplete: some shards failed; the others are kept in ``checkpoint``.
+        ScreeningInterrupted: Ctrl-C; with ``checkpoint`` also SIGTERM.
+    """
+    stats = _measure(
+        model, tokenizer, corpus, tokens, active, batch_tokens, template, count_special, progress, long_texts, shards,
+        checkpoint, checkpoint_minutes, resume, log,
+    )  # fmt: skip
+    check_finite([stats])
+    return stats
+
+
+def _measure(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    tokens: str,
+    active: str,
+    batch_tokens: int,
+    template: str,
+    count_special: bool,
+    progress: bool,
+    long_texts: str = "truncate",
+    shards: int | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_minutes: float = 5.0,
+    resume: bool = False,
+    log: Log | None = None,
+) -> ActivationStats:
+    """:func:`screen` without a look at what is not finite."""
+    shards = check_options(corpus, tokens, active, batch_tokens, template, long_texts, shards, checkpoint_minutes)
+    processes = Processes(model)
+    if checkpoint is None and (resume or processes.size > 1):
+        what = "resume is True" if resume else f"there are {processes.size} processes"
+        raise InputError(f"checkpoint is None and {what}; expected the folder that keeps the shards")
+    reader = Reader(model)
+    check_tokenizer(model, tokenizer)
+
+    def read(sentences: Iterable[Sentence]) -> Iterator[Batch]:
+        return batches(
+            corpus,
+            tokenizer,
+            batch_tokens=batch_tokens,
+            template=template,
+            count_special=count_special,
+            max_length=max_length(model),
+            long_texts=long_texts,
+            padding=reader.padding,
+            sentences=sentences,
+        )
+
+    read(())  # options fail here, before anything is read
+    provenance: dict[str, Any] = {
+        **made_with(model, tokenizer),
+        "corpus": [corpus.hash],
+        "corpus_name": corpus.name,
+        "sources": corpus.sources,
+        "split": corpus.split,
+        "tokens": tokens,
+        "active": active,
+        "template": template,
+        "added_bos": added_bos(corpus, tokenizer, template),
+        "count_special": count_special,
+        "long_texts": long_texts,
+        "shards": shards,
+    }
+    if checkpoint is not None:
+        names = ("model", "revision", "corpus_name")  # a run may be moved, and its files be called otherwise
+        # The dtype before the weights, which change with it: what differs first is named.
+        run = {"dtype": provenance["dtype"]} | {key: value for key, value in provenance.items() if key not in names}
+        run |= {
+            "corpus_order": corpus.order,
+            "task": corpus.task,
+            "batch_tokens": batch_tokens,
+            "max_length": max_length(model),
+            "sites": {site.name: site.neurons for site in reader.sites},
+        }
+        processes.agree(run)
+
+    work = _Work(reader, corpus, tokens, active)
+    meter = Meter(log, processes.rank)
+    measured = Shards(corpus, shards, read, work, meter, progress, processes)
+    # One process for all that share out the shards.
+    held = locked(Path(checkpoint)) if checkpoint is not None and processes.rank == 0 else nullcontext()
+    with held, torch.no_grad(), evaluating(model), reader.attach(work.kernel, work.given):
+        if checkpoint is None:
+            stats, place = measured.measure()
+        else:
+            folder = ShardFolder(Path(checkpoint), run, resume)
+            processes.gather(None)  # no process writes to the folder before all have looked
+            stats, place = measured.measure_kept(folder, 60 * checkpoint_minutes)
+    meter.end()
+    stats.provenance = {
+        **provenance,
+        "sentences": place.sentences,
+        "tokens_read": place.tokens_read,
+        "padding": round(1 - place.tokens_read / place.positions, 4) if place.positions else 0.0,
+        "truncated": place.truncated,
+    }
+    return stats
+
+
+def check_options(
+    corpus: Corpus,
+    tokens: str,
+    active: str,
+    batch_tokens: int,
+    template: str,
+    long_texts: str,
+    shards: int | None,
+    checkpoint_minutes: float,
+) -> int:
+    """Check the options of :func:`screen` as far as no model is needed; returns the number of shards.
+
+    Raises:
+        InputError: an option is out of its range; the message names it.
+    """
+    if tokens not in TOKEN_RULES:
+        raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
+    if active not in ACTIVE_RULES:
+        raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
+    whole_number("batch_tokens", batch_tokens, 1)
+    split_template(template)
+    if long_texts not in LONG_TEXTS:
+        raise InputError(f"long_texts is {long_texts!r}, expected one of {', '.join(LONG_TEXTS)}")
+    if long_texts == "windows" and tokens != "all":
+        raise InputError(f"long_texts is 'windows' and tokens {tokens!r}; expected tokens 'all', as a text has several")
+    if shards is None:
+        shards = min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
+    if not 1 <= shards <= len(corpus):
+        raise InputError(f"shards is {shards}, expected 1 to {len(corpus)}, the number of sentences")
+    if not checkpoint_minutes > 0:
+        raise InputError(f"checkpoint_minutes is {checkpoint_minutes}, expected more than 0")
+    return shards
+
+
+def screen_folds(
+    model: Any,
+    tokenizer: Any,
+    corpus: Corpus,
+    folds: int,
+    tokens: str = "all",
+    active: str = "gate",
+    batch_tokens: int = 8192,
+    template: str = "{text}",
+    count_special: bool = False,
+    progress: bool = False,
+) -> list[ActivationStats]:
+    """:func:`screen` of each of the corpus' ``folds`` (:meth:`Corpus.folds`), one after the other.
+
+    They are disjoint and together the whole: :meth:`ActivationStats.pooled` gives it, or any resample of them. The
+    provenance of each is that of the whole, without its padding, and says which fold it is.
+
+    Raises:
+        InputError: folds is below 1 or more than there are sentences, or as :func:`screen`.
+    """
+    parts = [
+        _measure(model, tokenizer, fold, tokens, active, batch_tokens, template, count_special, progress)
+        for fold in corpus.folds(folds)
+    ]
+    check_finite(parts)
+    whole = {name: sum(part.provenance[name] for part in parts) for name in ("sentences", "tokens_read", "truncated")}
+    for number, part in enumerate(parts):
+        del part.provenance["padding"]
+        part.provenance |= {**whole, "fold": [number, folds]}
+    return parts
+
+
+def observed(counted: NDArray[np.bool_], tokens: str) -> NDArray[np.bool_]:
+    """bool [B, T]: the tokens, of those that are ``counted`` [B, T], that the rule ``tokens`` observes."""
+    if tokens != "last":
+        return counted
+    # The last counted token: the first one of the reversed row.
+    last = counted.shape[1] - 1 - counted[:, ::-1].argmax(axis=1)
+    is_last: NDArray[np.bool_] = np.arange(counted.shape[1]) == last[:, None]
+    return counted & is_last
+
+
+class _Work:
+    """The accumulators of every site, and the plan of the batch that is under way."""
+
+    def __init__(self, reader: Reader, corpus: Corpus, tokens: str, active: str) -> None:
+        self.reader, self.sites, self.corpus, self.tokens, self.active = reader, reader.sites, corpus, tokens, active
+        self.segments = len(corpus.segments)
+        self.tensor_group = parallel.tensor_group(reader.model)
+        self.here = [slice(0, site.neurons) for site in self.sites]
+        self.kept: ActivationStats | None = None
+        self.buffers: list[ops.StatsBuffers | None] = []
+        self.plans: dict[torch.device, ops.SegmentPlan] = {}
+        self.rows: Tensor
+        self.counted: Tensor
+
+    def start(self, kept: ActivationStats | None) -> None:
+        self.kept = kept
+        self.texts: list[overlap.Texts | None] = [] if kept is None else [kept.screened]
+        self.buffers = [None] * len(self.sites)
+
+    def buffers_at(self, position: int, gate: Tensor) -> ops.StatsBuffers:
+        """A site's accumulators, made where and as wide as its activation is first seen: weights kept on disk have no
+        device."""
+        found = self.buffers[position]
+        if found is None:
+            site, width = self.sites[position], gate.shape[-1]
+            here = self.here[position] = parallel.neurons_here(site, width)
+            found = ops.StatsBuffers(self.segments, width, self.active, device=gate.device)
+            if self.kept is not None:
+                arrays = {name: torch.from_numpy(getattr(self.kept, name)[site.name]) for name in FIELDS}
+                found.restore({name: array if name == "count" else array[:, here] for name, array in arrays.items()})
+            self.buffers[position] = found
+        return found
+
+    def forward(self, batch: Batch) -> None:
+        self.texts.append(overlap.hashed(sentence.text for sentence in batch.sentences))
+        counted = observed(batch.counted, self.tokens)
+        if self.tokens == "mean":
+            rows = np.where(counted.any(axis=1), batch.segments, -1)
+        else:
+            rows = np.where(counted, batch.segments[:, None], -1)
+        self.rows, self.counted = torch.from_numpy(rows), torch.from_numpy(counted)
+        self.plans.clear()
+        self.reader(batch.input_ids, batch.attention_mask)
+
+    def idle(self) -> None:
+        self.rows, self.counted = torch.tensor([[-1]]), torch.tensor([[False]])
+        if self.tokens == "mean":
+            self.rows = self.rows[0]
+        self.plans.clear()
+        self.reader(np.zeros((1, 1), np.int64), np.ones((1, 1), np.int64))
+
+    def plan(self, device: torch.device, routed: Routed | None = None) -> ops.SegmentPlan:
+        """The batch's plan on ``device``: made once, shared by all sites there. An expert needs one for its tokens."""
+        if device not in self.plans:
+            self.plans[device] = ops.SegmentPlan(self.rows.to(device), self.segments)
+        if routed is None:
+            return self.plans[device]
+        return ops.SegmentPlan(self.rows.to(device).flatten()[routed.tokens], self.segments)
+
+    def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
+        if self.tokens != "mean":
+            return ops.glu_stats(gate, up, self.plan(gate.device, routed), self.buffers_at(position, gate), act)
+        h = ops.glu(gate, up, act)
+        self.measure(position, h, ops.glu(gate, None, act) if self.active == "gate" else None, routed)
+        return h
+
+    def given(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
+        # Where nothing but h is known, act(g) > 0 is taken to be h > 0; find_sites has warned of that.
+        self.measure(position, h, (h if gate is None else gate) if self.active == "gate" else None, routed)
+        return h
+
+    def measure(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None) -> None:
+        if self.tokens != "mean":
+            ops.neuron_stats(h, self.plan(h.device, routed), self.buffers_at(position, h), gate)
+            return
+        plan, means = self.sentence_means(h, routed)
+        gate_means = None if gate is None else self.sentence_means(gate, routed)[1]
+        ops.neuron_stats(means, plan, self.buffers_at(position, h), gate_means)
+
+    def sentence_means(self, h: Tensor, routed: Routed | None) -> tuple[ops.SegmentPlan, Tensor]:
+        """fp32 [B, F], the mean of h [..., F] over each sentence's counted tokens, and whose segments these are. In an
+        expert, over those of them that are routed to it, for the sentences that have any."""
+        counted, rows = self.counted.to(h.device), h.reshape(-1, h.shape[-1])
+        # A sentence at a time: no fp32 copy of the whole activation.
+        if routed is None:
+            each = rows.view(*counted.shape, -1)
+            means = [sentence[mask].float().mean(0) for sentence, mask in zip(each, counted, strict=True)]
+            return self.plan(h.device), torch.stack(means)
+        # In the order of the batch a sentence's tokens are next to one another.
+        order = routed.tokens.argsort(stable=True)
+        order = order[counted.flatten()[routed.tokens[order]]]
+        sentences, lengths = (routed.tokens[order] // counted.shape[1]).unique_consecutive(return_counts=True)
+        means = [part.float().mean(0) for part in rows[order].split(lengths.tolist())] if len(lengths) else []
+        plan = ops.SegmentPlan(self.rows.to(h.device)[sentences], self.segments)
+        return plan, torch.stack(means) if means else rows[:0].float()
+
+    def stats(self) -> ActivationStats:
+        if not any(self.buffers):  # no forward yet
+            return self.kept or self.blank()
+        arrays = {site.name: self.arrays(position) for position, site in enumerate(self.sites)}
+        self.texts = [overlap.union(self.texts)]
+        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays, screened=self.texts[0])
+
+    def blank(self) -> ActivationStats:
+        arrays = {}
+        for site in self.sites:
+            shape = (self.segments, site.neurons)
+            arrays[site.name] = {
+                name: np.zeros(shape[:1] if name == "count" else shape, FIELDS[name]) for name in FIELDS
+            }
+        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays, screened=overlap.NONE)
+
+    def arrays(self, position: int) -> dict[str, np.ndarray[Any, Any]]:
+        """A site's statistics so far, of all its neurons."""
+        site, here, buffers = self.sites[position], self.here[position], self.buffers[position]
+        if buffers is None:  # an expert that no token was routed to
+            return {name: getattr(self.kept or self.blank(), name)[site.name] for name in FIELDS}
+        final = buffers.finalize()
+        found = {name: getattr(final, name) for name in FIELDS}
+        if self.tensor_group is not None and buffers.neurons < site.neurons:
+            for name, value in found.items():
+                if name != "count":
+                    found[name] = parallel.assemble(value, here, site.neurons, self.tensor_group)
+        return {name: value.cpu().numpy() for name, value in found.items()}

@@ -1,0 +1,125 @@
+"""Several processes on one corpus: the bytes of one alone, whatever their number; a lost one costs its shards only."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from affectron import Corpus, screen
+from affectron.stats import ActivationStats
+from tests.support.errors import message
+from tests.support.tiny import build, make_tokenizer
+from tests.support.workers import measure, start, start_group, succeed, write_sentences
+
+SHARDS = 5
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory) -> Path:
+    return write_sentences(tmp_path_factory.mktemp("corpus") / "corpus.jsonl", 100)
+
+
+@pytest.fixture(scope="module")
+def alone(sentences: Path, tmp_path_factory) -> bytes:
+    output = tmp_path_factory.mktemp("alone") / "out.safetensors"
+    succeed([start(measure, sentences, output, shards=SHARDS)])
+    return output.read_bytes()
+
+
+def _measure(sentences: Path, folder: str, output: str, resume: bool) -> None:
+    measure(sentences, Path(output), shards=SHARDS, checkpoint=folder, checkpoint_minutes=1e-9, resume=resume)
+
+
+def outputs(tmp_path: Path, size: int) -> list[bytes]:
+    return [(tmp_path / f"{rank}.safetensors").read_bytes() for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [2, 7])
+def test_any_number_of_processes_gives_the_bytes_of_one(
+    sentences: Path, alone: bytes, tmp_path: Path, size: int
+) -> None:
+    """Also where each has a disk of its own, as on several nodes; 7 processes are more than there are shards."""
+    arguments = (str(tmp_path / "shards-{rank}"), str(tmp_path / "{rank}.safetensors"), False)
+    succeed(start_group(size, tmp_path / "store", _measure, sentences, *arguments))
+    assert outputs(tmp_path, size) == [alone] * size
+
+
+def test_a_run_goes_on_with_another_number_of_processes(sentences: Path, alone: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    arguments = (str(folder), str(tmp_path / "{rank}.safetensors"))
+    succeed(start_group(2, tmp_path / "store", _measure, sentences, *arguments, False))
+    for shard in (0, 3):
+        (folder / f"shard-{shard:05d}.safetensors").unlink()
+    succeed(start_group(3, tmp_path / "store", _measure, sentences, *arguments, True))
+    assert outputs(tmp_path, 3) == [alone] * 3
+
+
+def _measure_or_die(sentences: Path, folder: str, output: str, rank: str, resume: bool) -> None:
+    if rank == "1" and not resume:
+        from affectron.screening import shards as sharding
+
+        measured = sharding.Shards._measure
+
+        def die(self, shard, *rest):
+            if shard == 3:  # the second of its shards
+                os.kill(os.getpid(), signal.SIGKILL)
+            return measured(self, shard, *rest)
+
+        sharding.Shards._measure = die
+    _measure(sentences, folder, output, resume)
+
+
+def test_a_killed_process_costs_only_its_own_shards(sentences: Path, alone: bytes, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    arguments = (str(folder), str(tmp_path / "{rank}.safetensors"), "{rank}")
+    first, second = start_group(2, tmp_path / "store", _measure_or_die, sentences, *arguments, False)
+    first.join(120)
+    assert first.exitcode == 1  # told, not left waiting
+    assert second.exitcode == -signal.SIGKILL
+    kept = sorted(file.name for file in folder.glob("shard-*"))
+    assert kept == [f"shard-{shard:05d}.safetensors" for shard in (0, 1, 2)]
+    succeed(start_group(2, tmp_path / "store", _measure_or_die, sentences, *arguments, True))
+    assert outputs(tmp_path, 2) == [alone] * 2
+
+
+def _measure_other_options(sentences: Path, folder: str, output: str, rank: str) -> None:
+    told = message(lambda: measure(sentences, Path(output), checkpoint=folder, shards=2 + int(rank)))
+    assert "processes of one screening differ: shards is" in told
+
+
+def test_processes_that_differ_are_refused(sentences: Path, tmp_path: Path) -> None:
+    arguments = (str(tmp_path / "shards"), str(tmp_path / "out"), "{rank}")
+    succeed(start_group(2, tmp_path / "store", _measure_other_options, sentences, *arguments))
+    assert not (tmp_path / "shards").exists()
+
+
+def test_torchrun_runs_the_command(sentences: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    build("llama").save_pretrained(model)
+    make_tokenizer().save_pretrained(model)
+    output, log = tmp_path / "out.safetensors", tmp_path / "log.jsonl"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "affectron",
+        "screen", model, sentences, "-o", output, "--shards", SHARDS, "--batch-tokens", 64, "--log-json", log, "--json",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sentences"] == 100  # one process prints
+    whole = ActivationStats.load(output)
+    one = screen(build("llama"), make_tokenizer(), Corpus.from_file(sentences), batch_tokens=64, shards=SHARDS)
+    for site in whole.sites:
+        assert (whole.count[site] == one.count[site]).all()
+        assert (whole.active[site] == one.active[site]).all()
+    assert not (tmp_path / "out.safetensors.shards").exists()
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    summaries = [event for event in events if event["event"] == "summary"]
+    assert sorted(event["rank"] for event in summaries) == [0, 1]
+    assert sum(event["sentences"] for event in summaries) == 100
+    assert sum(event["event"] == "checkpoint" for event in events) == SHARDS
