@@ -1,0 +1,146 @@
+"""Dataclasses from plain data (of JSON or TOML) and back, by their annotations: one reader for options and results."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from affectron._internal.checks import shown
+from affectron.errors import InputError
+
+T = TypeVar("T")
+
+_EXPECTED = {str: "text", Path: "a path", bool: "true or false", int: "an integer", float: "a finite number"}
+_ACCEPTED: dict[Any, tuple[type, ...]] = {str: (str,), Path: (str,), bool: (bool,), int: (int,), float: (int, float)}
+
+
+def from_plain(kind: type[T], value: Any, file: str, folder: Path | None = None) -> T:
+    """A dataclass from an object of JSON or a table of TOML.
+
+    A field is a dataclass, text, a number, a truth value, a path, a ``tuple[X, ...]`` or ``tuple[X, Y]`` (a list), a
+    ``dict[str, X]`` (an object), ``Any``, or one of these ``| None``. A float field takes an integer too. A field with
+    a default may be absent.
+
+    Args:
+        kind: the dataclass.
+        value: what was read.
+        file: names the file in messages.
+        folder: what paths are relative to.
+
+    Raises:
+        InputError: a field is missing, unknown or of another type, or ``kind`` refuses it; names the file, the field
+            with the way to it, the value and what was expected.
+    """
+    return typing.cast(T, _Reading(file, folder).record(kind, value, ""))
+
+
+def to_plain(value: Any) -> Any:
+    """Plain data of a record: dataclasses and mappings as dict, sequences as list, paths as text. The inverse of
+    :func:`from_plain`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def hints(kind: type[Any]) -> dict[str, Any]:
+    """Field -> type of a dataclass."""
+    found = typing.get_type_hints(kind)
+    return {field.name: found[field.name] for field in dataclasses.fields(kind)}
+
+
+def without_none(kind: Any) -> Any:
+    """X of a type ``X | None``; any other type as it is."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        return next(inner for inner in typing.get_args(kind) if inner is not type(None))
+    return kind
+
+
+class _Reading:
+    """The reading of one file; ``path`` is the way to a value in it, such as ``tasks.emotion.labels[2]``."""
+
+    def __init__(self, file: str, folder: Path | None) -> None:
+        self.file, self.folder = file, folder
+        self.noun = "a table" if file.endswith(".toml") else "an object"
+
+    def record(self, kind: type[Any], value: Any, path: str) -> Any:
+        if not isinstance(value, dict):
+            raise self.wrong(path, value, self.noun)
+        known = hints(kind)
+        for name in value:
+            if name not in known:
+                label = name if name.isprintable() else repr(name)
+                raise InputError(f"{self.file}: {_below(path, label)} is not known, expected one of {', '.join(known)}")
+        arguments = {}
+        for field in dataclasses.fields(kind):
+            if field.name in value:
+                arguments[field.name] = self.value(known[field.name], value[field.name], _below(path, field.name))
+            elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                expected = self.expected(known[field.name])
+                raise InputError(f"{self.file}: {_below(path, field.name)} is missing, expected {expected}")
+        try:
+            return kind(**arguments)
+        except InputError as error:
+            raise InputError(f"{self.file}: {_below(path, str(error))}") from error
+
+    def value(self, kind: Any, value: Any, path: str) -> Any:
+        if kind is Any:
+            return value
+        if value is None and kind is not without_none(kind):
+            return None
+        kind = without_none(kind)
+        origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if dataclasses.is_dataclass(kind):
+            return self.record(typing.cast("type[Any]", kind), value, path)
+        if origin is tuple:
+            return self.sequence(kind, inner, value, path)
+        if origin is dict:
+            if not isinstance(value, dict):
+                raise self.wrong(path, value, self.expected(kind))
+            return {
+                key: self.value(inner[1], item, _below(path, key if key.isprintable() else repr(key)))
+                for key, item in value.items()
+            }
+        return self.scalar(kind, value, path)
+
+    def sequence(self, kind: Any, inner: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+        repeated = len(inner) == 2 and inner[1] is Ellipsis
+        if not isinstance(value, list) or not (repeated or len(value) == len(inner)):
+            raise self.wrong(path, value, self.expected(kind))
+        kinds = [inner[0]] * len(value) if repeated else inner
+        return tuple(
+            self.value(of_item, item, f"{path}[{position}]")
+            for position, (of_item, item) in enumerate(zip(kinds, value, strict=True))
+        )
+
+    def scalar(self, kind: Any, value: Any, path: str) -> Any:
+        right = isinstance(value, _ACCEPTED[kind]) and (kind is bool or not isinstance(value, bool))
+        if not right or (kind is float and not math.isfinite(value)) or (kind is Path and "\0" in value):
+            raise self.wrong(path, value, self.expected(kind))
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise InputError(f"{self.file}: {path} has more than 64 bits, expected {self.expected(kind)}")
+        if kind is Path:
+            return Path(value) if self.folder is None else self.folder / value
+        return float(value) if kind is float else value
+
+    def expected(self, kind: Any) -> str:
+        kind = without_none(kind)
+        origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if origin is tuple:
+            return "a list" if Ellipsis in inner else f"a list of {len(inner)}"
+        return _EXPECTED.get(kind, self.noun)
+
+    def wrong(self, path: str, value: Any, expected: str) -> InputError:
+        return InputError(f"{self.file}: {path or 'the file'} is {shown(value)}, expected {expected}")
+
+
+def _below(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
