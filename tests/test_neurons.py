@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectron.errors import InputError
-from affectron.neurons import NeuronList, NeuronSet, select
+from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES, fdr, score
+from affectron.selection import select
 from affectron.stats import FIELDS, ActivationStats
 from tests.support.errors import message
 from tests.support.raw_activations import PROVENANCE, Raw, raw, starved
@@ -248,8 +249,8 @@ def test_no_neuron_with_a_score_is_an_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"top": 0}, r"top is 0, expected a share in \(0, 1\]"),
-        ({"top": 1.5}, r"top is 1.5, expected a share in \(0, 1\]"),
+        ({"top": 0}, r"top is 0, expected a number in \(0, 1\]"),
+        ({"top": 1.5}, r"top is 1.5, expected a number in \(0, 1\]"),
         ({"top": -0.1}, "top is -0.1"),
         ({"top": math.nan}, "top is nan"),
         ({"top": "1%"}, "top is '1%'"),
@@ -258,13 +259,13 @@ def test_no_neuron_with_a_score_is_an_error():
         ({"assign": "max"}, "assign is 'max', expected 'argmax' or 'bar'"),
         ({"assign": "bar", "score": "hedges_g"}, "assign is 'bar', which goes with an entropy"),
         ({"filter_rate": 0.5, "score": "hedges_g"}, "filter_rate is 0.5, which goes with an entropy"),
-        ({"filter_rate": 1.1}, r"filter_rate is 1.1, expected a quantile in \[0, 1\]"),
+        ({"filter_rate": 1.1}, r"filter_rate is 1.1, expected a number in \[0, 1\]"),
         ({"activation_bar_ratio": -1}, "activation_bar_ratio is -1"),
         ({"sign": "up"}, "sign is 'up', expected 'positive' or 'negative'"),
         ({"min_effect": -1}, "min_effect is -1, expected a number >= 0"),
         ({"min_effect": math.inf}, "min_effect is inf"),
-        ({"fdr": 0}, "fdr is 0, expected a share"),
-        ({"min_count": 1.5}, "min_count is 1.5, expected an integer >= 0"),
+        ({"fdr": 0}, "fdr is 0, expected a number"),
+        ({"min_count": 1.5}, "min_count is 1.5, expected an integer of at least 0"),
         ({"task": "mood"}, "'mood' is not in the statistics, which have emotion, rhetoric"),
     ],
 )
@@ -302,8 +303,8 @@ def test_a_list_is_a_sequence_that_keeps_its_label(found, share, cut):
     ("item", "message"),
     [
         ((3, 1, 0.5), "neuron 1: site is 3, expected text"),
-        (("s", -1, 0.5), "neuron 1: index is -1, expected an integer >= 0"),
-        (("s", 1.0, 0.5), "neuron 1: index is 1.0, expected an integer >= 0"),
+        (("s", -1, 0.5), "neuron 1: index is -1, expected an integer of at least 0"),
+        (("s", 1.0, 0.5), "neuron 1: index is 1.0, expected an integer of at least 0"),
         (("s", True, 0.5), "neuron 1: index is True"),
         (("s", "1", 0.5), "neuron 1: index is '1'"),
         (("s", None, 0.5), "neuron 1: index is None"),
@@ -446,7 +447,7 @@ def change(path: list, value):
         (change(["labels", "fear"], None), "labels: 'fear' is missing"),
         (change(["labels", "fear"], {}), "labels: 'fear' is {}, expected a list of neurons"),
         (change(["labels", "anger", 0, 0], 7), "label 'anger', neuron 0: site is 7, expected text"),
-        (change(["labels", "anger", 0, 1], -3), "label 'anger', neuron 0: index is -3, expected an integer >= 0"),
+        (change(["labels", "anger", 0, 1], -3), "neuron 0: index is -3, expected an integer of at least 0"),
         (change(["labels", "anger", 0, 1], 3.0), "neuron 0: index is 3.0"),
         (change(["labels", "anger", 0, 2], math.nan), "neuron 0: score is nan, expected a finite number"),
         (change(["labels", "anger", 0], "x"), "neuron 0: 'x', expected"),

@@ -33,11 +33,12 @@ _HOMES = {
     ),
     "experiments.methods": ("compare_methods",),
     "models": ("Steering", "compact", "declare_mlp", "find_sites", "intervene", "load_model"),
-    "neurons": ("NeuronList", "NeuronSet", "select"),
+    "neurons": ("NeuronList", "NeuronSet"),
     "ops": ("SegmentPlan", "StatsBuffers"),
     "report": ("build_report",),
     "scores": ("SCORES", "fdr", "score"),
     "screening.screen": ("screen",),
+    "selection": ("select",),
     "stats": ("ActivationStats", "SiteStats"),
     "experiments.validation": ("Validation", "validate"),
 }
@@ -112,7 +113,6 @@ if TYPE_CHECKING:
     from affectron.models import load_model as load_model
     from affectron.neurons import NeuronList as NeuronList
     from affectron.neurons import NeuronSet as NeuronSet
-    from affectron.neurons import select as select
     from affectron.ops import SegmentPlan as SegmentPlan
     from affectron.ops import StatsBuffers as StatsBuffers
     from affectron.report import build_report as build_report
@@ -120,5 +120,6 @@ if TYPE_CHECKING:
     from affectron.scores import fdr as fdr
     from affectron.scores import score as score
     from affectron.screening.screen import screen as screen
+    from affectron.selection import select as select
     from affectron.stats import ActivationStats as ActivationStats
     from affectron.stats import SiteStats as SiteStats

@@ -19,9 +19,10 @@ from affectron.experiments.findings import Findings
 from affectron.experiments.methods import compare_methods
 from affectron.experiments.regulation import cross_signal, induction
 from affectron.experiments.stability import keep_stable, stability
-from affectron.neurons import NeuronSet, select
+from affectron.neurons import NeuronSet
 from affectron.screening.pairs import Pair, screen_pairs
 from affectron.screening.screen import screen, screen_folds
+from affectron.selection import select
 from affectron.stats import ActivationStats
 from tests.support.errors import message
 from tests.support.planted import PROMPTS, TOKENIZER, make_corpus, make_model

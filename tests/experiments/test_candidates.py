@@ -13,9 +13,10 @@ from tokenizers import normalizers
 
 from affectron.corpus import Corpus
 from affectron.experiments.candidates import Activations, collect, examine
-from affectron.neurons import NeuronList, NeuronSet, select
+from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES, directions, score, scores_for
 from affectron.screening.screen import screen
+from affectron.selection import select
 from affectron.stats import FIELDS, PAIRS, ActivationStats
 from tests.support.families import FAMILIES
 from tests.support.raw_activations import raw

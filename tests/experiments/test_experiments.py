@@ -15,14 +15,15 @@ from affectron.evaluation.exam import Exam
 from affectron.experiments.ablations import ablate, site_thirds
 from affectron.experiments.associations import associate, overlap_p
 from affectron.experiments.candidates import Activations, auroc, auroc_intervals, collect, examine, permutation_test
-from affectron.experiments.methods import METHODS, compare_methods, select_by
+from affectron.experiments.methods import compare_methods
 from affectron.experiments.regulation import cross_signal, induction
 from affectron.experiments.stability import keep_stable, stability
 from affectron.interventions import cross_signal as cross_program
 from affectron.interventions import induce
 from affectron.models import intervene
-from affectron.neurons import NeuronList, NeuronSet, select
+from affectron.neurons import NeuronList, NeuronSet
 from affectron.screening.screen import screen, screen_folds
+from affectron.selection import METHODS, select, select_by
 from affectron.stats import FIELDS, ActivationStats
 from tests.support.errors import message
 from tests.support.families import FAMILIES, available, watched

@@ -22,9 +22,10 @@ from affectron.experiments.results import read_validation
 from affectron.experiments.validation import Validation, validate
 from affectron.interventions import Program, attenuate, zero
 from affectron.models import config_hash, find_sites, fingerprint, intervene, load_model, tokenizer_hash
-from affectron.neurons import NeuronList, NeuronSet, select
+from affectron.neurons import NeuronList, NeuronSet
 from affectron.report import build_report
 from affectron.screening.screen import screen
+from affectron.selection import select
 from affectron.stats import FIELDS, ActivationStats
 from tests.support.tiny import build, make_tokenizer, state
 

@@ -11,8 +11,8 @@ from torch import nn
 import affectron
 from affectron import interventions
 from affectron.models import compact, find_sites, intervene, load_model
-from tests.support import families
 from tests.models.test_intervention import generate, logits
+from tests.support import families
 from tests.support.errors import message
 from tests.support.tiny import FAMILIES, NEURONS, batch, build, make_tokenizer, site_names
 

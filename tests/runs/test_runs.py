@@ -231,7 +231,7 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
         ("folds = 3", "folds = 1", "screen.folds is 1, expected an integer of at least 2"),
         ("folds = 3", "fold = 3", "screen.fold is not an option, expected one of split, tokens"),
         ("top = 0.05", 'top = "much"', "select.top is 'much', expected a number"),
-        ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a share in (0, 1]"),
+        ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a number in (0, 1]"),
         ("top = 0.05", 'score = "best"', "select.score is 'best', expected one of entropy"),
         ("limit = 6", "limit = true", "evaluate.limit is True, expected an integer"),
         ("limit = 6", 'test = "dev"', "evaluate.dev and test are both 'dev'"),

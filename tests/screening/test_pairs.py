@@ -14,10 +14,10 @@ from transformers import LlamaConfig
 
 from affectron.interventions import attenuate, induce, mean
 from affectron.models import find_sites
-from affectron.neurons import select
 from affectron.scores import score
 from affectron.screening.pairs import Pair, load_pairs, read_pairs, screen_pairs
 from affectron.screening.screen import screen
+from affectron.selection import select
 from tests.models.test_families import Mixture
 from tests.support.errors import message
 from tests.support.families import FAMILIES, available, watched

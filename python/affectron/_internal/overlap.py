@@ -14,20 +14,28 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectron.errors import InputError
 
-if TYPE_CHECKING:
-    from affectron.corpus import Sentence
-
 Texts = NDArray[np.uint64]
 """uint64 [n], ascending: the first 8 bytes of BLAKE2b, little-endian, of each distinct text."""
 
 NONE: Texts = np.zeros(0, dtype=np.uint64)
+
+
+class Tested(Protocol):
+    """A sentence with its text, split and id."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def split(self) -> str | None: ...
+    @property
+    def id(self) -> str: ...
 
 
 def text_hash(text: str) -> int:
@@ -96,7 +104,7 @@ def decode(text: Any, field: str) -> Texts:
         raise InputError(f"{field} is {text!r:.60}, expected base64 of ascending 64-bit numbers") from error
 
 
-def compare(sentences: Iterable[Sentence], records: Mapping[str, Texts | None], allow_overlap: bool) -> dict[str, Any]:
+def compare(sentences: Iterable[Tested], records: Mapping[str, Texts | None], allow_overlap: bool) -> dict[str, Any]:
     """Compare the sentences of a test with the texts that were screened.
 
     Args:

@@ -17,9 +17,9 @@ from affectron.experiments.validation import Validation, validate
 from affectron.generation import continuations
 from affectron.interventions import induce
 from affectron.models import load_model
-from affectron.neurons import select
 from affectron.report import build_report
 from affectron.screening.screen import screen
+from affectron.selection import select
 
 #: Of a model this small the usual 1 % would be two neurons a label.
 TOP = 0.05

@@ -13,7 +13,8 @@ from affectron.errors import InputError
 from affectron.evaluation.effects import Ranked, label_rng, measure
 from affectron.evaluation.exam import Exam, fraction, whole_number
 from affectron.experiments.findings import Findings
-from affectron.neurons import NeuronList, NeuronSet, choose, selection_options
+from affectron.neurons import NeuronList, NeuronSet
+from affectron.selection import choose, selection_options
 from affectron.stats import ActivationStats
 
 THIRDS = ("bottom", "middle", "top")

@@ -4,61 +4,16 @@ neurons a label's answers hang on. Apart from the selection, which knows one met
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from affectron.errors import InputError
 from affectron.evaluation.effects import SPECIFIC, Ranked, label_rng, measure
 from affectron.evaluation.exam import Exam, fraction, whole_number
 from affectron.experiments.findings import Findings
-from affectron.neurons import NeuronSet, choose, selection_options
+from affectron.neurons import NeuronSet
+from affectron.selection import METHODS, select_by
 from affectron.stats import ActivationStats
-
-
-class Method(NamedTuple):
-    """A published or standard way to select, as options of :func:`affectron.select`."""
-
-    description: str
-    options: dict[str, Any]
-
-
-METHODS: dict[str, Method] = {
-    "paper": Method(
-        "entropy of P, activity filter at 0.95, to the label of highest P (Zheng et al. 2026)", {"score": "entropy"}
-    ),
-    "paper_raw": Method("the same with the entropy as printed, not renormalised", {"score": "raw_entropy"}),
-    "lee": Method(
-        "entropy of P, no filter, to the label of highest P (Lee et al. 2025)",
-        {"score": "entropy", "filter_rate": None},
-    ),
-    "lape": Method(
-        "entropy of P, activity filter at 0.95, to every label above the bar (LAPE, Tang et al. 2024)",
-        {"score": "entropy", "assign": "bar"},
-    ),
-    "npti": Method("largest P_t - P_r (NPTI, Deng et al. 2024)", {"score": "frequency_difference", "sign": "positive"}),
-    "effect_size": Method(
-        "largest Hedges g at a false discovery rate of 0.05", {"score": "hedges_g", "sign": "positive", "fdr": 0.05}
-    ),
-    "mutual_information": Method(
-        "largest mutual information of active with label, mean above the rest's",
-        {"score": "mutual_information", "sign": "positive"},
-    ),
-}
-
-
-def select_by(stats: ActivationStats, method: str, task: str, top: float) -> NeuronSet:
-    """The neurons of a task by one of ``METHODS``. ``top`` is the share of all neurons for all labels together: a
-    method with a score for each label takes its part of it for each, so that all methods select about as many.
-
-    Raises:
-        InputError: an unknown method, or as :func:`affectron.select`.
-    """
-    if method not in METHODS:
-        raise InputError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
-    options = METHODS[method].options
-    each = top if options["score"] in ("entropy", "raw_entropy") else top / len(stats.tasks[task])
-    return choose(stats, selection_options(task=task, top=each, **options))
 
 
 def compare_methods(

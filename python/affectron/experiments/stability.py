@@ -12,7 +12,8 @@ import numpy as np
 from affectron.errors import InputError
 from affectron.evaluation.exam import fraction, whole_number
 from affectron.experiments.findings import Findings
-from affectron.neurons import NeuronList, NeuronSet, choose, selection_options
+from affectron.neurons import NeuronList, NeuronSet
+from affectron.selection import choose, selection_options
 from affectron.stats import ActivationStats
 
 

@@ -17,10 +17,10 @@ from affectron._internal.wording import count
 from affectron.errors import InputError
 from affectron.evaluation.effects import NO_EFFECT, SPECIFIC, UNSPECIFIC
 from affectron.experiments.findings import Findings
-from affectron.experiments.methods import METHODS
 from affectron.experiments.results import ValidationResult
 from affectron.report import text as words
 from affectron.report.tables import Column, Table
+from affectron.selection import METHODS
 
 
 @dataclass

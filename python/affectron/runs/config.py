@@ -20,12 +20,11 @@ from affectron._internal.files import read_text
 from affectron.errors import InputError
 from affectron.evaluation.evaluators import LabelLikelihood, LinearProbe
 from affectron.evaluation.exam import finite_numbers, fraction, whole_number
-from affectron.experiments.methods import METHODS
 from affectron.experiments.validation import Options
 from affectron.models.load import is_hub_name
-from affectron.neurons import selection_options
 from affectron.ops.buffers import ACTIVE_RULES
 from affectron.screening.screen import TOKEN_RULES
+from affectron.selection import METHODS, selection_options
 
 if sys.version_info >= (3, 11):
     import tomllib

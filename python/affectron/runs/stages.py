@@ -35,12 +35,13 @@ from affectron.experiments.validation import validate_exam
 from affectron.models import load_model
 from affectron.models.load import MODEL_FILES, model_folder
 from affectron.models.provenance import versions
-from affectron.neurons import NeuronSet, select
+from affectron.neurons import NeuronSet
 from affectron.report import build_report
 from affectron.runs.cache import Cache, file_digest, folder_digests, stage_key
 from affectron.runs.config import Columns, Config
 from affectron.scores import SCORES
 from affectron.screening.screen import screen_folds
+from affectron.selection import select
 from affectron.stats import ActivationStats
 
 STATS, NEURONS, VALIDATION, CROSS = "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json"

@@ -20,12 +20,11 @@ from torch import Tensor
 
 from affectron import ops
 from affectron._internal import overlap
+from affectron._internal.checks import Whole, check
 from affectron._internal.files import locked
-from affectron._internal.progress import Log, Meter
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import LONG_TEXTS, Batch, added_bos, batches, split_template
 from affectron.errors import InputError
-from affectron.evaluation.exam import whole_number
 from affectron.models import (
     Reader,
     check_tokenizer,
@@ -37,6 +36,7 @@ from affectron.models.layout import Routed
 from affectron.models.provenance import made_with
 from affectron.ops.buffers import ACTIVE_RULES
 from affectron.screening.checkpoint import ShardFolder
+from affectron.screening.meter import Log, Meter
 from affectron.screening.processes import Processes
 from affectron.screening.shards import Shards
 from affectron.stats import FIELDS, ActivationStats, check_finite
@@ -224,7 +224,7 @@ def check_options(
         raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
     if active not in ACTIVE_RULES:
         raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
-    whole_number("batch_tokens", batch_tokens, 1)
+    check("batch_tokens", batch_tokens, Whole(1))
     split_template(template)
     if long_texts not in LONG_TEXTS:
         raise InputError(f"long_texts is {long_texts!r}, expected one of {', '.join(LONG_TEXTS)}")

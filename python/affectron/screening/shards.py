@@ -20,11 +20,12 @@ from typing import Protocol
 import numpy as np
 
 from affectron._internal.prefetch import prefetch
-from affectron._internal.progress import Advance, Meter, track
+from affectron._internal.progress import Advance, track
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch
 from affectron.errors import Incomplete, ScreeningInterrupted
 from affectron.screening.checkpoint import Place, ShardFolder
+from affectron.screening.meter import Meter
 from affectron.screening.processes import Processes
 from affectron.stats import FIELDS, ActivationStats
 
