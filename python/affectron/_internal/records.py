@@ -57,11 +57,17 @@ def hints(kind: type[Any]) -> dict[str, Any]:
     return {field.name: found[field.name] for field in dataclasses.fields(kind)}
 
 
-def without_none(kind: Any) -> Any:
-    """X of a type ``X | None``; any other type as it is."""
+def members(kind: Any) -> tuple[Any, ...]:
+    """The types of a union but for None; any other type alone."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return next(inner for inner in typing.get_args(kind) if inner is not type(None))
-    return kind
+        return tuple(inner for inner in typing.get_args(kind) if inner is not type(None))
+    return (kind,)
+
+
+def chosen(kind: Any, value: Any) -> Any:
+    """The member of a union that a value is read as: a list as the tuple that there is, anything else as the first."""
+    tuples = [inner for inner in members(kind) if typing.get_origin(inner) is tuple]
+    return tuples[0] if tuples and isinstance(value, list) else members(kind)[0]
 
 
 class _Reading:
@@ -94,9 +100,9 @@ class _Reading:
     def value(self, kind: Any, value: Any, path: str) -> Any:
         if kind is Any:
             return value
-        if value is None and kind is not without_none(kind):
+        if value is None and type(None) in typing.get_args(kind):
             return None
-        kind = without_none(kind)
+        kind = chosen(kind, value)
         origin, inner = typing.get_origin(kind), typing.get_args(kind)
         if dataclasses.is_dataclass(kind):
             return self.record(typing.cast("type[Any]", kind), value, path)
@@ -132,7 +138,7 @@ class _Reading:
         return float(value) if kind is float else value
 
     def expected(self, kind: Any) -> str:
-        kind = without_none(kind)
+        kind = members(kind)[0]
         origin, inner = typing.get_origin(kind), typing.get_args(kind)
         if origin is tuple:
             return "a list" if Ellipsis in inner else f"a list of {len(inner)}"

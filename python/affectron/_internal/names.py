@@ -1,0 +1,16 @@
+"""Names that options take, for all who read them."""
+
+from __future__ import annotations
+
+#: Which tokens of a sentence count: all, the last, or one observation a sentence, the mean.
+TOKEN_RULES = ("all", "last", "mean")
+#: Where a neuron is active: act(g) > 0, or h > 0.
+ACTIVE_RULES = ("gate", "product")
+#: What becomes of a text longer than the model reads.
+LONG_TEXTS = ("truncate", "windows")
+#: How a model is asked for a label.
+LABEL_LIKELIHOOD, LINEAR_PROBE = EVALUATORS = ("label_likelihood", "linear_probe")
+#: What becomes of a line of a corpus that cannot be used.
+ON_BAD_LINE = ("error", "skip")
+#: The types that a model is loaded in; ``auto`` is the saved one, but float32 on a CPU that is slow at 16 bits.
+DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -1,0 +1,471 @@
+"""Every option once: a frozen dataclass for each step, whose fields carry help, default, bound and origin.
+
+The functions of the package take their defaults from these classes, the command line makes its options of them,
+``affectron run`` its tables, and the report says by them what an option means.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from affectron._internal.checks import SHARE, UNIT, Bound, Each, Finite, OneOf, Positive, Whole, check
+from affectron._internal.names import (
+    ACTIVE_RULES,
+    DTYPES,
+    EVALUATORS,
+    LABEL_LIKELIHOOD,
+    LINEAR_PROBE,
+    LONG_TEXTS,
+    ON_BAD_LINE,
+)
+from affectron._internal.names import TOKEN_RULES as TOKENS
+from affectron.errors import InputError
+from affectron.scores import SCORES
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OURS = "ours"
+_NOTES = "published notes"
+
+
+@dataclass(frozen=True)
+class About:
+    """What an option is beside its name, type and default.
+
+    Attributes:
+        help: its meaning, in a sentence.
+        bound: what its value has to be; None where the type says all. A value of None is not checked.
+        origin: where the option comes from, with the value named there.
+        parameter: its name as an argument of a function, and with dashes on the command line; None is the field's.
+        flag: its name on the command line where that is another one.
+        metavar: what stands for its value in the help.
+        template: whether it is a prompt template, in which a shell's ``\\n`` is a line break.
+    """
+
+    help: str
+    bound: Bound | None = None
+    origin: str = OURS
+    parameter: str | None = None
+    flag: str | None = None
+    metavar: str | None = None
+    template: bool = False
+
+
+def option(default: Any, help: str, bound: Bound | None = None, **about: Any) -> Any:
+    """A field of an options class; see :class:`About`."""
+    metadata = {"about": About(help, bound, **about)}
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class Options:
+    """The base of all options classes: every value is checked when the object is made.
+
+    Raises:
+        InputError: a value is out of its bound, or does not go with another; names the option.
+    """
+
+    def __post_init__(self) -> None:
+        for name, about in described(type(self)).items():
+            value = getattr(self, name)
+            if about.bound is not None and value is not None:
+                check(about.parameter or name, value, about.bound)
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Check what a single value cannot show."""
+
+    def values(self) -> dict[str, Any]:
+        """Option -> value, as arguments of a function."""
+        return {about.parameter or name: getattr(self, name) for name, about in described(type(self)).items()}
+
+
+def described(kind: type[Options]) -> dict[str, About]:
+    """Field -> its description, in order."""
+    return {
+        found.name: found.metadata["about"]
+        for found in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if "about" in found.metadata
+    }
+
+
+def default_of(kind: type[Options], name: str) -> Any:
+    """The default of a field."""
+    found = next(one for one in dataclasses.fields(kind) if one.name == name)  # type: ignore[arg-type]
+    return found.default if found.default_factory is dataclasses.MISSING else found.default_factory()
+
+
+def documented(*kinds: type[Options]) -> Callable[[F], F]:
+    """Fill in ``{options}`` in a function's docstring: a line for each option that is one of its parameters."""
+
+    def fill(function: F) -> F:
+        parameters = inspect.signature(function).parameters
+        lines = [
+            f"{about.parameter or name}: {about.help}{f' Expected: {about.bound}.' if about.bound else ''}"
+            for kind in kinds
+            for name, about in described(kind).items()
+            if (about.parameter or name) in parameters
+        ]
+        text = inspect.cleandoc(function.__doc__ or "")
+        wrapped = [textwrap.fill(line, 116, initial_indent=" " * 4, subsequent_indent=" " * 8) for line in lines]
+        function.__doc__ = text.replace("    {options}", "\n".join(wrapped))
+        return function
+
+    return fill
+
+
+# --- what is read -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Columns(Options):
+    """How the rows of a corpus are read."""
+
+    text: str = option("text", "Column of the sentence.", parameter="text_column")
+    label: str | tuple[str, ...] = option(
+        "label", "Column of the label, or list of labels; A,B for several columns, each a task.",
+        parameter="label_column",
+    )  # fmt: skip
+    task: str = option("task", "Column of the task; may be absent.", parameter="task_column")
+    split: str = option("split", "Column of the split; may be absent.", parameter="split_column")
+    id: str = option("id", "Column of the sentence's id; may be absent.", parameter="id_column")
+    span: str | None = option(
+        None, "Column of spans with start, end and label: only their tokens count for a label.",
+        parameter="span_column",
+    )  # fmt: skip
+    turns: str | None = option(None, "The text is a list of messages; count those of this role, the last, or all.")
+    label_separator: str | None = option(None, "Stands between the labels of a field; default: | in CSV and TSV.")
+    quoting: bool | None = option(
+        None, "Whether fields of a table may be quoted as in CSV; default: in CSV but not in TSV."
+    )
+    on_bad_line: Literal["error", "skip"] = option(
+        "error", "Stop at a line that cannot be used, or count and skip it.", OneOf(ON_BAD_LINE)
+    )
+
+
+@dataclass(frozen=True)
+class Load(Options):
+    """How a model is loaded."""
+
+    dtype: str = option("auto", "Type of the weights; auto: as saved, but float32 on a CPU that is slow at 16 bits.",
+                        OneOf(DTYPES))  # fmt: skip
+    device: str = option("auto", "Where the model runs: cpu, cuda, cuda:1; auto: a GPU if there is one.")
+    trust_remote_code: bool = option(False, "Let Python code in the model's folder run.")
+
+
+# --- what is measured and selected --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Read(Options):
+    """How a model reads sentences, and which of their tokens count."""
+
+    tokens: str = option(
+        "all", "Tokens that count: all of a sentence, its last, or mean: one observation a sentence.", OneOf(TOKENS),
+        origin=_NOTES,
+    )  # fmt: skip
+    active: str = option("gate", "A neuron is active where act(g) > 0 (gate) or h > 0 (product).", OneOf(ACTIVE_RULES))
+    template: str = option(
+        "{text}", "What the model reads, with {text} and perhaps {bos} in it; \\n is a line break.", template=True
+    )
+    count_special: bool = option(False, "Special tokens count too.")
+    batch_tokens: int = option(8192, "Tokens in a batch at most, padding included.", Whole(1))
+
+
+@dataclass(frozen=True)
+class Screen(Read):
+    """Screening: statistics of every neuron for each label."""
+
+    long_texts: str = option(
+        "truncate", "Cut a text that is longer than the model reads, or read it in overlapping windows.",
+        OneOf(LONG_TEXTS),
+    )  # fmt: skip
+    shards: int | None = option(
+        None, "Runs of sentences measured apart; default: one for 8192 of them, 64 at most.", Whole(1)
+    )
+    checkpoint: Path | None = option(None, "Folder that keeps what is done until all is; default: OUTPUT.shards.")
+    checkpoint_minutes: float = option(5.0, "Save what is done as often as this, in minutes.", Positive())
+    resume: bool = option(False, "Go on from what the checkpoint folder holds.")
+    log_json: Path | None = option(
+        None, "Append progress, checkpoints and a summary to this file, a JSON object a line."
+    )
+
+    def check_together(self) -> None:
+        if self.long_texts == "windows" and self.tokens != "all":
+            raise InputError(
+                f"long_texts is 'windows' and tokens {self.tokens!r}; expected tokens 'all', as a text has several "
+                "windows"
+            )
+
+
+@dataclass(frozen=True)
+class Select(Options):
+    """Selection: which neurons belong to a label."""
+
+    top: float = option(0.01, "Share of all neurons to select: 0.01 is 1 in 100.", SHARE, origin=f"{_NOTES}: 0.01")
+    score: str = option(
+        "entropy", "What neurons are ranked by, such as entropy or hedges_g.", OneOf(tuple(SCORES)), origin=_NOTES
+    )
+    filter_rate: float | None = option(
+        0.95, "Of entropy: some P of a neuron must exceed this quantile of all P; 0 keeps all neurons.", UNIT,
+        origin="LAPE (Tang et al. 2024): 0.95",
+    )  # fmt: skip
+    assign: Literal["argmax", "bar"] = option(
+        "argmax", "Of entropy: a neuron goes to the label of highest P (argmax), or to every label above a bar (bar).",
+        OneOf(("argmax", "bar")), origin="Lee et al. 2025: argmax; LAPE: bar",
+    )  # fmt: skip
+    activation_bar_ratio: float = option(0.95, "The quantile of all P that is the bar.", UNIT, origin="LAPE: 0.95")
+    sign: Literal["positive", "negative"] | None = option(
+        None, "Keep one sign of the contrast: positive or negative.", OneOf(("positive", "negative"))
+    )
+    min_effect: float | None = option(
+        None, "Keep an absolute Hedges g (of pairs: Cohen's d) of at least this.", Positive(zero_too=True)
+    )
+    fdr: float | None = option(
+        None, "Keep neurons found at this false discovery rate, by Welch's t test (of pairs: Student's).", SHARE
+    )
+    min_count: int | None = option(None, "Keep neurons active at this many of the label's tokens or more.", Whole())
+
+    def check_together(self) -> None:
+        if SCORES[self.score].per_label:
+            for name, usual in (("assign", "argmax"), ("filter_rate", Select.filter_rate)):
+                value = getattr(self, name)
+                if value not in (None, 0, usual):
+                    raise InputError(f"{name} is {value!r}, which goes with an entropy and not with {self.score!r}")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published or standard way to select."""
+
+    description: str
+    options: Select
+
+
+#: Ways to select that ``compare_methods`` compares.
+METHODS: dict[str, Method] = {
+    "paper": Method("entropy of P, activity filter at 0.95, to the label of highest P (Zheng et al. 2026)", Select()),
+    "paper_raw": Method("the same with the entropy as printed, not renormalised", Select(score="raw_entropy")),
+    "lee": Method("entropy of P, no filter, to the label of highest P (Lee et al. 2025)", Select(filter_rate=None)),
+    "lape": Method(
+        "entropy of P, activity filter at 0.95, to every label above the bar (LAPE, Tang et al. 2024)",
+        Select(assign="bar"),
+    ),
+    "npti": Method("largest P_t - P_r (NPTI, Deng et al. 2024)", Select(score="frequency_difference", sign="positive")),
+    "effect_size": Method(
+        "largest Hedges g at a false discovery rate of 0.05", Select(score="hedges_g", sign="positive", fdr=0.05)
+    ),
+    "mutual_information": Method(
+        "largest mutual information of active with label, mean above the rest's",
+        Select(score="mutual_information", sign="positive"),
+    ),
+}
+
+
+# --- what is asked ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluate(Options):
+    """How a model is asked for the label of a sentence."""
+
+    evaluator: str | Any = option(
+        LABEL_LIKELIHOOD,
+        "How the answer is read: label_likelihood, or linear_probe for models without prompts.",
+    )
+    prompts: dict[str, str] = option(
+        {}, "How a task's label is asked for, with {text} and perhaps {bos} in it; \\n is a line break. One a task; "
+        "without: in words.", flag="prompt", metavar="TASK=TEMPLATE", template=True,
+    )  # fmt: skip
+    dev: str = option("dev", "Split that choices are made on.", origin=_NOTES)
+    test: str = option("test", "Split that is reported.", origin=_NOTES)
+    train: str = option("train", "Split that a probe is fitted on.")
+    limit: int | None = option(None, "Sentences of a label in a split at most.", Whole(1))
+
+    def check_together(self) -> None:
+        if isinstance(self.evaluator, str):
+            check("evaluator", self.evaluator, OneOf(EVALUATORS))
+        if self.prompts and self.evaluator != LABEL_LIKELIHOOD:
+            raise InputError(f"prompts go with {LABEL_LIKELIHOOD!r}, and the evaluator is {self.evaluator!r}")
+        if len(set(self.splits.values())) < len(self.splits):
+            given = ", ".join(f"{name} {split!r}" for name, split in self.splits.items())
+            raise InputError(f"the splits are {given}; expected different ones")
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """Role -> split, of the splits that the evaluator reads."""
+        trains = getattr(self.evaluator, "trains", self.evaluator == LINEAR_PROBE)
+        return {"dev": self.dev, "test": self.test} | ({"train": self.train} if trains else {})
+
+
+_SETS = "Random neuron sets to compare with, matched in size at each site."
+_RESAMPLES = "Resamples behind each interval."
+
+
+@dataclass(frozen=True)
+class Controls(Options):
+    """What an effect is judged by."""
+
+    random_sets: int = option(20, _SETS, Whole(0))
+    bootstrap: int = option(1000, _RESAMPLES, Whole(1))
+
+
+@dataclass(frozen=True)
+class Validate(Controls):
+    """Validation: the feedback loop that settles each label's mask on dev."""
+
+    alpha: float = option(0.3, "Strength α of the attenuation in the first round.", SHARE)
+    alpha_step: float = option(0.1, "Each round adds this to α.", UNIT)
+    alpha_cap: float = option(1.0, "Largest α.", SHARE)
+    share: float = option(0.1, "Share τ of a label's neurons in the first round.", SHARE, origin=f"{_NOTES}: 0.1")
+    share_step: float = option(0.1, "Each round adds this to the share.", UNIT)
+    share_cap: float = option(1.0, "Largest share.", SHARE)
+    min_drop: float = option(0.05, "Drop of dev accuracy, a fraction, at which the loop stops.", SHARE)
+    neutral: str | None = option(None, "Label whose text the loss is taken on; default: text without the label.")
+
+    def check_together(self) -> None:
+        for name in ("alpha", "share"):
+            start, cap = getattr(self, name), getattr(self, f"{name}_cap")
+            if start > cap:
+                raise InputError(f"{name} is {start}, which is above {name}_cap, {cap}")
+
+    def rounds(self) -> list[tuple[float, float]]:
+        """(alpha, share) of each round of the feedback loop, until both are at their caps or no step is left."""
+        rounds: list[tuple[float, float]] = []
+        while True:
+            # Rounded: 0.3 + 3 steps of 0.1 is meant to be 0.6.
+            alpha, share = (
+                min(round(start + len(rounds) * step, 10), cap)
+                for start, step, cap in (
+                    (self.alpha, self.alpha_step, self.alpha_cap),
+                    (self.share, self.share_step, self.share_cap),
+                )
+            )
+            if rounds and (alpha, share) == rounds[-1]:
+                return rounds
+            rounds.append((alpha, share))
+
+
+@dataclass(frozen=True)
+class Stability(Options):
+    """Stability: which neurons are selected again under resampling."""
+
+    resamples: int = option(100, "Bootstrap resamples of the folds.", Whole(1))
+    splits: int = option(20, "Random halves of the folds that are compared.", Whole(1))
+
+
+@dataclass(frozen=True)
+class Candidates(Options):
+    """Candidates: the selected neurons one by one, in every sentence of a split."""
+
+    bootstrap: int = option(1000, _RESAMPLES, Whole(1))
+    permutations: int = option(1000, "Permutations of the labels behind each p value.", Whole(1))
+    examples: int = option(5, "Sentences that are shown of each neuron.", Whole())
+
+
+@dataclass(frozen=True)
+class Methods(Controls):
+    """Methods: ways to select, by what a mask of their neurons does."""
+
+    methods: tuple[str, ...] = option(tuple(METHODS), "The ways to select.", Each(OneOf(tuple(METHODS))))
+    top: float | None = option(None, "Share of all neurons for all labels of a task; default: that of select.", SHARE)
+    alpha: float = option(1.0, "Strength α of the attenuation.", SHARE)
+
+
+@dataclass(frozen=True)
+class Ablate(Controls):
+    """Ablations: parts of a label's neurons, at several strengths."""
+
+    alpha: float = option(1.0, "Strength α of the attenuation where it is not swept.", SHARE)
+    alphas: tuple[float, ...] = option((0.25, 0.5, 0.75, 1.0), "Strengths to sweep.", Each(SHARE))
+    shares: tuple[float, ...] = option((0.1, 0.25, 0.5, 1.0), "Shares of a label's neurons to sweep.", Each(SHARE))
+    model_shares: tuple[float, ...] = option(
+        (0.01, 0.02, 0.03, 0.04, 0.05), "Shares of the whole model to select and sweep.", Each(SHARE)
+    )
+
+
+@dataclass(frozen=True)
+class Induce(Controls):
+    """Induction: sentences pushed towards a label."""
+
+    random_sets: int = option(5, _SETS, Whole(0))
+    betas: tuple[float, ...] = option(
+        (1.0, 2.0, 4.0, 8.0), "Shifts to sweep, in mean activations under the label.", Each(Finite())
+    )
+
+
+@dataclass(frozen=True)
+class CrossSignal(Controls):
+    """Cross-signal: the mean activation of one task's labels at the neurons of another's."""
+
+    omegas: tuple[float, ...] = option(
+        (0.5, 1.0, 2.0, 4.0), "Shifts to choose from on dev, in mean activations under the source label.",
+        Each(Finite(), least=1),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Associate(Options):
+    """Associations: which labels share neurons, and which go together over all neurons."""
+
+    score: str = option("hedges_g", "Score whose correlation over all neurons is taken.", OneOf(tuple(SCORES)))
+
+
+# --- the tables of `affectron run` that have options of their own ---------------------------------------------------
+
+_ENABLED = "Whether the stage is run."
+
+
+@dataclass(frozen=True)
+class ScreenStage(Screen):
+    """Screening of a run."""
+
+    checkpoint: Path | None = option(None, "Folder that keeps what is done of the stage; default: OUTPUT/checkpoint.")
+    resume: bool = option(True, "Go on from what a stopped stage has left; false measures it anew.")
+    split: str = option("train", "Split whose sentences are measured.")
+    folds: int = option(10, "Parts of the corpus, which stability resamples.", Whole(2))
+
+
+@dataclass(frozen=True)
+class SelectStage(Select):
+    """Selection of a run."""
+
+    min_frequency: float | None = option(
+        None, "Keep neurons that stability selects with this frequency or more.", SHARE
+    )
+
+
+@dataclass(frozen=True)
+class CandidatesStage(Candidates):
+    """Candidates of a run."""
+
+    enabled: bool = option(True, _ENABLED)
+    split: str = option("dev", "Split whose sentences are read.")
+
+
+@dataclass(frozen=True)
+class MethodsStage(Methods):
+    """Methods of a run."""
+
+    enabled: bool = option(True, _ENABLED)
+
+
+@dataclass(frozen=True)
+class AblateStage(Ablate):
+    """Ablations of a run."""
+
+    enabled: bool = option(True, _ENABLED)
+
+
+@dataclass(frozen=True)
+class InduceStage(Induce):
+    """Induction of a run."""
+
+    enabled: bool = option(True, _ENABLED)
