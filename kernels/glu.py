@@ -9,9 +9,10 @@ element takes 14 instructions, in fp32 32 (silu, sm_90; `python tools/instructio
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from affectron.kernels.activation import glu_tile
 from affectron.kernels.launch import rows_of, tile_shape
-from torch import Tensor
 
 
 @triton.jit(do_not_specialize=["n"])

@@ -8,11 +8,12 @@ goes back to where they came from, so the order of the labels changes which line
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents
+
 from affectron.kernels.activation import glu_tile
 from affectron.kernels.launch import rows_of
 from affectron.kernels.statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
-from torch import Tensor
-from triton.language.extra.cuda import gdc_launch_dependents
 
 
 @triton.jit(do_not_specialize=["num_tiles", "chunk_tiles", "runs"])

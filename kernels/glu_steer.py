@@ -11,9 +11,10 @@ delivers in the time the memory takes for 6. With one program an element takes 3
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from affectron.kernels.activation import glu_tile, intervene
 from affectron.kernels.launch import rows_of, tile_shape
-from torch import Tensor
 
 
 @triton.jit(do_not_specialize=["n"])

@@ -13,9 +13,10 @@ measured on a GPU.
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
 from affectron.kernels.activation import INTERPRETED, glu_tile, intervene
 from affectron.kernels.launch import rows_of
-from torch import Tensor
 
 ROWS = tl.constexpr(16)
 # Programs of down by neuron that are aimed at: several for each SM of the largest GPUs.

@@ -7,10 +7,11 @@ measured on a GPU.
 
 import triton
 import triton.language as tl
-from affectron.kernels.launch import rows_of
-from affectron.kernels.statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents
+
+from affectron.kernels.launch import rows_of
+from affectron.kernels.statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
 
 
 @triton.jit(do_not_specialize=["num_tiles", "chunk_tiles", "runs"])

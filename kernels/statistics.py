@@ -33,9 +33,10 @@ on a GPU.
 import torch
 import triton
 import triton.language as tl
-from affectron.kernels import forms, launch
 from torch import Tensor
 from triton.language.extra.cuda import gdc_wait
+
+from affectron.kernels import forms, launch
 
 TILE_ROWS = tl.constexpr(32)  # SegmentPlan's
 CHUNK_TILES = 8

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import triton
-from affectron.kernels import launch
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from affectron import kernels
+from affectron.kernels import launch
 from affectron.ops import SegmentPlan, StatsBuffers
 from affectron.ops.forms import use_form
 from affectron.ops.library import ACTIVATIONS, DTYPES

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
-from affectron.kernels import statistics
 
 from affectron import kernels, ops
+from affectron.kernels import statistics
 from affectron.ops import reference
 from affectron.ops.buffers import FinalStats
 from affectron.ops.forms import use_form
