@@ -1,0 +1,19 @@
+"""Names of the files that a run leaves, and the fields that tell whether two of them are of the same model."""
+
+from __future__ import annotations
+
+STATS, NEURONS, VALIDATION, CROSS_DATASET = (
+    "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json",
+)  # fmt: skip
+REPORT, PAGE = "report", "index.html"
+
+#: The kinds of findings; each is kept in a file of its name.
+KINDS = ("ablations", "associations", "candidates", "cross_signal", "induction", "methods", "stability")
+
+#: What results of the same model agree on, and how that is named to a reader.
+SAME_MODEL = {"model_hash": "model configuration", "weights": "weights", "tokenizer": "tokenizer"}
+
+
+def findings_file(kind: str) -> str:
+    """The file of one kind of findings."""
+    return f"{kind}.json"
