@@ -6,6 +6,7 @@ The functions of the package take their defaults from these classes, the command
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import textwrap
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from affectron._internal.checks import SHARE, UNIT, Bound, Each, Finite, OneOf, Positive, Whole, check
+from affectron._internal.checks import SHARE, UNIT, Bound, Each, Finite, OneOf, Positive, Whole, check, check_template
 from affectron._internal.names import (
     ACTIVE_RULES,
     DTYPES,
@@ -46,6 +47,7 @@ class About:
         flag: its name on the command line where that is another one.
         metavar: what stands for its value in the help.
         template: whether it is a prompt template, in which a shell's ``\\n`` is a line break.
+        counts: whether the numbers of a result depend on it.
     """
 
     help: str
@@ -55,13 +57,28 @@ class About:
     flag: str | None = None
     metavar: str | None = None
     template: bool = False
+    counts: bool = True
+
+
+#: The default of an option that has to be given.
+REQUIRED: Any = dataclasses.MISSING
 
 
 def option(default: Any, help: str, bound: Bound | None = None, **about: Any) -> Any:
     """A field of an options class; see :class:`About`."""
-    metadata = {"about": About(help, bound, **about)}
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=metadata)
+    return _field(default, About(help, bound, **about))
+
+
+def same(kind: type[Options], name: str, **changes: Any) -> Any:
+    """The option ``name`` of another class, perhaps with another ``default`` or description."""
+    default = changes.pop("default") if "default" in changes else default_of(kind, name)
+    return _field(default, dataclasses.replace(described(kind)[name], **changes))
+
+
+def _field(default: Any, about: About) -> Any:
+    metadata = {"about": about}
+    if isinstance(default, (dict, Options)):
+        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -130,7 +147,7 @@ class Columns(Options):
 
     text: str = option("text", "Column of the sentence.", parameter="text_column")
     label: str | tuple[str, ...] = option(
-        "label", "Column of the label, or list of labels; A,B for several columns, each a task.",
+        "label", "Column of the label, or list of labels; several columns (A,B) are as many tasks.",
         parameter="label_column",
     )  # fmt: skip
     task: str = option("task", "Column of the task; may be absent.", parameter="task_column")
@@ -178,6 +195,21 @@ class Read(Options):
     count_special: bool = option(False, "Special tokens count too.")
     batch_tokens: int = option(8192, "Tokens in a batch at most, padding included.", Whole(1))
 
+    def check_together(self) -> None:
+        check_template("template", self.template)
+
+
+@dataclass(frozen=True)
+class ScreenPairs(Options):
+    """Screening of contrastive pairs."""
+
+    template: str = same(Read, "template")
+    batch_tokens: int = same(Read, "batch_tokens")
+    task: str = option("label", "The task of the pairs' labels.")
+
+    def check_together(self) -> None:
+        check_template("template", self.template)
+
 
 @dataclass(frozen=True)
 class Screen(Read):
@@ -190,14 +222,20 @@ class Screen(Read):
     shards: int | None = option(
         None, "Runs of sentences measured apart; default: one for 8192 of them, 64 at most.", Whole(1)
     )
-    checkpoint: Path | None = option(None, "Folder that keeps what is done until all is; default: OUTPUT.shards.")
-    checkpoint_minutes: float = option(5.0, "Save what is done as often as this, in minutes.", Positive())
-    resume: bool = option(False, "Go on from what the checkpoint folder holds.")
-    log_json: Path | None = option(
-        None, "Append progress, checkpoints and a summary to this file, a JSON object a line."
+    checkpoint: Path | None = option(
+        None, "Folder that keeps what is done until all is; default: OUTPUT.shards.", counts=False
+    )
+    checkpoint_minutes: float = option(5.0, "Save what is done as often as this, in minutes.", Positive(), counts=False)
+    resume: bool = option(False, "Go on from what the checkpoint folder holds.", counts=False)
+    log: Path | None = option(
+        None,
+        "Append progress, checkpoints and a summary to this file, a JSON object a line.",
+        flag="log_json",
+        counts=False,
     )
 
     def check_together(self) -> None:
+        super().check_together()
         if self.long_texts == "windows" and self.tokens != "all":
             raise InputError(
                 f"long_texts is 'windows' and tokens {self.tokens!r}; expected tokens 'all', as a text has several "
@@ -292,6 +330,8 @@ class Evaluate(Options):
     def check_together(self) -> None:
         if isinstance(self.evaluator, str):
             check("evaluator", self.evaluator, OneOf(EVALUATORS))
+        for task, prompt in self.prompts.items():
+            check_template(f"prompts.{task}", prompt)
         if self.prompts and self.evaluator != LABEL_LIKELIHOOD:
             raise InputError(f"prompts go with {LABEL_LIKELIHOOD!r}, and the evaluator is {self.evaluator!r}")
         if len(set(self.splits.values())) < len(self.splits):
@@ -305,16 +345,12 @@ class Evaluate(Options):
         return {"dev": self.dev, "test": self.test} | ({"train": self.train} if trains else {})
 
 
-_SETS = "Random neuron sets to compare with, matched in size at each site."
-_RESAMPLES = "Resamples behind each interval."
-
-
 @dataclass(frozen=True)
 class Controls(Options):
     """What an effect is judged by."""
 
-    random_sets: int = option(20, _SETS, Whole(0))
-    bootstrap: int = option(1000, _RESAMPLES, Whole(1))
+    random_sets: int = option(20, "Random neuron sets to compare with, matched in size at each site.", Whole())
+    bootstrap: int = option(1000, "Resamples behind each interval.", Whole(1))
 
 
 @dataclass(frozen=True)
@@ -365,7 +401,7 @@ class Stability(Options):
 class Candidates(Options):
     """Candidates: the selected neurons one by one, in every sentence of a split."""
 
-    bootstrap: int = option(1000, _RESAMPLES, Whole(1))
+    bootstrap: int = same(Controls, "bootstrap")
     permutations: int = option(1000, "Permutations of the labels behind each p value.", Whole(1))
     examples: int = option(5, "Sentences that are shown of each neuron.", Whole())
 
@@ -395,7 +431,7 @@ class Ablate(Controls):
 class Induce(Controls):
     """Induction: sentences pushed towards a label."""
 
-    random_sets: int = option(5, _SETS, Whole(0))
+    random_sets: int = same(Controls, "random_sets", default=5)
     betas: tuple[float, ...] = option(
         (1.0, 2.0, 4.0, 8.0), "Shifts to sweep, in mean activations under the label.", Each(Finite())
     )
@@ -416,56 +452,3 @@ class Associate(Options):
     """Associations: which labels share neurons, and which go together over all neurons."""
 
     score: str = option("hedges_g", "Score whose correlation over all neurons is taken.", OneOf(tuple(SCORES)))
-
-
-# --- the tables of `affectron run` that have options of their own ---------------------------------------------------
-
-_ENABLED = "Whether the stage is run."
-
-
-@dataclass(frozen=True)
-class ScreenStage(Screen):
-    """Screening of a run."""
-
-    checkpoint: Path | None = option(None, "Folder that keeps what is done of the stage; default: OUTPUT/checkpoint.")
-    resume: bool = option(True, "Go on from what a stopped stage has left; false measures it anew.")
-    split: str = option("train", "Split whose sentences are measured.")
-    folds: int = option(10, "Parts of the corpus, which stability resamples.", Whole(2))
-
-
-@dataclass(frozen=True)
-class SelectStage(Select):
-    """Selection of a run."""
-
-    min_frequency: float | None = option(
-        None, "Keep neurons that stability selects with this frequency or more.", SHARE
-    )
-
-
-@dataclass(frozen=True)
-class CandidatesStage(Candidates):
-    """Candidates of a run."""
-
-    enabled: bool = option(True, _ENABLED)
-    split: str = option("dev", "Split whose sentences are read.")
-
-
-@dataclass(frozen=True)
-class MethodsStage(Methods):
-    """Methods of a run."""
-
-    enabled: bool = option(True, _ENABLED)
-
-
-@dataclass(frozen=True)
-class AblateStage(Ablate):
-    """Ablations of a run."""
-
-    enabled: bool = option(True, _ENABLED)
-
-
-@dataclass(frozen=True)
-class InduceStage(Induce):
-    """Induction of a run."""
-
-    enabled: bool = option(True, _ENABLED)

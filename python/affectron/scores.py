@@ -19,7 +19,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
-from scipy.stats import false_discovery_control
 
 from affectron._internal.wording import count
 from affectron.errors import InputError
@@ -459,5 +458,7 @@ def fdr(p: ArrayLike) -> Array:
         raise InputError("p has values outside [0, 1]")
     adjusted = np.full(values.shape, np.nan)
     if given.size:
+        from scipy.stats import false_discovery_control  # half a second, which the command line's help need not wait
+
         adjusted[tests] = false_discovery_control(given)
     return adjusted

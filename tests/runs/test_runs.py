@@ -12,20 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools import options
 from typer.testing import CliRunner
 
 from affectron._internal.files import locked
 from affectron.cli.app import app
 from affectron.experiments.findings import KINDS
-from affectron.runs import config as config_module
-from affectron.runs import load_config, plan, run, stages
+from affectron.runs import engine, load_config, plan, run
+from affectron.runs.session import Session
+from affectron.runs.stages import Stage
 from tests.support.errors import message
 from tests.support.planted import PROMPTS, TOKENIZER, make_corpus, make_model
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -109,21 +106,27 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was stopped in every stage, its work done but not recorded, and went on each time."""
     output = tmp_path_factory.mktemp("out")
     config = dataclasses.replace(load_config(inputs / "config.toml"), output=output)
-    table = stages.STAGES
+    table = engine.STAGES
     ran: list[str] = []
 
-    def watched(stage: Any, stop: str | None) -> Any:
-        def work(here: Any) -> None:
-            stage.work(here)
-            if stage.name == stop:
-                raise KeyboardInterrupt
-            ran.append(stage.name)
+    class Watched:
+        """A stage that is stopped when its work is done."""
 
-        return dataclasses.replace(stage, work=work)
+        def __init__(self, stage: Stage, stop: str | None) -> None:
+            self.stage, self.stop = stage, stop
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stage, name)
+
+        def work(self, session: Session) -> None:
+            self.stage.work(session)
+            if self.stage.name == self.stop:
+                raise KeyboardInterrupt
+            ran.append(self.stage.name)
 
     with pytest.MonkeyPatch.context() as patch:
         for stop in [*ALL, None]:
-            patch.setattr(stages, "STAGES", tuple(watched(stage, stop) for stage in table))
+            patch.setattr(engine, "STAGES", tuple(Watched(stage, stop) for stage in table))
             if stop is None:
                 run(config)
             else:
@@ -229,18 +232,22 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
     ("old", "new", "named"),
     [
         ("folds = 3", "folds = 1", "screen.folds is 1, expected an integer of at least 2"),
-        ("folds = 3", "fold = 3", "screen.fold is not an option, expected one of split, tokens"),
-        ("top = 0.05", 'top = "much"', "select.top is 'much', expected a number"),
+        ("folds = 3", "fold = 3", "screen.fold is not an option, expected one of tokens, active"),
+        ("top = 0.05", 'top = "much"', "select.top is 'much', expected a finite number"),
         ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a number in (0, 1]"),
         ("top = 0.05", 'score = "best"', "select.score is 'best', expected one of entropy"),
         ("limit = 6", "limit = true", "evaluate.limit is True, expected an integer"),
-        ("limit = 6", 'test = "dev"', "evaluate.dev and test are both 'dev'"),
-        ("betas = [1.0]", "betas = [1.0, inf]", "induce.betas has inf, expected finite numbers"),
+        ("limit = 6", 'test = "dev"', "evaluate.the splits are dev 'dev', test 'dev'; expected different ones"),
+        ("betas = [1.0]", "betas = [1.0, inf]", "induce.betas[1] is inf, expected a finite number"),
         ("betas = [1.0]", "betas = 1.0", "induce.betas is 1.0, expected a list"),
-        ("omegas = [1.0]", 'omegas = ["a"]', "cross_signal.omegas[0] is 'a', expected a number"),
+        ("omegas = [1.0]", 'omegas = ["a"]', "cross_signal.omegas[0] is 'a', expected a finite number"),
         ('model = "model"', "", "model is missing"),
         ('mood = "{bos}{text}"', 'mood = "hello"', "evaluate.prompt without {text}"),
-        ('methods = ["lee", "npti"]', 'methods = ["mine"]', "methods.methods is 'mine', expected one of paper"),
+        (
+            'methods = ["lee", "npti"]',
+            'methods = ["mine"]',
+            "methods.methods[0] is 'mine', expected one of paper",
+        ),
         ("[select]", "[select", "is not TOML that can be read"),
     ],
 )
@@ -312,23 +319,9 @@ def test_an_overlap_that_is_stated_is_planned(inputs: Path, tmp_path: Path) -> N
     assert [one.stage for one in plan(config)] == ALL
 
 
-def test_the_documentation_shows_every_option_with_its_default() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
-    shown = tomllib.loads(page.split("```toml")[1].split("```")[0])
-
-    def defaults(kind: Any) -> dict[str, Any]:
-        made = kind()
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(made).items()}
-
-    top = {one.name: one.default for one in dataclasses.fields(config_module.Config) if one.name in shown}
-    for name in ("seed", "device", "dtype", "trust_remote_code"):
-        assert shown[name] == top[name], name
-    for name, table in shown.items():
-        if isinstance(table, dict) and name not in ("columns", "cross_signal", "cross_dataset"):
-            known = defaults(getattr(config_module, "".join(part.title() for part in name.split("_"))))
-            known.pop("enabled", None)
-            given = {key: value for key, value in known.items() if value is not None}
-            assert table == given, name
+def test_the_documentation_has_every_option() -> None:
+    page = options.PAGE.read_text(encoding="utf-8")
+    assert page == options.with_tables(page), "python -m tools.options writes the tables anew"
 
 
 # --- the file --------------------------------------------------------------------------------------------------
@@ -343,10 +336,10 @@ def test_the_documentation_shows_every_option_with_its_default() -> None:
         ("folds = 3", f"folds.{'a.' * 5_000}b = 1", "screen.folds is {'a': {'a': {'a': "),
         ("folds = 3", f"folds = {'[' * 90}1{']' * 90}", "screen.folds is [[[[[[[...]]]]]]], expected an integer"),
         ("folds = 3", f"folds = {'9' * 10_000}", "is not TOML that can be read: Exceeds the limit"),
-        ("folds = 3", f"folds = 0x{'f' * 10_000}", "screen.folds has more than 64 bits, expected an integer that TOML"),
-        ("top = 0.05", f"top = {2**63}", "select.top has more than 64 bits, expected a number that TOML can hold"),
-        ("top = 0.05", "top = 1e999", "select.top is inf, expected a share"),
-        ("top = 0.05", "top = nan", "select.top is nan, expected a share"),
+        ("folds = 3", f"folds = 0x{'f' * 10_000}", "screen.folds has more than 64 bits, expected an integer"),
+        ("top = 0.05", f"top = {2**63}", "select.top has more than 64 bits, expected a finite number"),
+        ("top = 0.05", "top = 1e999", "select.top is inf, expected a finite number"),
+        ("top = 0.05", "top = nan", "select.top is nan, expected a finite number"),
         ("folds = 3", "folds = 1979-05-27T07:32:00Z", "screen.folds is datetime.datetime(1979, 5, 27, 7, 32, tz"),
         ("folds = 3", "folds = 3\nfolds = 4", "is not TOML that can be read: Cannot overwrite a value"),
         ('model = "model"', 'model = "a\\u0000b"', "model is 'a\\x00b', expected a path"),

@@ -15,6 +15,7 @@ import torch
 from affectron.corpus import Corpus
 from affectron.errors import InputError, ScreeningInterrupted
 from affectron.models import load_model
+from affectron.options import Screen
 from affectron.screening.screen import screen, screen_folds
 from affectron.stats import FIELDS, ActivationStats, SiteStats
 from tests.support.errors import message
@@ -294,7 +295,7 @@ def test_a_site_without_a_finite_activation_is_refused_by_name(value: float, tok
             )
         )
         assert again == said
-    assert message(lambda: screen_folds(model, make_tokenizer(), CORPUS, 2, tokens=tokens)) == said
+    assert message(lambda: screen_folds(model, make_tokenizer(), CORPUS, 2, Screen(tokens=tokens))) == said
 
 
 def test_numbers_that_are_not_finite_are_said_once_of_all_folds() -> None:

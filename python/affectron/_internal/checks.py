@@ -39,8 +39,22 @@ def check(name: str, value: Any, bound: Bound) -> None:
     Raises:
         InputError: the value is out of its bound; names it, the value and what was expected.
     """
+    if isinstance(bound, Each) and isinstance(value, Sequence) and not isinstance(value, str):
+        for position, item in enumerate(value):
+            check(f"{name}[{position}]", item, bound.bound)
     if not bound.accepts(value):
         raise InputError(f"{name} is {shown(value)}, expected {bound}")
+
+
+def check_template(name: str, template: str) -> None:
+    """Check that a prompt template has ``{text}`` in it exactly once.
+
+    Raises:
+        InputError: it does not.
+    """
+    if template.count("{text}") != 1:
+        problem = "prompt without {text}" if "{text}" not in template else "prompt with {text} more than once"
+        raise InputError(f"{problem}: {name} is {shown(template)}")
 
 
 def number(value: object) -> float:

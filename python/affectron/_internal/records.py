@@ -75,7 +75,8 @@ class _Reading:
 
     def __init__(self, file: str, folder: Path | None) -> None:
         self.file, self.folder = file, folder
-        self.noun = "a table" if file.endswith(".toml") else "an object"
+        toml = file.endswith(".toml")
+        self.noun, self.part = ("a table", "an option") if toml else ("an object", "a field")
 
     def record(self, kind: type[Any], value: Any, path: str) -> Any:
         if not isinstance(value, dict):
@@ -84,7 +85,9 @@ class _Reading:
         for name in value:
             if name not in known:
                 label = name if name.isprintable() else repr(name)
-                raise InputError(f"{self.file}: {_below(path, label)} is not known, expected one of {', '.join(known)}")
+                raise InputError(
+                    f"{self.file}: {_below(path, label)} is not {self.part}, expected one of {', '.join(known)}"
+                )
         arguments = {}
         for field in dataclasses.fields(kind):
             if field.name in value:

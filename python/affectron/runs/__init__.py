@@ -1,7 +1,6 @@
-"""Whole experiments from one file: what is to be done (config), in which stages (stages), and what of it is done
-already (cache)."""
+"""Whole experiments from one file: its configuration, the stages, and the record of those that are done."""
 
 from affectron.runs.config import Config, load_config
-from affectron.runs.stages import Planned, plan, run
+from affectron.runs.engine import Planned, plan, run
 
 __all__ = ["Config", "Planned", "load_config", "plan", "run"]

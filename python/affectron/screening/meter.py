@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from affectron.errors import InputError
+
 T = TypeVar("T")
+#: Told of each event of a screening; :class:`Meter` says what is in one.
 Log = Callable[[dict[str, Any]], None]
 
 #: Seconds between two events of progress.
@@ -93,3 +98,23 @@ class Meter:
 def resident_bytes() -> int:
     """Memory that this process holds now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+class EventLog:
+    """A log that appends each event to a file, if there is one, as a line of JSON, and keeps the summary."""
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self.path = None if path is None else Path(path)
+        self.summary: dict[str, Any] = {}
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        if event["event"] == "summary":
+            self.summary = event
+        if self.path is not None:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                # One write a line, at the end: several processes may share the file.
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(event) + "\n")
+            except OSError as error:
+                raise InputError(f"cannot write the log {self.path}: {error.strerror or error}") from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ from torch import Tensor
 
 from affectron import ops
 from affectron._internal import overlap
-from affectron._internal.checks import Whole, check
 from affectron._internal.files import locked
 from affectron.corpus import Corpus, Sentence
-from affectron.corpus.batching import LONG_TEXTS, Batch, added_bos, batches, split_template
+from affectron.corpus.batching import Batch, added_bos, batches, split_template
 from affectron.errors import InputError
 from affectron.models import (
     Reader,
@@ -34,14 +34,12 @@ from affectron.models import (
 )
 from affectron.models.layout import Routed
 from affectron.models.provenance import made_with
-from affectron.ops.buffers import ACTIVE_RULES
+from affectron.options import Screen, documented
 from affectron.screening.checkpoint import ShardFolder
-from affectron.screening.meter import Log, Meter
+from affectron.screening.meter import EventLog, Log, Meter
 from affectron.screening.processes import Processes
 from affectron.screening.shards import Shards
 from affectron.stats import FIELDS, ActivationStats, check_finite
-
-TOKEN_RULES = ("all", "last", "mean")
 
 # A corpus has a shard for as many sentences as are tokenised and sorted together, but no more than this: enough for
 # many processes, and few enough that their files and their merge cost nothing beside the forwards.
@@ -49,22 +47,23 @@ _SENTENCES_A_SHARD = 8192
 _MOST_SHARDS = 64
 
 
+@documented(Screen)
 def screen(
     model: Any,
     tokenizer: Any,
     corpus: Corpus,
-    tokens: str = "all",
-    active: str = "gate",
-    batch_tokens: int = 8192,
-    template: str = "{text}",
-    count_special: bool = False,
-    long_texts: str = "truncate",
+    tokens: str = Screen.tokens,
+    active: str = Screen.active,
+    batch_tokens: int = Screen.batch_tokens,
+    template: str = Screen.template,
+    count_special: bool = Screen.count_special,
+    long_texts: str = Screen.long_texts,
     progress: bool = False,
-    shards: int | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_minutes: float = 5.0,
-    resume: bool = False,
-    log: Log | None = None,
+    shards: int | None = Screen.shards,
+    checkpoint: str | Path | None = Screen.checkpoint,
+    checkpoint_minutes: float = Screen.checkpoint_minutes,
+    resume: bool = Screen.resume,
+    log: Log | str | Path | None = Screen.log,
 ) -> ActivationStats:
     """Statistics of every MLP neuron of ``model`` for each label of ``corpus`` (docs/method.md).
 
@@ -75,30 +74,22 @@ def screen(
     Where torch.distributed is initialised its processes share out the shards, and each returns the whole. The result is
     the same, bit for bit, for any number of processes and interruptions, given as many threads in each.
 
+    ``tokens="mean"`` makes one observation a sentence, the mean of h over its tokens; a neuron is active in it where
+    the mean of act(g), or of h under the rule ``product``, is above zero. Only the text's tokens of a template count;
+    the tokenizer's beginning-of-sequence token, where it has one, is put first if nothing else puts it there. Windows
+    of a long text overlap by a quarter, and each token counts once. A sentence longer than ``batch_tokens`` is a batch
+    of its own. ``checkpoint`` is required of several processes, and is left as it is when all are done. With it Ctrl-C
+    and SIGTERM let the batch end and keep what is done (in the main thread, which alone is told of signals), and a
+    shard that fails leaves the others to be done.
+
     Args:
         model: a transformers language model, or one changed by an adapter, quantisation or torch.compile. Of an encoder
             and a decoder the encoder is screened.
         tokenizer: its tokenizer.
         corpus: the labelled sentences.
-        tokens: ``all`` counts every token of a sentence, ``last`` its last one, ``mean`` one observation a sentence,
-            the mean of h over its tokens (active where the mean of act(g), or of h under the rule ``product``, is
-            above zero).
-        active: a neuron is active at a token where act(g) > 0 (``gate``) or where h > 0 (``product``).
-        batch_tokens: tokens in a batch at most, padding included; a longer sentence is a batch of its own.
-        template: what the model reads, with {text} and perhaps {bos} in it; only the text's tokens count. The
-            tokenizer's beginning-of-sequence token, where it has one, is put first if nothing else puts it there.
-        count_special: count the special tokens too, around a sentence and in it.
-        long_texts: what becomes of a text longer than the model reads: ``truncate`` cuts off its end, ``windows`` reads
-            it in pieces that overlap by a quarter, each token counted once (with ``tokens="all"`` only).
-        progress: show a bar on stderr, with tokens/s and the time left.
-        shards: runs of sentences that are measured apart and then merged; by default one for 8192 sentences, 64 at
-            most. More of them serve more processes.
-        checkpoint: folder that keeps the shards while they are measured; required of several processes. It is left
-            as it is when all are done. With it, Ctrl-C and SIGTERM let the batch end and keep what is done (in the main
-            thread, which alone is told of signals), and a shard that fails leaves the others to be done.
-        checkpoint_minutes: time after which an unfinished shard is saved again.
-        resume: go on from what ``checkpoint`` holds, which may be nothing.
-        log: told of progress every few seconds, of each checkpoint, and at the end of the whole (see :class:`Meter`).
+        progress: show a bar on stderr.
+    {options}
+        (``log`` may also be a function that is told of each event; see :class:`affectron.screening.meter.Meter`.)
 
     Raises:
         InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable;
@@ -107,37 +98,27 @@ def screen(
         Incomplete: some shards failed; the others are kept in ``checkpoint``.
         ScreeningInterrupted: Ctrl-C; with ``checkpoint`` also SIGTERM.
     """
-    stats = _measure(
-        model, tokenizer, corpus, tokens, active, batch_tokens, template, count_special, progress, long_texts, shards,
-        checkpoint, checkpoint_minutes, resume, log,
+    options = Screen(
+        tokens=tokens, active=active, batch_tokens=batch_tokens, template=template, count_special=count_special,
+        long_texts=long_texts, shards=shards, checkpoint=None if checkpoint is None else Path(checkpoint),
+        checkpoint_minutes=checkpoint_minutes, resume=resume,
     )  # fmt: skip
+    stats = _measure(
+        model, tokenizer, corpus, options, EventLog(log) if isinstance(log, (str, Path)) else log, progress
+    )
     check_finite([stats])
     return stats
 
 
 def _measure(
-    model: Any,
-    tokenizer: Any,
-    corpus: Corpus,
-    tokens: str,
-    active: str,
-    batch_tokens: int,
-    template: str,
-    count_special: bool,
-    progress: bool,
-    long_texts: str = "truncate",
-    shards: int | None = None,
-    checkpoint: str | Path | None = None,
-    checkpoint_minutes: float = 5.0,
-    resume: bool = False,
-    log: Log | None = None,
+    model: Any, tokenizer: Any, corpus: Corpus, options: Screen, log: Log | None, progress: bool
 ) -> ActivationStats:
     """:func:`screen` without a look at what is not finite."""
-    shards = check_options(corpus, tokens, active, batch_tokens, template, long_texts, shards, checkpoint_minutes)
+    shards = check_options(corpus, options)
     processes = Processes(model)
-    if checkpoint is None and (resume or processes.size > 1):
-        what = "resume is True" if resume else f"there are {processes.size} processes"
-        raise InputError(f"checkpoint is None and {what}; expected the folder that keeps the shards")
+    if options.checkpoint is None and (options.resume or processes.size > 1):
+        reason = "resume is True" if options.resume else f"there are {processes.size} processes"
+        raise InputError(f"checkpoint is None and {reason}; expected the folder that keeps the shards")
     reader = Reader(model)
     check_tokenizer(model, tokenizer)
 
@@ -145,11 +126,11 @@ def _measure(
         return batches(
             corpus,
             tokenizer,
-            batch_tokens=batch_tokens,
-            template=template,
-            count_special=count_special,
+            batch_tokens=options.batch_tokens,
+            template=options.template,
+            count_special=options.count_special,
             max_length=max_length(model),
-            long_texts=long_texts,
+            long_texts=options.long_texts,
             padding=reader.padding,
             sentences=sentences,
         )
@@ -161,39 +142,39 @@ def _measure(
         "corpus_name": corpus.name,
         "sources": corpus.sources,
         "split": corpus.split,
-        "tokens": tokens,
-        "active": active,
-        "template": template,
-        "added_bos": added_bos(corpus, tokenizer, template),
-        "count_special": count_special,
-        "long_texts": long_texts,
+        "tokens": options.tokens,
+        "active": options.active,
+        "template": options.template,
+        "added_bos": added_bos(corpus, tokenizer, options.template),
+        "count_special": options.count_special,
+        "long_texts": options.long_texts,
         "shards": shards,
     }
-    if checkpoint is not None:
+    if options.checkpoint is not None:
         names = ("model", "revision", "corpus_name")  # a run may be moved, and its files be called otherwise
         # The dtype before the weights, which change with it: what differs first is named.
         run = {"dtype": provenance["dtype"]} | {key: value for key, value in provenance.items() if key not in names}
         run |= {
             "corpus_order": corpus.order,
             "task": corpus.task,
-            "batch_tokens": batch_tokens,
+            "batch_tokens": options.batch_tokens,
             "max_length": max_length(model),
             "sites": {site.name: site.neurons for site in reader.sites},
         }
         processes.agree(run)
 
-    work = _Work(reader, corpus, tokens, active)
+    work = _Work(reader, corpus, options.tokens, options.active)
     meter = Meter(log, processes.rank)
     measured = Shards(corpus, shards, read, work, meter, progress, processes)
     # One process for all that share out the shards.
-    held = locked(Path(checkpoint)) if checkpoint is not None and processes.rank == 0 else nullcontext()
+    held = locked(options.checkpoint) if options.checkpoint is not None and processes.rank == 0 else nullcontext()
     with held, torch.no_grad(), evaluating(model), reader.attach(work.kernel, work.given):
-        if checkpoint is None:
+        if options.checkpoint is None:
             stats, place = measured.measure()
         else:
-            folder = ShardFolder(Path(checkpoint), run, resume)
+            folder = ShardFolder(options.checkpoint, run, options.resume)
             processes.gather(None)  # no process writes to the folder before all have looked
-            stats, place = measured.measure_kept(folder, 60 * checkpoint_minutes)
+            stats, place = measured.measure_kept(folder, 60 * options.checkpoint_minutes)
     meter.end()
     stats.provenance = {
         **provenance,
@@ -205,37 +186,16 @@ def _measure(
     return stats
 
 
-def check_options(
-    corpus: Corpus,
-    tokens: str,
-    active: str,
-    batch_tokens: int,
-    template: str,
-    long_texts: str,
-    shards: int | None,
-    checkpoint_minutes: float,
-) -> int:
-    """Check the options of :func:`screen` as far as no model is needed; returns the number of shards.
+def check_options(corpus: Corpus, options: Screen) -> int:
+    """Check the options of a screening against its corpus; returns the number of shards.
 
     Raises:
-        InputError: an option is out of its range; the message names it.
+        InputError: the template is unusable, or there are more shards than sentences.
     """
-    if tokens not in TOKEN_RULES:
-        raise InputError(f"tokens is {tokens!r}, expected one of {', '.join(TOKEN_RULES)}")
-    if active not in ACTIVE_RULES:
-        raise InputError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
-    check("batch_tokens", batch_tokens, Whole(1))
-    split_template(template)
-    if long_texts not in LONG_TEXTS:
-        raise InputError(f"long_texts is {long_texts!r}, expected one of {', '.join(LONG_TEXTS)}")
-    if long_texts == "windows" and tokens != "all":
-        raise InputError(f"long_texts is 'windows' and tokens {tokens!r}; expected tokens 'all', as a text has several")
-    if shards is None:
-        shards = min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
+    split_template(options.template)
+    shards = options.shards or min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
     if not 1 <= shards <= len(corpus):
         raise InputError(f"shards is {shards}, expected 1 to {len(corpus)}, the number of sentences")
-    if not checkpoint_minutes > 0:
-        raise InputError(f"checkpoint_minutes is {checkpoint_minutes}, expected more than 0")
     return shards
 
 
@@ -244,25 +204,25 @@ def screen_folds(
     tokenizer: Any,
     corpus: Corpus,
     folds: int,
-    tokens: str = "all",
-    active: str = "gate",
-    batch_tokens: int = 8192,
-    template: str = "{text}",
-    count_special: bool = False,
+    options: Screen | None = None,
+    *,
     progress: bool = False,
 ) -> list[ActivationStats]:
     """:func:`screen` of each of the corpus' ``folds`` (:meth:`Corpus.folds`), one after the other.
 
     They are disjoint and together the whole: :meth:`ActivationStats.pooled` gives it, or any resample of them. The
-    provenance of each is that of the whole, without its padding, and says which fold it is.
+    provenance of each is that of the whole, without its padding, and says which fold it is. Each fold has a folder of
+    its own, named by its number, in ``options.checkpoint``, and its events go to ``options.log``.
 
     Raises:
         InputError: folds is below 1 or more than there are sentences, or as :func:`screen`.
     """
-    parts = [
-        _measure(model, tokenizer, fold, tokens, active, batch_tokens, template, count_special, progress)
-        for fold in corpus.folds(folds)
-    ]
+    options = options or Screen()
+    log = None if options.log is None else EventLog(options.log)
+    parts = []
+    for number, fold in enumerate(corpus.folds(folds)):
+        folder = None if options.checkpoint is None else options.checkpoint / f"{number:02}"
+        parts.append(_measure(model, tokenizer, fold, replace(options, checkpoint=folder), log, progress))
     check_finite(parts)
     whole = {name: sum(part.provenance[name] for part in parts) for name in ("sentences", "tokens_read", "truncated")}
     for number, part in enumerate(parts):

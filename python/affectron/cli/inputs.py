@@ -1,0 +1,63 @@
+"""Inputs of commands: models, corpora and the statistics beside a list of neurons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import affectron
+from affectron._internal.artifacts import STATS
+from affectron._internal.wording import count
+from affectron.cli.output import say
+from affectron.errors import InputError
+from affectron.options import Columns, Load
+
+if TYPE_CHECKING:
+    from affectron import ActivationStats, Corpus, NeuronSet
+
+
+def read_corpus(source: str, columns: Columns, task: str | None, split: str | None = None) -> Corpus:
+    """The corpus that ``source`` names; lines that were skipped are told of."""
+    from affectron.corpus.loading import load_corpus
+
+    corpus = load_corpus(source, columns, task=task, split=split)
+    if corpus.skipped:
+        line, reason = corpus.bad_lines[0]
+        say(f"{source}: skipped {count(corpus.skipped, 'bad line')}, the first at line {line}: {reason}")
+    return corpus
+
+
+def quiet_transformers() -> None:
+    """Leave out messages and bars of transformers: it would tell how parameters are handed out, in a moment."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def load_model(name: str, options: Load) -> tuple[Any, Any]:
+    """The model and its tokenizer."""
+    quiet_transformers()
+    return affectron.load_model(name, **options.values())
+
+
+def stats_beside(neurons: Path, stats: Path | None) -> ActivationStats:
+    """The statistics of a file, or those that lie beside the neurons.
+
+    Raises:
+        InputError: no file is given, and there is none beside the neurons.
+    """
+    if stats is None:
+        stats = neurons.parent / STATS
+        if not stats.is_file():
+            raise InputError(f"--stats is not given, and there is no {stats} beside the neurons")
+    return affectron.ActivationStats.load(stats)
+
+
+def check_model(model: Any, neurons: NeuronSet) -> None:
+    """Check that a model has the neurons.
+
+    Raises:
+        InputError: a site that the model does not have, or a neuron beyond it.
+    """
+    neurons.check({site.name: site.neurons for site in affectron.find_sites(model)})

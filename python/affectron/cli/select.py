@@ -1,0 +1,54 @@
+"""``affectron select``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import affectron
+from affectron.cli.options import JsonOption, checked_output
+from affectron.cli.output import print_json, print_table, save, say
+from affectron.options import Select
+
+if TYPE_CHECKING:
+    from affectron import NeuronList
+
+
+def select(
+    stats: Annotated[Path, typer.Argument(metavar="STATS", help="Statistics saved by screen or screen-pairs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to save the neurons to (.json).")],
+    options: Select,
+    task: Annotated[str | None, typer.Option(help="Contrast the labels of this task; default: every task.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Select the neurons of each label from the statistics STATS."""
+    checked_output(output, stats)
+    if options.top == 1:
+        say("--top is a share, and 1 is all neurons: none is left out by rank")
+    neurons = affectron.select(affectron.ActivationStats.load(stats), task, **options.values())
+    save(neurons, output)
+    if as_json:
+        labels = {
+            label: {"task": members.task, "neurons": len(members), "sites": _site_sizes(members)}
+            for label, members in neurons.items()
+        }
+        print_json({"output": str(output), "labels": labels})
+        return
+    rows = [(members.task, label, len(members), _best_sites(members)) for label, members in neurons.items()]
+    print_table("selected neurons", ("task", "label", "neurons", "most at"), rows)
+    empty = [label for label, members in neurons.items() if not members]
+    if empty:
+        more = "a larger --top, a lower --filter-rate or another --score finds some"
+        print(f"no neuron was selected for {', '.join(empty)}: {more}")
+    print(f"saved to {output}")
+
+
+def _site_sizes(neurons: NeuronList) -> dict[str, int]:
+    return {site: len(index) for site, index in neurons.by_site().items()}
+
+
+def _best_sites(neurons: NeuronList, most: int = 3) -> str:
+    sizes = sorted(_site_sizes(neurons).items(), key=lambda item: -item[1])
+    return ", ".join(f"{site} ({size})" for site, size in sizes[:most])
