@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import affectron
-from affectron.evaluation.evaluators import LabelLikelihood
+from affectron.evaluation.label_likelihood import LabelLikelihood
 from affectron.models import find_sites, intervene
 
 SHARED = Path(os.environ.get("AFFECTRON_SHARED", Path(__file__).resolve().parents[2] / "shared"))
@@ -73,7 +73,7 @@ def test_evaluation(contend: Any, work: str, contender: str) -> None:
     instruction, lowest = WORKS[work]
     prompt, chosen = f"{{bos}}{instruction}{{text}}\nEmotion:", programs(lowest)
     sentences = sorted(list(corpus)[:SENTENCES], key=lambda one: len(one.text))
-    reader = LabelLikelihood({"emotion": prompt}).reader(model, tokenizer, sentences, "emotion", corpus.labels)
+    reader = LabelLikelihood({"emotion": prompt}).classifier(model, tokenizer, sentences, "emotion", corpus.labels)
     rows = np.arange(SENTENCES)
 
     def one_by_one() -> np.ndarray:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from affectron._internal import overlap
 from affectron.corpus import Corpus, Sentence
+from affectron.corpus.pairs import Pair
 from affectron.evaluation.exam import Exam
 from affectron.experiments.ablations import ablate
 from affectron.experiments.candidates import collect, examine
@@ -20,7 +21,7 @@ from affectron.experiments.methods import compare_methods
 from affectron.experiments.regulation import cross_signal, induction
 from affectron.experiments.stability import keep_stable, stability
 from affectron.neurons import NeuronSet
-from affectron.screening.pairs import Pair, screen_pairs
+from affectron.screening.pairs import screen_pairs
 from affectron.screening.screen import screen, screen_folds
 from affectron.selection import select
 from affectron.stats import ActivationStats

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from affectron.corpus import Corpus
-from affectron.corpus.batching import encode
 from affectron.corpus.conversations import render
-from tests.corpus.test_batching import byte_level, own_by_bytes
+from affectron.corpus.encoding import encode
 from tests.support.errors import message
+from tests.support.tokens import byte_level, own_by_bytes
 
 #: (characters, whether they count), one after the other.
 Pieces = list[tuple[str, bool]]

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from affectron.corpus import Corpus, Message
-from affectron.corpus.batching import batches, encode
+from affectron.corpus.batching import batches
+from affectron.corpus.encoding import encode
 from affectron.screening.screen import screen
 from tests.support.errors import message
 from tests.support.tiny import build, make_tokenizer

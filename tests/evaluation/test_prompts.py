@@ -17,12 +17,15 @@ from tokenizers import processors
 
 import affectron
 from affectron.corpus import Corpus, Sentence
+from affectron.corpus.pairs import Pair
 from affectron.errors import InputError
-from affectron.evaluation.evaluators import LabelLikelihood, LinearProbe, text_loss
+from affectron.evaluation.batched import text_loss
+from affectron.evaluation.label_likelihood import LabelLikelihood
+from affectron.evaluation.linear_probe import LinearProbe
 from affectron.experiments import candidates
 from affectron.generation import continuations
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.screening.pairs import Pair, screen_pairs
+from affectron.screening.pairs import screen_pairs
 from affectron.screening.screen import screen
 from tests.support.tiny import build, make_tokenizer
 
@@ -60,13 +63,13 @@ def fit_probe(model: Any, tokenizer: Any) -> None:
 
 
 def ask(model: Any, tokenizer: Any) -> None:
-    reader = LabelLikelihood({"label": "{text} w9"}).reader(model, tokenizer, SENTENCES, "label", ("w1", "w2"))
-    reader(np.arange(len(SENTENCES)))
+    classifier = LabelLikelihood({"label": "{text} w9"}).classifier(model, tokenizer, SENTENCES, "label", ("w1", "w2"))
+    classifier(np.arange(len(SENTENCES)))
 
 
 def lose(model: Any, tokenizer: Any) -> None:
-    read, _ = text_loss(model, tokenizer, SENTENCES)
-    read(np.arange(len(SENTENCES)), (None,))
+    loss, _ = text_loss(model, tokenizer, SENTENCES)
+    loss(np.arange(len(SENTENCES)), (None,))
 
 
 def collect(model: Any, tokenizer: Any) -> None:

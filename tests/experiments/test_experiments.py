@@ -160,7 +160,7 @@ def test_induction_moves_sentences_to_the_label_and_random_neurons_do_not(
         rows = questions.others(list(MOODS).index(label))
         before = text.unmasked[rows].sum()
         with torch.no_grad(), intervene(MODEL, induce(neurons[label], stats, 40.0)):
-            after = text.read(rows, (None,))[0].sum()
+            after = text.loss(rows, (None,))[0].sum()
         assert curve["loss_delta"][1] == pytest.approx((after - before) / text.tokens[rows].sum(), rel=1e-5)
 
 
@@ -177,7 +177,7 @@ def test_cross_signal_chooses_on_dev_and_reports_on_test(
             assert pair["helps"] is False
             questions = exam.questions("test", "mood")
             with torch.no_grad(), intervene(MODEL, cross_program(neurons[label], stats, device, 0.5)):
-                answers = questions.reader(np.arange(len(questions)))[0]
+                answers = questions.classifier(np.arange(len(questions)))[0]
             own = questions.own(list(MOODS).index(label))
             assert pair["accuracy"] == questions.right(answers)[own].mean()
     assert "source and target are both 'mood'" in message(lambda: cross_signal(exam, neurons, stats, "mood", "mood"))

@@ -254,7 +254,7 @@ class Scripted:
     def answers(self, sentences: Sequence[Sentence], target: int) -> np.ndarray:
         return self.rng.integers(-1, target, len(sentences))
 
-    def reader(self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]):
+    def classifier(self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]):
         def read(rows: np.ndarray, programs: Sequence[Program | None] = (None,)) -> np.ndarray:
             asked = [sentences[row] for row in rows]
             answers = [self.answers(asked, len(labels)) for _ in programs]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from affectron import interventions
-from affectron.evaluation.evaluators import text_loss
+from affectron.evaluation.batched import text_loss
 from affectron.models import Reader, find_sites, intervene
 from affectron.screening.screen import screen
 from tests.screening.test_screen import CORPUS

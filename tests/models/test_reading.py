@@ -13,13 +13,15 @@ import transformers
 from torch import Tensor, nn
 
 from affectron import interventions
-from affectron.corpus import batching
-from affectron.evaluation.evaluators import LinearProbe, text_loss
+from affectron.corpus.encoding import encode
+from affectron.corpus.pairs import Pair
+from affectron.evaluation.batched import text_loss
+from affectron.evaluation.linear_probe import LinearProbe
 from affectron.experiments.candidates import collect
 from affectron.interventions import Program
 from affectron.models import Reader, attach, find_sites, intervene
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.screening.pairs import Pair, screen_pairs
+from affectron.screening.pairs import screen_pairs
 from affectron.screening.screen import screen
 from tests.screening.test_screen import CORPUS
 from tests.support import errors
@@ -384,7 +386,7 @@ def test_answers_of_a_model_that_sees_what_follows_do_not_depend_on_the_batch(na
     alone = np.concatenate([loss(np.array([row]), programs) for row in range(12)], axis=1)
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     assert np.abs(together[1] / together[0] - 1).max() > 1e-3
-    ids = [torch.tensor([one.input_ids]) for one in batching.encode(tokenizer, sentences, "{bos}{text}")]
+    ids = [torch.tensor([one.input_ids]) for one in encode(tokenizer, sentences, "{bos}{text}")]
     with torch.no_grad(), intervene(model, [programs[1]]):
         wanted = [
             float(nn.functional.cross_entropy(model(row).logits[0, :-1], row[0, 1:], reduction="sum")) for row in ids

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ import torch
 from scipy.stats import ttest_rel
 from transformers import LlamaConfig
 
+from affectron.corpus.pairs import Pair
 from affectron.interventions import attenuate, induce, mean
 from affectron.models import find_sites
 from affectron.scores import score
-from affectron.screening.pairs import Pair, load_pairs, read_pairs, screen_pairs
+from affectron.screening.pairs import screen_pairs
 from affectron.screening.screen import screen
 from affectron.selection import select
 from tests.models.test_families import Mixture
@@ -157,13 +157,6 @@ def test_the_planted_neuron_has_the_largest_t() -> None:
     assert (site, found) == (f"model.layers.{layer}.mlp", index)
 
 
-def test_pairs_that_cannot_be_used_are_named() -> None:
-    assert message(lambda: read_pairs([])) == "pairs is empty, expected at least one"
-    records = [{"label": "a", "text": "b", "other": "c"}, {"label": "a", "text": " ", "other": "c"}]
-    assert message(lambda: read_pairs(records)) == "pair 2: text is ' ', expected text"
-    assert read_pairs(records[:1]) == [Pair("a", "b", "c")]
-
-
 def test_scores_and_programs_of_the_other_kind_are_refused() -> None:
     stats = screen(make_model(), TOKENIZER, make_corpus(each=2))
     assert message(lambda: score(stats, "paired_t", "mood")).startswith("score is 'paired_t', expected one of entropy,")
@@ -176,19 +169,6 @@ def test_scores_and_programs_of_the_other_kind_are_refused() -> None:
     )
     assert message(lambda: mean(neurons, pairs)).startswith("mean needs activations")
     assert induce(neurons, pairs).sites  # the shift along the differences
-
-
-def test_pairs_are_read_from_lines_of_json(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.jsonl"
-    file.write_text('{"label": "a", "text": "b", "other": "c"}\n[1]\n')
-    assert message(lambda: load_pairs(file)) == f"{file}: line 2 is no JSON object, expected label, text and other"
-    file.write_text('{"label": "a", "text": "b\u2028d", "other": "c"}\n\n')
-    assert load_pairs(file) == [Pair("a", "b\u2028d", "c")]
-    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
-    assert load_pairs(file) == [Pair("a", "b\u2028d", "c")]
-    file.write_text('{"label": "a"}', encoding="utf-16")
-    assert message(lambda: load_pairs(file)) == f"{file} starts with the mark of UTF-16, expected UTF-8 text"
-    assert message(lambda: load_pairs(tmp_path / "none")).endswith("No such file or directory")
 
 
 def test_differences_that_are_not_finite_are_warned_of_and_a_site_of_them_refused() -> None:

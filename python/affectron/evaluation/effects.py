@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectron._internal.files import digest
-from affectron.evaluation.evaluators import Integers
+from affectron.evaluation.batched import Integers
 from affectron.evaluation.exam import Questions
 from affectron.interventions import Program, attenuate
 from affectron.neurons import NeuronList

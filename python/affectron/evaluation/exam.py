@@ -1,7 +1,6 @@
-"""An exam: the model, the sentences and the evaluator that every experiment asks its questions with.
+"""Exams: the model, the sentences and the evaluator of an experiment, and the checks before it runs.
 
-Apart from the experiments, which differ in the programs they ask under; whatever has to be right before any of them
-runs (splits, prompts, labels, one and the same model everywhere) is checked here, once.
+Splits, prompts, labels and the identity of the model are checked for every experiment alike.
 """
 
 from __future__ import annotations
@@ -16,21 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from affectron._internal.checks import Whole, check
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
-from affectron.evaluation.evaluators import (
-    AS_IT_IS,
-    Evaluator,
-    Integers,
-    LabelLikelihood,
-    LinearProbe,
-    Programs,
-    Reader,
-    text_loss,
-    truths,
-)
+from affectron.evaluation.batched import AS_IT_IS, Integers, Programs, text_loss
+from affectron.evaluation.evaluators import Classifier, Evaluator, make_evaluator
+from affectron.evaluation.labels import label_matrix
 from affectron.models import evaluating, find_sites
 from affectron.models.provenance import SAME_MODEL, made_with
 from affectron.neurons import NeuronSet
@@ -40,24 +32,23 @@ from affectron.stats import ActivationStats
 class Exam:
     """Questions to a model about a labelled corpus.
 
-    A sentence is answered right when the answer is one of its labels of the task; the answers to choose from are all
-    labels of the task in the corpus.
+    An answer is one of the corpus' labels of the task. It is right if the sentence has this label.
 
     Args:
-        model: a causal language model; experiments put it in evaluation mode meanwhile and leave it as it was.
+        model: a causal language model. Experiments put it in evaluation mode and restore its mode at their end.
         tokenizer: its tokenizer.
-        corpus: sentences with splits, not narrowed to one.
-        evaluator: ``label_likelihood``, ``linear_probe``, or an object like those in affectron.evaluation.evaluators.
+        corpus: sentences with splits, not narrowed to one split.
+        evaluator: ``label_likelihood``, ``linear_probe``, or an :class:`~affectron.evaluation.evaluators.Evaluator`.
         prompts: task -> template, for ``label_likelihood``.
-        dev, test: the splits that choices are made on and that is reported.
-        train: the split that a probe is fitted on; not read otherwise.
-        limit: sentences of a label in a split at most, chosen at random; all when None.
-        seed: of that choice, and of what experiments draw.
-        allow_overlap: examine sentences that were screened too, and say so, in place of refusing them.
+        dev: the split on which choices are made.
+        test: the split that is reported.
+        train: the split on which a probe is fitted; not read otherwise.
+        limit: most sentences of a label in a split, chosen at random; all if None.
+        seed: seed of that choice and of the experiments' random draws.
+        allow_overlap: examine screened sentences too, with a warning, instead of refusing them.
 
     Raises:
-        InputError: an unknown evaluator, a prompt without {text}, two splits that are one, a limit or seed out of its
-            range.
+        InputError: an unknown evaluator, a prompt without {text}, one split in two roles, a limit or seed out of range.
     """
 
     def __init__(
@@ -75,11 +66,11 @@ class Exam:
         seed: int = 0,
         allow_overlap: bool = False,
     ) -> None:
-        whole_number("seed", seed, 0)
+        check("seed", seed, Whole(0))
         if limit is not None:
-            whole_number("limit", limit, 1)
+            check("limit", limit, Whole(1))
         self.model, self.tokenizer, self.corpus = model, tokenizer, corpus
-        self.evaluator = _evaluator(evaluator, prompts, corpus)
+        self.evaluator = make_evaluator(evaluator, prompts, corpus)
         self.dev, self.test, self.train, self.limit, self.seed = dev, test, train, limit, seed
         self.splits = {"dev": dev, "test": test, **({"train": train} if self.evaluator.trains else {})}
         if len(set(self.splits.values())) < len(self.splits):
@@ -93,40 +84,43 @@ class Exam:
 
     @cached_property
     def made(self) -> dict[str, Any]:
-        """What results say of the model and the tokenizer."""
+        """Provenance of the model and the tokenizer."""
         return made_with(self.model, self.tokenizer)
 
     def require(
         self, neurons: NeuronSet, stats: ActivationStats, task: str | None = None
     ) -> dict[str, tuple[str, ...]]:
-        """The tasks to examine (all of ``neurons``, or one), with their labels that have a list of neurons.
+        """Check neurons and statistics against the model and the corpus.
+
+        Returns:
+            task -> its labels that have a list of neurons, of all tasks of ``neurons`` or of ``task`` alone.
 
         Raises:
-            InputError: statistics or neurons of another model, a neuron beyond the model, an unknown task, a label of
-                another task elsewhere or without a sentence in one of the splits, a dev or test sentence that was
-                screened (unless ``allow_overlap``).
+            InputError: statistics or neurons of another model; a neuron beyond the model; as :meth:`tasks`.
         """
         widths = {site.name: site.neurons for site in find_sites(self.model)}
-        for what, provenance in (("statistics", stats.provenance), ("neurons", neurons.provenance)):
+        for name, provenance in (("statistics", stats.provenance), ("neurons", neurons.provenance)):
             for field in SAME_MODEL:
-                found, value = provenance.get(field), self.made[field]
-                if found is not None and found != value:
-                    raise InputError(f"the {what} are of another model: {field} is {found} there and {value} here")
+                recorded, value = provenance.get(field), self.made[field]
+                if recorded is not None and recorded != value:
+                    raise InputError(f"the {name} are of another model: {field} is {recorded} there and {value} here")
         neurons.check(widths)
         if stats.widths != widths:
             for site in sorted({*widths, *stats.widths}):
                 if widths.get(site) != stats.widths.get(site):
-                    there, here = stats.widths.get(site, "no"), widths.get(site, "none")
+                    recorded, actual = stats.widths.get(site, "no"), widths.get(site, "none")
                     raise InputError(
-                        f"the statistics are of another model: {site} has {there} neurons there and {here} here"
+                        f"the statistics are of another model: {site} has {recorded} neurons there and {actual} here"
                     )
         return self.tasks(neurons, stats, task)
 
     def tasks(self, neurons: NeuronSet, stats: ActivationStats, task: str | None = None) -> dict[str, tuple[str, ...]]:
-        """The tasks of :meth:`require`, with all that can be checked of them without the model.
+        """Check all that needs no model, and return the tasks as :meth:`require` does.
 
         Raises:
-            InputError: an unknown task, a label of another task elsewhere or without a sentence in one of the splits.
+            InputError: an unknown task; a label that is of another task in the corpus or the statistics; a label
+                without a sentence in one of the splits or without statistics; a dev or test sentence that was screened
+                (unless ``allow_overlap``).
         """
         if task is not None and task not in neurons.tasks:
             raise InputError(f"task is {task!r}, expected one of the neurons' tasks: {', '.join(neurons.tasks)}")
@@ -135,10 +129,10 @@ class Exam:
             self.corpus.where(task=name)
             stats.task_rows(name)
             for label in labels:
-                for where, task_of in ((self.corpus.name, self.corpus.task_of), ("the statistics", stats.task_of)):
+                for source, task_of in ((self.corpus.name, self.corpus.task_of), ("the statistics", stats.task_of)):
                     if label in task_of and task_of[label] != name:
                         raise InputError(
-                            f"label {label!r} is of task {name!r} in the neurons and of {task_of[label]!r} in {where}"
+                            f"label {label!r} is of task {name!r} in the neurons and of {task_of[label]!r} in {source}"
                         )
                 stats.rows(label)
             for split in self.splits.values():
@@ -152,46 +146,49 @@ class Exam:
         return tasks
 
     @contextmanager
-    def sitting(self, what: str, runs: int, progress: bool) -> Iterator[Steps]:
-        """The model in evaluation mode and without gradients, and a bar that counts ``runs`` programs."""
-        with torch.no_grad(), evaluating(self.model), track(what, runs, progress) as advance:
+    def sitting(self, title: str, programs: int, progress: bool) -> Iterator[Steps]:
+        """Put the model in evaluation mode without gradients, and show progress in ``programs`` programs."""
+        with torch.no_grad(), evaluating(self.model), track(title, programs, progress) as advance:
             yield Steps(advance)
 
     def sentences(self, split: str, task: str) -> list[Sentence]:
-        """The sentences of a split and task; under a limit, that many of each label at random, each once."""
+        """The sentences of a split and task; with a limit, at most so many random ones of each label, each once."""
         corpus = self.corpus.where(split=split, task=task)
-        found = list(corpus)
+        sentences = list(corpus)
         if self.limit is None:
-            return found
+            return sentences
         rng = np.random.default_rng(self.seed)
         kept: set[int] = set()
         for label in corpus.labels:
-            own = [place for place, sentence in enumerate(found) if label in sentence.labels]
-            kept.update(int(place) for place in rng.permutation(own)[: self.limit])
-        return [found[place] for place in sorted(kept)]
+            candidates = [position for position, sentence in enumerate(sentences) if label in sentence.labels]
+            kept.update(int(position) for position in rng.permutation(candidates)[: self.limit])
+        return [sentences[position] for position in sorted(kept)]
 
     def questions(self, split: str, task: str) -> Questions:
-        """The questions of a split and task, made once. An evaluator that learns has learnt from train and dev."""
+        """The questions of a split and task, made once; before the first an evaluator that learns is fitted."""
         if (split, task) not in self._questions:
             labels = self.corpus.tasks[task]
-            found = self.sentences(split, task)
+            sentences = self.sentences(split, task)
             if self.evaluator.trains and task not in self._fitted:
                 train, dev = self.sentences(self.train, task), self.sentences(self.dev, task)
                 self.evaluator.fit(self.model, self.tokenizer, train, dev, task, labels)
                 self._fitted.add(task)
-            reader = self.evaluator.reader(self.model, self.tokenizer, found, task, labels)
-            self._questions[split, task] = Questions(reader, truths(found, labels), tuple(labels))
+            classifier = self.evaluator.classifier(self.model, self.tokenizer, sentences, task, labels)
+            self._questions[split, task] = Questions(classifier, label_matrix(sentences, labels), tuple(labels))
         return self._questions[split, task]
 
     def text(self, split: str, task: str) -> Text:
-        """The same sentences as plain text, made once."""
+        """The sentences of a split and task as plain text, made once."""
         if (split, task) not in self._texts:
             self._texts[split, task] = Text(self.model, self.tokenizer, self.sentences(split, task))
         return self._texts[split, task]
 
     def provenance(self, neurons: NeuronSet) -> dict[str, Any]:
-        """The model, corpus and neurons of a result, by their hashes, the versions that made it, and what
-        :meth:`require` has found of the tested sentences (:func:`affectron._internal.overlap.compare`)."""
+        """Provenance of a result, as JSON.
+
+        The model, corpus and neurons with their hashes, the versions in use, and the overlap of tested and screened
+        sentences (:func:`affectron._internal.overlap.compare`).
+        """
         return {
             **self.made,
             "corpus": [self.corpus.hash],
@@ -202,11 +199,11 @@ class Exam:
         }
 
     def options(self, tasks: Iterable[str]) -> dict[str, Any]:
-        """What the questions about these tasks depend on, as JSON; with what the evaluator has used or chosen."""
+        """Options on which the answers about these tasks depend, as JSON, with those that the evaluator chose."""
         names = set(tasks)
-        # What it holds for each task may hold others', that another experiment asked about.
+        # An option that is a mapping has an entry for each task, perhaps for tasks of an earlier experiment too.
         chosen = {
-            key: {task: found for task, found in value.items() if task in names} if isinstance(value, dict) else value
+            key: {task: choice for task, choice in value.items() if task in names} if isinstance(value, dict) else value
             for key, value in self.evaluator.options.items()
         }
         return {
@@ -220,13 +217,16 @@ class Exam:
 
 
 class Questions:
-    """The sentences of one split and task, and a model that answers them.
+    """The n sentences of a split and task, and the model's answers.
 
-    ``truth`` is bool [n, L]: which of ``labels`` each sentence has.
+    Attributes:
+        classifier: gives the answers.
+        truth: bool [n, L], which of ``labels`` each sentence has.
+        labels: the L labels of the task.
     """
 
-    def __init__(self, reader: Reader, truth: NDArray[np.bool_], labels: tuple[str, ...]) -> None:
-        self.reader, self.truth, self.labels = reader, truth, labels
+    def __init__(self, classifier: Classifier, truth: NDArray[np.bool_], labels: tuple[str, ...]) -> None:
+        self.classifier, self.truth, self.labels = classifier, truth, labels
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -234,62 +234,69 @@ class Questions:
     @cached_property
     def unmasked(self) -> Integers:
         """int64 [n]: the answers of the model as it is, asked for once."""
-        answers: Integers = self.reader(np.arange(len(self)))[0]
+        answers: Integers = self.classifier(np.arange(len(self)))[0]
         return answers
 
     def ask(self, programs: Programs, rows: Integers | None = None) -> Integers:
-        """int64 [P, n]: the answers to all sentences, or to some, under each program."""
-        wanted = np.arange(len(self)) if rows is None else rows
-        if not len(programs) or not len(wanted):
-            return np.zeros((len(programs), len(wanted)), dtype=np.int64)
-        answers: Integers = self.reader(wanted, programs)
-        return answers
+        """int64 [P, n]: the answers under each program to all sentences, or to those at ``rows``."""
+        selected = np.arange(len(self)) if rows is None else rows
+        if not len(programs) or not len(selected):
+            return np.zeros((len(programs), len(selected)), dtype=np.int64)
+        return self.classifier(selected, programs)
 
     def right(self, answers: Integers, rows: Integers | None = None) -> NDArray[np.float64]:
-        """1 where an answer [..., n] is one of the sentence's labels, else 0; -1 never is."""
+        """1 where an answer [..., n] is one of the sentence's labels, else 0; an answer of -1 is never right."""
         truth = self.truth if rows is None else self.truth[rows]
         return np.where(answers < 0, False, truth[np.arange(len(truth)), answers]).astype(np.float64)
 
     def own(self, target: int) -> Integers:
-        """The sentences of a label."""
+        """Positions of the sentences that have the label at position ``target``."""
         return np.flatnonzero(self.truth[:, target])
 
     def others(self, target: int) -> Integers:
-        """The sentences without it."""
+        """Positions of the sentences that do not have the label at position ``target``."""
         return np.flatnonzero(~self.truth[:, target])
 
     def accuracy(self, answers: Integers) -> dict[str, Any]:
-        """The share answered right, of all sentences and of each label's own."""
+        """The share of right answers [n], of all sentences and of the sentences of each label."""
         right = self.right(answers)
-        per_label = {label: float(right[self.own(place)].mean()) for place, label in enumerate(self.labels)}
+        per_label = {label: float(right[self.own(target)].mean()) for target, label in enumerate(self.labels)}
         return {"accuracy": float(right.mean()), "per_label": per_label}
 
 
 class Text:
-    """Sentences as plain text, and their loss under a program."""
+    """Sentences as plain text, and the model's loss on them under a program.
+
+    Attributes:
+        loss: gives the summed loss of each sentence, in nats (:func:`affectron.evaluation.batched.text_loss`).
+        tokens: int64 [n], the tokens of each sentence that count.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> None:
-        self.read, self.tokens = text_loss(model, tokenizer, sentences)
+        self.loss, self.tokens = text_loss(model, tokenizer, sentences)
 
     @cached_property
     def unmasked(self) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = self.read(np.arange(len(self.tokens)), AS_IT_IS)[0]
-        return found
+        """float64 [n]: the loss of each sentence of the model as it is, in nats, computed once."""
+        losses: NDArray[np.float64] = self.loss(np.arange(len(self.tokens)), AS_IT_IS)[0]
+        return losses
 
     def deltas(self, programs: Programs, rows: Integers | None = None) -> list[float | None]:
-        """For each program the change of the mean loss of a token of these sentences, or of all, in nats; None without
-        tokens or when not finite."""
+        """The change of the mean loss of a token under each program, in nats, over all sentences or those at ``rows``.
+
+        None where the sentences have no token or the change is not finite.
+        """
         rows = np.arange(len(self.tokens)) if rows is None else rows
         tokens = int(self.tokens[rows].sum())
         if not tokens:
             return [None] * len(programs)
         before = float(self.unmasked[rows].sum())
-        changes = [(float(masked.sum()) - before) / tokens for masked in self.read(rows, programs)]
+        changes = [(float(masked.sum()) - before) / tokens for masked in self.loss(rows, programs)]
         return [change if math.isfinite(change) else None for change in changes]
 
 
 class Steps:
-    """Progress in programs that the model has run under."""
+    """Progress in programs under which the model has run."""
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self._advance, self._done = advance, 0
@@ -317,18 +324,3 @@ def finite_numbers(name: str, values: Sequence[Any]) -> None:
     for value in values:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
             raise InputError(f"{name} has {value!r}, expected finite numbers")
-
-
-def _evaluator(evaluator: str | Evaluator, prompts: Mapping[str, str] | None, corpus: Corpus) -> Evaluator:
-    if evaluator == LabelLikelihood.name:
-        unknown = sorted(set(prompts or {}) - set(corpus.tasks))
-        if unknown:
-            raise InputError(f"prompts has task {unknown[0]!r}, expected {', '.join(sorted(corpus.tasks))}")
-        return LabelLikelihood(prompts)
-    if prompts is not None:
-        raise InputError(f"prompts go with {LabelLikelihood.name!r}, and the evaluator is {evaluator!r}")
-    if evaluator == LinearProbe.name:
-        return LinearProbe()
-    if isinstance(evaluator, str):
-        raise InputError(f"evaluator is {evaluator!r}, expected {LabelLikelihood.name} or {LinearProbe.name}")
-    return evaluator

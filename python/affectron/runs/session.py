@@ -17,8 +17,8 @@ from affectron._internal.overlap import compare, hashed
 from affectron.corpus import Corpus
 from affectron.corpus.loading import load_corpus
 from affectron.errors import InputError
-from affectron.evaluation.evaluators import default_prompt
 from affectron.evaluation.exam import Exam
+from affectron.evaluation.label_likelihood import default_prompt
 from affectron.models import load_model
 from affectron.models.load import MODEL_FILES, model_folder
 from affectron.neurons import NeuronSet

@@ -5,10 +5,7 @@ Apart from the screening of labelled sentences, which compares groups; within a 
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,64 +13,16 @@ import torch
 from torch import Tensor
 
 from affectron import ops
-from affectron._internal.files import read_text
 from affectron._internal.overlap import hashed
 from affectron._internal.progress import track
 from affectron.corpus import DEFAULT_TASK, Sentence
-from affectron.corpus.batching import Encoded, encode, template_frame
+from affectron.corpus.encoding import Encoded, encode, template_frame
+from affectron.corpus.pairs import Pair
 from affectron.errors import InputError
 from affectron.models import Reader, evaluating, max_length
 from affectron.models.layout import Routed
 from affectron.models.provenance import made_with
 from affectron.stats import FIELDS, PAIRS, ActivationStats, check_finite
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A text that has the label and one that differs from it in not having it."""
-
-    label: str
-    text: str
-    other: str
-
-
-def read_pairs(records: Iterable[Mapping[str, Any]]) -> list[Pair]:
-    """Pairs from mappings with ``label``, ``text`` and ``other``.
-
-    Raises:
-        InputError: a field is missing or is not text; names the record, from 1. Or there is no record.
-    """
-    pairs = []
-    for number, record in enumerate(records, start=1):
-        for field in ("label", "text", "other"):
-            value = record.get(field)
-            if not isinstance(value, str) or not value.strip():
-                raise InputError(f"pair {number}: {field} is {value!r}, expected text")
-        pairs.append(Pair(record["label"], record["text"], record["other"]))
-    if not pairs:
-        raise InputError("pairs is empty, expected at least one")
-    return pairs
-
-
-def load_pairs(path: str | os.PathLike[str]) -> list[Pair]:
-    """Pairs from a JSONL file, an object a line.
-
-    Raises:
-        InputError: the file cannot be read, a line is no JSON object, or as :func:`read_pairs`.
-    """
-    records = []
-    # By the line feed alone: a JSON string may hold every other character that ends a line in text.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise InputError(f"{path}: line {number} is no JSON object, expected label, text and other")
-        records.append(record)
-    return read_pairs(records)
 
 
 def screen_pairs(

@@ -23,7 +23,8 @@ from affectron import ops
 from affectron._internal import overlap
 from affectron._internal.files import locked
 from affectron.corpus import Corpus, Sentence
-from affectron.corpus.batching import Batch, added_bos, batches, split_template
+from affectron.corpus.batching import Batch, batches
+from affectron.corpus.encoding import added_bos
 from affectron.errors import InputError
 from affectron.models import (
     Reader,
@@ -190,9 +191,8 @@ def check_options(corpus: Corpus, options: Screen) -> int:
     """Check the options of a screening against its corpus; returns the number of shards.
 
     Raises:
-        InputError: the template is unusable, or there are more shards than sentences.
+        InputError: there are more shards than sentences.
     """
-    split_template(options.template)
     shards = options.shards or min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
     if not 1 <= shards <= len(corpus):
         raise InputError(f"shards is {shards}, expected 1 to {len(corpus)}, the number of sentences")

@@ -1,0 +1,250 @@
+"""The evaluator ``label_likelihood``: the label that a model finds likeliest after a prompt."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from affectron import models
+from affectron.corpus import Sentence
+from affectron.corpus.encoding import length_limit, overlaps, split_template, template_frame, tokenise
+from affectron.corpus.special_tokens import Frame, starts_with_bos
+from affectron.errors import InputError, Note
+from affectron.evaluation.batched import AS_IT_IS, BatchedModel, Integers, ProgramBatch, Programs
+from affectron.evaluation.labels import best_label
+
+# Fewest tokens with which all prompts begin for their keys and values to be computed once and handed to every batch.
+_LEAST_PREFIX = 16
+
+
+class LabelLikelihood:
+    """The label that the model finds likeliest after a prompt; for models that can be prompted.
+
+    A label's score is the mean log-likelihood of its tokens. The label follows the prompt after one space, or at
+    once where the prompt ends in white space. Prompt and label are tokenised together; where that changes the
+    prompt's last tokens, all labels of the sentence are scored from the last token on which they agree.
+
+    A prompt too long for the model loses the end of the text, the same for all labels, and never what follows the
+    text. Only the logits that are needed are computed, and labels of one token share one forward.
+
+    Args:
+        prompts: task -> template with {text} and perhaps {bos}; tokenised as it stands, after the tokenizer's
+            beginning-of-sequence token, if it has one. A task without a template is asked in words
+            (:func:`default_prompt`).
+
+    Raises:
+        InputError: a template without {text}; from :meth:`classifier` a template that the tokenizer cannot serve, or a
+            prompt without room for the text.
+    """
+
+    name = "label_likelihood"
+    trains = False
+
+    def __init__(self, prompts: Mapping[str, str] | None = None) -> None:
+        self.prompts = dict(prompts or {})
+        for template in self.prompts.values():
+            split_template(template)
+        self.options: dict[str, Any] = {"prompts": {}}
+
+    def fit(self, *_: Any) -> None:
+        """Do nothing: likelihoods need no training."""
+
+    def classifier(
+        self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]
+    ) -> LikelihoodClassifier:
+        """Tokenise the prompts of all sentences with all labels."""
+        if task in self.prompts:
+            template = self.prompts[task]
+            frame = template_frame(tokenizer, template)
+        else:
+            template = default_prompt(tokenizer, task, labels)
+            frame = Frame()
+            if self.prompts:
+                warnings.warn(f"task {task!r} has no prompt of its own: it is asked {template!r}", Note, stacklevel=1)
+        self.options["prompts"][task] = template
+        head = model.get_output_embeddings()
+        if head is None:
+            raise InputError(f"{type(model).__name__} has no output layer to read a label's likelihood from")
+        limit = length_limit(tokenizer, models.max_length(model))
+        rows = _label_rows(tokenizer, sentences, template, frame, labels, limit)
+        return LikelihoodClassifier(model, head, rows, len(labels))
+
+
+def default_prompt(tokenizer: Any, task: str, labels: Sequence[str]) -> str:
+    """The prompt of a task that has none of its own: a question in words, in the tokenizer's chat template if it has
+    one that keeps the question."""
+    choice = labels[0] if len(labels) == 1 else f"{', '.join(labels[:-1])} or {labels[-1]}"
+    if getattr(tokenizer, "chat_template", None):
+        question = f"Which {task} does this text have: {choice}? Answer with one of these only.\n\n{{text}}"
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        if isinstance(prompt, str) and prompt.count("{text}") == 1:
+            return prompt
+    return f"{'{bos}' if starts_with_bos(tokenizer) else ''}Text: {{text}}\nThe {task} of this text ({choice}) is:"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Input tokens for a sentence and one or more labels.
+
+    The logits from position ``first`` on are those of a label's first token and of the tokens after it. ``answers``
+    holds (position of the label, its tokens).
+    """
+
+    ids: list[int]
+    first: int
+    answers: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class LikelihoodClassifier:
+    """Labels by likelihood, and the likelihoods themselves; made by :meth:`LabelLikelihood.classifier`.
+
+    ``rows`` holds the inputs of each sentence, ``labels`` is the number of labels.
+    """
+
+    def __init__(self, model: Any, head: nn.Module, rows: list[list[_Row]], labels: int) -> None:
+        self._model, self._head, self._rows, self._labels = model, head, rows, labels
+        self._prefix = _prefix([row for of_sentence in rows for row in of_sentence])
+        self._batched = BatchedModel(model)
+
+    def __call__(self, rows: Integers, programs: Programs = AS_IT_IS) -> Integers:
+        return best_label(self.scores(rows, programs))
+
+    def scores(self, rows: Integers, programs: Programs = AS_IT_IS) -> NDArray[np.float64]:
+        """float64 [P, len(rows), L]: the mean log-likelihood, in nats, of each label's tokens under each program."""
+        selected = [(place, row) for place, sentence in enumerate(rows.tolist()) for row in self._rows[sentence]]
+        scores = np.zeros((len(programs), len(rows), self._labels))
+
+        def read(batch: ProgramBatch) -> None:
+            inputs = [selected[row] for row in batch.rows]
+            longest = max(len(answer) for _, row in inputs for _, answer in row.answers)
+            first = torch.tensor([row.first - batch.cached for _, row in inputs])
+            positions = (first[:, None] + torch.arange(longest)).clamp(max=batch.ids.shape[1] - 1)
+            with _head_reads_only(self._head, positions):
+                logits = batch.forward(self._model).logits.float()
+            likelihood = torch.log_softmax(logits.view(-1, *positions.shape, logits.shape[-1]), dim=-1)
+            table = [
+                (line, step, token, sentence, label, len(answer))
+                for line, (sentence, row) in enumerate(inputs)
+                for label, answer in row.answers
+                for step, token in enumerate(answer)
+            ]
+            line, step, token, sentence, label, length = np.array(table).T
+            lines, steps, tokens = torch.from_numpy(np.stack([line, step, token])).to(likelihood.device)
+            parts = likelihood[:, lines, steps, tokens].double().cpu().numpy() / length
+            for of_program, part in zip(scores[batch.programs], parts, strict=True):
+                np.add.at(of_program, (sentence, label), part)
+
+        self._batched.run([row.ids for _, row in selected], programs, read, self._prefix)
+        return scores
+
+
+def _label_rows(
+    tokenizer: Any,
+    sentences: Sequence[Sentence],
+    template: str,
+    frame: Frame,
+    labels: Sequence[str],
+    limit: int | None,
+) -> list[list[_Row]]:
+    """The rows of each sentence: one, unless labels of several tokens begin differently."""
+    before, after = split_template(template, tokenizer)
+    if not tokenizer.is_fast:
+        raise InputError(f"{type(tokenizer).__name__} gives no character offsets to tell prompt and label apart")
+    prompts = [f"{before}{sentence.text}{after}" for sentence in sentences]
+    joined = [f"{prompt}{'' if prompt[-1:].isspace() else ' '}{label}" for prompt in prompts for label in labels]
+    if not joined:
+        return []
+    tokenised = tokenise(tokenizer, joined, offsets=True)
+    rows = []
+    for sentence, prompt in zip(sentences, prompts, strict=True):
+        ids, offsets = zip(*(next(tokenised) for _ in labels), strict=True)
+        bare = frame.bare(ids[0])
+        inputs = [[*frame.before, *row[bare.start :]] for row in ids]
+        places = [(0, 0)] * len(frame.before) + offsets[0][bare.start :]
+        shared = _shared_tokens(inputs, places, len(prompt))
+        if shared == 0:
+            raise InputError(
+                f"sentence {sentence.id}: no token precedes the label in prompt {template!r}; "
+                "begin it with {bos} or with words"
+            )
+        text = len(before), len(before) + len(sentence.text)
+        in_text = [position for position in range(shared) if overlaps(places[position], [text])]
+        excess = 0 if limit is None else max(0, max(map(len, inputs)) - 1 - limit)
+        if excess and excess >= len(in_text):
+            raise InputError(
+                f"sentence {sentence.id}: prompt {template!r} with its label leaves no room for the text in the "
+                f"model's {limit} positions"
+            )
+        dropped = set(in_text[len(in_text) - excess :])
+        context = [token for position, token in enumerate(inputs[0][:shared]) if position not in dropped]
+        rows.append(_grouped(context, [tuple(row[shared:]) for row in inputs]))
+    return rows
+
+
+def _shared_tokens(inputs: Sequence[Sequence[int]], offsets: Sequence[tuple[int, int]], prompt: int) -> int:
+    """The number of first tokens that are the same before every label and lie in the prompt's ``prompt`` characters.
+
+    ``offsets`` are those of the first of ``inputs``: where the ids agree, so do the characters.
+    """
+    most = min(len(row) - 1 for row in inputs)
+    for position in range(most):
+        if offsets[position][1] > prompt or any(row[position] != inputs[0][position] for row in inputs):
+            return position
+    return most
+
+
+def _grouped(context: list[int], answers: Sequence[tuple[int, ...]]) -> list[_Row]:
+    """The fewest rows that serve all answers after a context."""
+    # An answer of k tokens needs its first k - 1 in the input; a longer input with the same beginning does as well.
+    inputs = sorted({answer[:-1] for answer in answers}, key=len, reverse=True)
+    kept: list[tuple[int, ...]] = []
+    for ids in inputs:
+        if not any(longer[: len(ids)] == ids for longer in kept):
+            kept.append(ids)
+    served: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in kept]
+    for label, answer in enumerate(answers):
+        row = next(row for row, ids in enumerate(kept) if ids[: len(answer) - 1] == answer[:-1])
+        served[row].append((label, answer))
+    return [_Row([*context, *ids], len(context) - 1, tuple(group)) for ids, group in zip(kept, served, strict=True)]
+
+
+def _prefix(rows: Sequence[_Row]) -> list[int]:
+    """The tokens with which all rows begin, up to the first whose logits are read; none if they are few."""
+    if len(rows) < 2:
+        return []
+    least, most = min(row.ids for row in rows), max(row.ids for row in rows)
+    pairs = enumerate(zip(least, most, strict=False))
+    stop = next((position for position, (first, last) in pairs if first != last), len(least))
+    stop = min(stop, *(row.first for row in rows))
+    return least[:stop] if stop >= _LEAST_PREFIX else []
+
+
+@contextmanager
+def _head_reads_only(head: nn.Module, positions: Tensor) -> Iterator[None]:
+    """Give the model's output layer the hidden states of each program's B rows at ``positions`` [B, K] only.
+
+    It happens inside the model's own forward, so that whatever the model does to its logits (scaling, soft caps) is
+    done to these.
+    """
+
+    def pick(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = args[0]
+        index = positions.to(hidden.device).repeat(len(hidden) // len(positions), 1)
+        index = index[..., None].expand(-1, -1, hidden.shape[-1])
+        return (hidden.gather(1, index), *args[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
