@@ -411,7 +411,7 @@ class Methods(Controls):
     """Methods: ways to select, by what a mask of their neurons does."""
 
     methods: tuple[str, ...] = option(tuple(METHODS), "The ways to select.", Each(OneOf(tuple(METHODS))))
-    top: float | None = option(None, "Share of all neurons for all labels of a task; default: that of select.", SHARE)
+    top: float = same(Select, "top", help="Share of all neurons to select for all labels of a task together.")
     alpha: float = option(1.0, "Strength α of the attenuation.", SHARE)
 
 

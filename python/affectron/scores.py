@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import scipy  # its parts are loaded where they are first used
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 from affectron._internal.wording import count
 from affectron.errors import InputError
@@ -89,13 +89,13 @@ def contrast(stats: ActivationStats, task: str, site: str) -> Contrast:
 def _entropy(c: Contrast) -> Array:
     rate = np.where(c.target.count > 0, c.target.rate, 0.0)
     total = rate.sum(axis=0, keepdims=True)
-    return np.where(total > 0, special.entr(rate / total).sum(axis=0, keepdims=True), np.nan)
+    return np.where(total > 0, scipy.special.entr(rate / total).sum(axis=0, keepdims=True), np.nan)
 
 
 def _raw_entropy(c: Contrast) -> Array:
     rate = np.where(c.target.count > 0, c.target.rate, 0.0)
     alive = rate.any(axis=0, keepdims=True)
-    return np.where(alive, special.entr(rate).sum(axis=0, keepdims=True), np.nan)
+    return np.where(alive, scipy.special.entr(rate).sum(axis=0, keepdims=True), np.nan)
 
 
 def _frequency(c: Contrast) -> Array:
@@ -141,7 +141,7 @@ def _welch_p(c: Contrast) -> Array:
     # Welch-Satterthwaite in shares of the squared error: no square of a tiny variance that underflows.
     share = target / (target + rest)
     freedom = 1 / (share**2 / (c.target.observed - 1) + (1 - share) ** 2 / (c.rest.observed - 1))
-    return 2 * special.stdtr(freedom, -np.abs(_welch_t(c)))
+    return 2 * scipy.special.stdtr(freedom, -np.abs(_welch_t(c)))
 
 
 def _frequency_difference(c: Contrast) -> Array:
@@ -163,8 +163,8 @@ def _mutual_information(c: Contrast) -> Array:
     information = np.zeros_like(on)
     for side in (c.target, c.rest):
         share = np.where(side.count > 0, side.count, np.nan) / count
-        information += special.rel_entr(side.active / count, share * on)
-        information += special.rel_entr((side.count - side.active) / count, share * off)
+        information += scipy.special.rel_entr(side.active / count, share * on)
+        information += scipy.special.rel_entr((side.count - side.active) / count, share * off)
     # Never negative; of independent counts, rounding can leave -1e-17.
     return np.maximum(information, 0.0)
 
@@ -183,7 +183,7 @@ def _paired_t(c: Contrast) -> Array:
 
 
 def _paired_p(c: Contrast) -> Array:
-    return 2 * special.stdtr(c.target.observed - 1, -np.abs(_paired_t(c)))
+    return 2 * scipy.special.stdtr(c.target.observed - 1, -np.abs(_paired_t(c)))
 
 
 class Score(NamedTuple):
@@ -458,7 +458,5 @@ def fdr(p: ArrayLike) -> Array:
         raise InputError("p has values outside [0, 1]")
     adjusted = np.full(values.shape, np.nan)
     if given.size:
-        from scipy.stats import false_discovery_control  # half a second, which the command line's help need not wait
-
-        adjusted[tests] = false_discovery_control(given)
+        adjusted[tests] = scipy.stats.false_discovery_control(given)
     return adjusted

@@ -320,7 +320,7 @@ def test_a_table_that_may_be_quoted_is_read_as_the_options_say(copy: Path) -> No
         run(*command, quoting, "--label-separator", ",")
         assert affectron.ActivationStats.load(output).tasks == {"label": ("calm", "joy")}
     line = refuse("screen", copy / "model", copy, "--quoting", "-o", output)
-    assert f"--quoting is for CSV and TSV files, and {copy} is none" in line
+    assert f"which is for CSV and TSV files, and {copy} is none" in line
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,10 @@ def listing(folder: Path) -> list[Path]:
         (lambda f: validate(f, "--prompt", "tone={text}"), "prompts has task 'tone', expected label"),
         (lambda f: validate(f, "--dev", "valid"), "split .valid. is not in .*corpus.jsonl"),
         (lambda f: validate(f, "--alpha", 2), r"alpha is 2.0, expected a number in \(0, 1\]"),
-        (lambda f: validate(f, "--evaluator", "oracle"), "evaluator is 'oracle', expected label_likelihood or linear"),
+        (
+            lambda f: validate(f, "--evaluator", "oracle"),
+            "evaluator is 'oracle', expected one of label_likelihood",
+        ),
         (lambda f: validate(f, "--stats", f / "absent"), "absent"),
         (lambda f: steer(f, "--label", "envy"), "label 'envy' .*anger.*calm.*joy"),
         (lambda f: steer(f, "--label", "joy", "--share", 0), r"share is 0.0, .*\(0, 1\]"),

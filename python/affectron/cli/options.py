@@ -107,7 +107,7 @@ def _made(kind: type[Options], given: dict[str, Any]) -> Options:
         declared = members(hints(kind)[field.name])
         kinds = {typing.get_origin(inner) for inner in declared}
         if dict in kinds:
-            value = _by_task(field.name, value or ())
+            value = _by_task(_name(field.name, about), value or ())
         elif tuple in kinds and "," in value:
             value = tuple(value.split(","))
         if about.template:
@@ -123,7 +123,7 @@ def _by_task(name: str, given: Sequence[str]) -> dict[str, str]:
     for text in given:
         task, equals, value = text.partition("=")
         if not equals or not task:
-            raise InputError(f"{name} has {text!r}, expected TASK=TEMPLATE")
+            raise InputError(f"{name} is {text!r}, expected TASK=TEMPLATE")
         if task in values:
             raise InputError(f"{name}: task {task!r} is given twice")
         values[task] = value

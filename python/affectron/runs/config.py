@@ -87,6 +87,10 @@ class CandidatesTable(Candidates, OptionalTable):
 class MethodsTable(Methods, OptionalTable):
     """The table ``[methods]``."""
 
+    top: float | None = same(  # type: ignore[assignment] # None is the selection's
+        Methods, "top", default=None, help="Share of all neurons to select for all labels of a task; that of select."
+    )
+
 
 @dataclass(frozen=True)
 class AblateTable(Ablate, OptionalTable):

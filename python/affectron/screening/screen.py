@@ -89,8 +89,8 @@ def screen(
         tokenizer: its tokenizer.
         corpus: the labelled sentences.
         progress: show a bar on stderr.
-    {options}
-        (``log`` may also be a function that is told of each event; see :class:`affectron.screening.meter.Meter`.)
+        {options}
+            (Or a function that is told of each event; see :class:`affectron.screening.meter.Meter`.)
 
     Raises:
         InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable;
