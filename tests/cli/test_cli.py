@@ -320,7 +320,7 @@ def test_a_table_that_may_be_quoted_is_read_as_the_options_say(copy: Path) -> No
         run(*command, quoting, "--label-separator", ",")
         assert affectron.ActivationStats.load(output).tasks == {"label": ("calm", "joy")}
     line = refuse("screen", copy / "model", copy, "--quoting", "-o", output)
-    assert f"which is for CSV and TSV files, and {copy} is none" in line
+    assert f"and {copy} is no table" in line
 
 
 @pytest.mark.parametrize(

@@ -30,33 +30,33 @@ def test_batches_hold_every_sentence_once_within_the_budget(
 ) -> None:
     corpus = Corpus.from_records([{"text": text, "label": labels} for text, labels in rows])
     options = {"batch_tokens": budget, "pool": pool, "template": template, "count_special": count_special}
-    found = list(batches(corpus, BPE, **options))
+    streamed = list(batches(corpus, BPE, **options))
 
     # The order: pool by pool, longest first, equal lengths as in the corpus.
     alone = [encode_one(BPE, text, template, count_special) for text, _ in rows]
     order = []
     for first in range(0, len(rows), pool):
-        places = range(first, min(first + pool, len(rows)))
-        order += sorted(places, key=lambda place: (-len(alone[place].input_ids), place))
-    assert [int(one.id) - 1 for batch in found for one in batch.sentences] == order
+        positions = range(first, min(first + pool, len(rows)))
+        order += sorted(positions, key=lambda position: (-len(alone[position].input_ids), position))
+    assert [int(sentence.id) - 1 for batch in streamed for sentence in batch.sentences] == order
 
-    for batch in found:
+    for batch in streamed:
         count, width = batch.input_ids.shape
-        lengths = [len(alone[int(one.id) - 1].input_ids) for one in batch.sentences]
+        lengths = [len(alone[int(sentence.id) - 1].input_ids) for sentence in batch.sentences]
         assert width == max(lengths)
         assert count * width <= budget or count == 1
-        for row, (one, length) in enumerate(zip(batch.sentences, lengths, strict=True)):
-            expected = alone[int(one.id) - 1]
+        for row, (sentence, length) in enumerate(zip(batch.sentences, lengths, strict=True)):
+            expected = alone[int(sentence.id) - 1]
             assert batch.input_ids[row, :length].tolist() == expected.input_ids
             assert batch.counted[row, :length].tolist() == expected.counted
             assert not batch.counted[row, length:].any()
             assert batch.attention_mask[row].tolist() == [1] * length + [0] * (width - length)
-            assert corpus.segments[batch.segments[row]] == one.labels == rows[int(one.id) - 1][1]
+            assert corpus.segments[batch.segments[row]] == sentence.labels == rows[int(sentence.id) - 1][1]
         assert batch.truncated == 0
 
     # No batch ends before its budget or its pool does.
     seen = 0
-    for batch in found:
+    for batch in streamed:
         seen += len(batch.sentences)
         if seen % pool and seen < len(rows):
             assert (len(batch.sentences) + 1) * batch.input_ids.shape[1] > budget
@@ -83,9 +83,9 @@ def test_what_pads_is_a_token_of_every_model() -> None:
 def test_truncated_sentences_are_counted_in_their_batch() -> None:
     texts = ["xxxxxxxx", "xx", "xxxxxxx", "x"]
     corpus = Corpus.from_records([{"text": text, "label": "x"} for text in texts])
-    found = list(batches(corpus, BPE, max_length=6, batch_tokens=12))
-    assert [(len(batch.sentences), batch.truncated) for batch in found] == [(2, 2), (2, 0)]
-    assert found[0].input_ids.shape == (2, 6)
+    streamed = list(batches(corpus, BPE, max_length=6, batch_tokens=12))
+    assert [(len(batch.sentences), batch.truncated) for batch in streamed] == [(2, 2), (2, 0)]
+    assert streamed[0].input_ids.shape == (2, 6)
 
 
 def test_a_text_without_a_known_character_is_one_pad() -> None:
@@ -117,11 +117,11 @@ def test_a_real_tokenizer_and_corpus(shared: Path) -> None:
     seen = 0
     for batch in batches(corpus, tokenizer, template="{bos}{text}\nEmotion:", batch_tokens=4096):
         assert batch.input_ids.size <= 4096
-        for row, one in enumerate(batch.sentences):
+        for row, sentence in enumerate(batch.sentences):
             length = int(batch.attention_mask[row].sum())
             tokens = tokenizer.convert_ids_to_tokens(batch.input_ids[row, :length].tolist())
             bos = str(tokenizer.bos_token)
-            assert spelled(tokens) == f"{bos}{one.text}\nEmotion:".encode()
-            assert batch.counted[row, :length].tolist() == own_by_bytes(tokens, bos, one.text)
+            assert spelled(tokens) == f"{bos}{sentence.text}\nEmotion:".encode()
+            assert batch.counted[row, :length].tolist() == own_by_bytes(tokens, bos, sentence.text)
         seen += len(batch.sentences)
     assert seen == len(corpus)

@@ -179,7 +179,9 @@ def sentence_of(turns: Sequence[Turn], which: str, span: tuple[int, int] | None 
     )
 
 
-def places(template: str, turns: Sequence[Turn], which: str = "all", span: tuple[int, int] | None = None) -> Any:
+def rendered_ranges(
+    template: str, turns: Sequence[Turn], which: str = "all", span: tuple[int, int] | None = None
+) -> Any:
     text, ranges = render(tokenizer_of(template), sentence_of(turns, which, span))
     return text, sorted(ranges)
 
@@ -196,57 +198,60 @@ SAID = (
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-@given(said=st.lists(SAID, min_size=1, max_size=5).filter(lambda said: "".join(said).strip()), system=st.none() | SAID)
+@given(
+    contents=st.lists(SAID, min_size=1, max_size=5).filter(lambda contents: "".join(contents).strip()),
+    system=st.none() | SAID,
+)
 @settings(deadline=None, max_examples=60)
 def test_what_counts_is_what_was_said_wherever_the_same_letters_stand(
-    name: str, said: list[str], system: str | None
+    name: str, contents: list[str], system: str | None
 ) -> None:
     template, expected = TEMPLATES[name]
     if system is not None and not system.strip():
         system = None
     turns = [("system", system)] if system is not None else []
-    turns += [(("user", "assistant")[place % 2], content) for place, content in enumerate(said)]
+    turns += [(("user", "assistant")[turn % 2], content) for turn, content in enumerate(contents)]
     pieces = expected(turns)
-    text, ranges = places(template, turns)
+    text, ranges = rendered_ranges(template, turns)
     assert text == text_of(pieces)
     assert ranges == ranges_of(pieces)
 
 
 @pytest.mark.parametrize("name", ["chatml", "llama3", "mistral"])
-@given(said=st.lists(SAID.filter(lambda text: text.strip() and "<" not in text), min_size=1, max_size=4))
+@given(contents=st.lists(SAID.filter(lambda text: text.strip() and "<" not in text), min_size=1, max_size=4))
 @settings(deadline=None, max_examples=40)
-def test_the_tokens_that_count_share_a_byte_with_the_turns(name: str, said: list[str]) -> None:
+def test_the_tokens_that_count_share_a_byte_with_the_turns(name: str, contents: list[str]) -> None:
     template, expected = TEMPLATES[name]
-    turns = [(("user", "assistant")[place % 2], content) for place, content in enumerate(said)]
+    turns = [(("user", "assistant")[turn % 2], content) for turn, content in enumerate(contents)]
     tokenizer = tokenizer_of(template)
-    (one,) = encode(tokenizer, [sentence_of(turns, "user")])
+    (encoded,) = encode(tokenizer, [sentence_of(turns, "user")])
     pieces = [
-        (characters, counts and characters.strip() in {said.strip() for role, said in turns if role == "user"})
+        (characters, counts and characters.strip() in {content.strip() for role, content in turns if role == "user"})
         for characters, counts in expected(turns)
     ]
-    tokens = tokenizer.convert_ids_to_tokens(one.input_ids)
+    tokens = tokenizer.convert_ids_to_tokens(encoded.input_ids)
     counted = [False] * len(tokens)
     number, at = 0, ""
     for characters, counts in expected(turns):
         if counts:
-            mine = own_by_bytes(tokens, at, characters) if turns[number][0] == "user" else counted
-            counted = [a or b for a, b in zip(counted, mine, strict=True)]
+            shared = own_by_bytes(tokens, at, characters) if turns[number][0] == "user" else counted
+            counted = [a or b for a, b in zip(counted, shared, strict=True)]
             number += 1
         at += characters
     assert text_of(pieces) == at
-    assert one.counted == counted
+    assert encoded.counted == counted
 
 
 def test_a_turn_s_role_tells_which_of_the_same_words_count() -> None:
     turns = [("user", "user"), ("assistant", "user"), ("user", "user")]
-    _, ranges = places(CHATML, turns, "assistant")
+    _, ranges = rendered_ranges(CHATML, turns, "assistant")
     pieces = chatml(turns)
     assert ranges == [ranges_of(pieces)[1]]
 
 
 def test_an_empty_turn_counts_nothing() -> None:
     turns = [("user", "Hello"), ("assistant", ""), ("user", "  ")]
-    text, ranges = places(LLAMA3, turns)
+    text, ranges = rendered_ranges(LLAMA3, turns)
     assert text == text_of(llama3(turns))
     assert ranges == ranges_of(llama3(turns)[:3])
 
@@ -260,28 +265,28 @@ def test_thinking_that_is_left_out_does_not_count(template: str, head: str, answ
     if answer.startswith("thinking"):
         answer = answer.partition("</think>")[2]
     turns = [("user", "Hi"), ("assistant", f"<think>\nFine, assistant\n</think>{answer}"), ("user", "And now?")]
-    text, ranges = places(template, turns, "assistant")
+    text, ranges = rendered_ranges(template, turns, "assistant")
     shown = answer.lstrip("\n") if template == QWEN3 else answer
     assert text.startswith(head + shown)
     assert ranges == [(len(head), len(head) + len(shown))]
 
 
 def test_thinking_that_is_shown_counts() -> None:
-    said = "<think>\nHm.\n</think>\n\nFine."
-    turns = [("user", "Hi"), ("assistant", said)]
+    content = "<think>\nHm.\n</think>\n\nFine."
+    turns = [("user", "Hi"), ("assistant", content)]
     head = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    text, ranges = places(QWEN3, turns, "assistant")
-    assert text == f"{head}{said}<|im_end|>\n"
-    assert ranges == [(len(head), len(head) + len(said))]
+    text, ranges = rendered_ranges(QWEN3, turns, "assistant")
+    assert text == f"{head}{content}<|im_end|>\n"
+    assert ranges == [(len(head), len(head) + len(content))]
 
 
 def test_a_tool_s_turn_on_which_the_template_depends_is_found() -> None:
-    said = "<tool_response>4</tool_response>"
-    turns = [("user", "2+2?"), ("assistant", "<think>\nx\n</think>\n\ncall"), ("user", said)]
-    text, ranges = places(QWEN3, turns, "last")
-    start = len(text) - len("<|im_end|>\n") - len(said)
-    assert text[start:].startswith(said)
-    assert ranges == [(start, start + len(said))]
+    content = "<tool_response>4</tool_response>"
+    turns = [("user", "2+2?"), ("assistant", "<think>\nx\n</think>\n\ncall"), ("user", content)]
+    text, ranges = rendered_ranges(QWEN3, turns, "last")
+    start = len(text) - len("<|im_end|>\n") - len(content)
+    assert text[start:].startswith(content)
+    assert ranges == [(start, start + len(content))]
 
 
 @pytest.mark.parametrize(
@@ -300,11 +305,11 @@ def test_a_place_that_is_not_certain_is_refused(template: str) -> None:
         "sentence 1: turn 2 (assistant): the chat template leaves out or rewrites 'alas, alas', "
         "so that its place is not certain"
     )
-    assert message(lambda: places(template, turns, "assistant")) == expected
+    assert message(lambda: rendered_ranges(template, turns, "assistant")) == expected
 
 
 def test_turns_that_the_template_refuses_are_named() -> None:
-    line = message(lambda: places(MISTRAL, [("user", "a"), ("user", "b")], "last"))
+    line = message(lambda: rendered_ranges(MISTRAL, [("user", "a"), ("user", "b")], "last"))
     assert line == "sentence 1: the chat template does not take these turns: roles must alternate"
 
 
@@ -328,29 +333,29 @@ def test_a_template_may_write_the_time(certain: bool) -> None:
 def test_a_span_is_found_in_the_turns(name: str, data: st.DataObject) -> None:
     """The characters of the span and no others, trimmed and escaped as the template does it."""
     template, expected = TEMPLATES[name]
-    said = data.draw(st.lists(st.sampled_from(["ab & c", " no, no ", "no", "no"]), min_size=1, max_size=4))
-    turns = [(("user", "assistant")[place % 2], content) for place, content in enumerate(said)]
-    joined = "\n".join(said)
+    contents = data.draw(st.lists(st.sampled_from(["ab & c", " no, no ", "no", "no"]), min_size=1, max_size=4))
+    turns = [(("user", "assistant")[turn % 2], content) for turn, content in enumerate(contents)]
+    joined = "\n".join(contents)
     start = data.draw(st.integers(0, len(joined) - 1))
     stop = data.draw(st.integers(start + 1, len(joined)))
     trims = {"llama3": (0, 1), "gemma": (0, 1), "mistral": (1,)}.get(name, ())
     quoted, at = [], 0
-    for place, content in enumerate(said):
+    for turn, content in enumerate(contents):
         first, last = max(start - at, 0), min(stop - at, len(content))
         at += len(content) + 1
         if not content[first : max(last, 0)].strip():
             continue
-        if place % 2 in trims:
+        if turn % 2 in trims:
             first = max(first, len(content) - len(content.lstrip()))
             last = min(last, len(content.rstrip()))
         quoted.append(html.escape(content[first:last]) if name == "escaped" else content[first:last])
-    text, ranges = places(template, turns, "all", (start, stop))
-    shown = [text[slice(*place)] for place in ranges]
+    text, ranges = rendered_ranges(template, turns, "all", (start, stop))
+    shown = [text[slice(*shown_range)] for shown_range in ranges]
     assert text == text_of(expected(turns))
     assert shown == (quoted[::-1] if name == "reversed" else quoted)
 
 
 def test_a_span_of_what_is_left_out_is_refused() -> None:
     turns = [("user", "Hi"), ("assistant", "<think>\nsad\n</think>\n\nFine."), ("user", "And now?")]
-    line = message(lambda: places(QWEN3, turns, "assistant", (8, 11)))
+    line = message(lambda: rendered_ranges(QWEN3, turns, "assistant", (8, 11)))
     assert line.startswith("sentence 1: turn 2 (assistant): the chat template leaves out or rewrites 'sad'")

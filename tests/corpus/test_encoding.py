@@ -44,18 +44,18 @@ def test_a_token_counts_where_it_shares_a_byte_with_the_text(
     tokenizer: Any, text: str, before: str, after: str
 ) -> None:
     template = before.replace("<s>", "{bos}") + "{text}" + after
-    one = encode_one(tokenizer, text, template)
-    tokens = tokenizer.convert_ids_to_tokens(one.input_ids)
+    encoded = encode_one(tokenizer, text, template)
+    tokens = tokenizer.convert_ids_to_tokens(encoded.input_ids)
     # <s> begins the sequence once, whether template, text or neither writes it.
     before = before.removeprefix("<s>")
-    own = text if before else without_first(text)
-    rest = before + own + after
-    if not own and not before:
+    kept = text if before else without_first(text)
+    rest = before + kept + after
+    if not kept and not before:
         rest = without_first(rest)
     assert spelled(tokens) == f"<s>{rest}".encode()
-    by_bytes = own_by_bytes(tokens, f"<s>{before}", own)
-    assert one.counted == [mine and token not in SPECIAL for mine, token in zip(by_bytes, tokens, strict=True)]
-    assert not one.truncated
+    by_bytes = own_by_bytes(tokens, f"<s>{before}", kept)
+    assert encoded.counted == [shared and token not in SPECIAL for shared, token in zip(by_bytes, tokens, strict=True)]
+    assert not encoded.truncated
 
 
 def without_first(text: str) -> str:
@@ -70,25 +70,23 @@ def without_first(text: str) -> str:
 @example(text="the</s> <s>cat")
 @settings(deadline=None)
 def test_without_a_template_all_but_special_tokens_count(text: str) -> None:
-    said = without_first(text)
-    while said.endswith("</s>"):
-        said = said.removesuffix("</s>")
-    ids = [0, *BPE(said, add_special_tokens=False)["input_ids"], 1]
-    one = encode_one(BPE, text)
-    assert one.input_ids == ids
-    assert one.counted == [token > 1 for token in ids]
-    assert spelled(BPE.convert_ids_to_tokens(one.input_ids[1:-1])) == said.encode()
-    one = encode_one(BPE, text, count_special=True)
-    assert one.input_ids == ids
-    assert all(one.counted)
+    bare = without_first(text)
+    while bare.endswith("</s>"):
+        bare = bare.removesuffix("</s>")
+    ids = [0, *BPE(bare, add_special_tokens=False)["input_ids"], 1]
+    encoded = encode_one(BPE, text)
+    assert encoded.input_ids == ids
+    assert encoded.counted == [token > 1 for token in ids]
+    assert spelled(BPE.convert_ids_to_tokens(encoded.input_ids[1:-1])) == bare.encode()
+    encoded = encode_one(BPE, text, count_special=True)
+    assert encoded.input_ids == ids
+    assert all(encoded.counted)
 
 
 def test_an_emoji_is_several_tokens_that_all_count() -> None:
-    one = encode_one(BPE, "a😀", PROMPT)
-    assert BPE.convert_ids_to_tokens([t for t, own in zip(one.input_ids, one.counted, strict=True) if own]) == [
-        "a",
-        *"ðŁĺĢ",
-    ]
+    encoded = encode_one(BPE, "a😀", PROMPT)
+    counted = [id for id, counts in zip(encoded.input_ids, encoded.counted, strict=True) if counts]
+    assert BPE.convert_ids_to_tokens(counted) == ["a", *"ðŁĺĢ"]
 
 
 @pytest.mark.parametrize(
@@ -99,34 +97,35 @@ def test_bos_counts_only_when_asked(template: str, special: list[int]) -> None:
     for text in ("the cat", "the <s>cat"):
         plain, counted = (encode_one(BPE, text, template, count_special) for count_special in (False, True))
         assert plain.input_ids == counted.input_ids
-        differ = [place for place, (a, b) in enumerate(zip(plain.counted, counted.counted, strict=True)) if a != b]
+        flags = zip(plain.counted, counted.counted, strict=True)
+        differ = [position for position, (without, with_special) in enumerate(flags) if without != with_special]
         in_text = [plain.input_ids.index(0, 2)] if "<s>" in text else []
-        assert differ == sorted([*(place % len(plain.input_ids) for place in special), *in_text])
-        assert all(plain.input_ids[place] == 0 and counted.counted[place] for place in differ)
+        assert differ == sorted([*(position % len(plain.input_ids) for position in special), *in_text])
+        assert all(plain.input_ids[position] == 0 and counted.counted[position] for position in differ)
 
 
 def test_word_pieces() -> None:
     text = "The CATS, so happy!"
-    own = ["the", "cat", "##s", ",", "so", "hap", "##py", "!"]
+    pieces = ["the", "cat", "##s", ",", "so", "hap", "##py", "!"]
     for count_special in (False, True):
-        one = encode_one(WORDS, text, count_special=count_special)
-        assert WORDS.convert_ids_to_tokens(one.input_ids) == ["[CLS]", *own, "[SEP]"]
-        assert one.counted == [count_special, *[True] * 8, count_special]
-        one = encode_one(WORDS, text, "Say, {text} so!", count_special)
-        assert WORDS.convert_ids_to_tokens(one.input_ids) == ["say", ",", *own, "so", "!"]
-        assert one.counted == [False] * 2 + [True] * 8 + [False] * 2
+        encoded = encode_one(WORDS, text, count_special=count_special)
+        assert WORDS.convert_ids_to_tokens(encoded.input_ids) == ["[CLS]", *pieces, "[SEP]"]
+        assert encoded.counted == [count_special, *[True] * 8, count_special]
+        encoded = encode_one(WORDS, text, "Say, {text} so!", count_special)
+        assert WORDS.convert_ids_to_tokens(encoded.input_ids) == ["say", ",", *pieces, "so", "!"]
+        assert encoded.counted == [False] * 2 + [True] * 8 + [False] * 2
 
 
 def test_a_token_that_joins_text_and_template_counts() -> None:
-    one = encode_one(WORDS, "hap", "the{text}py")
-    assert (WORDS.convert_ids_to_tokens(one.input_ids), one.counted) == (["[UNK]"], [True])
+    encoded = encode_one(WORDS, "hap", "the{text}py")
+    assert (WORDS.convert_ids_to_tokens(encoded.input_ids), encoded.counted) == (["[UNK]"], [True])
 
 
 def test_a_tokenizer_without_offsets_serves_plain_texts_only() -> None:
     slow = ByT5Tokenizer(extra_ids=0)
-    one = encode_one(slow, "hé")
-    assert one.input_ids == [byte + 3 for byte in "hé".encode()] + [slow.eos_token_id]
-    assert one.counted == [True, True, True, False]
+    encoded = encode_one(slow, "hé")
+    assert encoded.input_ids == [byte + 3 for byte in "hé".encode()] + [slow.eos_token_id]
+    assert encoded.counted == [True, True, True, False]
     expected = "template is 'Say {text}', but ByT5Tokenizer gives no character offsets"
     assert message(lambda: encode(slow, [], "Say {text}")).startswith(expected)
 
@@ -169,10 +168,10 @@ FRAMES = [
 def test_a_text_begins_with_bos_once(single: str, named: dict[str, str], read: str, added: str | None) -> None:
     tokenizer = framed(single, **named)
     corpus = Corpus.from_records([{"text": "the cat", "label": "x"}])
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         assert added_bos(corpus, tokenizer, "{text}") == added
-    assert [str(note.message) for note in told] == [
+    assert [str(note.message) for note in notes] == [
         f"the beginning-of-sequence token {added!r} is put before every text, since neither tokenizer nor template does"
     ] * (added is not None)
     expected = read.split()
@@ -180,9 +179,9 @@ def test_a_text_begins_with_bos_once(single: str, named: dict[str, str], read: s
     before, _, after = read.partition("the cat")
     for text in ("the cat", read, f"{before}the cat", f"{before}{read}", f"the cat{after}"):
         for count_special in (False, True):
-            one = encode_one(tokenizer, text, count_special=count_special)
-            assert tokenizer.convert_ids_to_tokens(one.input_ids) == expected
-            assert one.counted == [count_special or word in ("the", "cat") for word in expected]
+            encoded = encode_one(tokenizer, text, count_special=count_special)
+            assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == expected
+            assert encoded.counted == [count_special or word in ("the", "cat") for word in expected]
 
 
 @pytest.mark.parametrize(("single", "named", "read", "added"), FRAMES)
@@ -200,9 +199,9 @@ def test_a_template_begins_with_bos_once(
     while starts and filled[:1] == [bos]:
         filled = filled[1:]
     for text in ("the cat", f"{bos} the cat") if template.startswith("{text}") and starts else ("the cat",):
-        one = encode_one(tokenizer, text, template)
-        assert tokenizer.convert_ids_to_tokens(one.input_ids) == [bos] * starts + filled
-        assert one.counted == [False] * starts + [word in ("the", "cat") for word in filled]
+        encoded = encode_one(tokenizer, text, template)
+        assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == [bos] * starts + filled
+        assert encoded.counted == [False] * starts + [word in ("the", "cat") for word in filled]
     corpus = Corpus.from_records([{"text": "the cat", "label": "x"}])
     rendered = "bos" in write
     assert added_bos(corpus, tokenizer, template) == (bos if starts and not rendered else None)
@@ -214,9 +213,9 @@ def test_special_tokens_in_a_text_do_not_count(word: str) -> None:
     tokenizer.add_special_tokens({"additional_special_tokens": ["<extra>"]})
     tokenizer.add_tokens(["<plain>"])
     text = f"the {word} cat <plain> {word} a {word}"
-    one = encode_one(tokenizer, text)
-    assert tokenizer.convert_ids_to_tokens(one.input_ids) == ["<s>", *text.split()]
-    assert one.counted == [False, *(part != word for part in text.split())]
+    encoded = encode_one(tokenizer, text)
+    assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == ["<s>", *text.split()]
+    assert encoded.counted == [False, *(part != word for part in text.split())]
     assert encode_one(tokenizer, text, count_special=True).counted == [True] * 8
     # In pieces too.
     corpus = Corpus.from_records([{"text": " ".join([text] * 5), "label": "x"}])
@@ -228,8 +227,8 @@ def test_special_tokens_in_a_text_do_not_count(word: str) -> None:
 
 
 def test_an_unknown_word_is_the_text_s_own() -> None:
-    one = encode_one(framed("<s> $A", **PAIR), "the dog")
-    assert one.counted == [False, True, True]
+    encoded = encode_one(framed("<s> $A", **PAIR), "the dog")
+    assert encoded.counted == [False, True, True]
     gpt = framed("$A", bos_token="<unk>", eos_token="<unk>")  # one token for all purposes
     assert encode_one(gpt, "the dog").counted == [False, True, False]
 
@@ -238,24 +237,24 @@ def test_a_span_counts_without_the_special_tokens_in_it() -> None:
     rows = [{"text": "<s> the </s> cat a", "spans": [{"start": 0, "end": 16, "label": "x"}]}]
     (sentence,) = Corpus.from_records(rows, span_column="spans")
     tokenizer = framed("<s> $A </s>", **PAIR)
-    (one,) = encode(tokenizer, [sentence])
-    assert tokenizer.convert_ids_to_tokens(one.input_ids) == ["<s>", "the", "</s>", "cat", "a", "</s>"]
-    assert one.counted == [False, True, False, True, False, False]
+    (encoded,) = encode(tokenizer, [sentence])
+    assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == ["<s>", "the", "</s>", "cat", "a", "</s>"]
+    assert encoded.counted == [False, True, False, True, False, False]
 
 
 def test_a_tokenizer_without_offsets_is_given_bos_too() -> None:
     slow = ByT5Tokenizer(extra_ids=0, bos_token="<s>")
     for text in ("hé", "<s>hé", "<s>hé</s>"):
-        one = encode_one(slow, text)
-        assert one.input_ids == [slow.bos_token_id, *(byte + 3 for byte in "hé".encode()), slow.eos_token_id]
-        assert one.counted == [False, True, True, True, False]
+        encoded = encode_one(slow, text)
+        assert encoded.input_ids == [slow.bos_token_id, *(byte + 3 for byte in "hé".encode()), slow.eos_token_id]
+        assert encoded.counted == [False, True, True, True, False]
 
 
 def test_bos_takes_its_place_of_the_maximum_length() -> None:
     tokenizer = framed("$A", **PAIR)
-    one = encode_one(tokenizer, "the cat a the cat a", max_length=4)
-    assert tokenizer.convert_ids_to_tokens(one.input_ids) == ["<s>", "the", "cat", "a"]
-    assert one.truncated
+    encoded = encode_one(tokenizer, "the cat a the cat a", max_length=4)
+    assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == ["<s>", "the", "cat", "a"]
+    assert encoded.truncated
 
 
 # --- templates and lengths -------------------------------------------------------------------------------------
@@ -279,24 +278,26 @@ def test_a_long_text_loses_its_last_tokens_and_nothing_else(template: str, text:
     whole = encode_one(BPE, text, template)
     tokens = BPE.convert_ids_to_tokens(whole.input_ids)
     by_bytes = own_by_bytes(tokens, "<s>Say: ", text)
-    own = [place for place, mine in enumerate(by_bytes) if mine] if template == PROMPT else range(1, len(tokens) - 1)
+    removable = list(range(1, len(tokens) - 1))
+    if template == PROMPT:
+        removable = [position for position, shared in enumerate(by_bytes) if shared]
     limit = len(whole.input_ids) - cut
-    if cut >= len(own) or limit < 1:
+    if cut >= len(removable) or limit < 1:
         with pytest.raises(InputError):
             encode_one(BPE, text, template, max_length=limit)
         return
-    kept = [place for place in range(len(whole.input_ids)) if place not in own[len(own) - cut :]]
-    one = encode_one(BPE, text, template, max_length=limit)
-    assert one.input_ids == [whole.input_ids[place] for place in kept]
-    assert one.counted == [whole.counted[place] for place in kept]
-    assert one.truncated == (cut > 0)
+    kept = [position for position in range(len(whole.input_ids)) if position not in removable[len(removable) - cut :]]
+    encoded = encode_one(BPE, text, template, max_length=limit)
+    assert encoded.input_ids == [whole.input_ids[position] for position in kept]
+    assert encoded.counted == [whole.counted[position] for position in kept]
+    assert encoded.truncated == (cut > 0)
 
 
 def test_the_smaller_of_the_model_s_and_the_tokenizer_s_limit_holds() -> None:
     tokenizer = byte_level()
     tokenizer.model_max_length = 5
-    one = encode_one(tokenizer, "xxxxxxxxx")
-    assert (len(one.input_ids), one.truncated) == (5, True)
+    encoded = encode_one(tokenizer, "xxxxxxxxx")
+    assert (len(encoded.input_ids), encoded.truncated) == (5, True)
     assert len(encode_one(tokenizer, "xxxxxxxxx", max_length=100).input_ids) == 5
     assert len(encode_one(tokenizer, "xxxxxxxxx", max_length=4).input_ids) == 4
     assert len(encode_one(BPE, "x" * 1000).input_ids) == 1002

@@ -6,12 +6,10 @@ from __future__ import annotations
 import csv
 import json
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,8 +23,8 @@ from tests.support.errors import message
 Pairs = list[tuple[str, tuple[str, ...]]]
 
 
-def found(corpus: Corpus) -> Pairs:
-    return [(one.text, one.labels) for one in corpus]
+def texts_and_labels(corpus: Corpus) -> Pairs:
+    return [(sentence.text, sentence.labels) for sentence in corpus]
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -66,7 +64,7 @@ def parquet(path: Path, rows: list[dict[str, Any]], features: dict[str, Any]) ->
 def test_a_line_of_tsv_is_a_row_and_its_quotes_are_text(tmp_path: Path, texts: list[str], end: str) -> None:
     texts = [text or "filled" for text in texts]
     path = write(tmp_path / "c.tsv", end.join(["text\tlabel", *(f"{text}\tx" for text in texts)]))
-    assert found(Corpus.from_file(path)) == [(text, ("x",)) for text in texts]
+    assert texts_and_labels(Corpus.from_file(path)) == [(text, ("x",)) for text in texts]
 
 
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
@@ -82,14 +80,14 @@ def test_a_quoted_table_is_read_as_quoted_or_refused(
 ) -> None:
     """Unless told, a TSV file that the csv module has quoted is refused, or every line of it is a row of its own."""
     path = table(tmp_path / f"c.{suffix}", [(text, "x") for text in texts], quoting=quoting)
-    assert [one.text for one in Corpus.from_file(path, quoting=True)] == texts
+    assert [sentence.text for sentence in Corpus.from_file(path, quoting=True)] == texts
     if suffix == "csv":
-        assert [one.text for one in Corpus.from_file(path)] == texts
+        assert [sentence.text for sentence in Corpus.from_file(path)] == texts
         return
     lines = [line.removesuffix("\r") for line in path.read_bytes().decode().split("\n")[1:]]
     fields = [line.split("\t") for line in lines if line]  # a blank line is no row
     try:
-        read = found(Corpus.from_file(path))
+        read = texts_and_labels(Corpus.from_file(path))
     except InputError:
         assert '"' in path.read_text()
     else:
@@ -97,7 +95,7 @@ def test_a_quoted_table_is_read_as_quoted_or_refused(
 
 
 @pytest.mark.parametrize(
-    ("rows", "place"),
+    ("rows", "start"),
     [
         (['"Hello, there"\tx', "plain\tx"], '2: the quotes in "Hello, there" may'),
         (["plain\tx", '"He said ""no""."\tx', 'an inch: 1"\tx'], '3: the quotes in "He said ""no""." may'),
@@ -106,17 +104,17 @@ def test_a_quoted_table_is_read_as_quoted_or_refused(
     ],
 )
 @pytest.mark.parametrize("on_bad_line", ["error", "skip"])
-def test_tsv_that_may_be_quoted_is_refused(tmp_path: Path, rows: list[str], place: str, on_bad_line: Any) -> None:
+def test_tsv_that_may_be_quoted_is_refused(tmp_path: Path, rows: list[str], start: str, on_bad_line: Any) -> None:
     path = write(tmp_path / "c.tsv", "\n".join(["text\tlabel", *rows]))
     line = message(lambda: Corpus.from_file(path, on_bad_line=on_bad_line))
-    assert line.startswith(f"{path}:{place} be text, as in TSV, or around fields, as in CSV; give quoting as false")
+    assert line.startswith(f"{path}:{start} be text, as in TSV, or around fields, as in CSV; give quoting as false")
     with open(path, encoding="utf-8", newline="") as file:
         quoted = [tuple(row) for row in csv.reader(file, delimiter="\t")][1:]
     if all(len(row) == 2 for row in quoted):
-        assert found(Corpus.from_file(path, quoting=True)) == [(text, (label,)) for text, label in quoted]
+        assert texts_and_labels(Corpus.from_file(path, quoting=True)) == [(text, (label,)) for text, label in quoted]
     fields = [row.split("\t") for row in rows]
     kept = Corpus.from_file(path, quoting=False, on_bad_line="skip") if any(len(f) == 2 for f in fields) else []
-    assert [one.text for one in kept] == [f[0] for f in fields if len(f) == 2]
+    assert [sentence.text for sentence in kept] == [f[0] for f in fields if len(f) == 2]
 
 
 def test_a_quoted_header_of_tsv_and_quoting_of_other_files(tmp_path: Path) -> None:
@@ -136,7 +134,7 @@ def test_the_delimiter_of_csv_is_the_one_that_finds_the_columns(tmp_path: Path, 
     rows = [("id", "text", "label"), ("1", "one, two; three", "x"), ("2", "vier", "y|x")]
     lines = [delimiter.join(f'"{field}"' if delimiter in field else field for field in row) for row in rows]
     path = write(tmp_path / "c.csv", mark + "\r\n".join(lines))
-    assert found(Corpus.from_file(path)) == [("one, two; three", ("x",)), ("vier", ("x", "y"))]
+    assert texts_and_labels(Corpus.from_file(path)) == [("one, two; three", ("x",)), ("vier", ("x", "y"))]
     path = write(tmp_path / "d.csv", mark + "\r\n".join(lines).replace("label", "kind"))
     assert "no label column 'label'; columns found: " in message(lambda: Corpus.from_file(path))
 
@@ -148,7 +146,7 @@ def test_a_row_that_csv_does_not_write_is_bad_and_only_that(tmp_path: Path, row:
     path = write(tmp_path / "c.csv", f"text,label\ngood,x\n{row}\nalso good,y\n")
     assert message(lambda: Corpus.from_file(path)).startswith(f"{path}:3: ")
     corpus = Corpus.from_file(path, on_bad_line="skip")
-    assert (found(corpus), corpus.skipped) == ([("good", ("x",)), ("also good", ("y",))], 1)
+    assert (texts_and_labels(corpus), corpus.skipped) == ([("good", ("x",)), ("also good", ("y",))], 1)
 
 
 @pytest.mark.parametrize("label_first", [False, True])
@@ -164,20 +162,20 @@ def test_a_quote_in_csv_that_swallows_rows_is_told_from_a_text_of_several_lines(
         swallowing = [('"I hate it', "anger"), ("Came by", "joy"), ('and said"', "sadness"), ("bye", "joy")]
     path = write(tmp_path / "c.csv", lines(("text", "label"), *swallowing))
     for on_bad_line in ("error", "skip"):
-        said = message(lambda how=on_bad_line: Corpus.from_file(path, on_bad_line=how))
-        assert said.startswith(f"{path}:2: a field in quotes goes over lines that would be rows with labels")
+        error = message(lambda how=on_bad_line: Corpus.from_file(path, on_bad_line=how))
+        assert error.startswith(f"{path}:2: a field in quotes goes over lines that would be rows with labels")
     assert len(Corpus.from_file(path, quoting=True)) == 2
-    assert found(Corpus.from_file(path, quoting=False)) == [(text, (label,)) for text, label in swallowing]
+    assert texts_and_labels(Corpus.from_file(path, quoting=False)) == [(text, (label,)) for text, label in swallowing]
     path = write(tmp_path / "c.csv", lines(("text", "label"), ("a", '"joy'), ("b", 'anger"'), ("c", "joy")))
     assert ":2: a field in quotes goes over lines" in message(lambda: Corpus.from_file(path))
     texts = [f"Dear all{delimiter}\nplease find it{delimiter}\nyours", f"a{delimiter} b\nc", "plain\n\ntext", "anger"]
     path = write(tmp_path / "d.csv", lines(("text", "label"), *((f'"{text}"', "joy") for text in texts)))
-    assert found(Corpus.from_file(path)) == [(text, ("joy",)) for text in texts]
+    assert texts_and_labels(Corpus.from_file(path)) == [(text, ("joy",)) for text in texts]
 
 
 def test_a_stray_quote_within_a_field_is_text(tmp_path: Path) -> None:
     path = write(tmp_path / "c.csv", 'text,label\nan inch: 1",x\nHe said "no" and,y\n')
-    assert found(Corpus.from_file(path)) == [('an inch: 1"', ("x",)), ('He said "no" and', ("y",))]
+    assert texts_and_labels(Corpus.from_file(path)) == [('an inch: 1"', ("x",)), ('He said "no" and', ("y",))]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
@@ -191,14 +189,14 @@ def test_long_fields_are_read_and_the_limit_is_left_alone(tmp_path: Path, suffix
         path = table(tmp_path / f"c.{suffix}", [(long, "x"), ("hi", "x")])
         rows = [("unused", "text", "label"), (long, "hi", "x")]
         unused = write(tmp_path / f"unused.{suffix}", "\n".join(map(("," if suffix == "csv" else "\t").join, rows)))
-        assert found(Corpus.from_file(unused, quoting=quoting)) == [("hi", ("x",))]
+        assert texts_and_labels(Corpus.from_file(unused, quoting=quoting)) == [("hi", ("x",))]
     before = csv.field_size_limit(1000)
     try:
         corpus = Corpus.from_file(path, quoting=quoting)
         sentences = iter(corpus)
         assert next(sentences).text == long
         assert csv.field_size_limit() == 1000
-        assert [one.text for one in sentences] == ["hi"]
+        assert [sentence.text for sentence in sentences] == ["hi"]
     finally:
         csv.field_size_limit(before)
 
@@ -214,143 +212,6 @@ def test_the_limit_is_put_back_when_several_threads_read(tmp_path: Path) -> None
         thread.join()
     assert lengths == [20] * 4
     assert csv.field_size_limit() == before
-
-
-# --- lists of labels in a string -------------------------------------------------------------------------------
-
-LABELS = st.lists(st.text("ab c-'", min_size=1, max_size=5).filter(str.strip), min_size=1, max_size=4)
-
-
-def as_file(path: Path, labels: Sequence[Any]) -> Path:
-    """Sentences with these label fields, as strings, in the format of the path."""
-    rows = [{"text": f"t{k}", "label": label} for k, label in enumerate(labels)]
-    if path.suffix == ".jsonl":
-        return write(path, "\n".join(map(json.dumps, rows)))
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-        return path
-    return table(path, [(row["text"], row["label"]) for row in rows])
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-@pytest.mark.parametrize("written", [str, json.dumps])
-@given(labels=LABELS)
-@example(labels=["joy", "don't know"])
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_lists_as_python_and_json_write_them_are_lists(
-    tmp_path: Path, suffix: str, written: Any, labels: list[str]
-) -> None:
-    names = {label.strip() for label in labels}
-    path = as_file(tmp_path / f"c.{suffix}", [written(labels), "anger"])
-    if len(names) < len(labels):
-        assert " holds " in message(lambda: Corpus.from_file(path))
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        first, second = Corpus.from_file(path)
-    assert (set(first.labels), second.labels) == (names, ("anger",))
-
-
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
-@pytest.mark.parametrize(
-    "cell", ["['joy' 'love']", "[joy, love]", "('joy', 'love')", "{joy,love}", "{'joy'}", "[2 3]", "['it\\'s', 'joy']"]
-)
-def test_lists_that_are_written_otherwise_are_refused(tmp_path: Path, suffix: str, cell: str) -> None:
-    path = as_file(tmp_path / f"c.{suffix}", ["joy", cell])
-    line = message(lambda: Corpus.from_file(path, quoting=True if suffix == "tsv" else None))
-    assert f":{2 if suffix in ('jsonl', 'parquet') else 3}: label is {cell!r}, a list that neither" in line
-
-
-def test_a_list_in_a_list_is_refused() -> None:
-    for label in (["['joy', 'love']"], ["joy", "[love, fear]"], ['["joy"]']):
-        said = message(lambda label=label: Corpus.from_records([{"text": "a", "label": label}]))
-        assert said.startswith("records:1: label holds ")
-        assert said.endswith("a list within a list")
-    assert Corpus.from_records([{"text": "a", "label": name} for name in ("[joy]", "(mild)")]).labels == (
-        "(mild)",
-        "[joy]",
-    )
-
-
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
-@pytest.mark.parametrize(
-    ("separator", "joined"), [(",", "joy, love"), (";", "joy;love"), ("/", "joy/love"), ("+", "joy + love")]
-)
-def test_a_label_of_labels_is_refused_until_the_separator_is_given(
-    tmp_path: Path, suffix: str, separator: str, joined: str
-) -> None:
-    cells = ["anger", joined, "love", "joy"]
-    path = as_file(tmp_path / f"c.{suffix}", cells)
-    line = 2 if suffix in ("jsonl", "parquet") else 3
-    for on_bad_line in ("error", "skip"):
-        said = message(lambda how=on_bad_line: Corpus.from_file(path, on_bad_line=how))
-        assert said.startswith(f"{path}:{line}: label {joined!r} is a list, as 'joy' is a label too; ")
-        assert said.endswith(f"give label_separator as {separator!r} to split it, as any other to keep it")
-    assert joined in Corpus.from_file(path, label_separator="#").labels
-    split = [one.labels for one in Corpus.from_file(path, label_separator=separator)]
-    assert split == [("anger",), ("joy", "love"), ("love",), ("joy",)]
-
-
-def test_lists_of_labels_of_which_some_never_stand_alone_are_refused() -> None:
-    rows = [{"text": "a", "label": label} for label in ("joy, love", "love, fear", "anger", "joy")]
-    said = message(lambda: Corpus.from_records(rows))
-    assert said.startswith("records:1: label 'joy, love' is a list, as 'joy' is a label too")
-
-
-def test_names_with_commas_of_which_not_all_parts_are_labels_are_names() -> None:
-    for names in (
-        ["Paris, France", "Lyon, France", "Paris, Texas"],
-        ["sad, mild", "sad"],
-        ["C", "C++"],
-        ["and/or", "or"],
-    ):
-        corpus = Corpus.from_records([{"text": "a", "label": name} for name in names])
-        assert set(corpus.labels) == set(names)
-    assert "expected a character or several" in message(
-        lambda: Corpus.from_records([{"text": "a", "label": "x"}], label_separator="")
-    )
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "records"])
-def test_whole_numbers_are_labels_as_their_digits(tmp_path: Path, suffix: str) -> None:
-    if suffix == "records":
-        rows = [{"text": "a", "label": np.int64(3)}, {"text": "b", "label": [np.uint8(0), 3]}]
-        corpus = Corpus.from_records(rows)
-    elif suffix == "csv":
-        corpus = Corpus.from_file(as_file(tmp_path / "c.csv", ["3", "[0, 3]"]))
-    else:
-        corpus = Corpus.from_file(as_file(tmp_path / "c.jsonl", [3, [0, 3]]))
-    assert [one.labels for one in corpus] == [("3",), ("0", "3")]
-
-
-@pytest.mark.parametrize("second", [True, 1.0, [True], [1.0]])
-def test_what_equals_a_whole_number_is_not_taken_for_it(tmp_path: Path, second: Any) -> None:
-    """1, 1.0 and True are equal: a label that was read before must not serve for the others."""
-    path = as_file(tmp_path / "c.jsonl", [1, [1], second])
-    assert message(lambda: Corpus.from_file(path)).startswith(f"{path}:3: label ")
-
-
-def test_missing_values_of_pandas_are_no_labels(tmp_path: Path) -> None:
-    for cell in ("nan", "<NA>", "", " "):
-        path = as_file(tmp_path / "c.csv", ["joy", cell])
-        assert message(lambda path=path: Corpus.from_file(path)).startswith(f"{path}:3: label is ")
-    rows = [{"text": "a", "mood": "joy", "tone": float("nan")}, {"text": "b", "mood": "[]", "tone": "wry"}]
-    corpus = Corpus.from_records(rows, label_column=["mood", "tone"])
-    assert [one.labels for one in corpus] == [("joy",), ("wry",)]
-
-
-def test_labels_that_differ_in_case_or_blanks_are_told_of() -> None:
-    names = ["Joy", "joy ", "very  sad", "very sad", "caf\u00e9", "cafe\u0301", "calm"]
-    rows = [{"text": "a", "label": name} for name in names]
-    with pytest.warns(UserWarning, match="differ in case or blanks only") as told:
-        Corpus.from_records(rows)
-    (warning,) = told
-    text = str(warning.message)
-    assert all(f"'{name.strip()}'" in text for name in names[:-1])
-    assert "calm" not in text
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Corpus.from_records([{"text": "a", "label": name} for name in (" joy", "joy ", "joyful")])
 
 
 # --- class labels ----------------------------------------------------------------------------------------------
@@ -376,7 +237,7 @@ def test_parquet_has_the_class_labels_that_the_dataset_has(tmp_path: Path) -> No
         same = Corpus.from_dataset(
             datasets.load_dataset("parquet", data_files=str(path), streaming=True), label_column=label_column
         )
-        assert [set(one.labels) for one in corpus] == [set(labels) for labels in expected]
+        assert [set(sentence.labels) for sentence in corpus] == [set(labels) for labels in expected]
         assert (corpus.hash, corpus.tasks) == (same.hash, same.tasks)
     # -1 stands for no label
     assert message(lambda: Corpus.from_file(path, label_column="one")).startswith(f"{path}:3: one is null")
@@ -391,7 +252,7 @@ def test_class_labels_within_spans(tmp_path: Path) -> None:
     path = parquet(tmp_path / "c.parquet", rows, features)
     data = datasets.Dataset.from_list(rows, datasets.Features(features))
     for corpus in (Corpus.from_file(path, span_column="spans"), Corpus.from_dataset(data, span_column="spans")):
-        assert [(one.span, one.labels) for one in corpus] == [((0, 2), ("sharp",)), ((3, 5), ("dull",))]
+        assert [(sentence.span, sentence.labels) for sentence in corpus] == [((0, 2), ("sharp",)), ((3, 5), ("dull",))]
 
 
 def test_a_class_without_a_name_is_bad(tmp_path: Path) -> None:
@@ -399,9 +260,9 @@ def test_a_class_without_a_name_is_bad(tmp_path: Path) -> None:
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
     path = tmp_path / "c.parquet"
     pq.write_table(pa.table({"text": ["a", "b"], "label": [1, 2]}).replace_schema_metadata(metadata), path)
-    said = message(lambda: Corpus.from_file(path))
-    assert said == f"{path}:2: label has class 2, expected one of the 2 that have names"
-    assert found(Corpus.from_file(path, on_bad_line="skip")) == [("a", ("glad",))]
+    error = message(lambda: Corpus.from_file(path))
+    assert error == f"{path}:2: label has class 2, expected one of the 2 that have names"
+    assert texts_and_labels(Corpus.from_file(path, on_bad_line="skip")) == [("a", ("glad",))]
     pq.write_table(pa.table({"text": ["a"], "label": [1]}).replace_schema_metadata({"huggingface": "{"}), path)
     assert "the entry 'huggingface' of its metadata is not JSON" in message(lambda: Corpus.from_file(path))
 
@@ -416,7 +277,7 @@ def test_a_folder_whose_files_name_classes_differently_is_refused(tmp_path: Path
     line = message(lambda: Corpus.from_dataset(tmp_path))
     assert line.endswith("train.parquet does; read the files one by one")
     (tmp_path / "train.parquet").unlink()
-    assert found(Corpus.from_dataset(tmp_path)) == [("a", ("glad",)), ("b", ("sad",))]
+    assert texts_and_labels(Corpus.from_dataset(tmp_path)) == [("a", ("glad",)), ("b", ("sad",))]
 
 
 @pytest.mark.parametrize(
@@ -439,7 +300,7 @@ def test_arrow_types_of_labels(tmp_path: Path, kind: Any) -> None:
     column = pa.array(values, kind) if not pa.types.is_dictionary(kind) else pa.array(values).dictionary_encode()
     pq.write_table(pa.table({"text": ["a", "b"], "label": column}), tmp_path / "c.parquet")
     expected = [{str(names[0])}, set(map(str, names if inner is not kind else names[1:]))]
-    assert [set(one.labels) for one in Corpus.from_file(tmp_path / "c.parquet")] == expected
+    assert [set(sentence.labels) for sentence in Corpus.from_file(tmp_path / "c.parquet")] == expected
 
 
 @pytest.mark.parametrize("values", [[True, False], [1.0, 2.0], [b"joy", b"love"]], ids=["bool", "float", "bytes"])
@@ -461,13 +322,13 @@ def test_only_utf8_is_read_and_the_others_are_named(tmp_path: Path, suffix: str,
         text = '\n{"text": "caf\u00e9", "label": "x"}\n'
     path = write(tmp_path / f"c.{suffix}", text, encoding)
     if encoding.startswith("utf-8"):
-        assert found(Corpus.from_file(path)) == [("caf\u00e9", ("x",))]
+        assert texts_and_labels(Corpus.from_file(path)) == [("caf\u00e9", ("x",))]
         return
-    said = message(lambda: Corpus.from_file(path, on_bad_line="skip" if encoding != "latin-1" else "error"))
-    told = {
+    error = message(lambda: Corpus.from_file(path, on_bad_line="skip" if encoding != "latin-1" else "error"))
+    endings = {
         "utf-16": " starts with the mark of UTF-16, expected UTF-8 text",
         "utf-32": " starts with the mark of UTF-32, expected UTF-8 text",
         "utf-16-le": " starts with a NUL byte, as UTF-16 without a mark does, expected UTF-8 text",
         "latin-1": ":2: not UTF-8 (byte 0xe9)",
     }
-    assert said == f"{path}{told[encoding]}"
+    assert error == f"{path}{endings[encoding]}"

@@ -4,8 +4,6 @@ reads; and the tokenizers that they are read with. The oracle is a tokenizer ask
 from __future__ import annotations
 
 import json
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,15 @@ from tests.support.errors import message
 from tests.support.tiny import build, make_tokenizer
 
 CHAT = "{% for m in messages %}<{{ m.role }}> {{ m.content | trim }} <end> {% endfor %}"
+
+
 ROWS = [
     {"text": "w1 w2 w3 w4", "emotion": "anger", "device": None, "split": "train"},
     {"text": "w5 w6", "emotion": ["joy", "anger"], "device": "metaphor", "split": "dev"},
     {"text": "w7", "emotion": None, "device": "sarcasm", "split": "train"},
 ]
+
+
 SPANS = [
     {
         "id": "a",
@@ -41,6 +43,8 @@ SPANS = [
     },
     {"id": "b", "text": "w9 w8", "spans": [{"start": 3, "end": 5, "label": "joy"}]},
 ]
+
+
 TURNS = [
     {"role": "user", "content": "w1 w2"},
     {"role": "assistant", "content": " w2 w3 "},
@@ -58,10 +62,11 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
 
 def counted(corpus: Corpus, tokenizer: Any, **options: Any) -> list[tuple[str, list[str]]]:
     """Each sentence's id and the tokens of it that count."""
-    found = encode(tokenizer, list(corpus), **options)
+    encoded = encode(tokenizer, list(corpus), **options)
     words = tokenizer.convert_ids_to_tokens
     return [
-        (one.sentence.id, [words(i) for i, own in zip(one.input_ids, one.counted, strict=True) if own]) for one in found
+        (row.sentence.id, [words(id) for id, counts in zip(row.input_ids, row.counted, strict=True) if counts])
+        for row in encoded
     ]
 
 
@@ -76,7 +81,7 @@ def test_each_of_several_label_columns_is_a_task(tmp_path: Path, suffix: str) ->
         rows = [
             {**row, "emotion": row["emotion"] if isinstance(row["emotion"], list) else [row["emotion"]]} for row in ROWS
         ]
-        rows = [{**row, "emotion": [one for one in row["emotion"] if one]} for row in rows]
+        rows = [{**row, "emotion": [label for label in row["emotion"] if label]} for row in rows]
         corpus = Corpus.from_dataset(datasets.Dataset.from_list(rows), **columns)
     else:
         if suffix == "jsonl":
@@ -94,7 +99,7 @@ def test_each_of_several_label_columns_is_a_task(tmp_path: Path, suffix: str) ->
             pq.write_table(pa.table({**table, "split": [r["split"] for r in ROWS]}), path)
         corpus = Corpus.from_file(path, **columns)
     assert corpus.tasks == {"device": ("metaphor", "sarcasm"), "emotion": ("anger", "joy")}
-    assert [one.labels for one in corpus] == [("anger",), ("metaphor", "anger", "joy"), ("sarcasm",)]
+    assert [sentence.labels for sentence in corpus] == [("anger",), ("metaphor", "anger", "joy"), ("sarcasm",)]
     assert corpus.splits == ("dev", "train")
     assert corpus.hash == Corpus.from_records(ROWS, **columns).hash
 
@@ -108,7 +113,7 @@ def test_a_row_without_any_of_the_labels_is_bad() -> None:
 
 def test_only_a_span_s_tokens_count_for_its_label() -> None:
     corpus = Corpus.from_records(SPANS, span_column="spans")
-    assert [(one.id, one.span, one.labels) for one in corpus] == [
+    assert [(sentence.id, sentence.span, sentence.labels) for sentence in corpus] == [
         ("a#1", (0, 5), ("anger", "irony")),
         ("a#2", (4, 11), ("joy",)),
         ("b#1", (3, 5), ("joy",)),
@@ -152,9 +157,9 @@ def test_a_bad_span_is_named(spans: Any, reason: str) -> None:
 def test_the_turns_that_are_asked_for_count(turns: str, expected: list[str]) -> None:
     """Words that come in several turns are counted in the right ones; the template's own never are."""
     corpus = Corpus.from_records([{"text": TURNS, "label": "anger"}], turns=turns)
-    (one,) = corpus
-    assert one.messages is not None
-    assert [m for m in one.messages if m.counts] == [
+    (sentence,) = corpus
+    assert sentence.messages is not None
+    assert [m for m in sentence.messages if m.counts] == [
         Message(t["role"], t["content"], True)
         for k, t in enumerate(TURNS)
         if turns in ("all", t["role"]) or (turns == "last" and k == 3)
@@ -184,26 +189,26 @@ def test_windows_count_every_token_once(length: int, template: str) -> None:
     corpus = Corpus.from_records([{"text": text, "label": "x"}, {"text": "w1", "label": "x"}])
     tokenizer = make_tokenizer()
     limit = length + (1 if template == "{text}" else 4)
-    found = encode(tokenizer, list(corpus), template, max_length=limit, long_texts="windows")
-    assert all(len(one.input_ids) <= limit for one in found)
-    assert [one.continues for one in found].count(False) == 2
-    words = [tokenizer.convert_ids_to_tokens(one.input_ids) for one in found]
+    encoded = encode(tokenizer, list(corpus), template, max_length=limit, long_texts="windows")
+    assert all(len(window.input_ids) <= limit for window in encoded)
+    assert [window.continues for window in encoded].count(False) == 2
+    words = [tokenizer.convert_ids_to_tokens(window.input_ids) for window in encoded]
     once = [
         word
-        for one, own in zip(words, found, strict=True)
-        if own.sentence.id == "1"
-        for word, mine in zip(one, own.counted, strict=True)
-        if mine
+        for words_of_window, window in zip(words, encoded, strict=True)
+        if window.sentence.id == "1"
+        for word, counts in zip(words_of_window, window.counted, strict=True)
+        if counts
     ]
     assert once == text.split()
-    for one in words:  # what stands around the text is in every window
-        assert one[: 1 + (template != "{text}")] == ["<s>", *([] if template == "{text}" else ["w50"])]
+    for words_of_window in words:  # each window has what stands around the text
+        assert words_of_window[: 1 + (template != "{text}")] == ["<s>", *([] if template == "{text}" else ["w50"])]
     whole = " ".join(words[0])
     assert " ".join(text.split()[:length]) in whole
     (batch, *_) = batches(
         corpus, tokenizer, max_length=limit, template=template, long_texts="windows", batch_tokens=8192
     )
-    assert batch.continuing == len(found) - 2
+    assert batch.continuing == len(encoded) - 2
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -235,42 +240,9 @@ def test_screening_spans_is_screening_their_tokens() -> None:
     handle.remove()
     wanted = {"anger": h[0][1:3], "irony": h[0][1:3], "joy": torch.cat([h[0][2:5], h[1][2:3]])}
     for label, rows in wanted.items():
-        found = stats.label(label)[site]
-        assert found.count == len(rows)
-        np.testing.assert_allclose(found.mean, rows.double().mean(0), rtol=1e-5, atol=1e-6)
-
-
-def test_datasets_by_object_folder_and_files(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["calm", "anger"])}
-    )
-    parts = {
-        split: datasets.Dataset.from_dict(
-            {"text": [f"w{i} w{i + 1}" for i in range(n)], "label": [i % 2 for i in range(n)]}, features
-        )
-        for split, n in (("train", 6), ("test", 3))
-    }
-    whole = datasets.DatasetDict(parts)
-    whole.save_to_disk(str(tmp_path / "saved"))
-    (tmp_path / "files").mkdir()
-    for split, part in parts.items():
-        part.to_parquet(str(tmp_path / "files" / f"{split}.parquet"))
-    seen = [
-        Corpus.from_dataset(whole),
-        Corpus.from_dataset({split: part.to_iterable_dataset() for split, part in parts.items()}),
-        Corpus.from_dataset(tmp_path / "saved"),
-        Corpus.from_dataset(tmp_path / "files"),
-    ]
-    for corpus in seen:
-        assert corpus.labels == ("anger", "calm")
-        assert corpus.splits == ("test", "train")
-        assert len(corpus) == len(list(corpus)) == 9
-        assert Counter(one.labels for one in corpus.where(split="train")) == {("calm",): 3, ("anger",): 3}
-    assert len({corpus.hash for corpus in seen}) == 1
-    assert [corpus.name for corpus in seen] == ["dataset", "dataset", "saved", "files"]
-    assert Corpus.from_dataset(parts["test"], task="mood").tasks == {"mood": ("anger", "calm")}
-    assert message(lambda: Corpus.from_dataset(tmp_path / "absent")).startswith(f"{tmp_path / 'absent'} does not exist")
+        moments = stats.label(label)[site]
+        assert moments.count == len(rows)
+        np.testing.assert_allclose(moments.mean, rows.double().mean(0), rtol=1e-5, atol=1e-6)
 
 
 def slow(tmp_path: Path) -> Any:
@@ -323,60 +295,3 @@ def test_a_tokenizer_that_does_not_fit_is_refused() -> None:
     padded.add_special_tokens({"pad_token": "<padding>"})  # 97 tokens and one for padding
     assert len(padded) == 98
     screen(model, padded, corpus)
-
-
-def test_a_folder_of_several_configurations_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    folder = tmp_path / "someone" / "sentences"
-    folder.mkdir(parents=True)
-    for config, n in (("short", 4), ("long", 7)):
-        for split in ("train", "test"):
-            rows = [{"text": f"w{i} w{i + 1}", "label": ["calm", "anger"][i % 2]} for i in range(n)]
-            (folder / f"{config}-{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    configs = "".join(
-        f"- config_name: {name}\n  data_files:\n"
-        + "".join(f"  - split: {split}\n    path: {name}-{split}.jsonl\n" for split in ("train", "test"))
-        for name in ("short", "long")
-    )
-    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
-    monkeypatch.chdir(tmp_path)
-    loaded: list[Any] = []
-    load = datasets.load_dataset
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *args, **kwargs: (loaded.append(load(*args, **kwargs)), loaded[-1])[1]
-    )
-    corpus = Corpus.from_dataset("someone/sentences", config="long")
-    assert isinstance(loaded[0], datasets.IterableDatasetDict)
-    assert corpus.name == "sentences"
-    assert corpus.splits == ("test", "train")
-    assert [one.text for one in corpus.where(split="test")] == [f"w{i} w{i + 1}" for i in range(7)]
-    assert len(Corpus.from_dataset("someone/sentences", config="short")) == len(list(corpus)) - 6
-    assert "cannot load the dataset sentences: " in message(lambda: Corpus.from_dataset("someone/sentences"))
-
-
-def test_only_a_name_of_the_hub_is_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-    asked: list[str] = []
-
-    def load(name: str, config: str | None, streaming: bool) -> Any:
-        asked.append(name)
-        if "absent" in name:
-            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist")
-        return datasets.Dataset.from_list([{"text": "w1", "label": "calm"}]).to_iterable_dataset()
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").touch()
-    hint = "; a dataset of the Hugging Face Hub is hf://datasets/OWNER/NAME"
-    for name in ("someone/sentences", "sentences", "csv", tmp_path / "sentences"):
-        assert message(lambda name=name: Corpus.from_dataset(name)) == f"{name} does not exist{hint}"
-    assert message(lambda: Corpus.from_dataset("file")) == f"file is not a folder{hint}"
-    assert asked == []
-    corpus = Corpus.from_dataset("hf://datasets/someone/sentences")
-    assert (corpus.name, corpus.labels) == ("sentences", ("calm",))
-    line = message(lambda: Corpus.from_dataset("hf://datasets/someone/absent"))
-    assert line == "cannot load the dataset absent: Dataset 'someone/absent' doesn't exist"
-    assert asked == ["someone/sentences", "someone/absent"]
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    assert message(lambda: Corpus.from_dataset("sentences")) == f"sentences does not exist{hint}"
-    assert message(lambda: Corpus.from_dataset(tmp_path)).startswith("reading a dataset needs datasets")

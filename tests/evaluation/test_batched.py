@@ -29,7 +29,7 @@ def test_loss_is_that_of_one_sentence_at_a_time(family: str, bos: bool) -> None:
         ids = [1, *tokenizer(SENTENCES[row].text, add_special_tokens=False)["input_ids"]]
         with torch.no_grad():
             likelihoods = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0], -1)
-        expected = -sum(float(likelihoods[place, token]) for place, token in enumerate(ids[1:]))
+        expected = -sum(float(likelihoods[position, token]) for position, token in enumerate(ids[1:]))
         assert tokens[row] == len(words)
         assert loss == pytest.approx(expected, rel=2e-5)
 
@@ -38,7 +38,7 @@ def test_without_any_first_token_the_first_word_does_not_count() -> None:
     tokenizer = make_tokenizer(bos=False)
     tokenizer.bos_token = None
     _, tokens = text_loss(build("llama"), tokenizer, SENTENCES)
-    assert tokens.tolist() == [len(one.text.split()) - 1 for one in SENTENCES]
+    assert tokens.tolist() == [len(sentence.text.split()) - 1 for sentence in SENTENCES]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -52,9 +52,9 @@ def test_many_programs_at_once_answer_as_one_after_the_other(family: str, prompt
     rows = ALL[::3]
     scores, losses = classifier.scores(rows, programs), loss(rows, programs)
     assert state(model) == before
-    for place, program in enumerate(programs):
+    for position, program in enumerate(programs):
         with intervene(model, [program]):
             expected = [[*classifier.scores(np.array([row]))[0]] for row in rows]  # alone: no prefix is shared
-            np.testing.assert_allclose(losses[place], loss(rows, AS_IT_IS)[0], rtol=2e-5, atol=2e-5)
-        np.testing.assert_allclose(scores[place], np.concatenate(expected), rtol=5e-5, atol=5e-5)
+            np.testing.assert_allclose(losses[position], loss(rows, AS_IT_IS)[0], rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(scores[position], np.concatenate(expected), rtol=5e-5, atol=5e-5)
     assert len(np.unique(scores.round(3), axis=0)) >= len(programs) - 1

@@ -94,9 +94,9 @@ def test_labels_of_one_token_cost_one_forward_and_one_row_of_logits() -> None:
     before = state(model)
     with seen(model) as (ids, heads):
         classifier(ALL)
-    assert [one.shape[0] for one in ids] == [len(SENTENCES)]
+    assert [batch.shape[0] for batch in ids] == [len(SENTENCES)]
     assert heads[0].shape[:2] == (len(SENTENCES), 1)
-    assert ids[0].shape[1] == max(len(one.text.split()) for one in SENTENCES) + 4
+    assert ids[0].shape[1] == max(len(sentence.text.split()) for sentence in SENTENCES) + 4
     assert state(model) == before
 
 
@@ -106,8 +106,8 @@ def test_a_sentence_is_read_once_for_all_labels_that_begin_alike() -> None:
     with seen(model) as (ids, heads):
         classifier(ALL)
     # w50 and w50 w51 in one row, w52 w50 w53 and w52 w50 w54 in another, w9 w9 in a third.
-    assert sum(one.shape[0] for one in ids) == 3 * len(SENTENCES)
-    assert {one.shape[1] for one in heads} <= {2, 3}
+    assert sum(batch.shape[0] for batch in ids) == 3 * len(SENTENCES)
+    assert {hidden.shape[1] for hidden in heads} <= {2, 3}
 
 
 def test_any_selection_of_rows_gives_the_same_answers() -> None:
@@ -233,7 +233,7 @@ def test_a_prompt_begins_with_bos_once(bos: bool) -> None:
     expected = (
         LabelLikelihood({"mood": "{bos}{text} w2"}).classifier(model, tokenizer, SENTENCES, "mood", MIXED).scores(ALL)
     )
-    rendered = [replace(one, text=f"<s> {one.text}") for one in SENTENCES]
+    rendered = [replace(sentence, text=f"<s> {sentence.text}") for sentence in SENTENCES]
     for sentences, prompt in ((SENTENCES, "{text} w2"), (rendered, "{text} w2"), (rendered, "{bos}{text} w2")):
         classifier = LabelLikelihood({"mood": prompt}).classifier(model, tokenizer, sentences, "mood", MIXED)
         np.testing.assert_array_equal(classifier.scores(ALL), expected)
@@ -278,9 +278,9 @@ def test_what_no_program_changes_is_computed_once() -> None:
     for layer in range(3):
         count(layer)
     classifier(ALL, programs)
-    own = sum(len(one.text.split()) + 2 for one in SENTENCES)
+    own_tokens = sum(len(sentence.text.split()) + 2 for sentence in SENTENCES)
     # The prefix of <s> and 20 words once; padding adds to the sentences' own tokens, at most half here.
-    assert tokens[0] == tokens[1] <= 21 + 1.5 * own
+    assert tokens[0] == tokens[1] <= 21 + 1.5 * own_tokens
     assert tokens[2] == 6 * tokens[0]
 
 

@@ -25,9 +25,9 @@ def test_ridge_solves_the_augmented_least_squares_problem() -> None:
         x, y = rng.normal(size=(n, width)) * rng.lognormal(size=width) + 5, rng.normal(size=(n, 3))
         centred = x - x.mean(0)
         unit = np.square(centred).sum() / width
-        found = list(ridge(x, y))
-        assert [penalty for penalty, _, _ in found] == sorted((penalty for penalty, _, _ in found), reverse=True)
-        for penalty, weights, intercept in found[:: 4 if n > width else 2][:5]:
+        fits = list(ridge(x, y))
+        assert [penalty for penalty, _, _ in fits] == sorted((penalty for penalty, _, _ in fits), reverse=True)
+        for penalty, weights, intercept in fits[:: 4 if n > width else 2][:5]:
             # [x 1; sqrt(p) I 0] (w, b) = [y; 0]: the intercept is fitted too, and not penalised.
             design = np.vstack([np.c_[x, np.ones(n)], np.c_[np.sqrt(penalty * unit) * np.eye(width), np.zeros(width)]])
             solution = np.linalg.lstsq(design, np.vstack([y, np.zeros((width, 3))]), rcond=None)[0]
@@ -49,11 +49,11 @@ def separable(number: int, seed: int) -> list[Sentence]:
     """Any words, and w50 in those labelled a, w51 in those labelled b, both in those labelled with both."""
     rng = np.random.default_rng(seed)
     sentences = []
-    for place in range(number):
-        labels = (("a",), ("b",), ("c",), ("a", "b"))[place % 4]
+    for index in range(number):
+        labels = (("a",), ("b",), ("c",), ("a", "b"))[index % 4]
         words = [f"w{w}" for w in rng.integers(0, 48, rng.integers(1, 6))]
         words += ["w50"] * 12 * ("a" in labels) + ["w51"] * 12 * ("b" in labels)
-        sentences.append(Sentence(" ".join(rng.permutation(words)), labels, "train", str(place)))
+        sentences.append(Sentence(" ".join(rng.permutation(words)), labels, "train", str(index)))
     return sentences
 
 
@@ -110,6 +110,6 @@ def test_the_probe_reads_many_programs_at_once(family: str) -> None:
     classifier = probe.classifier(model, tokenizer, sentences, "mood", ("a", "b", "c"))
     programs = programs_of(model, 1)
     answers = classifier(np.arange(80), programs)
-    for place, program in enumerate(programs):
+    for position, program in enumerate(programs):
         with intervene(model, [program]):
-            assert np.array_equal(answers[place], classifier(np.arange(80))[0])
+            assert np.array_equal(answers[position], classifier(np.arange(80))[0])

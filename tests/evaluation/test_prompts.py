@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 
 TEXTS = ["w3 w4 w5", "<s> w6 w7", "w8"]
 ROWS = [{"text": text, "label": label, "split": "train"} for text, label in zip(TEXTS, "xyx", strict=True)]
-SENTENCES = [Sentence(text, ("x",), "train", str(place)) for place, text in enumerate(TEXTS)]
+SENTENCES = [Sentence(text, ("x",), "train", str(number)) for number, text in enumerate(TEXTS)]
 
 
 def given(model: Any, run: Callable[[], object]) -> list[list[int]]:

@@ -36,7 +36,7 @@ def byte_level(trim_offsets: bool = False) -> PreTrainedTokenizerFast:
 def word_piece() -> PreTrainedTokenizerFast:
     """A WordPiece that lowers case, drops control characters, and puts [CLS] before and [SEP] after."""
     words = ["[UNK]", "[CLS]", "[SEP]", "the", "cat", "say", "so", "hap", "##py", "##s", "!", ",", "ä", "##r"]
-    tokenizer = Tokenizer(models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -59,7 +59,7 @@ def byte_of() -> dict[str, int]:
     """The characters of the byte-level alphabet: printable bytes stand for themselves, the others for U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+    return {chr(byte): byte for byte in printable} | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
 def own_by_bytes(tokens: Sequence[str], before: str, text: str) -> list[bool]:

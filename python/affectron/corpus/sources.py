@@ -6,74 +6,95 @@ import copy
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from affectron.corpus.formats import READERS, TABLES, by_name, class_labels, file_classes
-from affectron.corpus.rows import Bad, Columns, Rows
+from affectron.corpus.formats import FORMATS, TABLES, by_name, class_labels, file_classes
+from affectron.corpus.schema import Rows, Schema
+from affectron.corpus.values import BadRow
 from affectron.errors import InputError
+from affectron.options import Columns
 
 
 class Source:
-    """Where lines come from; ``rows`` gives the same lines at each call."""
+    """A source of rows that gives the same rows at each pass.
 
-    path: Path | None
+    Attributes:
+        path: the file, or None.
+        name: the name of a corpus from this source.
+        separator: characters between the labels in a string where the caller names none; None if a string is one label.
+        schema: the columns.
+
+    Raises:
+        InputError: an unusable schema; ``quoting`` is given, and the source is no table.
+    """
+
+    path: Path | None = None
     name: str
-    separator: str | None = None  # what stands between the names in a string
+    separator: str | None = None
 
     def __init__(self, columns: Columns) -> None:
-        self.columns = columns
+        self.schema = Schema(columns)
+        if columns.quoting is not None and not self._is_table():
+            raise InputError(f"quoting is {columns.quoting}, and {self} is no table; it is for {', '.join(TABLES)}")
 
     def rows(self) -> Rows:
+        """Stream the rows from the first on.
+
+        Raises:
+            InputError: the source cannot be read.
+        """
         raise NotImplementedError
 
     def check_unchanged(self) -> None:
-        """Memory does not change; a file may."""
+        """Raise InputError if the source was changed since it was made; only a file can be."""
+
+    def _is_table(self) -> bool:
+        return False
 
     def __str__(self) -> str:
         return str(self.path or self.name)
 
 
-class Memory(Source):
-    """Records held in memory, reduced to the columns in use so that later changes by their owner do not show."""
+class Records(Source):
+    """Records in memory. Only the columns in use are kept, as copies: later changes to the records do not show."""
 
-    path = None
     name = "records"
 
     def __init__(self, records: Iterable[Mapping[str, Any]], columns: Columns) -> None:
         super().__init__(columns)
-        self._rows = [(line, copy.deepcopy(self.columns.checked_row(record))) for line, record in enumerate(records, 1)]
+        self._rows = [(line, copy.deepcopy(self.schema.checked_row(record))) for line, record in enumerate(records, 1)]
 
     def rows(self) -> Rows:
         return iter(self._rows)
 
 
-#: How the name of a dataset on the Hugging Face Hub begins. Nothing else is looked up there.
+#: Prefix of the address of a dataset on the Hugging Face Hub. Nothing else is looked up there.
 HUB = "hf://datasets/"
 
 
 class Dataset(Source):
-    """A dataset of Hugging Face: an object, or where to load one from."""
+    """A dataset of Hugging Face: an object, or the folder or address to load it from."""
 
-    path = None
+    name = "dataset"
 
     def __init__(self, dataset: Any, config: str | None, columns: Columns) -> None:
+        address = os.fspath(dataset) if isinstance(dataset, (str, os.PathLike)) else None
+        self._address = address
+        if address is not None:
+            self.name = Path(address).name
         super().__init__(columns)
-        place = os.fspath(dataset) if isinstance(dataset, (str, os.PathLike)) else None
-        if place is not None and not place.startswith(HUB) and not os.path.isdir(place):
-            what = "is not a folder" if os.path.exists(place) else "does not exist"
-            raise InputError(f"{place} {what}; a dataset of the Hugging Face Hub is {HUB}OWNER/NAME")
+        if address is not None and not address.startswith(HUB) and not os.path.isdir(address):
+            problem = "is not a folder" if os.path.exists(address) else "does not exist"
+            raise InputError(f"{address} {problem}; a dataset of the Hugging Face Hub is {HUB}OWNER/NAME")
         try:
             import datasets
         except ImportError:
             raise InputError("reading a dataset needs datasets (pip install 'affectron[data]')") from None
-        self.name = "dataset"
-        if place is not None:
-            self.name = Path(place).name
+        if address is not None:
             try:
-                dataset = self._load(place, config)
+                dataset = self._load(address, config)
             except InputError:
                 raise
             except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
@@ -82,15 +103,17 @@ class Dataset(Source):
         if isinstance(dataset, Mapping):  # of several splits
             self._parts = {str(split): part for split, part in dataset.items()}
         else:
-            own = str(getattr(dataset, "split", None) or "")
-            self._parts = {own: dataset}
+            self._parts = {str(getattr(dataset, "split", None) or ""): dataset}
 
-    def _load(self, place: str, config: str | None) -> Any:
+    def __str__(self) -> str:
+        return self._address or self.name
+
+    def _load(self, address: str, config: str | None) -> Any:
         import datasets
 
-        if place.startswith(HUB):
-            return datasets.load_dataset(place.removeprefix(HUB), config, streaming=True)
-        folder = Path(place).absolute()  # a relative one looks like a name on the Hub
+        if address.startswith(HUB):
+            return datasets.load_dataset(address.removeprefix(HUB), config, streaming=True)
+        folder = Path(address).absolute()  # a relative one looks like a name on the Hub
         if any((folder / info).is_file() for info in ("dataset_info.json", "dataset_dict.json")):
             return datasets.load_from_disk(str(folder))
         parts = datasets.load_dataset(str(folder), config, streaming=True)
@@ -99,64 +122,65 @@ class Dataset(Source):
         return parts
 
     def _check_classes(self, files: Iterable[Path]) -> None:
-        """Check that Parquet files agree about their classes, as ``datasets`` takes those of the first for all."""
-        of_file = {file: file_classes(file, self.columns.names) for file in files if file.suffix == ".parquet"}
+        """Check that Parquet files name the same classes: ``datasets`` applies those of the first file to all."""
+        of_file = {file: file_classes(file, self.schema.names) for file in files if file.suffix == ".parquet"}
         for first, second in pairwise(of_file):
             if of_file[first] != of_file[second]:
                 raise InputError(f"{second} does not name its classes as {first} does; read the files one by one")
 
     def rows(self) -> Rows:
         line = 0
+        split_column = self.schema.options.split
         for split, part in self._parts.items():
-            known = getattr(part, "features", None)
-            classes = class_labels(known.to_dict() if known else {}, self.columns.names)
+            features = getattr(part, "features", None)
+            classes = class_labels(features.to_dict() if features else {}, self.schema.names)
             for record in part:
                 line += 1
-                record = {**record, self.columns.split: record.get(self.columns.split, split or None)}
+                record = {**record, split_column: record.get(split_column, split or None)}
                 named = by_name(record, classes)
-                yield line, named if isinstance(named, Bad) else self.columns.checked_row(named)
+                yield line, named if isinstance(named, BadRow) else self.schema.checked_row(named)
 
 
 class File(Source):
-    """A file, whose suffix says how it is read and whose size and time of change say whether it is still the same."""
+    """A file. Its suffix names the format; its size and time of change tell whether it is still the same file."""
 
     path: Path
 
-    def __init__(self, path: Path, columns: Columns, quoting: bool | None) -> None:
-        super().__init__(columns)
+    def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
         self.name = "/".join(path.absolute().parts[-2:])  # many files are called data.jsonl
         suffix = path.suffix.lower()
         if suffix == ".json":
             raise InputError(f"{path}: one JSON document is not read line by line; write an object a line as .jsonl")
-        if suffix not in READERS:
-            raise InputError(f"{path}: suffix is {suffix!r}, expected one of {', '.join(READERS)}")
-        self._read = READERS[suffix]
-        if suffix in TABLES:
+        if suffix not in FORMATS:
+            raise InputError(f"{path}: suffix is {suffix!r}, expected one of {', '.join(FORMATS)}")
+        self._read = FORMATS[suffix]
+        super().__init__(columns)
+        if self._is_table():
             self.separator = "|"
-            self._read = partial(self._read, quoting=quoting)
-        elif quoting is not None:
-            raise InputError(f"quoting is {quoting}, and {path} is no table; it is for {', '.join(TABLES)}")
-        with self._reading() as file:
+        with self._open() as file:
             self._stamp = self._stamp_of(file)
 
     def rows(self) -> Rows:
-        with self._reading() as file:
-            self._check_unchanged(file)
+        with self._open() as file:
+            self._check_stamp(file)
             try:
-                yield from self._read(self.path, file, self.columns)
+                yield from self._read(self.path, file, self.schema)
             except OSError as error:
-                why = error.strerror or str(error).partition("\n")[0]  # Parquet's own have lines
+                why = error.strerror or str(error).partition("\n")[0]  # pyarrow's messages have several lines
                 raise InputError(f"cannot read {self.path}: {why}") from error
-            self._check_unchanged(file)
+            self._check_stamp(file)
 
     def check_unchanged(self) -> None:
-        with self._reading() as file:
-            self._check_unchanged(file)
+        with self._open() as file:
+            self._check_stamp(file)
 
-    def _reading(self) -> BinaryIO:
+    def _is_table(self) -> bool:
+        return self.path.suffix.lower() in TABLES
+
+    def _open(self) -> BinaryIO:
         try:
-            # Looked at before it is opened: opening a pipe would wait for a writer.
+            # The kind is looked at before the file is opened: opening a pipe would wait for a writer.
             if not stat.S_ISREG(os.stat(self.path).st_mode):
                 raise InputError(f"{self.path} is not a regular file; a corpus is read more than once")
             return open(self.path, "rb")
@@ -168,6 +192,6 @@ class File(Source):
         status = os.fstat(file.fileno())
         return status.st_size, status.st_mtime_ns
 
-    def _check_unchanged(self, file: BinaryIO) -> None:
+    def _check_stamp(self, file: BinaryIO) -> None:
         if self._stamp_of(file) != self._stamp:
             raise InputError(f"{self.path} was changed after it was scanned; make the corpus anew")

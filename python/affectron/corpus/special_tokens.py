@@ -1,7 +1,7 @@
-"""Special tokens: which stand before and after what a model reads, and which tokens are special at all.
+"""Special tokens of a tokenizer: those before and after a text, and the ids of all.
 
-Separate because every path that feeds text to a model, to measure, to ask or to steer it, follows the same rule: a text
-begins with the tokenizer's beginning-of-sequence (BOS) token, where it has one, exactly once.
+Every path that feeds text to a model, to measure, to evaluate or to steer it, follows the same rule: a text begins with
+the tokenizer's beginning-of-sequence (BOS) token, if it has one, exactly once.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text begins with the beginning-of-sequence (BOS) token for this tokenizer, added by itself or not.
+    """Whether texts for this tokenizer begin with its beginning-of-sequence (BOS) token, also if it does not add it.
 
-    It does where the tokenizer has a BOS token, unless the tokenizer frames its texts in another way: with a different
-    token before them, or with more than the end-of-sequence token behind them (BigBird's [CLS], NLLB's language codes,
-    XLNet's <sep><cls>).
+    They do if the tokenizer has a BOS token, unless it frames its texts in another way: with a different token before
+    them, or with more than the end-of-sequence token after them (BigBird's [CLS], NLLB's language codes, XLNet's
+    <sep><cls>).
 
-    Without BOS the first token of a text becomes the attention sink, and its activations say nothing of the text. In
-    SmolLM2-135M-Instruct, whose BOS is ``<|im_start|>``, that token's hidden state at layer 15 has a mean norm of
-    23,450, and of 506 after BOS; the loss of the tokens behind it is 5.08 and 4.91 nats (60 sentences).
+    Without BOS the first token of a text becomes the attention sink, and its activations say nothing about the text. In
+    SmolLM2-135M-Instruct, whose BOS is ``<|im_start|>``, the first token's hidden state at layer 15 has a mean norm of
+    23,450 without BOS and of 506 after it; the mean loss of the other tokens is 5.08 and 4.91 nats (60 sentences).
     """
     if tokenizer.bos_token_id is None:
         return False
@@ -36,11 +36,11 @@ def starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 class Frame(NamedTuple):
-    """The special tokens that stand before and after what a model reads.
+    """The special tokens before and after the tokens of a text.
 
     Attributes:
         before, after: token ids.
-        added_bos: the BOS token where neither the tokenizer nor the template puts it there, else None.
+        added_bos: the BOS token if neither the tokenizer nor the template writes it, else None.
     """
 
     before: tuple[int, ...] = ()
@@ -49,27 +49,27 @@ class Frame(NamedTuple):
 
     @classmethod
     def of_text(cls, tokenizer: PreTrainedTokenizerBase) -> Frame:
-        """The frame of a plain text: the tokenizer's own, and BOS where the tokenizer does not add it."""
+        """The frame of a plain text: the tokenizer's own frame, with BOS where the tokenizer does not add it."""
         before, after = _own_frame(tokenizer)
         if before or not starts_with_bos(tokenizer):
             return cls(before, after)
-        return cls(_bos(tokenizer), after, _told(tokenizer))
+        return cls(_bos(tokenizer), after, _noted_bos(tokenizer))
 
     @classmethod
     def of_prompt(cls, tokenizer: PreTrainedTokenizerBase, prompt: str) -> Frame:
-        """The frame of a filled template, of which ``prompt`` is at least the beginning: BOS and nothing else."""
+        """The frame of a filled template, BOS and nothing else; ``prompt`` is that template or its beginning."""
         if not starts_with_bos(tokenizer):
             return cls()
-        rendered = prompt.startswith(str(tokenizer.bos_token))
-        return cls(_bos(tokenizer), (), None if rendered else _told(tokenizer))
+        written = prompt.startswith(str(tokenizer.bos_token))
+        return cls(_bos(tokenizer), (), None if written else _noted_bos(tokenizer))
 
     @classmethod
     def of_conversation(cls, tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> Frame:
-        """The frame of a rendered conversation: BOS where the chat template, the model's own format, writes it."""
+        """The frame of a rendered conversation: BOS if the chat template, the model's own format, writes it."""
         return cls(_bos(tokenizer)) if ids and ids[0] == tokenizer.bos_token_id else cls()
 
     def bare(self, ids: Sequence[int]) -> slice:
-        """The part of ``ids`` without the frame's own tokens: a text may be written with special tokens already."""
+        """The part of ``ids`` inside the frame's tokens, which a text may have been written with already."""
         start, stop = 0, len(ids)
         while self.before and tuple(ids[start : start + len(self.before)]) == self.before:
             start += len(self.before)
@@ -78,7 +78,7 @@ class Frame(NamedTuple):
         return slice(start, stop)
 
     def around(self, ids: Sequence[int]) -> list[int]:
-        """``ids`` with the frame around them, once."""
+        """``ids`` with the frame around them exactly once."""
         return [*self.before, *ids[self.bare(ids)], *self.after]
 
 
@@ -86,8 +86,8 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return (int(tokenizer.bos_token_id),)
 
 
-def _told(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The BOS token, after a note that it is added; Python's warnings tell it once."""
+def _noted_bos(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The BOS token, after a note that it is added; Python's warnings show the note once."""
     bos = str(tokenizer.bos_token)
     warnings.warn(
         f"the beginning-of-sequence token {bos!r} is put before every text, since neither tokenizer nor template does",
@@ -98,9 +98,9 @@ def _told(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _own_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that the tokenizer puts before and after a text by itself."""
+    """The ids that the tokenizer itself puts before and after a text."""
     special = set(tokenizer.all_special_tokens)
-    for id in range(len(tokenizer)):  # to the first token that is a text by itself and no part of the frame
+    for id in range(len(tokenizer)):  # up to the first token that is a text by itself and not part of the frame
         word = tokenizer.convert_ids_to_tokens(id)
         if not word or word in special:
             continue
@@ -112,7 +112,14 @@ def _own_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tup
 
 
 class SpecialTokens(NamedTuple):
-    """The special tokens by their ids, and apart from them the one that stands for what the tokenizer does not know."""
+    """Ids of a tokenizer's special tokens.
+
+    Attributes:
+        ids: the special tokens, without ``unknown``.
+        bos: the beginning-of-sequence token.
+        unknown: the token of unknown words, unless it has another purpose too.
+        unknown_name: how it is written.
+    """
 
     ids: frozenset[int]
     bos: int | None
@@ -129,5 +136,5 @@ class SpecialTokens(NamedTuple):
         return cls(ids, tokenizer.bos_token_id, unknown, str(tokenizer.unk_token))
 
     def in_text(self, text: str) -> frozenset[int]:
-        """The ids that do not count in a text: an unknown word does, unless the text writes that token's name."""
+        """The ids that do not count in a text. An unknown word counts, unless the text writes that token's name."""
         return self.ids if self.unknown is None or self.unknown_name not in text else self.ids | {self.unknown}

@@ -1,12 +1,11 @@
-"""Evaluators: the protocols of those that read a label from a model's answer, and the choice of one by its name."""
+"""Evaluators: the protocols of objects that read labels from a model, and the choice of an evaluator by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from affectron.corpus import Corpus, Sentence
-from affectron.errors import InputError
+from affectron.corpus import Sentence
 from affectron.evaluation.batched import AS_IT_IS, Integers, Programs
 from affectron.evaluation.label_likelihood import LabelLikelihood
 from affectron.evaluation.linear_probe import LinearProbe
@@ -52,21 +51,8 @@ class Evaluator(Protocol):
         """Prepare sentences for a classifier, which is called any number of times and with any selection of them."""
 
 
-def make_evaluator(evaluator: str | Evaluator, prompts: Mapping[str, str] | None, corpus: Corpus) -> Evaluator:
-    """The evaluator of a name, or ``evaluator`` itself; ``prompts`` are those of ``label_likelihood``.
-
-    Raises:
-        InputError: an unknown name; prompts of a task that the corpus does not have, or with another evaluator.
-    """
-    if evaluator == LabelLikelihood.name:
-        unknown = sorted(set(prompts or {}) - set(corpus.tasks))
-        if unknown:
-            raise InputError(f"prompts has task {unknown[0]!r}, expected {', '.join(sorted(corpus.tasks))}")
-        return LabelLikelihood(prompts)
-    if prompts is not None:
-        raise InputError(f"prompts go with {LabelLikelihood.name!r}, and the evaluator is {evaluator!r}")
-    if evaluator == LinearProbe.name:
-        return LinearProbe()
-    if isinstance(evaluator, str):
-        raise InputError(f"evaluator is {evaluator!r}, expected {LabelLikelihood.name} or {LinearProbe.name}")
-    return evaluator
+def make_evaluator(evaluator: str | Evaluator, prompts: Mapping[str, str]) -> Evaluator:
+    """The evaluator of a name, or ``evaluator`` itself; ``prompts`` are those of ``label_likelihood``."""
+    if not isinstance(evaluator, str):
+        return evaluator
+    return LabelLikelihood(prompts) if evaluator == LabelLikelihood.name else LinearProbe()

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from affectron._internal.artifacts import SAME_MODEL
 from affectron._internal.checks import Whole, check
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
@@ -24,8 +25,9 @@ from affectron.evaluation.batched import AS_IT_IS, Integers, Programs, text_loss
 from affectron.evaluation.evaluators import Classifier, Evaluator, make_evaluator
 from affectron.evaluation.labels import label_matrix
 from affectron.models import evaluating, find_sites
-from affectron.models.provenance import SAME_MODEL, made_with
+from affectron.models.provenance import made_with
 from affectron.neurons import NeuronSet
+from affectron.options import Evaluate
 from affectron.stats import ActivationStats
 
 
@@ -57,25 +59,26 @@ class Exam:
         tokenizer: Any,
         corpus: Corpus,
         *,
-        evaluator: str | Evaluator = "label_likelihood",
+        evaluator: str | Evaluator = Evaluate.evaluator,
         prompts: Mapping[str, str] | None = None,
-        dev: str = "dev",
-        test: str = "test",
-        train: str = "train",
-        limit: int | None = None,
+        dev: str = Evaluate.dev,
+        test: str = Evaluate.test,
+        train: str = Evaluate.train,
+        limit: int | None = Evaluate.limit,
         seed: int = 0,
         allow_overlap: bool = False,
     ) -> None:
-        check("seed", seed, Whole(0))
-        if limit is not None:
-            check("limit", limit, Whole(1))
+        check("seed", seed, Whole())
+        options = Evaluate(
+            evaluator=evaluator, prompts=dict(prompts or {}), dev=dev, test=test, train=train, limit=limit
+        )
+        unknown = sorted(options.prompts.keys() - corpus.tasks.keys())
+        if unknown:
+            raise InputError(f"prompts has task {unknown[0]!r}, expected {', '.join(corpus.tasks)}")
         self.model, self.tokenizer, self.corpus = model, tokenizer, corpus
-        self.evaluator = make_evaluator(evaluator, prompts, corpus)
+        self.evaluator = make_evaluator(evaluator, options.prompts)
         self.dev, self.test, self.train, self.limit, self.seed = dev, test, train, limit, seed
-        self.splits = {"dev": dev, "test": test, **({"train": train} if self.evaluator.trains else {})}
-        if len(set(self.splits.values())) < len(self.splits):
-            given = ", ".join(f"{name} {split!r}" for name, split in self.splits.items())
-            raise InputError(f"the splits are {given}; expected different ones")
+        self.splits = options.splits
         self._questions: dict[tuple[str, str], Questions] = {}
         self._texts: dict[tuple[str, str], Text] = {}
         self._fitted: set[str] = set()
@@ -146,9 +149,9 @@ class Exam:
         return tasks
 
     @contextmanager
-    def sitting(self, title: str, programs: int, progress: bool) -> Iterator[Steps]:
-        """Put the model in evaluation mode without gradients, and show progress in ``programs`` programs."""
-        with torch.no_grad(), evaluating(self.model), track(title, programs, progress) as advance:
+    def sitting(self, what: str, runs: int, progress: bool) -> Iterator[Steps]:
+        """Put the model in evaluation mode without gradients; show progress as ``what`` in ``runs`` programs."""
+        with torch.no_grad(), evaluating(self.model), track(what, runs, progress) as advance:
             yield Steps(advance)
 
     def sentences(self, split: str, task: str) -> list[Sentence]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affectron import models
+from affectron._internal.names import LABEL_LIKELIHOOD
 from affectron.corpus import Sentence
 from affectron.corpus.encoding import length_limit, overlaps, split_template, template_frame, tokenise
 from affectron.corpus.special_tokens import Frame, starts_with_bos
@@ -45,7 +46,7 @@ class LabelLikelihood:
             prompt without room for the text.
     """
 
-    name = "label_likelihood"
+    name = LABEL_LIKELIHOOD
     trains = False
 
     def __init__(self, prompts: Mapping[str, str] | None = None) -> None:

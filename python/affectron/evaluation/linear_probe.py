@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from affectron import models
+from affectron._internal.names import LINEAR_PROBE
 from affectron.corpus import Sentence
 from affectron.corpus.batching import counted_tokens
 from affectron.corpus.encoding import encode
@@ -29,7 +30,7 @@ class LinearProbe:
     equals. The probe is fitted on the unsteered model and then left alone: a program changes the states that it reads.
     """
 
-    name = "linear_probe"
+    name = LINEAR_PROBE
     trains = True
 
     def __init__(self) -> None:

@@ -101,7 +101,7 @@ class Session:
         """The exam of the configuration on a corpus, perhaps with other splits or another limit."""
         table = self.config.evaluate
         prompts = {task: prompt for task, prompt in table.prompts.items() if task in corpus.tasks}
-        options = {**table.values(), "prompts": prompts or None, **splits}
+        options = {**table.values(), "prompts": prompts, **splits}
         return Exam(
             *self.model, corpus, **options, seed=self.config.seed, allow_overlap=self.config.allow_overlap
         )  # fmt: skip
