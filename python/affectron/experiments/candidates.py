@@ -31,8 +31,7 @@ from affectron.errors import InputError
 from affectron.evaluation.effects import label_rng, middle
 from affectron.evaluation.exam import whole_number
 from affectron.experiments.findings import Findings
-from affectron.models import Reader, evaluating, max_length, parallel
-from affectron.models.layout import Routed, Site
+from affectron.models import Reader, Routed, Site, evaluating, max_length, parallel
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES, directions, fdr
 from affectron.screening.screen import observed

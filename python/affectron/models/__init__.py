@@ -1,12 +1,17 @@
-"""Models of transformers: where their MLP neurons are, how to measure and steer them, how to load them."""
+"""Models of transformers: their MLP neurons found, measured and steered; loading and identity."""
 
+from affectron.models.attaching import attach
+from affectron.models.chain import Given, Kernel, Routed
 from affectron.models.compaction import compact
-from affectron.models.discovery.sites import attach, declare_mlp, evaluating, find_sites, max_length, unwrapped
-from affectron.models.forward import Reader
-from affectron.models.layout import Given, Kernel, Routed, Site, Structure
-from affectron.models.load import check_tokenizer, config_hash, fingerprint, load_model, load_skeleton, tokenizer_hash
+from affectron.models.context_length import max_length
+from affectron.models.discovery.sites import declare_mlp, find_sites
+from affectron.models.forward import Reader, evaluating
+from affectron.models.identity import check_tokenizer, config_hash, fingerprint, tokenizer_hash
+from affectron.models.layout import Site, Structure
+from affectron.models.load import load_model, load_skeleton
 from affectron.models.steering import Steering, intervene
 from affectron.models.sweeps import sweep
+from affectron.models.wrappers import unwrapped
 
 __all__ = [
     "Given",

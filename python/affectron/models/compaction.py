@@ -1,7 +1,4 @@
-"""Make a smaller model by leaving neurons out for good: a model like any other, to save and to load.
-
-Apart from intervention.py: what that does for a while, this does to the weights.
-"""
+"""Compaction: a smaller model without some neurons, to save and to load like any other."""
 
 from __future__ import annotations
 
@@ -15,28 +12,29 @@ from torch import Tensor, nn
 
 from affectron.errors import InputError
 from affectron.interventions import Neurons, zero
-from affectron.models.attaching import attached
-from affectron.models.discovery.sites import find_sites, unwrapped
-from affectron.models.layout import Site, running, set_sizes, sizes
-from affectron.models.steering import check_sites
+from affectron.models.attaching import attached_structures
+from affectron.models.discovery.sites import find_sites
+from affectron.models.layout import Site, set_sizes, sizes
+from affectron.models.tables import check_sites
+from affectron.models.wrappers import active_module, unwrapped
 
-# Layouts whose linear layers hold the neurons once, or the gate's and the up projection's after one another.
+# Layouts whose first linear layers hold the neurons once, or those of the gate and then those of up.
 _LAYOUTS = ("gated", "gate_up", "up_gate", "plain")
-# What the config of a known family calls the number of neurons.
+# Names of the number of neurons in the configs of known families.
 _WIDTHS = ("intermediate_size", "ffn_dim", "n_inner")
 
 
 def compact(model: Any, neurons: Neurons) -> Any:
-    """A copy of ``model`` without ``neurons``: it computes what ``model`` does with them masked by :func:`zero`.
+    """Copy ``model`` without ``neurons``: the copy computes what ``model`` does with them masked by :func:`zero`.
 
-    A config of transformers knows one width for all layers. So every site is made as wide as the widest that is left,
-    and a narrower one is filled up with neurons whose weights are 0, which add 0 to the output: what is saved in size
-    and time is what the site that loses fewest neurons loses. Spread ``neurons`` over the sites, or skip them at any
-    width with :func:`ops.masked_mlp`.
+    A config of transformers has one width for all layers. So every site is made as wide as the widest that is left, and
+    a narrower one is filled up with neurons whose weights are 0, which add 0 to the output: size and time shrink by
+    what the site that loses fewest neurons loses. Spread ``neurons`` over the sites, or skip them at any width with
+    :func:`ops.masked_mlp`.
 
     The copy is of the same class: ``save_pretrained``, ``from_pretrained`` and :func:`load_model` take it like any
-    other. ``model`` does not change; until it is deleted both are in memory. Outputs agree up to the order in which
-    the terms of a sum are added up.
+    other. ``model`` does not change; until it is deleted both are in memory. Outputs agree up to the order in which the
+    terms of a sum are added.
 
     Args:
         model: a model of transformers whose sites are all of one width.
@@ -50,14 +48,14 @@ def compact(model: Any, neurons: Neurons) -> Any:
     """
     sites = find_sites(model)
     width = sites[0].neurons
-    steered = attached()
+    attached = attached_structures()
     for site in sites:
         _check_known(site)
         if site.neurons != width:
             raise InputError(f"{site.name} has {site.neurons} neurons, expected the {width} of {sites[0].name}")
-        if id(site.module) in steered:
+        if id(site.module) in attached:
             raise RuntimeError(f"{site.name} is attached: leave the running intervene or screen first")
-        if running(unwrapped(model).get_submodule(site.name))[0] not in ("", "_orig_mod"):
+        if active_module(unwrapped(model).get_submodule(site.name))[0] not in ("", "_orig_mod"):
             raise InputError(f"{site.name} is an adapter's copy of a block, expected a model with its adapters merged")
         _check_plain(site)
     field = next((name for name in _WIDTHS if hasattr(model.config.get_text_config(), name)), None)
@@ -70,7 +68,7 @@ def compact(model: Any, neurons: Neurons) -> Any:
     if widest == 0:
         raise InputError(f"neurons are all {width} of every site, expected some to be left")
 
-    # deepcopy takes what its memo holds for copied already: here the weights that are left.
+    # deepcopy regards the entries of its memo as copied: here the weights that are left.
     memo: dict[int, Any] = {}
     for site, index in zip(sites, kept, strict=True):
         first, last = _projections(site)
@@ -80,7 +78,7 @@ def compact(model: Any, neurons: Neurons) -> Any:
     smaller = copy.deepcopy(model, memo)
     setattr(smaller.config.get_text_config(), field, widest)
     for site in sites:
-        module: Any = running(unwrapped(smaller).get_submodule(site.name))[1]
+        module: Any = active_module(unwrapped(smaller).get_submodule(site.name))[1]
         if "intermediate_size" in vars(module):
             module.intermediate_size = widest
         first, last = _projections(replace(site, module=module))
@@ -92,6 +90,7 @@ def compact(model: Any, neurons: Neurons) -> Any:
 
 
 def _check_known(site: Site) -> None:
+    """Refuse a site of which it is not known which weights are a neuron's alone."""
     several = site.expert is not None or site.owner is not None
     if several or site.path != "fused" or site.layout not in _LAYOUTS:
         kind = "one of several experts" if several else f"of layout {site.layout} on the path {site.path}"
@@ -103,12 +102,13 @@ def _check_known(site: Site) -> None:
 
 def _projections(site: Site) -> tuple[list[nn.Module], nn.Module]:
     """The linear layers whose outputs are the site's neurons, and the one whose inputs they are."""
-    found = site.structure
-    first = [site.module.get_submodule(name) for name in (found.first, found.second) if name is not None]
-    return first, site.module.get_submodule(found.last)
+    structure = site.structure
+    first = [site.module.get_submodule(name) for name in (structure.first, structure.second) if name is not None]
+    return first, site.module.get_submodule(structure.last)
 
 
 def _check_plain(site: Site) -> None:
+    """Refuse linear layers with other parameters than a weight and a bias."""
     first, last = _projections(site)
     layers: list[Any] = [*first, last]
     for layer in layers:
@@ -123,7 +123,7 @@ def _check_plain(site: Site) -> None:
 
 
 def _keep_outputs(memo: dict[int, Any], layer: Any, width: int, index: Tensor, widest: int) -> None:
-    """Outputs are neurons: once, or the gate's and the up projection's after one another."""
+    """Keep outputs of a layer: its outputs are the neurons once, or those of the gate and then those of up."""
     axis = 1 if hasattr(layer, "nf") else 0  # GPT-2's Conv1D holds [inputs, outputs]
     _keep(memo, layer.weight, axis, width, index, widest)
     if layer.bias is not None:
@@ -131,13 +131,14 @@ def _keep_outputs(memo: dict[int, Any], layer: Any, width: int, index: Tensor, w
 
 
 def _keep_inputs(memo: dict[int, Any], layer: Any, index: Tensor, widest: int) -> None:
+    """Keep inputs of a layer: each is a neuron."""
     axis = 0 if hasattr(layer, "nf") else 1
     _keep(memo, layer.weight, axis, layer.weight.shape[axis], index, widest)
 
 
 def _keep(memo: dict[int, Any], parameter: nn.Parameter, axis: int, width: int, index: Tensor, widest: int) -> None:
-    """Put into ``memo`` what is left of a parameter: along ``axis``, of each ``width`` values those of ``index``, and
-    zeros up to ``widest``."""
+    """Put the part of a parameter that is left into ``memo``: along ``axis``, of each ``width`` values those of
+    ``index``, then zeros up to ``widest``."""
     groups = parameter.detach().unflatten(axis, (-1, width))
     shape = [*groups.shape[: axis + 1], widest, *groups.shape[axis + 2 :]]
     left = groups.new_zeros(shape)

@@ -1,7 +1,7 @@
-"""Run a model for what its neurons do, not for what it says: the part that reads the text, on batches padded right.
+"""Forwards that measure: the part of a model that reads the text, on batches padded on the right.
 
-Apart because every pass that measures has the same forward. Whether padding reaches the text, and in which order the
-sites see the tokens of a batch, is not asked of a config or a class: a tiny batch is read, and shows it.
+No config and no class tells whether padding reaches the text, and in which order the sites see the tokens of a batch:
+the model reads a tiny batch, which shows both.
 """
 
 from __future__ import annotations
@@ -20,36 +20,52 @@ from torch import Tensor, nn
 
 from affectron import ops
 from affectron.errors import InputError
-from affectron.models import attaching as swap
 from affectron.models import parallel
-from affectron.models.discovery.sites import attach, check_adapter, evaluating, find_sites, has_adapter, unwrapped
-from affectron.models.layout import Given, Kernel, KernelOrGiven, Routed, Site
+from affectron.models.attaching import attach
+from affectron.models.chain import Given, Kernel, Routed
+from affectron.models.discovery.sites import find_sites
+from affectron.models.layout import Site, is_time_first
+from affectron.models.wrappers import check_adapter, has_adapter, unwrapped
 
-# The probe: sentences, their tokens, and how many tokens of the first sentence never change. Sentences and tokens
+# The tiny batch: sentences, their tokens, and the tokens of the first sentence that never change. Sentences and tokens
 # differ in number, so that the shapes [B, T, F] and [T, B, F] do.
 _SENTENCES, _TOKENS, _KEPT = 2, 6, 3
-# What rounding may move a value by, relative to the largest of its site: products of equal shape round alike, but in a
-# mixture of experts a token's place among the rows of a product goes by its neighbours.
+# Change of a value by rounding, relative to the largest of its site: products of equal shape round alike, but in a
+# mixture of experts a token's neighbours decide its place among the rows of a product.
 _ROUNDING = 16 * torch.finfo(torch.float32).eps
 # The same between an attention kernel with a mask and one without.
-_ALIKE = 1e-3
+_MASK_ROUNDING = 1e-3
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode, and each back into its own mode afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class Reader:
-    """The part of ``model`` that reads the text: of an encoder and a decoder the encoder, else the model without its
-    lm_head, whose product with the vocabulary nobody would read.
+    """The part of ``model`` that reads the text: of an encoder-decoder model the encoder, of others the model without
+    its lm_head, whose product with the vocabulary nothing needs.
 
-    Making one reads a batch of 2 sentences of 6 tokens a few times: twice for a causal model.
+    Making a reader runs forwards of 2 sentences of 6 tokens, two for a causal model.
 
     Attributes:
-        sites: the model's MLPs that are in it.
-        causal: no token sees what follows it: padding on the right changes nothing, and no attention mask is passed.
-        padding: whether it may stand beside a text, with a mask where there is one; else all texts of a batch have to
-            be of one length.
+        sites: the MLPs in that part.
+        causal: no token sees those that follow it: padding on the right changes nothing, and no attention mask is
+            passed.
+        padding: a text may be padded, with a mask if the model takes one. If false, all texts of a batch must have one
+            length.
 
     Raises:
-        InputError: the model has no MLP that can be found, or a site whose rows are not the tokens of the batch; an
-            adapter does more than change weights.
+        InputError: no MLP is found, a site whose rows are not the tokens of the batch, or an adapter that does more
+            than change weights.
     """
 
     def __init__(self, model: Any) -> None:
@@ -62,15 +78,15 @@ class Reader:
                 f"model is a {kind}, expected one of transformers; a wrapper of torch holds it as its module"
             )
         self.body = _body(model)
-        parts = set(self.body.modules())
-        self.sites: list[Site] = [site for site in sites if site.module in parts]
+        modules = set(self.body.modules())
+        self.sites: list[Site] = [site for site in sites if site.module in modules]
         writes = bool(model.can_generate()) and not model.config.is_encoder_decoder
         self.options: dict[str, Any] = {"use_cache": False} if writes else {}
-        # A fully sharded model gathers its weights for the forward of the whole: there the lm_head's product is made,
-        # for one position.
+        # A fully sharded model gathers its weights for the forward of the whole: it computes the lm_head's product, for
+        # one position.
         if parallel.is_fully_sharded(model):
             self.body = model
-            if parallel.takes(model, "logits_to_keep"):
+            if "logits_to_keep" in inspect.signature(model.forward).parameters:
                 self.options["logits_to_keep"] = 1
         self._shape = (0, 0)
         self.causal = writes
@@ -78,13 +94,13 @@ class Reader:
         with torch.no_grad(), evaluating(model):
             reached = self._probe()
             if self.causal and reached:
-                # Without a mask the attention kernels take their causal path, so it is passed only where it matters.
+                # Without a mask the attention kernels take their causal path, so a mask is passed only if it matters.
                 self.causal = False
                 reached = self._probe()
         self.padding = not reached
 
     def __call__(self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]) -> None:
-        """A forward of tokens [B, T]; the mask is 0 at the padding, on the right.
+        """Run a forward of tokens [B, T]; the mask [B, T] is 0 at the padding, on the right.
 
         Raises:
             InputError: as :meth:`mask`.
@@ -92,7 +108,7 @@ class Reader:
         self._forward(self.body, input_ids, attention_mask)
 
     def mask(self, attention_mask: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        """The mask to pass to the model: None where there is no need of one, or no place for it.
+        """The mask to pass to the model: None if it needs none or takes none.
 
         Raises:
             InputError: there is padding, and the model's numbers depend on it.
@@ -114,28 +130,30 @@ class Reader:
 
     @contextmanager
     def attach(self, kernel: Kernel, given: Given | None = None, sites: Sequence[Site] | None = None) -> Iterator[None]:
-        """:func:`attach` at these of the reader's sites, or all: row ``b T + t`` of each is token t of sentence b.
+        """:func:`attach` at these of the reader's sites, or at all: row ``b T + t`` of each is token t of sentence b.
 
         Raises:
             InputError: in a forward, a site has other rows.
         """
         attached = self.sites if sites is None else sites
 
-        def checked(function: KernelOrGiven) -> KernelOrGiven:
-            def call(position: int, *args: Any) -> Tensor:
-                self._check(attached[position], args)
-                return function(position, *args)
+        def checked(position: int, gate: Tensor, up: Tensor | None, act: str, *routed: Routed | None) -> Tensor:
+            self._check(attached[position], gate, *routed)
+            return kernel(position, gate, up, act, *routed)
 
-            return call
+        def checked_given(position: int, h: Tensor, gate: Tensor | None, *routed: Routed | None) -> Tensor:
+            self._check(attached[position], h, *routed)
+            assert given is not None
+            return given(position, h, gate, *routed)
 
-        with attach(attached, checked(kernel), checked(given or swap.by_identity(kernel))):
+        with attach(attached, checked, None if given is None else checked_given):
             yield
 
-    def _check(self, site: Site, args: tuple[Any, ...]) -> None:
-        """Raise InputError where the rows of a kernel's arguments are not as many as the batch's tokens."""
-        if torch.compiler.is_compiling():  # the numbers would be guards: every shape would be compiled anew
+    def _check(self, site: Site, h: Tensor, routed: Routed | None = None) -> None:
+        """Raise InputError if the rows of a kernel's argument are not as many as the tokens of the batch."""
+        if torch.compiler.is_compiling():  # the numbers would be guards: each shape would be compiled anew
             return
-        rows = args[-1].total if isinstance(args[-1], Routed) else args[0].numel() // args[0].shape[-1]
+        rows = h.numel() // h.shape[-1] if routed is None else routed.total
         sentences, tokens = self._shape
         if rows != sentences * tokens:
             raise InputError(
@@ -144,12 +162,12 @@ class Reader:
             )
 
     def _probe(self) -> bool:
-        """Find out whether the last tokens of a sentence reach those before them, masked where a mask is passed, or the
-        sentence beside it by being masked; and in which order each of ``sites`` sees the tokens."""
+        """Read the tiny batch. Returns whether the last tokens of a sentence reach those before them, although masked
+        if a mask is passed, or, by being masked, the sentence beside it. Sets ``time_first`` of ``sites``."""
         embeddings = self.model.get_input_embeddings()
-        known = getattr(embeddings, "num_embeddings", None) or self.model.config.get_text_config().vocab_size
-        # From the middle of the vocabulary, as special tokens stand at its ends.
-        plain = (known // 2 + np.arange(_SENTENCES * _TOKENS + _TOKENS - _KEPT)) % known
+        vocabulary = getattr(embeddings, "num_embeddings", None) or self.model.config.get_text_config().vocab_size
+        # From the middle of the vocabulary, because special tokens stand at its ends.
+        plain = (vocabulary // 2 + np.arange(_SENTENCES * _TOKENS + _TOKENS - _KEPT)) % vocabulary
         ids = plain[: _SENTENCES * _TOKENS].reshape(_SENTENCES, _TOKENS)
         mask = np.ones_like(ids)
         if not self.causal:
@@ -160,7 +178,7 @@ class Reader:
         after = self._activations(self.body, ids, mask)
         reached = False
         for site, change, largest in self._changes(before, after):
-            # In an expert the rows are placed by the block that routes tokens to it.
+            # The block that routes tokens to an expert places the expert's rows.
             if site.expert is None and site.owner is None and int(change.argmax()) >= _TOKENS:
                 raise InputError(
                     f"{site.name} of {type(self.model).__name__} reads the tokens of a batch in an order that is not "
@@ -168,10 +186,10 @@ class Reader:
                 )
             reached |= not bool(change[:_KEPT].max() <= _ROUNDING * largest)
         if not self.causal:
-            # Some models read all sentences otherwise where one is padded: Llama with is_causal off in its attention.
-            alike = max(_ALIKE, 8 * torch.finfo(self.model.dtype).eps)
+            # Some models read all sentences otherwise if one is padded: Llama with is_causal off in its attention.
+            tolerance = max(_MASK_ROUNDING, 8 * torch.finfo(self.model.dtype).eps)
             for _, change, largest in self._changes(after, self._activations(self.body, ids, np.ones_like(ids))):
-                reached |= not bool(change[_TOKENS:].max() <= alike * largest)
+                reached |= not bool(change[_TOKENS:].max() <= tolerance * largest)
         if self.body is not self.model and has_adapter(self.model):
             for site, change, largest in self._changes(after, self._activations(self.model, ids, mask)):
                 if not bool(change.max() <= _ROUNDING * largest):
@@ -184,31 +202,31 @@ class Reader:
     def _changes(
         self, before: dict[int, list[Tensor]], after: dict[int, list[Tensor]]
     ) -> Iterator[tuple[Site, Tensor, float]]:
-        """For each site and call the largest difference between two forwards in each row [B T], and the largest
+        """For each site and call: the largest difference between two forwards in each row, fp32 [B T], and the largest
         activation."""
         for position, site in enumerate(self.sites):
             for first, second in zip_longest(before.get(position, ()), after.get(position, ())):
-                present = first if second is None else second  # an expert that no token was routed to is not called
-                one, other = (torch.zeros_like(present) if table is None else table for table in (first, second))
-                same = (one == other) | (one.isnan() & other.isnan())
-                change = (one - other).abs().masked_fill(same, 0).amax(-1)
+                present = first if second is None else second  # an expert without tokens is not called
+                old, new = (torch.zeros_like(present) if h is None else h for h in (first, second))
+                same = (old == new) | (old.isnan() & new.isnan())
+                change = (old - new).abs().masked_fill(same, 0).amax(-1)
                 yield site, change, float(present.nan_to_num(0, 0, 0).abs().max())
 
     def _activations(self, part: nn.Module, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> dict[int, list[Tensor]]:
-        """The activation of each site in each of its calls, fp32 [B T, F], row ``b T + t`` that of token t of sentence
-        b; an expert's is 0 where a token is not routed to it."""
-        seen: dict[int, list[Tensor]] = {}
+        """The activation of each site in each of its calls, fp32 [B T, F]: row ``b T + t`` is token t of sentence b. An
+        expert's is 0 for a token that is not routed to it."""
+        activations: dict[int, list[Tensor]] = {}
 
         def given(position: int, h: Tensor, _gate: Tensor | None, routed: Routed | None = None) -> Tensor:
             rows = h.float().reshape(-1, h.shape[-1])
             if routed is not None:
                 whole = rows.new_zeros(routed.total, h.shape[-1]).index_add(0, routed.tokens, rows)
-                seen[position] = [seen.get(position, [torch.zeros_like(whole)])[0] + whole]
+                activations[position] = [activations.get(position, [torch.zeros_like(whole)])[0] + whole]
             else:
-                if h.shape[:-1] == (_TOKENS, _SENTENCES):
+                if is_time_first(h.shape[:-1], _SENTENCES, _TOKENS):
                     self.sites[position] = replace(self.sites[position], time_first=True)
                     rows = h.float().transpose(0, 1).reshape(-1, h.shape[-1])
-                seen.setdefault(position, []).append(rows)
+                activations.setdefault(position, []).append(rows)
             return h
 
         def kernel(position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
@@ -216,7 +234,7 @@ class Reader:
 
         with self.attach(kernel, given, list(self.sites)):
             self._forward(part, ids, mask)
-        return seen
+        return activations
 
 
 def _takes_mask(body: nn.Module) -> bool:
@@ -225,7 +243,8 @@ def _takes_mask(body: nn.Module) -> bool:
 
 
 def _body(model: Any) -> nn.Module:
-    bare: Any = unwrapped(model)
-    if getattr(getattr(bare, "config", None), "is_encoder_decoder", False):
-        return bare.get_encoder()  # type: ignore[no-any-return]
-    return getattr(bare, "base_model", bare)  # type: ignore[no-any-return]
+    """The part of the model that reads the text."""
+    inner: Any = unwrapped(model)
+    if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
+        return inner.get_encoder()  # type: ignore[no-any-return]
+    return getattr(inner, "base_model", inner)  # type: ignore[no-any-return]

@@ -1,8 +1,6 @@
-"""Load a model and its tokenizer from a folder or by their name on the hub, and the hashes by which results remember
-them.
+"""Loading of a model and its tokenizer from a folder or by name from the hub.
 
-Apart because this is the one place that meets other people's files: whatever is wrong with them ends here, in
-one line.
+Files from elsewhere are read here and nowhere else: each fault in them ends in one line.
 """
 
 from __future__ import annotations
@@ -28,11 +26,10 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from affectron._internal.files import digest, load_json
+from affectron._internal.files import load_json
 from affectron._internal.wording import count
 from affectron.errors import InputError
 from affectron.models.discovery.sites import find_sites
-from affectron.models.parallel import named_weights
 
 _DTYPES: dict[str, str | torch.dtype] = {
     "auto": "auto",
@@ -40,31 +37,24 @@ _DTYPES: dict[str, str | torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-# Of safetensors: what a weight may be stored as if it stands for itself.
+# Dtypes of safetensors in which a stored weight is the number itself.
 _FLOATS = ("F32", "BF16", "F16", "F64")
-#: Suffixes of the files that a model is made of; Python files are run with ``trust_remote_code`` only.
+#: Suffixes of a model's files. Python files are run with ``trust_remote_code`` only.
 MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".tiktoken", ".jinja", ".py")
 # Not downloaded: other formats of the same weights.
 _OTHER_WEIGHTS = ("*/*", "consolidated*", "model.*.safetensors", "*-of-*.*.safetensors")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.*", "spiece.model")
 
-# What transformers and the libraries below it raise for files that cannot be used.
+# Exceptions of transformers and the libraries below it for unusable files.
 _UNUSABLE = (
     OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, MemoryError, OverflowError, SafetensorError,
     StrictDataclassError,
 )  # fmt: skip
 
-# What a config may count of the things of which each takes memory, weights or not: far more than any model has, and as
-# layers without weights still no more than 200 MB.
-_COUNTED = ("layer", "layers", "experts", "labels")
-_MOST = 2048
-
-# Values of one parameter that the fingerprint reads: enough to tell apart what training, pruning or an
-# adapter changes, and so few that the 8 billion parameters of a large model cost a fraction of a second.
-_FINGERPRINT_VALUES = 1024
-
-# What a config says about the library, the place and the moment, not about what the model computes.
-_VOLATILE = frozenset({"transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "auto_map"})
+# Ends of the names of counts in a config, of things that each take memory even without weights. The limit is far above
+# any model, and keeps as many layers without weights below 200 MB.
+_COUNTS = ("layer", "layers", "experts", "labels")
+_MAX_COUNT = 2048
 
 
 def load_model(
@@ -73,17 +63,19 @@ def load_model(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer: (model in eval mode, tokenizer).
+    """Load a causal language model and its tokenizer: (model in evaluation mode, tokenizer).
 
-    ``path`` is a folder. A text that is no folder and has the form of a name on the Hugging Face hub (``gpt2``,
-    ``owner/name``) is looked up as transformers does: in its cache (HF_HOME), and downloaded into it unless
-    HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; name and commit go into the provenance. A Path, and a text such as
-    ``./gpt2``, is never looked up.
+    Weights are read from safetensors only, never from pickle.
 
-    ``dtype`` is auto, float32, bfloat16 or float16; None means auto: the dtype that the weights were saved in, but
-    float32 instead of a 16-bit one on a CPU that has no fast arithmetic for it. ``device`` is any torch device, or
-    ``auto`` (cuda if it is there, else cpu); None means the CPU. Weights are read from safetensors only, never from
-    pickle, and Python files in the folder run only with ``trust_remote_code=True``.
+    Args:
+        path: a folder, or a name on the Hugging Face hub (``gpt2``, ``owner/name``). A text that is no folder and has
+            the form of a name is looked up as transformers does: in the cache (HF_HOME), and downloaded into it unless
+            HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set; name and commit go into the provenance. A Path, and a text
+            such as ``./gpt2``, is never looked up.
+        dtype: auto, float32, bfloat16 or float16; None means auto: the dtype in which the weights were saved, but
+            float32 in place of a 16-bit one on a CPU without fast arithmetic for it.
+        device: a torch device, or ``auto`` (cuda if there is one, else cpu); None means the CPU.
+        trust_remote_code: run Python files of the folder.
 
     Raises:
         InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are incomplete or
@@ -104,18 +96,18 @@ def load_model(
             skeleton = _skeleton(config)
             _check_size(folder, skeleton)
             _check_stored(folder, skeleton)
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=chosen_dtype, use_safetensors=True, output_loading_info=True, **options
         )
-        model, loaded = found
+        model, report = loaded
         tokenizer = _load_tokenizer(folder, options)
     except _UNUSABLE as error:
         raise InputError(f"cannot load the model in {folder}: {_reason(error, trust_remote_code)}") from error
-    # transformers fills what it does not find with random numbers, and only warns.
-    absent = sorted(loaded["missing_keys"])
+    # transformers fills missing weights with random numbers, and only warns.
+    absent = sorted(report["missing_keys"])
     if absent:
         raise InputError(f"{folder}: the weights lack {count(len(absent), 'parameter')}, among them {absent[0]}")
-    _check_unread(folder, model, loaded["unexpected_keys"])
+    _check_unread(folder, model, report["unexpected_keys"])
     find_sites(model)
     store = folder.parent.parent.name.split("--")  # in the hub's cache: models--owner--name/snapshots/commit
     if store[0] == "models" and folder.parent.name == "snapshots":
@@ -126,11 +118,11 @@ def load_model(
 
 
 def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
-    """The model of a folder or name (see :func:`load_model`) as its config describes it, on the device ``meta``:
-    modules without weights, of which none are downloaded.
+    """Make the model of a folder or name (see :func:`load_model`) on the device ``meta``, as its config describes it:
+    without weights, which are not downloaded.
 
     Raises:
-        InputError: no such folder or name, or its config is missing or unusable.
+        InputError: there is no such folder or name, or its config is missing or unusable.
     """
     folder = model_folder(path, trust_remote_code, weights=False)
     try:
@@ -142,13 +134,13 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
 def _config(folder: Path, trust_remote_code: bool) -> Any:
     path = folder / "config.json"
     for name, value in _numbers(load_json(path)):  # transformers makes lists of that length
-        if name.endswith(_COUNTED) and value > _MOST:
-            raise InputError(f"{path}: {name} is {value:,}, expected at most {_MOST:,}")
+        if name.endswith(_COUNTS) and value > _MAX_COUNT:
+            raise InputError(f"{path}: {name} is {value:,}, expected at most {_MAX_COUNT:,}")
     return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
 
 
 def _numbers(values: Any) -> Iterator[tuple[str, int]]:
-    """(name, value) of each whole number in JSON."""
+    """(name, value) of each whole number in nested JSON objects."""
     for name, value in values.items() if isinstance(values, dict) else ():
         if isinstance(value, int):
             yield name, value
@@ -161,8 +153,8 @@ def _skeleton(config: Any, trust_remote_code: bool = False) -> Any:
 
 
 def _check_size(folder: Path, skeleton: nn.Module) -> None:
-    """Refuse a config of more parameters than the weights beside it can hold, at one bit each: transformers would make
-    them all before it finds them missing."""
+    """Refuse a config of more parameters than the weights beside it can hold at one bit each: transformers would make
+    all of them before it finds them missing."""
     described = sum(parameter.numel() for parameter in skeleton.parameters())
     stored = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     if described > 8 * stored:
@@ -173,12 +165,13 @@ def _check_size(folder: Path, skeleton: nn.Module) -> None:
 
 
 def _quantised(config: Any) -> bool:
-    return any(getattr(one, "quantization_config", None) is not None for one in (config, config.get_text_config()))
+    configs = config, config.get_text_config()
+    return any(getattr(part, "quantization_config", None) is not None for part in configs)
 
 
 def _check_stored(folder: Path, skeleton: Any) -> None:
-    """Refuse weights that are stored as integers or 8-bit floats where the config names no quantisation: transformers
-    would take them for the numbers themselves, without their scales. Headers are read, and no weights."""
+    """Refuse weights that are stored as integers or 8-bit floats if the config names no quantisation, because
+    transformers would take them for the numbers themselves, without their scales. Reads headers and no weights."""
     if _quantised(skeleton.config):
         return
     parameters = {name for name, _ in skeleton.named_parameters()}
@@ -204,12 +197,12 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _named_in(name: str, names: Collection[str]) -> bool:
     """Whether ``name`` is one of ``names``, with or without the prefix by which a model with a head names its body."""
-    return any(one == name or one.endswith(f".{name}") or name.endswith(f".{one}") for one in names)
+    return any(other == name or other.endswith(f".{name}") or name.endswith(f".{other}") for other in names)
 
 
 def _check_unread(folder: Path, model: Any, unread: Collection[str]) -> None:
-    """Refuse weights that the model has no place for in a layer that it has: scales, or a bias that the config denies.
-    What belongs to layers of its own, such as another head, is no part of the model."""
+    """Refuse weights of a layer of the model that the layer has no place for: scales, or a bias that the config denies.
+    Weights of other layers, such as another head, are no part of the model."""
     if _quantised(model.config):
         return
     layers = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
@@ -222,25 +215,6 @@ def _check_unread(folder: Path, model: Any, unread: Collection[str]) -> None:
             )
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Hash of a model's weights: each parameter's name, shape and up to 1024 evenly spaced values, as float32.
-
-    Weights saved in 16 bits have one fingerprint, in whichever dtype they are loaded.
-    """
-    chunks = []
-    for name, weight in named_weights(model):
-        flat = weight.reshape(-1)
-        step = max(1, flat.numel() // _FINGERPRINT_VALUES)
-        values = flat[::step][:_FINGERPRINT_VALUES].float().cpu()
-        chunks += [f"{name} {list(weight.shape)}".encode(), values.numpy().tobytes()]
-    return digest(*chunks)
-
-
-def config_hash(model: Any) -> str:
-    """Hash of what ``model.config`` says about the architecture; place and dtype of loading do not count."""
-    return digest(_canonical(_lasting(model.config.to_dict())))
-
-
 def _load_tokenizer(folder: Path, options: dict[str, Any]) -> Any:
     kind: Any = AutoTokenizer
     path = folder / "tokenizer_config.json"
@@ -248,7 +222,7 @@ def _load_tokenizer(folder: Path, options: dict[str, Any]) -> Any:
     if not isinstance(config, dict):
         raise InputError(f"{path} is a JSON {type(config).__name__}, expected an object")
     named = config.get("tokenizer_class")
-    if named == "TokenizersBackend" and not hasattr(transformers, named):  # what transformers 5 calls the class of 4
+    if named == "TokenizersBackend" and not hasattr(transformers, named):  # transformers 5's name of a class of 4
         kind = transformers.PreTrainedTokenizerFast
     try:
         return kind.from_pretrained(folder, **options)
@@ -256,54 +230,6 @@ def _load_tokenizer(folder: Path, options: dict[str, Any]) -> Any:
         if type(error) is Exception:  # as tokenizers raises
             raise ValueError(str(error)) from error
         raise
-
-
-def check_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Refuse a tokenizer that has tokens which the model does not know; one for padding may be the tokenizer's alone.
-
-    Raises:
-        InputError: it has; the message names one.
-    """
-    embeddings = model.get_input_embeddings()
-    known = getattr(embeddings, "num_embeddings", None)
-    if known is None:
-        return
-    beyond = {token: at for token, at in tokenizer.get_vocab().items() if at >= known and token != tokenizer.pad_token}
-    if beyond:
-        token, at = max(beyond.items(), key=lambda item: item[1])
-        raise InputError(
-            f"the tokenizer does not fit the model: its token {token!r} is number {at:,}, the model knows {known:,}"
-        )
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """Hash of how a tokenizer turns text into ids; padding and truncation, set by calls, do not count."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        state = {
-            "class": type(tokenizer).__name__,
-            "vocabulary": tokenizer.get_vocab(),
-            "special": tokenizer.special_tokens_map,
-        }
-    else:
-        state = json.loads(backend.to_str())
-        state.pop("padding", None)
-        state.pop("truncation", None)
-    return digest(_canonical(state))
-
-
-def _lasting(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {
-        str(key): _lasting(inner)
-        for key, inner in value.items()
-        if key not in _VOLATILE and not str(key).startswith("_")
-    }
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, default=str).encode()
 
 
 def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
@@ -315,11 +241,13 @@ def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
 
 
 def model_folder(path: str | Path, trust_remote_code: bool = False, weights: bool = True) -> Path:
-    """The folder of a model: ``path``, or the snapshot of a name on the hub (see :func:`load_model`), which has the
-    files to load it (Python files only with ``trust_remote_code``), or with ``weights=False`` those to read its config.
+    """The folder of a model: ``path``, or the snapshot of a name on the hub (see :func:`load_model`).
+
+    The snapshot has the files to load the model (Python files only with ``trust_remote_code``), or with
+    ``weights=False`` those to read its config.
 
     Raises:
-        InputError: there is none, or it has no config.json.
+        InputError: there is no such folder or name, or the folder has no config.json.
     """
     folder, there = Path(path), os.path.exists(path)
     if not os.path.isdir(path or "."):
@@ -327,7 +255,7 @@ def model_folder(path: str | Path, trust_remote_code: bool = False, weights: boo
             reason = "is a file" if there else "does not exist"
             raise InputError(f"model folder {folder} {reason}; expected one with config.json, weights, tokenizer")
         suffixes = [suffix for suffix in MODEL_FILES if trust_remote_code or suffix != ".py"]
-        folder = _snapshot(path, [f"*{one}" for one in suffixes if weights or one in (".json", ".py")])
+        folder = _snapshot(path, [f"*{suffix}" for suffix in suffixes if weights or suffix in (".json", ".py")])
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
     return folder
@@ -343,7 +271,7 @@ def is_hub_name(text: str) -> bool:
 
 
 def _snapshot(name: str, patterns: list[str]) -> Path:
-    """The folder with a model's files in the hub's cache, downloaded where they are not there."""
+    """The folder with a model's files in the hub's cache; missing ones are downloaded."""
     tried = f"{name} is no folder here"
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(_OTHER_WEIGHTS)))
@@ -359,14 +287,14 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
         ) from error
     except LocalEntryNotFoundError as error:
         config = try_to_load_from_cache(name, "config.json")
-        if isinstance(config, str):  # not all of these files, but perhaps all that loading asks for
+        if isinstance(config, str):  # some files are missing, but perhaps none that loading needs
             return Path(config).parent
         offline = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids" if constants.HF_HUB_OFFLINE else "there is no way"
         raise InputError(
             f"{tried} and not in the cache {constants.HF_HUB_CACHE}, and {offline} to ask the hub: download it where "
             f"there is a network (hf download {name}) and bring the cache here, or give the path of a folder"
         ) from error
-    except Exception as error:  # of the HTTP library, which differs by huggingface_hub's version, or of the disk
+    except Exception as error:  # from the HTTP library, which depends on huggingface_hub's version, or from the disk
         raise InputError(f"cannot download the model {name}: {_first_line(error)}") from error
 
 

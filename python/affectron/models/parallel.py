@@ -1,15 +1,13 @@
-"""Models whose weights are spread over processes: which neurons are here, and who computes together.
+"""Models whose weights are spread over processes: the neurons of a process, and the processes of a group.
 
 Tensor parallel, by the plan of transformers: a process holds a run of each site's neurons, and sees all tokens. Fully
-sharded (FSDP2): a process holds a part of every weight, gathers the whole for each forward, and reads tokens of its
-own. Both are found from the weights, which are DTensors then.
+sharded (FSDP2): a process holds a part of every weight, gathers the whole for each forward, and reads its own tokens.
+The weights, which are DTensors then, show both.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,12 +18,12 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from affectron.errors import InputError
 from affectron.models.layout import Site
 
-# What transformers calls the dimension of the mesh that a tensor parallel plan shards over.
+# Name that transformers gives to the dimension of the mesh that a tensor parallel plan shards over.
 _TENSOR_PARALLEL = "tp"
 
 
 def _spread(module: nn.Module) -> Iterator[tuple[DTensor, int, str | None]]:
-    """(weight, dimension of its mesh, that dimension's name) of each weight that lies on a mesh."""
+    """(weight, dimension of its mesh, name of that dimension) of each weight on a mesh."""
     for weight in module.parameters():
         if isinstance(weight, DTensor):
             names = weight.device_mesh.mesh_dim_names or (None,) * weight.device_mesh.ndim
@@ -34,7 +32,7 @@ def _spread(module: nn.Module) -> Iterator[tuple[DTensor, int, str | None]]:
 
 
 def tensor_group(model: nn.Module) -> dist.ProcessGroup | None:
-    """The processes that share out the neurons of a tensor parallel model; None for any other."""
+    """The processes that share out the neurons of a tensor parallel model; None for any other model."""
     for weight, dimension, name in _spread(model):
         if name == _TENSOR_PARALLEL and weight.device_mesh.size(dimension) > 1:
             return weight.device_mesh.get_group(dimension)
@@ -42,18 +40,25 @@ def tensor_group(model: nn.Module) -> dist.ProcessGroup | None:
 
 
 def is_fully_sharded(model: nn.Module) -> bool:
-    """Whether every forward gathers weights from other processes, which have to make one at the same time."""
-    return any(name != _TENSOR_PARALLEL and w.device_mesh.size(place) > 1 for w, place, name in _spread(model))
+    """Whether every forward gathers weights from other processes, which must run one at the same time."""
+    return any(
+        name != _TENSOR_PARALLEL and weight.device_mesh.size(dimension) > 1
+        for weight, dimension, name in _spread(model)
+    )
 
 
 def neurons_here(site: Site, width: int) -> slice:
-    """Which of the site's neurons an activation of ``width`` neurons holds: all, or under tensor parallelism the run of
-    them that this process computes. The weights alone do not tell: a plan may gather what it has sharded."""
+    """The neurons of the site that an activation of ``width`` neurons holds: all, or under tensor parallelism the run
+    that this process computes. The weights alone do not show it, because a plan may gather what it has sharded.
+
+    Raises:
+        RuntimeError: no run of the site's neurons has this width.
+    """
     if width == site.neurons:
         return slice(0, width)
     for weight, dimension, name in _spread(site.module):
         placement = weight.placements[dimension]
-        # The last linear is the one that is sharded by its inputs.
+        # The last linear layer is the one sharded by its inputs.
         if name == _TENSOR_PARALLEL and isinstance(placement, Shard) and placement.dim % weight.ndim == weight.ndim - 1:
             whole = torch.Size((*weight.shape[:-1], site.neurons))
             mesh = weight.device_mesh[_TENSOR_PARALLEL] if weight.device_mesh.ndim > 1 else weight.device_mesh
@@ -64,7 +69,8 @@ def neurons_here(site: Site, width: int) -> slice:
 
 
 def assemble(local: Tensor, here: slice, neurons: int, group: dist.ProcessGroup) -> Tensor:
-    """[..., neurons] from each process' run of them: exactly its bits, as zeros are added to them as integers."""
+    """[..., neurons] from the run ``local`` of each process, bit for bit: the runs are padded with zeros and added as
+    integers."""
     whole = local.new_zeros((*local.shape[:-1], neurons))
     whole[..., here] = local
     dist.all_reduce(whole.view(torch.int64 if local.element_size() == 8 else torch.int32), group=group)
@@ -72,24 +78,25 @@ def assemble(local: Tensor, here: slice, neurons: int, group: dist.ProcessGroup)
 
 
 def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter by name, whole: gathered from a mesh, for which every process has to ask, or read from where
-    accelerate keeps what ``device_map`` has placed on no device. Quantised ones are given as they compute."""
+    """Every parameter by name, whole.
+
+    One on a mesh is gathered, for which every process must ask; one that ``device_map`` has put on no device is read
+    from where accelerate keeps it; a quantised one is dequantised.
+
+    Raises:
+        InputError: a parameter has no values, because the model is on the device meta.
+    """
     for name, parameter in model.named_parameters():
         weight = parameter.detach()
         if isinstance(weight, DTensor):
             weight = weight.full_tensor()
         elif weight.is_meta:
-            owner, _, own = name.rpartition(".")
-            hook = getattr(model.get_submodule(owner), "_hf_hook", None)
-            kept = [one.weights_map for one in getattr(hook, "hooks", [hook]) if getattr(one, "weights_map", None)]
-            if not kept:
+            parent, _, key = name.rpartition(".")
+            hook = getattr(model.get_submodule(parent), "_hf_hook", None)
+            maps = [part.weights_map for part in getattr(hook, "hooks", [hook]) if getattr(part, "weights_map", None)]
+            if not maps:
                 raise InputError(f"{name} has no values: the model is a skeleton on the device meta")
-            weight = kept[0][own]
+            weight = maps[0][key]
         elif type(weight) is not Tensor:
             weight = weight.dequantize()
         yield name, weight
-
-
-def takes(model: Any, argument: str) -> bool:
-    """Whether the model's forward has an argument of this name."""
-    return argument in inspect.signature(model.forward).parameters

@@ -1,7 +1,4 @@
-"""What results say of how they were made: the model and the tokenizer by their hashes, and the versions in use.
-
-Apart from those who measure, all of whom say it in the same words.
-"""
+"""Provenance of results: the model and the tokenizer by their hashes, and the versions in use."""
 
 from __future__ import annotations
 
@@ -13,16 +10,16 @@ import torch
 import transformers
 
 from affectron import __version__
-from affectron.models import config_hash, fingerprint, tokenizer_hash
+from affectron.models.identity import config_hash, fingerprint, tokenizer_hash
 from affectron.models.load import is_hub_name
 
-#: What says that two results are of the same model.
+#: Fields of the provenance that are equal if two results are of the same model.
 SAME_MODEL = ("model_hash", "weights", "tokenizer")
 
 
 def made_with(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """The model's name, of one from the hub its commit too (``revision``), its hashes and those of the tokenizer, its
-    dtype, the kind of device, and the versions, as JSON."""
+    """The provenance of a result, as JSON: name, hashes, dtype and kind of device of the model (and ``revision``, the
+    commit, if it is from the hub), the hash of the tokenizer, and the versions."""
     name = getattr(model, "name_or_path", "") or type(model).__name__
     commit = getattr(model.config, "_commit_hash", None)
     origin = {"model": name, "revision": commit} if commit and is_hub_name(name) else {"model": Path(name).name}
@@ -39,7 +36,7 @@ def made_with(model: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what results depend on."""
+    """The versions of the software that results depend on."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -1,7 +1,6 @@
-"""Many programs in one forward: every row of a batch is computed once up to the first layer that a program touches,
-and from there once for each program.
+"""Sweeps: the outputs of many programs from one forward.
 
-Apart from intervention.py, which steers the rows that it is given; here the rows are multiplied on the way.
+Each row of a batch is computed once up to the first layer that a program touches, and from there once for each program.
 """
 
 from __future__ import annotations
@@ -14,17 +13,17 @@ from torch import Tensor, nn
 
 from affectron.errors import InputError
 from affectron.interventions import Program
-from affectron.models.discovery.sites import check_adapter, unwrapped
 from affectron.models.steering import Steering, intervene
+from affectron.models.wrappers import check_adapter, unwrapped
 
 
 @contextmanager
 def sweep(model: nn.Module, programs: Sequence[Program | None]) -> Iterator[None]:
-    """Let a forward of B rows give the outputs of P programs, P B rows: row ``p B + b`` is row b under program p.
+    """Let a forward of B rows give the outputs of P programs, P · B rows: row ``p B + b`` is row b under program p.
 
-    What lies below the first site that any program touches is the same for all and runs with B rows. The layers are
-    those of the module list that holds the sites; each is expected to take the hidden states [B, T, H] first, as the
-    decoder layers of transformers do. A cache that the forward fills has B rows below and P B rows above.
+    The layers below the first site that any program touches are the same for all programs and run with B rows. The
+    layers are those of the module list that holds the sites; each must take the hidden states [B, T, H] first, as the
+    decoder layers of transformers do. A cache that the forward fills has B rows below and P · B rows above.
 
     Raises:
         InputError: an adapter is a learned prompt, whose virtual tokens would move the text's positions.
@@ -46,7 +45,7 @@ def sweep(model: nn.Module, programs: Sequence[Program | None]) -> Iterator[None
 
 
 def _layers(model: nn.Module, programs: Sequence[Program | None]) -> list[nn.Module]:
-    """The layers from the first one that a program touches; the last where none touches any."""
+    """The layers from the first one on that a program touches; the last layer if none touches any."""
     touched = {site for program in programs if program for site, part in program.sites.items() if len(part.index)}
     for name, module in model.named_modules():
         # The outermost list, which named_modules gives first: the experts of one layer make a list too.
@@ -58,8 +57,11 @@ def _layers(model: nn.Module, programs: Sequence[Program | None]) -> list[nn.Mod
 
 
 class _Repeat:
-    """Forward pre-hooks of layers. Beside the hidden states a layer is given masks and positions, as tensors of B rows
-    or of one that serves all; those of B rows are repeated for every layer, as the model hands out the same to all."""
+    """Forward pre-hooks of layers that repeat the rows of the batch.
+
+    Beside the hidden states a layer is given masks and positions, as tensors of B rows or of one row for all. Those of
+    B rows are repeated for every layer, because the model gives all layers the same ones.
+    """
 
     def __init__(self, times: int) -> None:
         self.times, self.rows = times, 0

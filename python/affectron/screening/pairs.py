@@ -19,8 +19,7 @@ from affectron.corpus import DEFAULT_TASK, Sentence
 from affectron.corpus.encoding import Encoded, encode, template_frame
 from affectron.corpus.pairs import Pair
 from affectron.errors import InputError
-from affectron.models import Reader, evaluating, max_length
-from affectron.models.layout import Routed
+from affectron.models import Reader, Routed, evaluating, max_length
 from affectron.models.provenance import made_with
 from affectron.stats import FIELDS, PAIRS, ActivationStats, check_finite
 

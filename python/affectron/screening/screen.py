@@ -28,12 +28,12 @@ from affectron.corpus.encoding import added_bos
 from affectron.errors import InputError
 from affectron.models import (
     Reader,
+    Routed,
     check_tokenizer,
     evaluating,
     max_length,
     parallel,
 )
-from affectron.models.layout import Routed
 from affectron.models.provenance import made_with
 from affectron.options import Screen, documented
 from affectron.screening.checkpoint import ShardFolder

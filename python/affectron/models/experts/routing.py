@@ -1,8 +1,8 @@
-"""Mixtures of experts whose experts are modules in a list: which tokens an expert is given.
+"""Routing to experts that are modules in a list: the tokens that an expert is given.
 
-Apart because the answer is nowhere in the model: the block picks rows of its input by its router, in its own way, and
-calls each expert with them. So the block's input is made to remember, through whatever picks, moves and reshapes its
-rows, which rows they were.
+A model does not store them: the block picks rows of its input by its router, in its own way, and calls each expert with
+them. So the input of the block is traced: it carries, through every operation that picks, moves and reshapes its rows,
+the token that each row is.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from affectron.models.layout import Routed
+from affectron.models.chain import Routed
 
+# Names of torch functions: those that move rows, those that return several parts, those that keep rows in place.
 _MOVES = {"__getitem__", "contiguous", "clone", "detach", "expand", "flatten", "gather", "index_select"}
 _MOVES |= {"repeat_interleave", "reshape", "squeeze", "unflatten", "unsqueeze", "view"}
 _SPLITS = {"chunk", "split", "unbind"}
@@ -23,9 +24,9 @@ _KEEPS = {"to", "type_as", "float", "half", "bfloat16"}
 
 
 class Traced(Tensor):
-    """A tensor [..., D] that knows for each of its rows which token it is, of ``total``: ``rows``, int64, of its shape.
+    """A tensor [..., D] that knows which of ``total`` tokens each of its rows is: ``rows``, int64, of its shape.
 
-    What moves rows moves ``rows`` along; whatever computes returns a plain tensor.
+    A function that moves its rows moves ``rows`` too; a function that computes with it returns a plain tensor.
     """
 
     rows: Tensor
@@ -37,40 +38,43 @@ class Traced(Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         traced = args[0] if args and isinstance(args[0], Traced) else None
-        plain = torch.utils._pytree.tree_map_only(Traced, untraced, (args, kwargs))
-        out = func(*plain[0], **plain[1])
+        plain_args, plain_kwargs = torch.utils._pytree.tree_map_only(Traced, untraced, (args, kwargs))
+        out = func(*plain_args, **plain_kwargs)
         name = getattr(func, "__name__", "")
         if traced is None:
             return out
         if name in _SPLITS:
-            rows = func(traced.rows, *plain[0][1:], **plain[1])
-            return tuple(trace(part, own, traced.total) for part, own in zip(out, rows, strict=True))
+            rows = func(traced.rows, *plain_args[1:], **plain_kwargs)
+            return tuple(trace(part, part_rows, traced.total) for part, part_rows in zip(out, rows, strict=True))
         if not isinstance(out, Tensor) or not out.dim():
             return out
         if name in _MOVES:
-            return trace(out, func(traced.rows, *plain[0][1:], **plain[1]), traced.total)
+            return trace(out, func(traced.rows, *plain_args[1:], **plain_kwargs), traced.total)
         return trace(out, traced.rows, traced.total) if name in _KEEPS else out
 
 
 def untraced(value: Traced) -> Tensor:
+    """The same tensor as a plain one."""
     return value.as_subclass(Tensor)
 
 
 def trace(value: Tensor, rows: Tensor, total: int) -> Traced:
-    found: Traced = value.as_subclass(Traced)
-    found.rows, found.total = rows, total
-    return found
+    """The same tensor with the token of each row."""
+    traced: Traced = value.as_subclass(Traced)
+    traced.rows, traced.total = rows, total
+    return traced
 
 
 def rows_of(x: Traced) -> Routed:
+    """The tokens of the rows of ``x``, flattened to [rows, D]."""
     return Routed(x.rows.reshape(-1, x.rows.shape[-1])[:, 0], x.total)
 
 
-def follow(block: nn.Module, owner: nn.Module, tell: Callable[[Routed | None], None], undo: ExitStack) -> None:
-    """Before each call of the expert ``block``, ``tell`` which tokens of the input of ``owner`` it is given; None where
-    it is given all of them as they come."""
+def follow(expert: nn.Module, owner: nn.Module, tell: Callable[[Routed | None], None], undo: ExitStack) -> None:
+    """Before each call of ``expert``, ``tell`` which tokens of the input of ``owner`` it is given; None if it is given
+    all of them in order."""
 
-    def enter(_block: nn.Module, args: tuple[Any, ...]) -> Any:
+    def enter(_expert: nn.Module, args: tuple[Any, ...]) -> Any:
         if not args or not isinstance(args[0], Traced):
             tell(None)
             return None
@@ -78,11 +82,11 @@ def follow(block: nn.Module, owner: nn.Module, tell: Callable[[Routed | None], N
         return (untraced(args[0]), *args[1:])
 
     follow_input(owner, undo)
-    undo.callback(block.register_forward_pre_hook(enter).remove)
+    undo.callback(expert.register_forward_pre_hook(enter).remove)
 
 
 def follow_input(owner: nn.Module, undo: ExitStack) -> None:
-    """Let the input of ``owner`` be traced: its first argument, whose rows are the tokens."""
+    """Trace the input of ``owner``: its first argument, whose rows are the tokens."""
 
     def begin(_owner: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = list(kwargs.items())
@@ -90,8 +94,8 @@ def follow_input(owner: nn.Module, undo: ExitStack) -> None:
         if not isinstance(hidden, Tensor) or isinstance(hidden, Traced) or hidden.dim() < 2:
             return None
         total = hidden.numel() // hidden.shape[-1]
-        places = torch.arange(total, device=hidden.device).view(*hidden.shape[:-1], 1).expand(hidden.shape)
-        traced = trace(hidden, places, total)
+        rows = torch.arange(total, device=hidden.device).view(*hidden.shape[:-1], 1).expand(hidden.shape)
+        traced = trace(hidden, rows, total)
         return ((traced, *args[1:]), kwargs) if args else ((), {**kwargs, named[0][0]: traced})
 
     undo.callback(owner.register_forward_pre_hook(begin, with_kwargs=True).remove)

@@ -1,222 +1,144 @@
-"""Experts whose weights are stacked in a way that nothing but the shapes tells: where they are, and how to see and
-change the activation of each while the module runs its own forward.
+"""Experts whose weights are stacked, those of all experts of a layer in one parameter.
 
-Apart from experts.py, which computes what classes that describe themselves compute. Here the parameters are made to
-notice, while the module runs, what they are multiplied with: the operand of a product with an expert's part of the last
-one is the expert's activation, and its rows are those of the tokens that the first one was given.
+An expert is a site of its own, named as it would be if it were a module: ``model.layers.3.mlp.experts.7``. The forward
+of an experts class that describes itself is computed expert by expert, and the kernels compute the activation; other
+stacks run their own forward and are followed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from itertools import permutations
+from functools import partial
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from affectron.models import attaching as swap
-from affectron.models.discovery import probe
-from affectron.models.experts import routing
-from affectron.models.layout import Routed
-
-Give = Callable[[int, Tensor, "Tensor | None", Routed], Tensor]
-"""``give(expert, h, gate, routed) -> h'``"""
-
-_PRODUCTS = {"linear", "matmul", "__matmul__", "mm", "bmm"}
+from affectron.models.chain import Chain, Given, Kernel, Link, Needed, Routed
+from affectron.models.discovery import recognise
+from affectron.models.experts import described, followed
+from affectron.models.layout import Structure, split
+from affectron.models.swapping import swap_forward
 
 
-class Stack(NamedTuple):
-    """``firsts`` and ``last`` are names of parameters in the module, ``activation`` that of a module."""
+class _Attached(NamedTuple):
+    """A kernel on some experts of a layer; ``positions`` are those of their sites, by the expert's number."""
 
-    firsts: tuple[str, ...]
-    last: str
-    experts: int
-    neurons: int
-    activation: str | None
-
-
-def find(module: nn.Module) -> Stack | None:
-    """The stacked experts whose weights ``module`` hands out: two parameters [E, ...], its own or the only ones of its
-    children, of which one makes the 2F numbers of gate and up and the other reads F; or three alike [E·F, H] of a
-    child that has a number of experts, the last of them declared last."""
-    shapes: dict[str, torch.Size] = {}
-    for name, value in module._parameters.items():
-        if value is not None:
-            shapes[name] = value.shape
-    for name, child in module._modules.items():
-        if child is None:
-            continue
-        parts = {key: value.shape for key, value in child._parameters.items() if value is not None}
-        if len(parts) == 3 and len(set(parts.values())) == 1:
-            experts = next((value for key, value in vars(child).items() if key.endswith("num_experts")), 0)
-            *firsts, last = (f"{name}.{key}" for key in parts)
-            (shape,) = set(parts.values())
-            if len(shape) == 2 and isinstance(experts, int) and experts > 1 and shape[0] % experts == 0:
-                function = _activation(child)
-                return Stack(
-                    tuple(firsts), last, experts, shape[0] // experts, f"{name}.{function}" if function else None
-                )
-        elif len(parts) == 1 and not child._modules:
-            shapes |= {f"{name}.{key}": shape for key, shape in parts.items()}
-    three = {name: shape for name, shape in shapes.items() if len(shape) == 3}
-    for first, last in permutations(three, 2):
-        (e, a, b), (experts, c, d) = three[first], three[last]
-        # Both as linear layers store them, [outputs, inputs], or both the other way round.
-        for neurons, fits in ((d, (a, b) == (2 * d, c)), (c, (a, b) == (d, 2 * c))):
-            if fits and 1 < experts <= e:
-                return Stack((first,), last, experts, neurons, _activation(module))
-    return None
+    positions: dict[int, int]
+    kernel: Kernel
+    given: Given
+    needed: Needed
 
 
-def unknown(module: nn.Module) -> bool:
-    """Whether the module looks like stacked experts in a form that is not known: three stacks of as many numbers, and
-    an activation function."""
-    sizes = [
-        value.numel()
-        for value in module._parameters.values()
-        if value is not None and value.dim() == 3 and len(value) > 1
-    ]
-    return len(sizes) >= 3 and len(set(sizes)) == 1 and _activation(module) is not None
+# For each module with kernels on it: the kernels in order of arrival, and the way back.
+_ATTACHED: WeakKeyDictionary[nn.Module, tuple[list[_Attached], ExitStack]] = WeakKeyDictionary()
 
 
-def _activation(module: nn.Module) -> str | None:
-    """The one child that can be the activation function."""
-    functions = [
-        name
-        for name, child in module._modules.items()
-        if child is not None and not probe.passes(child) and not any(True for _ in child.parameters())
-    ]
-    return functions[0] if len(functions) == 1 else None
+def structures(module: nn.Module) -> list[Structure]:
+    """The structure of each stacked expert in ``module``; empty if it holds none."""
+    if described.is_described(module):
+        down: Any = module._parameters["down_proj"]
+        return [_described_structure(module)] * int(down.shape[0])
+    stack = followed.find_stack(module)
+    return [] if stack is None else [_followed_structure(module, stack)] * stack.experts
 
 
-def followed(module: nn.Module, owner: nn.Module | None, give: Give, undo: ExitStack) -> Callable[..., Any]:
-    """The module's forward, but that ``give`` is handed the activation of each expert and what it returns goes on.
+def _described_structure(module: Any) -> Structure:
+    neurons = int(module.down_proj.shape[1 if module.is_transposed else 2])
+    width = 2 * neurons if described.has_gate(module) else neurons
+    layout, act = recognise.elementwise(module, described.activate, neurons, width)
+    return Structure(layout, act, neurons, "down_proj", first="gate_up_proj", whole=layout != "other")
 
-    Raises:
-        RuntimeError: in the forward, it does not show what is an expert's activation, or which tokens it belongs to.
+
+def _followed_structure(module: nn.Module, stack: followed.Stack) -> Structure:
+    shown = "?" if stack.activation is None else type(module.get_submodule(stack.activation)).__name__
+    return Structure("other", shown, stack.neurons, stack.last, activation=stack.activation)
+
+
+def attach_experts(
+    module: nn.Module,
+    owner: nn.Module | None,
+    positions: dict[int, int],
+    kernel: Kernel,
+    given: Given,
+    needed: Needed,
+) -> Callable[[], None]:
+    """Put a kernel on some of the experts; returns the function that removes it.
+
+    While no kernel is needed at any of them the module runs its own forward, which may compute all experts at once.
+
+    Args:
+        owner: the block that routes tokens to the experts, if it is not the module itself.
+        positions: position of an expert's site, by the expert's number.
     """
-    found, own = find(module), module.forward
-    assert found is not None
-    routing.follow_input(module if owner is None else owner, undo)
-    runs: list[_Run] = []
+    if module not in _ATTACHED:
+        kernels: list[_Attached] = []
+        undo = ExitStack()
+        swap_forward(module, _forward(module, owner, kernels, undo), undo)
+        _ATTACHED[module] = kernels, undo
+    kernels, undo = _ATTACHED[module]
+    attached = _Attached(positions, kernel, given, needed)
+    kernels.append(attached)
 
-    def watch(_module: nn.Module, _args: Any, out: Tensor) -> None:
-        if runs:
-            runs[-1].gate = out.reshape(-1, out.shape[-1])
+    def remove() -> None:
+        kernels[:] = [other for other in kernels if other is not attached]
+        if not kernels:
+            _ATTACHED.pop(module, None)
+            undo.close()
 
-    if found.activation is not None:
-        undo.callback(module.get_submodule(found.activation).register_forward_hook(watch).remove)
+    return remove
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+
+def _forward(
+    module: nn.Module, owner: nn.Module | None, kernels: list[_Attached], undo: ExitStack
+) -> Callable[..., Any]:
+    inner = module.forward
+    stack = None if described.is_described(module) else followed.find_stack(module)
+    if stack is None:
+        structure = _described_structure(module)
+
+        def replaced(*args: Any, **named: Any) -> Any:
+            activation = partial(_activation, module, structure, _working(kernels))
+            return described.forward(module, activation, *args, *named.values())
+
+    else:
+
+        def change(expert: int, h: Tensor, gate: Tensor | None, routed: Routed) -> Tensor:
+            return _chain(_working(kernels), expert, routed).change(h, gate)
+
+        replaced = followed.followed(module, stack, owner, change, undo)
+
     def forward(*args: Any, **named: Any) -> Any:
-        runs.append(_Run(type(module).__name__, found, give))
-        with ExitStack() as after:
-            after.callback(runs.pop)
-            for name in (*found.firsts, found.last):
-                path, _, parameter = name.rpartition(".")
-                holder = module.get_submodule(path)
-                weights = holder._parameters[parameter].as_subclass(_Weights)  # type: ignore[union-attr]
-                weights.run, weights.called, weights.whole = runs[-1], name, holder._parameters[parameter]
-                swap.swap_attribute(holder, parameter, weights, after)
-            out = own(*args, **named)
-            runs[-1].end()
-        return out
+        return (replaced if _working(kernels) else inner)(*args, **named)
 
-    return forward  # type: ignore[no-any-return]
+    return forward
 
 
-class _Weights(routing.Traced):
-    """A stack of weights, or a view of some of it, that tells ``run`` what it is multiplied with.
-
-    A kind of what routing.py traces, so that torch asks it first where both meet in a product."""
-
-    run: _Run
-    called: str
-    whole: Tensor  # the parameter
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        weights = next((value for value in args if isinstance(value, _Weights)), None)
-        if weights is not None and getattr(func, "__name__", "") in _PRODUCTS and args[1:2] == (weights,):
-            args = (weights.run.product(weights, args[0]), *args[1:])
-        plain = torch.utils._pytree.tree_map_only(routing.Traced, routing.untraced, (args, kwargs or {}))
-        out = func(*plain[0], **plain[1])
-        if weights is None:
-            return out
-        return tuple(map(weights.part, out)) if isinstance(out, (tuple, list)) else weights.part(out)
-
-    def part(self, value: Any) -> Any:
-        """The same of a view of these; anything else as it is."""
-        storage = self.whole.untyped_storage()._cdata
-        if not isinstance(value, Tensor) or value.untyped_storage()._cdata != storage:
-            return value
-        part = value.as_subclass(_Weights)
-        part.run, part.called, part.whole = self.run, self.called, self.whole
-        return part
+def _working(kernels: Sequence[_Attached]) -> Sequence[_Attached]:
+    """The kernels that have work now."""
+    # A graph that is captured now must also serve what is needed later.
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return kernels
+    return [attached for attached in kernels if attached.needed(attached.positions.values())]
 
 
-class _Run:
-    """One forward of the module: which tokens its experts were given, and the output of its activation function."""
+def _chain(kernels: Sequence[_Attached], expert: int, routed: Routed) -> Chain:
+    links = [
+        Link(attached.positions[expert], attached.kernel, attached.given)
+        for attached in kernels
+        if expert in attached.positions
+    ]
+    return Chain(links, routed)
 
-    def __init__(self, kind: str, found: Stack, give: Give) -> None:
-        self.kind, self.found, self.give = kind, found, give
-        self.routed: dict[int, Routed] = {}
-        self.gate: Tensor | None = None  # [rows, F] of the experts that come next
-        self.given = False
 
-    def product(self, weights: _Weights, operand: Tensor) -> Tensor:
-        """What is to be multiplied with the weights instead of ``operand``."""
-        part, whole = routing.untraced(weights), weights.whole
-        each = whole.numel() // (len(whole) if whole.dim() == 3 else self.found.experts)
-        expert = (part.storage_offset() - whole.storage_offset()) // each
-        one, last = part.numel() <= each, weights.called == self.found.last
-        if last:
-            self.given = True
-            return self.one(expert, operand) if one else self.all(operand)
-        if one and isinstance(operand, routing.Traced):
-            self.routed[expert] = routing.rows_of(operand)
-        elif not one:
-            self.route_all(operand)
-        return operand
-
-    def one(self, expert: int, h: Tensor) -> Tensor:
-        if expert not in self.routed:
-            raise RuntimeError(f"{self.kind} does not show which tokens expert {expert} is given")
-        return self.give(expert, h, self.gate_of(h), self.routed[expert])
-
-    def all(self, h: Tensor) -> Tensor:
-        """For h [E, N, F]: a row for each expert and token."""
-        gate, out = self.gate_of(h), h.clone()
-        for expert, routed in self.routed.items():
-            tokens = routed.tokens
-            out[expert, tokens] = self.give(
-                expert, h[expert, tokens], None if gate is None else gate[expert, tokens], routed
-            )
-        return out
-
-    def route_all(self, x: Tensor) -> None:
-        """For the input [E, N, H] of all experts at once: a row is zero where its token is not routed."""
-        routed = (x != 0).any(-1)
-        if bool(routed.all()) and routed.numel():
-            raise RuntimeError(
-                f"{self.kind} gives all tokens to all experts here, so that it does not show which are routed to one; "
-                "a newer transformers may"
-            )
-        for expert, mine in enumerate(routed):
-            self.routed[expert] = Routed(mine.nonzero()[:, 0], routed.shape[1])
-
-    def gate_of(self, h: Tensor) -> Tensor | None:
-        """The activation function's output for the rows of h: it is called for them, or for all experts before."""
-        rows = h.numel() // h.shape[-1]
-        if self.gate is None or self.gate.shape[-1] != h.shape[-1] or len(self.gate) < rows:
-            return None
-        gate, self.gate = self.gate[:rows], self.gate[rows:]
-        return gate.reshape(h.shape)
-
-    def end(self) -> None:
-        if not self.given:
-            raise RuntimeError(f"{self.kind} computed its experts in a way that does not show their activation")
+def _activation(
+    module: nn.Module, structure: Structure, kernels: Sequence[_Attached], expert: int, z: Tensor, routed: Routed
+) -> Tensor:
+    """h of an expert from its first product z."""
+    chain = _chain(kernels, expert, routed)
+    if structure.layout == "other" or not chain.links:
+        return chain.change(described.activate(module, z), None)
+    gate, up = split(z, structure.layout)
+    return chain.compute(gate, up, structure.act)
