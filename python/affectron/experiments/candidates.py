@@ -34,7 +34,7 @@ from affectron.experiments.findings import Findings
 from affectron.models import Reader, Routed, Site, evaluating, max_length, parallel
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES, directions, fdr
-from affectron.screening.screen import observed
+from affectron.screening.accumulate import observed
 from affectron.stats import ActivationStats
 
 Array = NDArray[np.float64]

@@ -14,33 +14,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from affectron import ops
-from affectron._internal import overlap
 from affectron._internal.files import locked
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, batches
 from affectron.corpus.encoding import added_bos
 from affectron.errors import InputError
-from affectron.models import (
-    Reader,
-    Routed,
-    check_tokenizer,
-    evaluating,
-    max_length,
-    parallel,
-)
+from affectron.models import Reader, check_tokenizer, evaluating, max_length
 from affectron.models.provenance import made_with
 from affectron.options import Screen, documented
+from affectron.screening.accumulate import Accumulator
 from affectron.screening.checkpoint import ShardFolder
 from affectron.screening.meter import EventLog, Log, Meter
 from affectron.screening.processes import Processes
 from affectron.screening.shards import Shards
-from affectron.stats import FIELDS, ActivationStats, check_finite
+from affectron.stats import ActivationStats, check_finite
 
 # A corpus has a shard for as many sentences as are tokenised and sorted together, but no more than this: enough for
 # many processes, and few enough that their files and their merge cost nothing beside the forwards.
@@ -164,7 +153,7 @@ def _measure(
         }
         processes.agree(run)
 
-    work = _Work(reader, corpus, options.tokens, options.active)
+    work = Accumulator(reader, corpus, options.tokens, options.active)
     meter = Meter(log, processes.rank)
     measured = Shards(corpus, shards, read, work, meter, progress, processes)
     # One process for all that share out the shards.
@@ -229,139 +218,3 @@ def screen_folds(
         del part.provenance["padding"]
         part.provenance |= {**whole, "fold": [number, folds]}
     return parts
-
-
-def observed(counted: NDArray[np.bool_], tokens: str) -> NDArray[np.bool_]:
-    """bool [B, T]: the tokens, of those that are ``counted`` [B, T], that the rule ``tokens`` observes."""
-    if tokens != "last":
-        return counted
-    # The last counted token: the first one of the reversed row.
-    last = counted.shape[1] - 1 - counted[:, ::-1].argmax(axis=1)
-    is_last: NDArray[np.bool_] = np.arange(counted.shape[1]) == last[:, None]
-    return counted & is_last
-
-
-class _Work:
-    """The accumulators of every site, and the plan of the batch that is under way."""
-
-    def __init__(self, reader: Reader, corpus: Corpus, tokens: str, active: str) -> None:
-        self.reader, self.sites, self.corpus, self.tokens, self.active = reader, reader.sites, corpus, tokens, active
-        self.segments = len(corpus.segments)
-        self.tensor_group = parallel.tensor_group(reader.model)
-        self.here = [slice(0, site.neurons) for site in self.sites]
-        self.kept: ActivationStats | None = None
-        self.buffers: list[ops.StatsBuffers | None] = []
-        self.plans: dict[torch.device, ops.SegmentPlan] = {}
-        self.rows: Tensor
-        self.counted: Tensor
-
-    def start(self, kept: ActivationStats | None) -> None:
-        self.kept = kept
-        self.texts: list[overlap.Texts | None] = [] if kept is None else [kept.screened]
-        self.buffers = [None] * len(self.sites)
-
-    def buffers_at(self, position: int, gate: Tensor) -> ops.StatsBuffers:
-        """A site's accumulators, made where and as wide as its activation is first seen: weights kept on disk have no
-        device."""
-        found = self.buffers[position]
-        if found is None:
-            site, width = self.sites[position], gate.shape[-1]
-            here = self.here[position] = parallel.neurons_here(site, width)
-            found = ops.StatsBuffers(self.segments, width, self.active, device=gate.device)
-            if self.kept is not None:
-                arrays = {name: torch.from_numpy(getattr(self.kept, name)[site.name]) for name in FIELDS}
-                found.restore({name: array if name == "count" else array[:, here] for name, array in arrays.items()})
-            self.buffers[position] = found
-        return found
-
-    def forward(self, batch: Batch) -> None:
-        self.texts.append(overlap.hashed(sentence.text for sentence in batch.sentences))
-        counted = observed(batch.counted, self.tokens)
-        if self.tokens == "mean":
-            rows = np.where(counted.any(axis=1), batch.segments, -1)
-        else:
-            rows = np.where(counted, batch.segments[:, None], -1)
-        self.rows, self.counted = torch.from_numpy(rows), torch.from_numpy(counted)
-        self.plans.clear()
-        self.reader(batch.input_ids, batch.attention_mask)
-
-    def idle(self) -> None:
-        self.rows, self.counted = torch.tensor([[-1]]), torch.tensor([[False]])
-        if self.tokens == "mean":
-            self.rows = self.rows[0]
-        self.plans.clear()
-        self.reader(np.zeros((1, 1), np.int64), np.ones((1, 1), np.int64))
-
-    def plan(self, device: torch.device, routed: Routed | None = None) -> ops.SegmentPlan:
-        """The batch's plan on ``device``: made once, shared by all sites there. An expert needs one for its tokens."""
-        if device not in self.plans:
-            self.plans[device] = ops.SegmentPlan(self.rows.to(device), self.segments)
-        if routed is None:
-            return self.plans[device]
-        return ops.SegmentPlan(self.rows.to(device).flatten()[routed.tokens], self.segments)
-
-    def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
-        if self.tokens != "mean":
-            return ops.glu_stats(gate, up, self.plan(gate.device, routed), self.buffers_at(position, gate), act)
-        h = ops.glu(gate, up, act)
-        self.measure(position, h, ops.glu(gate, None, act) if self.active == "gate" else None, routed)
-        return h
-
-    def given(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
-        # Where nothing but h is known, act(g) > 0 is taken to be h > 0; find_sites has warned of that.
-        self.measure(position, h, (h if gate is None else gate) if self.active == "gate" else None, routed)
-        return h
-
-    def measure(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None) -> None:
-        if self.tokens != "mean":
-            ops.neuron_stats(h, self.plan(h.device, routed), self.buffers_at(position, h), gate)
-            return
-        plan, means = self.sentence_means(h, routed)
-        gate_means = None if gate is None else self.sentence_means(gate, routed)[1]
-        ops.neuron_stats(means, plan, self.buffers_at(position, h), gate_means)
-
-    def sentence_means(self, h: Tensor, routed: Routed | None) -> tuple[ops.SegmentPlan, Tensor]:
-        """fp32 [B, F], the mean of h [..., F] over each sentence's counted tokens, and whose segments these are. In an
-        expert, over those of them that are routed to it, for the sentences that have any."""
-        counted, rows = self.counted.to(h.device), h.reshape(-1, h.shape[-1])
-        # A sentence at a time: no fp32 copy of the whole activation.
-        if routed is None:
-            each = rows.view(*counted.shape, -1)
-            means = [sentence[mask].float().mean(0) for sentence, mask in zip(each, counted, strict=True)]
-            return self.plan(h.device), torch.stack(means)
-        # In the order of the batch a sentence's tokens are next to one another.
-        order = routed.tokens.argsort(stable=True)
-        order = order[counted.flatten()[routed.tokens[order]]]
-        sentences, lengths = (routed.tokens[order] // counted.shape[1]).unique_consecutive(return_counts=True)
-        means = [part.float().mean(0) for part in rows[order].split(lengths.tolist())] if len(lengths) else []
-        plan = ops.SegmentPlan(self.rows.to(h.device)[sentences], self.segments)
-        return plan, torch.stack(means) if means else rows[:0].float()
-
-    def stats(self) -> ActivationStats:
-        if not any(self.buffers):  # no forward yet
-            return self.kept or self.blank()
-        arrays = {site.name: self.arrays(position) for position, site in enumerate(self.sites)}
-        self.texts = [overlap.union(self.texts)]
-        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays, screened=self.texts[0])
-
-    def blank(self) -> ActivationStats:
-        arrays = {}
-        for site in self.sites:
-            shape = (self.segments, site.neurons)
-            arrays[site.name] = {
-                name: np.zeros(shape[:1] if name == "count" else shape, FIELDS[name]) for name in FIELDS
-            }
-        return ActivationStats(self.corpus.tasks, self.corpus.segments, arrays, screened=overlap.NONE)
-
-    def arrays(self, position: int) -> dict[str, np.ndarray[Any, Any]]:
-        """A site's statistics so far, of all its neurons."""
-        site, here, buffers = self.sites[position], self.here[position], self.buffers[position]
-        if buffers is None:  # an expert that no token was routed to
-            return {name: getattr(self.kept or self.blank(), name)[site.name] for name in FIELDS}
-        final = buffers.finalize()
-        found = {name: getattr(final, name) for name in FIELDS}
-        if self.tensor_group is not None and buffers.neurons < site.neurons:
-            for name, value in found.items():
-                if name != "count":
-                    found[name] = parallel.assemble(value, here, site.neurons, self.tensor_group)
-        return {name: value.cpu().numpy() for name, value in found.items()}
