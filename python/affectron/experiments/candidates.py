@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
@@ -109,7 +110,7 @@ def collect(
                 raise InputError(f"cannot write the activations to {folder}: {error.strerror or error}") from error
         else:
             tables = np.zeros(shape, dtype=np.float32)
-        work = _Pass(touched, wanted, tables, tokens, active, parallel.tensor_group(model))
+        work = _Collector(touched, wanted, tables, tokens, active, parallel.tensor_group(model))
         source = batches(
             corpus, tokenizer, batch_tokens=batch_tokens, template=template, count_special=count_special,
             max_length=max_length(model), padding=reader.padding,
@@ -130,8 +131,8 @@ def collect(
         yield Activations(rate, mean, wanted, tuple(work.sentences), tokens, active)
 
 
-class _Pass:
-    """The tables [2, n, K] of rate and mean, filled a batch at a time."""
+class _Collector:
+    """Fills the tables [2, n, K] of rate and mean, a batch at a time; ``group`` shares out the neurons, if any does."""
 
     def __init__(
         self,
@@ -140,54 +141,57 @@ class _Pass:
         tables: NDArray[np.float32],
         tokens: str,
         active: str,
-        group: Any,
+        group: dist.ProcessGroup | None,
     ) -> None:
         self.sites, self.tables, self.tokens, self.active, self.group = sites, tables, tokens, active, group
-        self.columns = [[place for place, (name, _) in enumerate(neurons) if name == site.name] for site in sites]
-        self.index = [torch.tensor([neurons[place][1] for place in columns]) for columns in self.columns]
+        self.columns = [[column for column, (name, _) in enumerate(neurons) if name == site.name] for site in sites]
+        self.index = [torch.tensor([neurons[column][1] for column in columns]) for columns in self.columns]
         self.sentences: list[Sentence] = []
         self.counted = torch.zeros((0, 0), dtype=torch.bool)
-        self.kept: NDArray[np.bool_]  # the batch's sentences that have a counted token
+        self.kept: NDArray[np.bool_]  # the batch's sentences that have an observed token
         self.rows: slice
 
     def start(self, batch: Batch) -> None:
+        """Take the observed tokens of the batch that is read next."""
         counted = observed(batch.counted, self.tokens)
         self.counted, self.kept = torch.from_numpy(counted), np.asarray(counted.any(axis=1))
         first = len(self.sentences)
-        self.sentences += [one for one, kept in zip(batch.sentences, self.kept, strict=True) if kept]
+        self.sentences += [sentence for sentence, kept in zip(batch.sentences, self.kept, strict=True) if kept]
         self.rows = slice(first, len(self.sentences))
 
     def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
+        """:class:`affectron.models.Kernel`: compute h and write the neurons' rows."""
         h = ops.glu(gate, up, act)
-        self.keep(position, h, ops.glu(gate, None, act) if self.tokens == "mean" else gate, routed)
+        self._write(position, h, ops.glu(gate, None, act) if self.tokens == "mean" else gate, routed)
         return h
 
     def given(self, position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
-        # Where nothing but h is known, act(g) > 0 is taken to be h > 0, as in the screening.
-        self.keep(position, h, h if gate is None else gate, routed)
+        """:class:`affectron.models.Given`: write the neurons' rows and return h."""
+        # If nothing but h is known, h > 0 is taken for act(g) > 0, as in the screening.
+        self._write(position, h, h if gate is None else gate, routed)
         return h
 
-    def keep(self, position: int, h: Tensor, gate: Tensor, routed: Routed | None) -> None:
+    def _write(self, position: int, h: Tensor, gate: Tensor, routed: Routed | None) -> None:
         site, index = self.sites[position], self.index[position]
-        if routed is not None:  # rows are some of the batch's tokens: there is no mean over a sentence here
+        if routed is not None:  # its rows are some of the batch's tokens: there is no mean over a sentence
             raise InputError(f"{site.name} is an expert, expected neurons of MLPs that every token passes")
         here = parallel.neurons_here(site, h.shape[-1])
-        # In ascending order: those that are computed here are a run of the site's columns.
+        # The index ascends, so the neurons that this process computes are a run of the site's columns.
         first, last = torch.searchsorted(index, torch.tensor([here.start, here.stop])).tolist()
-        mine = (index[first:last] - here.start).to(h.device)
+        local = (index[first:last] - here.start).to(h.device)
         counted = self.counted.to(h.device)[..., None]
 
         def picked(whole: Tensor) -> Tensor:
-            return whole[..., mine].view(*self.counted.shape, -1).float()
+            return whole[..., local].view(*self.counted.shape, -1).float()
 
         values = picked(h)
         signal = values if self.active == "product" else picked(gate)
-        if self.tokens == "mean":  # one observation a sentence, active where the mean is above zero
+        if self.tokens == "mean":  # one observation a sentence, active if the mean is above zero
             taken = counted.expand_as(values)
             rate = (signal.where(counted, 0.0).sum(1) > 0).float()
         else:
             taken = counted & values.isfinite()
-            # Divided last: equal shares are equal numbers, and so ties.
+            # The division comes last: equal shares are equal numbers, and so ties.
             rate = ((signal > 0) & counted).sum(1) / counted.sum(1)
         mean = values.where(taken, 0.0).sum(1) / taken.sum(1)
         both = torch.stack([rate, mean.where(mean.isfinite(), torch.nan)])

@@ -13,7 +13,7 @@ from affectron import __version__
 from affectron.models.identity import config_hash, fingerprint, tokenizer_hash
 from affectron.models.load import is_hub_name
 
-#: Fields of the provenance that are equal if two results are of the same model.
+#: What says that two results are of the same model.
 SAME_MODEL = ("model_hash", "weights", "tokenizer")
 
 
