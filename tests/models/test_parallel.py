@@ -16,9 +16,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from affectron import ActivationStats, Corpus, interventions, screen
+from affectron.corpus.pairs import Pair
 from affectron.experiments.candidates import collect
 from affectron.models import intervene
 from affectron.neurons import NeuronList, NeuronSet
+from affectron.screening.pairs import screen_pairs
 from tests.models.test_intervention import KINDS, Bench, by_request, make_bench
 from tests.support.tiny import batch, build, last_inputs, make_tokenizer, site_names
 from tests.support.workers import start, start_group, succeed, write_sentences
@@ -190,6 +192,21 @@ def test_candidates_of_a_tensor_parallel_model(sentences: Path, tmp_path: Path) 
         found = load_file(tmp_path / str(rank))
         torch.testing.assert_close(found["mean"], one["mean"], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found["rate"], one["rate"], rtol=0, atol=0)
+
+
+def pairs(load: Any, model: Path, output: str) -> None:
+    torch.set_num_threads(1)
+    texts = [(f"w{i} w{2 * i % 59} w7", f"w{i + 1} w{3 * i % 59}") for i in range(20)]
+    screen_pairs(load(model), make_tokenizer(), [Pair("joy", *both) for both in texts]).save(output)
+
+
+def test_pairs_of_a_tensor_parallel_model(tmp_path: Path) -> None:
+    """Each process has the differences of all neurons, not of its own alone."""
+    model = save_model(tmp_path, "llama")
+    succeed(start_group(2, tmp_path / "store", pairs, tensor_parallel, model, str(tmp_path / "{rank}")))
+    pairs(whole, model, str(tmp_path / "one"))
+    for rank in range(2):
+        alike(ActivationStats.load(tmp_path / "one"), ActivationStats.load(tmp_path / str(rank)))
 
 
 def test_a_model_with_weights_on_disk(sentences: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from affectron import ops
 from affectron._internal import overlap
 from affectron.corpus import Corpus
 from affectron.corpus.batching import Batch
-from affectron.models import Reader, Routed, parallel
+from affectron.models import Reader, Routed, Site, parallel
 from affectron.stats import FIELDS, ActivationStats
 
 
@@ -37,7 +38,6 @@ class Accumulator:
         self.reader, self.sites, self.corpus, self.tokens, self.active = reader, reader.sites, corpus, tokens, active
         self.segments = len(corpus.segments)
         self.tensor_group = parallel.tensor_group(reader.model)
-        self.neurons = [slice(0, site.neurons) for site in self.sites]  # that this process computes
         self.kept: ActivationStats | None = None
         self.texts: list[overlap.Texts | None] = []
         self.buffers: list[ops.StatsBuffers | None] = []
@@ -100,9 +100,9 @@ class Accumulator:
         buffers = self.buffers[position]
         if buffers is None:
             site, width = self.sites[position], h.shape[-1]
-            here = self.neurons[position] = parallel.neurons_here(site, width)
             buffers = ops.StatsBuffers(self.segments, width, self.active, device=h.device)
             if self.kept is not None:
+                here = parallel.neurons_here(site, width)
                 arrays = {name: torch.from_numpy(getattr(self.kept, name)[site.name]) for name in FIELDS}
                 buffers.restore({name: array if name == "count" else array[:, here] for name, array in arrays.items()})
             self.buffers[position] = buffers
@@ -153,13 +153,19 @@ class Accumulator:
 
     def _arrays(self, position: int) -> dict[str, NDArray[Any]]:
         """The statistics of a site so far, of all its neurons."""
-        site, here, buffers = self.sites[position], self.neurons[position], self.buffers[position]
+        site, buffers = self.sites[position], self.buffers[position]
         if buffers is None:  # an expert that no token was routed to
             return {name: getattr(self.kept or self.blank(), name)[site.name] for name in FIELDS}
-        final = buffers.finalize()
-        tensors: dict[str, Tensor] = {name: getattr(final, name) for name in FIELDS}
-        if self.tensor_group is not None and buffers.neurons < site.neurons:
-            for name, value in tensors.items():
-                if name != "count":
-                    tensors[name] = parallel.assemble(value, here, site.neurons, self.tensor_group)
-        return {name: value.cpu().numpy() for name, value in tensors.items()}
+        return whole_arrays(buffers, site, self.tensor_group)
+
+
+def whole_arrays(buffers: ops.StatsBuffers, site: Site, group: dist.ProcessGroup | None) -> dict[str, NDArray[Any]]:
+    """The fields of the statistics of all neurons of a site, of which ``group`` may share out the accumulators."""
+    final = buffers.finalize()
+    tensors: dict[str, Tensor] = {name: getattr(final, name) for name in FIELDS}
+    if group is not None and buffers.neurons < site.neurons:
+        here = parallel.neurons_here(site, buffers.neurons)
+        for name, value in tensors.items():
+            if name != "count":
+                tensors[name] = parallel.assemble(value, here, site.neurons, group)
+    return {name: value.cpu().numpy() for name, value in tensors.items()}
