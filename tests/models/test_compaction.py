@@ -11,15 +11,12 @@ from torch import nn
 import affectron
 from affectron import interventions
 from affectron.models import compact, find_sites, intervene, load_model
-from tests.models.test_intervention import generate, logits
 from tests.support import families
+from tests.support.bench import generate, logits
 from tests.support.errors import message
 from tests.support.tiny import FAMILIES, NEURONS, batch, build, make_tokenizer, site_names
 
-
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread: None) -> None:
-    pass
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def uneven(family: str) -> list[tuple[str, int]]:

@@ -1,6 +1,6 @@
-"""The structure finder, the statistics and every kind of program on many families of models, each against hooks.
+"""The search of structures, the statistics and every kind of program on many families of models, each against hooks.
 
-The families' own code was read for families.py; the package knows none of them by name.
+support/families.py describes the families from their own code; the package knows none of them by name.
 """
 
 from __future__ import annotations
@@ -20,13 +20,22 @@ from affectron import interventions
 from affectron.models import find_sites, intervene
 from affectron.neurons import NeuronList
 from affectron.screening.screen import screen
-from tests.support.families import FAMILIES, HIDDEN, LAYERS, NEURONS, Family, available, inputs, watched
+from tests.support.families import (
+    FAMILIES,
+    HIDDEN,
+    LABELS,
+    LAYERS,
+    NEURONS,
+    Family,
+    available,
+    corpus,
+    inputs,
+    watched,
+)
 from tests.support.raw_activations import PROVENANCE, site_stats
-from tests.support.tiny import build, make_tokenizer, state
+from tests.support.tiny import make_tokenizer
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*exact, but not fused")]
-
-LABELS = ("anger", "joy", "irony")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -44,15 +53,6 @@ def model(family: Family) -> Any:
 def text_sites(family: Family) -> list[str]:
     """Those that read the text: of an encoder and a decoder, the encoder's."""
     return family.names[: family.layers] if family.head == "ForConditionalGeneration" else family.names
-
-
-def corpus() -> affectron.Corpus:
-    rng = np.random.default_rng(2)
-    kinds = [("anger",), ("joy",), ("irony", "joy")]
-    return affectron.Corpus.from_records(
-        {"text": " ".join(f"w{w}" for w in rng.integers(0, 60, rng.integers(2, 9))), "label": list(kinds[i % 3])}
-        for i in range(12)
-    )
 
 
 def test_what_is_found_is_what_the_code_of_the_model_says(family: Family, model: Any) -> None:
@@ -130,7 +130,6 @@ def test_statistics_agree_with_hooks(family: Family, model: Any, tokens: str) ->
 
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
 #: Each kind by its definition, of h, the label's mean and peak, and the mean of all labels.
 KINDS: dict[str, Form] = {
     "zero": lambda h, mean, peak, task: torch.zeros_like(h),
@@ -249,78 +248,3 @@ def test_a_vision_model_is_steered_too() -> None:
     with intervene(model, interventions.amplify([(sites[0].name, 7)], 50.0)):
         torch.testing.assert_close(model(pixels).logits, wanted, rtol=1e-5, atol=1e-6)
     assert not torch.equal(wanted, plain)
-
-
-class Mixture(torch.nn.Module):
-    """Experts as modules in a list, each called with the rows that are routed to it, as transformers 4 writes them."""
-
-    def __init__(self, blocks: list[torch.nn.Module], flat: bool) -> None:
-        super().__init__()
-        self.experts, self.router, self.flat = torch.nn.ModuleList(blocks), torch.nn.Linear(HIDDEN, len(blocks)), flat
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        x = hidden_states.view(-1, HIDDEN)
-        weights, chosen = self.router(x).softmax(-1).topk(2, dim=-1)
-        out = torch.zeros_like(x)
-        for number, expert in enumerate(self.experts):
-            slot, tokens = torch.where(number == chosen.T)  # not in the order of the batch
-            rows = x[None, tokens].reshape(-1, HIDDEN) if self.flat else x.index_select(0, tokens)
-            out.index_add_(0, tokens, expert(rows) * weights[tokens, slot, None])
-        return out.view(hidden_states.shape)
-
-
-@pytest.mark.parametrize("flat", [True, False])
-@pytest.mark.parametrize("tokens", ["all", "mean"])
-def test_experts_in_a_list_know_their_tokens(flat: bool, tokens: str) -> None:
-    """Against one sentence at a time, where all that an expert reads is that sentence's."""
-    torch.manual_seed(3)
-    model = build("llama", num_hidden_layers=2)
-    config = transformers.LlamaConfig(hidden_size=HIDDEN, intermediate_size=NEURONS, num_attention_heads=4)
-    for layer in model.model.layers:
-        layer.mlp = Mixture([type(layer.mlp)(config) for _ in range(4)], flat).eval()
-    sites, before = find_sites(model), state(model)
-    assert [site.name for site in sites] == [f"model.layers.{i}.mlp.experts.{e}" for i in range(2) for e in range(4)]
-    assert {site.path for site in sites} == {"fused"}
-    sentences, tokenizer = corpus(), make_tokenizer(bos=None)
-    stats = screen(model, tokenizer, sentences, tokens=tokens)
-    assert state(model) == before
-
-    read: dict[tuple[str, str], list[Tensor]] = {}
-    current: list[affectron.Sentence] = []
-
-    def keep(name: str, h: Tensor) -> None:
-        for label in current[0].labels:
-            read.setdefault((name, label), []).append(h.double())
-
-    handles = [
-        site.module.get_submodule("down_proj").register_forward_pre_hook(
-            lambda _module, args, name=site.name: keep(name, args[0]) if len(args[0]) else None
-        )
-        for site in sites
-    ]
-    for sentence in sentences:
-        current[:] = [sentence]
-        with torch.no_grad():
-            model(**tokenizer(sentence.text, return_tensors="pt"))
-    for handle in handles:
-        handle.remove()
-    for site in sites:
-        for label in LABELS:
-            parts = read.get((site.name, label), [])
-            found = stats.label(label)[site.name]
-            wanted = [part.mean(0, keepdim=True) for part in parts] if tokens == "mean" else parts
-            assert found.count == sum(map(len, wanted))
-            if wanted:
-                np.testing.assert_allclose(found.mean, torch.cat(wanted).mean(0), rtol=1e-4, atol=1e-5)
-
-    given = inputs(FAMILIES["mistral"])
-    program = interventions.amplify([(site.name, i) for site in sites[:6] for i in range(NEURONS)], 5.0)
-    with torch.no_grad():
-        plain = model(**given).logits
-        with intervene(model, program):
-            all_steered = model(**given).logits
-        with intervene(model, [None, program, None]):
-            one_steered = model(**given).logits
-    torch.testing.assert_close(one_steered[1], all_steered[1], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(one_steered[[0, 2]], plain[[0, 2]], rtol=1e-4, atol=1e-4)
-    assert (all_steered[1] - plain[1]).abs().max() > 1e-3

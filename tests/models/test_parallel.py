@@ -21,7 +21,7 @@ from affectron.experiments.candidates import collect
 from affectron.models import intervene
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.screening.pairs import screen_pairs
-from tests.models.test_intervention import KINDS, Bench, by_request, make_bench
+from tests.support.bench import KINDS, Bench, by_request, make_bench
 from tests.support.tiny import batch, build, last_inputs, make_tokenizer, site_names
 from tests.support.workers import start, start_group, succeed, write_sentences
 

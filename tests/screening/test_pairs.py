@@ -18,9 +18,8 @@ from affectron.scores import score
 from affectron.screening.pairs import screen_pairs
 from affectron.screening.screen import screen
 from affectron.selection import select
-from tests.models.test_families import Mixture
 from tests.support.errors import message
-from tests.support.families import FAMILIES, available, watched
+from tests.support.families import FAMILIES, Mixture, available, watched
 from tests.support.planted import MOODS, TOKENIZER, make_corpus, make_model
 from tests.support.tiny import HIDDEN, NEURONS, SITES, build, make_tokenizer
 

@@ -1,5 +1,5 @@
-"""Small random models of many families, and for each where its neurons are: written down from the models' own code, so
-that what the structure finder finds can be compared with it. Apart from tiny.py, whose six families get every test."""
+"""Small random models of many families, and the neurons of each, written down from the models' own code: the reference
+for the search of sites. tiny.py has the six families that get every test."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+
+import affectron
+from affectron import interventions
 
 VOCABULARY, HIDDEN, NEURONS, LAYERS, EXPERTS = 97, 24, 43, 2, 4
 GELU_TANH = "gelu_tanh"
@@ -417,3 +421,40 @@ def _experts_forward(block: Any, name: str, change: Any, x: Tensor, *routing: Te
         if int(transformers.__version__.partition(".")[0]) < 5:
             return out.view(x.shape), logits
     return out.view(x.shape)
+
+
+def experts_program(family: Family, layer: int, factor: float = 3.0) -> interventions.Program:
+    """Every third neuron of every expert of a layer, times ``factor``."""
+    names = family.names[layer * EXPERTS : (layer + 1) * EXPERTS]
+    return interventions.amplify([(name, i) for name in names for i in range(0, family.neurons, 3)], factor)
+
+
+LABELS = ("anger", "joy", "irony")
+
+
+def corpus() -> affectron.Corpus:
+    """12 sentences of random words, with one or two of :data:`LABELS`."""
+    rng = np.random.default_rng(2)
+    kinds = [("anger",), ("joy",), ("irony", "joy")]
+    return affectron.Corpus.from_records(
+        {"text": " ".join(f"w{w}" for w in rng.integers(0, 60, rng.integers(2, 9))), "label": list(kinds[i % 3])}
+        for i in range(12)
+    )
+
+
+class Mixture(nn.Module):
+    """Experts as modules in a list, each called with the rows that are routed to it, as transformers 4 writes them."""
+
+    def __init__(self, blocks: list[nn.Module], flat: bool) -> None:
+        super().__init__()
+        self.experts, self.router, self.flat = nn.ModuleList(blocks), nn.Linear(HIDDEN, len(blocks)), flat
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        x = hidden_states.view(-1, HIDDEN)
+        weights, chosen = self.router(x).softmax(-1).topk(2, dim=-1)
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            slot, tokens = torch.where(number == chosen.T)  # not in the order of the batch
+            rows = x[None, tokens].reshape(-1, HIDDEN) if self.flat else x.index_select(0, tokens)
+            out.index_add_(0, tokens, expert(rows) * weights[tokens, slot, None])
+        return out.view(hidden_states.shape)

@@ -1,5 +1,5 @@
-"""Small random models of every layout, and an independent way to see and change their neurons: forward pre-hooks
-on the last linear of each MLP. Apart because all tests of models need them."""
+"""Small random models of every layout, and an independent way to see and change their neurons: forward pre-hooks on the
+last linear layer of each MLP."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
@@ -59,7 +60,16 @@ _BUILD: dict[str, Callable[..., nn.Module]] = {
 }
 FAMILIES = tuple(_BUILD)
 
-# Where a family keeps its MLP sites, and what the last linear of each is called.
+#: torch's own activation functions by the package's names.
+ACTIVATIONS = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x) ** 2,
+}
+
+# Of each family: names of the MLP sites and of their last linear layer, layout and activation.
 SITES = {
     "llama": ("model.layers.{}.mlp", "down_proj", "gated", "silu"),
     "gemma": ("model.layers.{}.mlp", "down_proj", "gated", "gelu_tanh"),
@@ -103,7 +113,7 @@ def site_names(family: str) -> list[str]:
 
 @contextmanager
 def last_inputs(model: nn.Module, family: str, change: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
-    """Let ``change(site, h)`` replace the input of each MLP's last linear: no code of the package is involved."""
+    """Let ``change(site, h)`` replace the input of each MLP's last linear layer, without code of the package."""
     handles = []
     for name in site_names(family):
         last = getattr(model.get_submodule(name), SITES[family][1])

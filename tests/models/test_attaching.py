@@ -1,4 +1,4 @@
-"""Sites are found in every layout, a kernel sees and replaces their activation, and nothing of it stays."""
+"""A kernel sees and replaces the activation of a site, and nothing of it stays."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from itertools import permutations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
-from affectron.errors import InputError
 from affectron.models import Kernel, attach, find_sites
-from tests.support.tiny import FAMILIES, LAYERS, NEURONS, SITES, batch, build, last_inputs, site_names, state
-
-ACTIVATIONS = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "relu2": lambda x: F.relu(x) ** 2,
-}
+from tests.support.bench import logits
+from tests.support.tiny import (
+    ACTIVATIONS,
+    LAYERS,
+    NEURONS,
+    SITES,
+    batch,
+    build,
+    last_inputs,
+    site_names,
+    state,
+)
 
 
 def plain_torch(position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
@@ -29,34 +29,8 @@ def plain_torch(position: int, gate: Tensor, up: Tensor | None, act: str) -> Ten
     return h if up is None else h * up
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def family(request) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def model(family: str) -> nn.Module:
-    return build(family)
-
-
-def logits(model: nn.Module) -> Tensor:
-    with torch.no_grad():
-        return model(**batch()).logits
-
-
-def test_sites_are_in_forward_order(model: nn.Module, family: str) -> None:
-    called: list[str] = []
-    sites = find_sites(model)
-    with last_inputs(model, family, lambda name, h: (called.append(name), h)[1]):
-        logits(model)
-    assert [site.name for site in sites] == called == site_names(family)
-    for site in sites:
-        assert (site.layout, site.act, site.neurons) == (*SITES[family][2:], NEURONS)
-        assert site.module is model.get_submodule(site.name)
-
-
 def test_a_kernel_in_plain_torch_reproduces_the_model(model: nn.Module, family: str) -> None:
-    expected = logits(model)
+    expected = logits(model, batch())
     positions: list[int] = []
 
     def kernel(position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
@@ -67,7 +41,7 @@ def test_a_kernel_in_plain_torch_reproduces_the_model(model: nn.Module, family: 
         return plain_torch(position, gate, up, act)
 
     with attach(find_sites(model), kernel):
-        torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits(model, batch()), expected, rtol=1e-5, atol=1e-5)
     assert positions == list(range(LAYERS))
 
 
@@ -81,20 +55,20 @@ def test_what_the_kernel_returns_is_what_the_last_linear_reads(model: nn.Module,
         return given[sites[position].name]
 
     with attach(sites, kernel), last_inputs(model, family, lambda name, h: read.setdefault(name, h)):
-        logits(model)
+        logits(model, batch())
     assert list(given) == site_names(family)[1:]
     for name, h in given.items():
         assert torch.equal(read[name], h)
 
 
 def test_leaving_restores_everything(model: nn.Module) -> None:
-    before, expected, keys = state(model), logits(model), list(model.state_dict())
+    before, expected, keys = state(model), logits(model, batch()), list(model.state_dict())
     with attach(find_sites(model), lambda position, gate, up, act: torch.zeros_like(gate)):
-        assert not torch.equal(logits(model), expected)
+        assert not torch.equal(logits(model, batch()), expected)
         assert list(model.state_dict()) == keys
         assert state(model) != before
     assert state(model) == before
-    assert torch.equal(logits(model), expected)
+    assert torch.equal(logits(model, batch()), expected)
 
 
 class Boom(BaseException):
@@ -102,15 +76,15 @@ class Boom(BaseException):
 
 
 def test_an_exception_in_the_body_restores_everything(model: nn.Module) -> None:
-    before, expected = state(model), logits(model)
+    before, expected = state(model), logits(model, batch())
 
     def fail(position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
         raise Boom
 
     with pytest.raises(Boom), attach(find_sites(model), fail):
-        logits(model)
+        logits(model, batch())
     assert state(model) == before
-    assert torch.equal(logits(model), expected)
+    assert torch.equal(logits(model, batch()), expected)
 
 
 def test_an_exception_in_the_setup_restores_everything(model: nn.Module) -> None:
@@ -123,41 +97,33 @@ def test_an_exception_in_the_setup_restores_everything(model: nn.Module) -> None
     assert state(model) == before
 
 
-def test_sites_are_found_while_kernels_are_on_them(model: nn.Module) -> None:
-    sites = find_sites(model)
-    calls: list[int] = []
-    with attach(sites[:2], lambda position, gate, up, act: (calls.append(position), gate)[1]):
-        assert find_sites(model) == sites
-    assert not calls  # looking for sites calls no kernel
-
-
 def test_kernels_on_one_site_follow_each_other_and_leave_in_any_order(model: nn.Module) -> None:
     """Each is given what those before it returned; the last to leave puts everything back."""
-    sites, before, plain = find_sites(model), state(model), logits(model)
+    sites, before, plain = find_sites(model), state(model), logits(model, batch())
 
     def scaled(factor: float) -> Kernel:
         return lambda position, gate, up, act: factor * plain_torch(position, gate, up, act)
 
     def with_factor(factor: float) -> Tensor:
         with attach(sites, scaled(factor)):
-            return logits(model)
+            return logits(model, batch())
 
     for order in permutations(range(3)):
         contexts = [attach(sites, scaled(2.0)), attach(sites[1:], scaled(-1.0)), attach(sites, scaled(0.5))]
         for context in contexts:
             context.__enter__()
         with attach(sites[1:], scaled(-1.0)):
-            torch.testing.assert_close(logits(model), plain, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(logits(model, batch()), plain, rtol=1e-5, atol=1e-5)
         contexts[order[0]].__exit__(None, None, None)
         contexts[order[1]].__exit__(None, None, None)
         if order[2] == 1:
             with attach(sites[:1], scaled(-1.0)):
-                torch.testing.assert_close(logits(model), with_factor(1.0), rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(logits(model, batch()), with_factor(1.0), rtol=1e-5, atol=1e-5)
         else:
-            torch.testing.assert_close(logits(model), with_factor(1.0), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(logits(model, batch()), with_factor(1.0), rtol=1e-5, atol=1e-5)
         contexts[order[2]].__exit__(None, None, None)
         assert state(model) == before
-    assert torch.equal(logits(model), plain)
+    assert torch.equal(logits(model, batch()), plain)
 
 
 def test_a_forward_that_someone_put_there_is_kept() -> None:
@@ -166,12 +132,12 @@ def test_a_forward_that_someone_put_there_is_kept() -> None:
     mlp = model.model.layers[1].mlp
     own = lambda x: 2 * type(mlp).forward(mlp, x)  # noqa: E731
     mlp.forward = own
-    before, expected = state(model), logits(model)
+    before, expected = state(model), logits(model, batch())
     with pytest.warns(UserWarning, match=r"LlamaMLP \(model.layers.1.mlp and the like\) is measured and steered at"):
         sites = find_sites(model)
     assert [site.path for site in sites] == ["fused", "fallback", "fused"]
     with attach(sites, plain_torch):
-        torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits(model, batch()), expected, rtol=1e-5, atol=1e-5)
     assert mlp.forward is own
     assert state(model) == before
 
@@ -181,45 +147,16 @@ def test_layers_that_share_one_activation_object_are_told_apart() -> None:
     shared = model.gpt_neox.layers[0].mlp.act
     for layer in model.gpt_neox.layers:
         layer.mlp.act = shared
-    expected, positions = logits(model), []
+    expected, positions = logits(model, batch()), []
 
     def kernel(position: int, gate: Tensor, up: Tensor | None, act: str) -> Tensor:
         positions.append(position)
         return plain_torch(position, gate, up, act)
 
     with attach(find_sites(model), kernel):
-        torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits(model, batch()), expected, rtol=1e-5, atol=1e-5)
     assert positions == [0, 1, 2]
     assert all(layer.mlp.act is shared for layer in model.gpt_neox.layers)
-
-
-@pytest.mark.parametrize(
-    ("name", "act"),
-    [
-        ("silu", "silu"),
-        ("swish", "silu"),
-        ("gelu", "gelu"),
-        ("gelu_python", "gelu"),
-        ("gelu_new", "gelu_tanh"),
-        ("gelu_fast", "gelu_tanh"),
-        ("gelu_accurate", "gelu_tanh"),
-        ("gelu_pytorch_tanh", "gelu_tanh"),
-        ("relu", "relu"),
-        ("relu2", "relu2"),
-    ],
-)
-def test_the_activation_is_known_by_what_it_computes(name: str, act: str) -> None:
-    x = torch.linspace(-6, 6, 1001)
-    (site, *_) = find_sites(build("llama", hidden_act=name))
-    assert site.act == act
-    torch.testing.assert_close(ACTIVATIONS[site.act](x), ACT2FN[name](x), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(("module", "act"), [(nn.GELU(), "gelu"), (nn.GELU("tanh"), "gelu_tanh")])
-def test_the_two_forms_of_torch_gelu_are_told_apart(module: nn.Module, act: str) -> None:
-    model = build("gpt2")
-    model.transformer.h[0].mlp.act = module
-    assert find_sites(model)[0].act == act
 
 
 class Clamped(type(build("llama").model.layers[0].mlp)):
@@ -239,7 +176,7 @@ def test_what_computes_more_falls_back_and_stays_exact(change: str) -> None:
     }
     if change in forwards:
         mlp.__class__ = type("Changed", (type(mlp),), {"forward": forwards[change]})
-    before, expected = state(model), logits(model)
+    before, expected = state(model), logits(model, batch())
     with pytest.warns(UserWarning, match="exact, but not fused"):
         sites = find_sites(model)
     assert sites[2].path == "fallback"
@@ -256,15 +193,10 @@ def test_what_computes_more_falls_back_and_stays_exact(change: str) -> None:
         attach(sites, plain_torch, doubled),
         last_inputs(model, "llama", lambda name, h: read.setdefault(name, h)),
     ):
-        assert not torch.equal(logits(model), expected)
+        assert not torch.equal(logits(model, batch()), expected)
     for position, h in given.items():
         assert torch.equal(read[sites[position].name], 2 * h)
     assert 2 in given
     assert state(model) == before
     with attach(sites, plain_torch):
-        torch.testing.assert_close(logits(model), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_model_without_a_known_mlp_is_refused() -> None:
-    with pytest.raises(InputError, match="Sequential has no MLP that can be found: expected blocks"):
-        find_sites(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)))
+        torch.testing.assert_close(logits(model, batch()), expected, rtol=1e-5, atol=1e-5)
