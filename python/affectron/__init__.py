@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = version("affectron")
 
-_HOMES = {
+_MODULES = {
     "experiments.ablations": ("ablate",),
     "experiments.associations": ("associate",),
     "corpus": ("Corpus", "Sentence"),
@@ -42,15 +42,16 @@ _HOMES = {
     "stats": ("ActivationStats", "SiteStats"),
     "experiments.validation": ("Validation", "validate"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+#: Public name -> the module that it comes from.
+HOMES = {name: home for home, names in _MODULES.items() for name in names}
 
-__all__ = sorted([*_HOME_OF, "__version__", "models", "ops"])
+__all__ = sorted([*HOMES, "__version__", "models", "ops"])
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME_OF:
-        value = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    elif name in _HOMES:
+    if name in HOMES:
+        value = getattr(import_module(f"{__name__}.{HOMES[name]}"), name)
+    elif name in _MODULES:
         value = import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

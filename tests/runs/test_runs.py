@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 
 from affectron._internal.files import locked
 from affectron.cli.app import app
+from affectron.corpus.batching import Batch
+from affectron.corpus.loading import load_corpus
 from affectron.experiments.findings import KINDS
 from affectron.runs import engine, load_config, plan, run
 from affectron.runs.session import Session
 from affectron.runs.stages import Stage
+from affectron.screening.accumulate import Accumulator
 from tests.support.errors import message
 from tests.support.planted import PROMPTS, TOKENIZER, make_corpus, make_model
 
@@ -161,6 +164,74 @@ def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None
     assert other["provenance"]["corpus_name"].endswith("/other.jsonl")
     validation = json.loads((whole / "validation.json").read_text())
     assert {r["verdict"] for part in validation["tasks"].values() for r in part["results"].values()} == {"specific"}
+
+
+def test_a_stopped_screening_goes_on_from_its_checkpoint(
+    inputs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(load_config(inputs / "config.toml"), output=tmp_path / "out")
+    read: list[int] = []
+    forward = Accumulator.forward
+
+    def stopped(self: Accumulator, batch: Batch) -> None:
+        if len(read) == 2:
+            raise KeyboardInterrupt
+        forward(self, batch)
+        read.append(len(batch.sentences))
+
+    monkeypatch.setattr(Accumulator, "forward", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    kept = sorted(path.relative_to(config.output).as_posix() for path in config.output.rglob("shard-*"))
+    assert kept
+    assert all(name.startswith("checkpoint/") for name in kept)
+    again: list[int] = []
+
+    def counted(self: Accumulator, batch: Batch) -> None:
+        forward(self, batch)
+        again.append(len(batch.sentences))
+
+    monkeypatch.setattr(Accumulator, "forward", counted)
+    only_screen = tuple(stage for stage in engine.STAGES if stage.name == "screen")
+    monkeypatch.setattr(engine, "STAGES", only_screen)
+    run(config)
+    assert sum(read) + sum(again) == len(load_corpus(str(config.corpus), config.columns, split="train"))
+    assert (config.output / "stats.safetensors").read_bytes() == (whole / "stats.safetensors").read_bytes()
+    assert not (config.output / "checkpoint").exists()
+
+
+def test_a_run_reads_what_the_commands_read(inputs: Path, tmp_path: Path) -> None:
+    """Label columns side by side, spans, a folder of datasets, a task, lines to skip and long texts."""
+    datasets = pytest.importorskip("datasets")
+    rows = [json.loads(line) for line in (inputs / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
+    wide = [
+        {"text": row["text"], "mood": None, "tone": None, "split": row["split"], row["task"]: row["label"]}
+        for row in rows
+    ]
+    write_corpus(tmp_path / "wide.jsonl", [{"text": 7}, *wide])
+    datasets.Dataset.from_list(
+        [{**row, "mood": row.get("mood"), "tone": row.get("tone")} for row in wide]
+    ).save_to_disk(str(tmp_path / "folder"))
+    usual = CONFIG.replace('"model"', f'"{inputs / "model"}"').replace("other.jsonl", str(inputs / "other.jsonl"))
+    options = '\n[columns]\nlabel = ["mood", "tone"]\n'
+    for corpus, more in (("wide.jsonl", 'on_bad_line = "skip"\n'), ("folder", "")):
+        file = tmp_path / "config.toml"
+        file.write_text(usual.replace('"corpus.jsonl"', f'"{corpus}"') + options + more, encoding="utf-8")
+        config = load_config(file)
+        assert config.columns.label == ("mood", "tone")
+        assert [stage.stage for stage in plan(config)] == ALL
+    spans = [
+        {"text": row["text"], "split": row["split"], "spans": [{"start": 0, "end": 5, "label": row["label"]}]}
+        for row in rows
+    ]
+    write_corpus(
+        tmp_path / "spans.jsonl", [row for row, whole in zip(spans, rows, strict=True) if whole["task"] == "mood"]
+    )
+    text = usual.replace('"corpus.jsonl"', '"spans.jsonl"').replace('output = "out"', 'output = "out"\ntask = "mood"')
+    text = text[: text.index("[cross_signal]")].replace(f'tone = "{PROMPTS["tone"]}"\n', "")
+    text = text.replace("folds = 3", 'folds = 3\nlong_texts = "windows"\nshards = 2')
+    file.write_text(f'{text}\n[columns]\nspan = "spans"\n', encoding="utf-8")
+    assert [stage.stage for stage in plan(load_config(file))] == [name for name in ALL if not name.startswith("cross")]
 
 
 def test_what_has_not_changed_is_not_run_again(inputs: Path, whole: Path) -> None:

@@ -131,6 +131,8 @@ class _Reading:
         )
 
     def scalar(self, kind: Any, value: Any, path: str) -> Any:
+        if typing.get_origin(kind) is typing.Literal:  # of which the bound knows the names
+            kind = str
         right = isinstance(value, _ACCEPTED[kind]) and (kind is bool or not isinstance(value, bool))
         if not right or (kind is float and not math.isfinite(value)) or (kind is Path and "\0" in value):
             raise self.wrong(path, value, self.expected(kind))
