@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from affectron._internal.checks import SHARE, Finite, Whole, check, shown
 from affectron._internal.files import read_json, write_json
 from affectron._internal.overlap import check_texts, decode, encode
+from affectron._internal.provenance import plain_json
 from affectron.errors import InputError
-from affectron.stats import plain_json
 
 FORMAT = "affectron.neurons"
 VERSION = 1

@@ -1,6 +1,4 @@
-"""Activation statistics as plain data: what a screening leaves behind, how it is merged, saved and loaded.
-
-Apart from the code that measures, so that selecting, scoring and reporting need neither torch nor a model.
+"""Activation statistics as plain data: the result of a screening, merged, saved and loaded without torch or a model.
 
 Tokens are accumulated per *segment*, a distinct set of labels that occurs in the corpus. The statistics of a
 label are the exact merge of the segments that contain it, "rest" is the merge of its task's other segments:
@@ -9,22 +7,18 @@ a sentence with several labels costs nothing extra and is never counted twice in
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal import overlap
-from affectron._internal.files import atomic_write, digest
+from affectron._internal.provenance import merged, plain_json
+from affectron._internal.tensor_file import read_arrays, write_arrays
 from affectron._internal.wording import count
 from affectron.errors import InputError
 
@@ -41,13 +35,8 @@ FIELDS: dict[str, type[np.generic]] = {
     "min": np.float32,
     "max": np.float32,
 }
-_STORED = {np.int64: "I64", np.float64: "F64", np.float32: "F32", np.uint64: "U64"}
-
 #: Bytes that a site and segment take at least, with one neuron: count, and six arrays.
 _LEAST = sum(np.dtype(kind).itemsize for kind in FIELDS.values())
-#: Bytes that any file's header may have, and how many more for each byte of its tensors.
-_HEADER, _HEADER_A_BYTE = 1 << 20, 16
-
 #: The tensor of the screened texts in a file. No site's: those have a field after a slash.
 SCREENED = "screened"
 
@@ -381,7 +370,7 @@ class ActivationStats:
             halves = (_aligned(self, site, mine_at, union), _aligned(other, site, theirs_at, union))
             arrays[site] = _merge_rows({name: np.stack([half[name] for half in halves]) for name in FIELDS})
         segments = [sorted(segment) for segment in union]
-        provenance = _merged_provenance(self.provenance, other.provenance)
+        provenance = merged(self.provenance, other.provenance)
         screened = overlap.union([self.screened, other.screened])
         return ActivationStats(tasks, segments, arrays, provenance, screened)
 
@@ -401,20 +390,10 @@ class ActivationStats:
             "sites": self.sites,
             "provenance": self.provenance,
         }
-        tensors = {f"{site}/{name}": getattr(self, name)[site] for site in self.sites for name in FIELDS}
+        arrays = {f"{site}/{name}": getattr(self, name)[site] for site in self.sites for name in FIELDS}
         if self.screened is not None:
-            tensors[SCREENED] = self.screened
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "digest": _digest(content, tensors),
-            "content": content,
-        }
-        # One entry only: safetensors writes several in an order that changes from call to call.
-        metadata = {"affectron": json.dumps(header)}
-        data = safetensors.numpy.save(tensors, metadata)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(data)
+            arrays[SCREENED] = self.screened
+        write_arrays(path, FORMAT, VERSION, content, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ActivationStats:
@@ -426,44 +405,28 @@ class ActivationStats:
         Raises:
             InputError: the file is missing, truncated, altered, something else, or of another version.
         """
-        try:
-            return cls._load(path)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        except safetensors.SafetensorError as error:
-            raise InputError(f"{path} is not a whole safetensors file: {error}") from error
-
-    @classmethod
-    def _load(cls, path: str | os.PathLike[str]) -> ActivationStats:
-        if not Path(path).is_file():
-            raise InputError(f"cannot read {path}: {'not a file' if Path(path).exists() else 'no such file'}")
-        room = _room(path)
-        with safetensors.safe_open(path, framework="numpy") as file:
-            header = _header(path, (file.metadata() or {}).get("affectron"), room)
-            content = header["content"]
-            sites = content["sites"]
-            names = set(file.keys())
-            wanted = (f"{site}/{name}" for site in sites for name in FIELDS)
-            missing = next((name for name in wanted if name not in names), None)
-            if missing is not None:
-                raise InputError(f"{path}: tensor {missing!r} is missing")
-            kinds = {f"{site}/{name}": kind for site in sites for name, kind in FIELDS.items()}
-            if SCREENED in names:
-                kinds[SCREENED] = np.uint64
-            if len(names) > len(kinds):
-                raise InputError(f"{path}: tensor {min(names.difference(kinds))!r} is unexpected")
-            for name, kind in kinds.items():
-                stored = file.get_slice(name).get_dtype()
-                if stored != _STORED[kind]:
-                    raise InputError(f"{path}: tensor {name!r} is {stored}, expected {_STORED[kind]}")
-            tensors = {name: file.get_tensor(name) for name in kinds}
-        if header.get("digest") != _digest(content, tensors):
-            raise InputError(f"{path}: the content does not match its digest; the file was altered or damaged")
-        arrays = {site: {name: tensors[f"{site}/{name}"] for name in FIELDS} for site in sites}
+        content, tensors = read_arrays(path, FORMAT, VERSION, _tensors_of, {SCREENED: np.uint64})
+        arrays = {site: {name: tensors[f"{site}/{name}"] for name in FIELDS} for site in content["sites"]}
         try:
             return cls(content["tasks"], content["segments"], arrays, content["provenance"], tensors.get(SCREENED))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+
+def _tensors_of(content: dict[str, Any], room: int) -> dict[str, type[np.generic]] | None:
+    """The tensors of a file by its content; None where that has not its names in their places and all text, or has more
+    sites and segments than ``room`` bytes can hold."""
+    try:
+        tasks, segments, sites = content["tasks"], content["segments"], content["sites"]
+        lists = [sites, *tasks.values(), *segments]
+        whole = isinstance(segments, list) and isinstance(content["provenance"], dict)
+        whole = whole and all(isinstance(names, list) for names in lists)
+        whole = whole and all(isinstance(name, str) for names in lists for name in names)
+        whole = whole and len(set(sites)) == len(sites)
+        whole = whole and len(sites) * len(segments) * _LEAST <= room
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return {f"{site}/{name}": kind for site in sites for name, kind in FIELDS.items()} if whole else None
 
 
 def _nonfinite(parts: Sequence[ActivationStats]) -> tuple[dict[str, int], dict[str, int]]:
@@ -496,19 +459,6 @@ def check_finite(parts: Sequence[ActivationStats]) -> None:
             f"out of means and extremes, at {len(sites)} of {count(len(bad), 'site')}, the first {sites[0]}",
             stacklevel=3,
         )
-
-
-def plain_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the provenance as it comes back from a file: tuples are lists.
-
-    Raises:
-        InputError: something in it is not JSON.
-    """
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"provenance cannot be written as JSON: {error}") from error
-    return copy
 
 
 def _checked(site: str, given: Mapping[str, ArrayLike], segments: int) -> dict[str, NDArray[Any]]:
@@ -564,80 +514,3 @@ def _aligned(
         aligned[name] = np.zeros((len(union), *array.shape[1:]), array.dtype)
         aligned[name][here] = array[source]
     return aligned
-
-
-def _merged_provenance(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """Equal values stay; of different ones all are kept, in an order that does not depend on the merge's."""
-    merged: dict[str, Any] = {}
-    for key in [*mine, *(key for key in theirs if key not in mine)]:
-        if key == "sources":
-            merged[key] = _merged_sources(mine.get(key) or {}, theirs.get(key) or {})
-            continue
-        sides = [side[key] for side in (mine, theirs) if key in side]
-        values = [value for side in sides for value in (side if isinstance(side, list) else [side])]
-        values.sort(key=lambda value: json.dumps(value, sort_keys=True))
-        if key == "corpus":
-            merged[key] = values
-        else:
-            distinct = [value for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
-            merged[key] = sides[0] if all(side == sides[0] for side in sides) else distinct
-    return merged
-
-
-def _merged_sources(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Sentences by label and source; nothing where one side does not tell."""
-    if not (mine and theirs):
-        return {}
-    merged = {}
-    for label in sorted({*mine, *theirs}):
-        both = Counter(mine.get(label, {})) + Counter(theirs.get(label, {}))
-        merged[label] = dict(sorted(both.items()))
-    return merged
-
-
-def _digest(content: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
-    # One tensor's bytes at a time: the digest of the digests needs no second copy of everything.
-    lines = [f"{name} {array.dtype} {array.shape} {digest(array.tobytes())}" for name, array in tensors.items()]
-    return digest(json.dumps(content).encode(), *(line.encode() for line in lines))
-
-
-def _room(path: str | os.PathLike[str]) -> int:
-    """Bytes of the file's tensors, by the length of its header, which must not be out of proportion to them: what a
-    file claims is looked at in no more time than what it holds."""
-    with Path(path).open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-        room = os.fstat(file.fileno()).st_size - 8 - header
-    if room >= 0 and header > _HEADER + _HEADER_A_BYTE * room:
-        raise InputError(
-            f"{path}: the header has {header:,} bytes and the tensors {room:,}, which are too few for it; the file was "
-            "altered or damaged"
-        )
-    return room
-
-
-def _header(path: str | os.PathLike[str], text: str | None, room: int) -> dict[str, Any]:
-    """The metadata of a file of this format and version, its names in their places and all text; sites and segments
-    no more than ``room`` bytes of tensors can hold."""
-    try:
-        header = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        header = None
-    if not isinstance(header, dict):
-        raise InputError(f"{path}: the metadata are not a JSON object; the file was altered or damaged")
-    for key, expected in (("format", FORMAT), ("version", VERSION)):
-        if header.get(key) != expected:
-            raise InputError(f"{path}: {key} is {header.get(key)!r}, expected {expected!r}")
-    try:
-        content = header["content"]
-        tasks, segments, sites = content["tasks"], content["segments"], content["sites"]
-        lists = [sites, *tasks.values(), *segments]
-        whole = isinstance(segments, list) and isinstance(content["provenance"], dict)
-        whole = whole and all(isinstance(names, list) for names in lists)
-        whole = whole and all(isinstance(name, str) for names in lists for name in names)
-        whole = whole and len(set(sites)) == len(sites)
-        whole = whole and len(sites) * len(segments) * _LEAST <= room
-    except (KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise InputError(f"{path}: the metadata do not describe statistics; the file was altered or damaged")
-    return header

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from affectron._internal.files import atomic_write, digest, read_json, write_json
+from affectron._internal.provenance import plain_json
 from affectron.errors import InputError
-from affectron.stats import ActivationStats, plain_json
+from affectron.stats import ActivationStats
 
 FORMAT = "affectron.shards"
 VERSION = 1
