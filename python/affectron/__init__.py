@@ -18,7 +18,6 @@ _MODULES = {
     "corpus": ("Corpus", "Sentence"),
     "errors": ("InputError",),
     "evaluation.exam": ("Exam",),
-    "experiments.findings": ("Findings",),
     "interventions": (
         "Program",
         "Schedule",
@@ -40,7 +39,8 @@ _MODULES = {
     "screening.screen": ("screen",),
     "selection": ("select",),
     "stats": ("ActivationStats", "SiteStats"),
-    "experiments.validation": ("Validation", "validate"),
+    "experiments.results": ("Findings", "Validation"),
+    "experiments.validation": ("validate",),
 }
 #: Public name -> the module that it comes from.
 HOMES = {name: home for home, names in _MODULES.items() for name in names}
@@ -72,9 +72,9 @@ if TYPE_CHECKING:
     from affectron.evaluation.exam import Exam as Exam
     from affectron.experiments.ablations import ablate as ablate
     from affectron.experiments.associations import associate as associate
-    from affectron.experiments.findings import Findings as Findings
     from affectron.experiments.methods import compare_methods as compare_methods
-    from affectron.experiments.validation import Validation as Validation
+    from affectron.experiments.results import Findings as Findings
+    from affectron.experiments.results import Validation as Validation
     from affectron.experiments.validation import validate as validate
     from affectron.interventions import (
         Program as Program,

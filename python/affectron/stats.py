@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal import overlap
+from affectron._internal.artifacts import SAME_MODEL
 from affectron._internal.provenance import merged, plain_json
 from affectron._internal.tensor_file import read_arrays, write_arrays
 from affectron._internal.wording import count
@@ -41,17 +42,7 @@ _LEAST = sum(np.dtype(kind).itemsize for kind in FIELDS.values())
 SCREENED = "screened"
 
 #: What two statistics must have in common to be merged; numbers taken in another way do not add up.
-SAME_TO_MERGE = (
-    "model_hash",
-    "weights",
-    "tokenizer",
-    "tokens",
-    "active",
-    "dtype",
-    "template",
-    "added_bos",
-    "count_special",
-)
+SAME_TO_MERGE = (*SAME_MODEL, "tokens", "active", "dtype", "template", "added_bos", "count_special")
 
 
 #: ``tokens`` of statistics whose observations are the differences within contrastive pairs.

@@ -16,9 +16,10 @@ from affectron.corpus.pairs import Pair
 from affectron.evaluation.exam import Exam
 from affectron.experiments.ablations import ablate
 from affectron.experiments.candidates import collect, examine
-from affectron.experiments.findings import Findings
+from affectron.experiments.cross_signal import cross_signal_matrix
+from affectron.experiments.induction import induction
 from affectron.experiments.methods import compare_methods
-from affectron.experiments.regulation import cross_signal, induction
+from affectron.experiments.results import Candidates
 from affectron.experiments.stability import keep_stable, stability
 from affectron.neurons import NeuronSet
 from affectron.screening.pairs import screen_pairs
@@ -134,7 +135,7 @@ def test_every_experiment_refuses_the_sentences_it_was_selected_on() -> None:
         lambda: ablate(exam, neurons, stats),
         lambda: compare_methods(exam, neurons, stats),
         lambda: induction(exam, neurons, stats),
-        lambda: cross_signal(exam, neurons, stats, "tone", "mood"),
+        lambda: cross_signal_matrix(exam, neurons, stats, "tone", "mood"),
     ):
         assert "tested sentences were screened, the first sentence " in message(call)
     allowed = Exam(MODEL, TOKENIZER, CORPUS, prompts=PROMPTS, allow_overlap=True)
@@ -154,7 +155,7 @@ def test_candidates_refuse_or_state_what_was_screened() -> None:
         with collect(MODEL, TOKENIZER, dev, neurons):
             pass
 
-    def examined(corpus: Corpus) -> Findings:
+    def examined(corpus: Corpus) -> Candidates:
         with collect(MODEL, TOKENIZER, corpus, neurons, allow_overlap=True) as found:
             if corpus is dev:
                 assert "60 of the 60" in message(lambda: examine(found, neurons, stats, dev))

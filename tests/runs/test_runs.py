@@ -15,11 +15,11 @@ import pytest
 from tools import options
 from typer.testing import CliRunner
 
+from affectron._internal.artifacts import KINDS, findings_file
 from affectron._internal.files import locked
 from affectron.cli.app import app
 from affectron.corpus.batching import Batch
 from affectron.corpus.loading import load_corpus
-from affectron.experiments.findings import KINDS
 from affectron.runs import engine, load_config, plan, run
 from affectron.runs.session import Session
 from affectron.runs.stages import Stage
@@ -153,7 +153,7 @@ def renewed(inputs: Path, output: Path, **changes: Any) -> list[str]:
 
 def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None:
     files = {path.name for path in whole.iterdir()}
-    assert {f"{kind}.json" for kind in KINDS} <= files
+    assert set(map(findings_file, KINDS)) <= files
     assert {"stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json", "run.json", "report"} <= files
     record = json.loads((whole / "run.json").read_text())
     assert record["config"]["screen"]["folds"] == 3

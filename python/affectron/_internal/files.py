@@ -121,12 +121,20 @@ def read_json(path: str | os.PathLike[str], format: str, version: int) -> dict[s
     Raises:
         InputError: the file cannot be read, is not JSON, or is of another format or version.
     """
-    value = load_json(path)
+    return check_format(load_json(path), os.fspath(path), format, version)
+
+
+def check_format(value: Any, file: str, format: str, version: int) -> dict[str, Any]:
+    """Return a JSON object whose ``format`` and ``version`` are the ones given.
+
+    Raises:
+        InputError: it is no object, or of another format or version; names the ``file``.
+    """
     if not isinstance(value, dict) or value.get("format") != format:
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
-        raise InputError(f"{path}: format is {found!r}, expected {format!r}")
+        raise InputError(f"{file}: format is {found!r}, expected {format!r}")
     if value.get("version") != version:
-        raise InputError(f"{path}: version is {value.get('version')!r}, expected {version}")
+        raise InputError(f"{file}: version is {value.get('version')!r}, expected {version}")
     return value
 
 

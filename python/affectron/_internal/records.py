@@ -7,8 +7,9 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from affectron._internal.checks import shown
 from affectron.errors import InputError
@@ -19,31 +20,46 @@ _EXPECTED = {str: "text", Path: "a path", bool: "true or false", int: "an intege
 _ACCEPTED: dict[Any, tuple[type, ...]] = {str: (str,), Path: (str,), bool: (bool,), int: (int,), float: (int, float)}
 
 
-def from_plain(kind: type[T], value: Any, file: str, folder: Path | None = None) -> T:
+#: Mark of an inline field, ``Annotated[X, INLINE]``: its names stand in the file beside those of its owner, and not
+#: below a name of its own. X is a dataclass, a dataclass ``| None`` (None where the file has none of its names), or
+#: ``dict[str, Any]`` (all names that are left over).
+INLINE = "inline"
+
+
+def from_plain(kind: type[T], value: Any, file: str, folder: Path | None = None, path: str = "") -> T:
     """A dataclass from an object of JSON or a table of TOML.
 
     A field is a dataclass, text, a number, a truth value, a path, a ``tuple[X, ...]`` or ``tuple[X, Y]`` (a list), a
-    ``dict[str, X]`` (an object), ``Any``, or one of these ``| None``. A float field takes an integer too. A field with
-    a default may be absent.
+    ``dict[str, X]`` (an object), ``Any``, one of these with a bound (``Annotated[X, bound]``, a
+    :class:`affectron._internal.checks.Bound`), or one of these ``| None``; or it is inline (``INLINE``). A float field
+    takes an integer too. A field with a default may be absent.
 
     Args:
         kind: the dataclass.
         value: what was read.
         file: names the file in messages.
         folder: what paths are relative to.
+        path: the way to ``value`` in the file.
 
     Raises:
         InputError: a field is missing, unknown or of another type, or ``kind`` refuses it; names the file, the field
             with the way to it, the value and what was expected.
     """
-    return typing.cast(T, _Reading(file, folder).record(kind, value, ""))
+    return typing.cast(T, _Reading(file, folder).record(kind, value, path))
 
 
 def to_plain(value: Any) -> Any:
     """Plain data of a record: dataclasses and mappings as dict, sequences as list, paths as text. The inverse of
     :func:`from_plain`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        plain: dict[str, Any] = {}
+        for name, kind in hints(type(value)).items():
+            inner = to_plain(getattr(value, name))
+            if _inlined(kind) is None:
+                plain[name] = inner
+            elif inner is not None:
+                plain |= inner
+        return plain
     if isinstance(value, Mapping):
         return {key: to_plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -51,10 +67,34 @@ def to_plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def hints(kind: type[Any]) -> dict[str, Any]:
-    """Field -> type of a dataclass."""
-    found = typing.get_type_hints(kind)
+def hints(kind: type[Any]) -> Mapping[str, Any]:
+    """Field -> type of a dataclass, with its annotations."""
+    return _hints(typing.cast("Any", kind))
+
+
+@cache
+def _hints(kind: Any) -> Mapping[str, Any]:
+    found = typing.get_type_hints(kind, include_extras=True)
     return {field.name: found[field.name] for field in dataclasses.fields(kind)}
+
+
+def _inlined(kind: Any) -> Any:
+    """X of an inline field, ``Annotated[X, INLINE]``; None for any other."""
+    inner = typing.get_args(kind)
+    return inner[0] if typing.get_origin(kind) is Annotated and inner[1] == INLINE else None
+
+
+@cache
+def _owners(kind: Any) -> Mapping[str | None, str]:
+    """Name in the file -> the field of ``kind`` that it belongs to; None -> the field of all names left over."""
+    owners: dict[str | None, str] = {}
+    for field, of_field in hints(kind).items():
+        inner = members(_inlined(of_field))[0]
+        names: typing.Iterable[str | None] = [field]
+        if inner is not None:
+            names = [None] if typing.get_origin(inner) is dict else _owners(inner)
+        owners |= dict.fromkeys(names, field)
+    return owners
 
 
 def members(kind: Any) -> tuple[Any, ...]:
@@ -78,20 +118,27 @@ class _Reading:
         toml = file.endswith(".toml")
         self.noun, self.part = ("a table", "an option") if toml else ("an object", "a field")
 
-    def record(self, kind: type[Any], value: Any, path: str) -> Any:
+    def record(self, kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, dict):
             raise self.wrong(path, value, self.noun)
-        known = hints(kind)
-        for name in value:
-            if name not in known:
+        known, owners = hints(kind), _owners(kind)
+        given: dict[str, dict[str, Any]] = {}
+        for name, item in value.items():
+            owner = owners.get(name, owners.get(None))
+            if owner is None:
                 label = name if name.isprintable() else repr(name)
                 raise InputError(
-                    f"{self.file}: {_below(path, label)} is not {self.part}, expected one of {', '.join(known)}"
+                    f"{self.file}: {_below(path, label)} is not {self.part}, expected one of "
+                    f"{', '.join(name for name in owners if name)}"
                 )
+            given.setdefault(owner, {})[name] = item
         arguments = {}
         for field in dataclasses.fields(kind):
-            if field.name in value:
-                arguments[field.name] = self.value(known[field.name], value[field.name], _below(path, field.name))
+            if (inlined := _inlined(known[field.name])) is not None:
+                arguments[field.name] = self.inline(inlined, given.get(field.name), path)
+            elif field.name in given:
+                item = given[field.name][field.name]
+                arguments[field.name] = self.value(known[field.name], item, _below(path, field.name))
             elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
                 expected = self.expected(known[field.name])
                 raise InputError(f"{self.file}: {_below(path, field.name)} is missing, expected {expected}")
@@ -100,6 +147,13 @@ class _Reading:
         except InputError as error:
             raise InputError(f"{self.file}: {_below(path, str(error))}") from error
 
+    def inline(self, kind: Any, value: dict[str, Any] | None, path: str) -> Any:
+        """A field whose names stand beside those of its owner; ``value`` has these names, None where there are none."""
+        inner = members(kind)[0]
+        if value is None and inner is not kind:
+            return None
+        return value or {} if typing.get_origin(inner) is dict else self.record(inner, value or {}, path)
+
     def value(self, kind: Any, value: Any, path: str) -> Any:
         if kind is Any:
             return value
@@ -107,8 +161,13 @@ class _Reading:
             return None
         kind = chosen(kind, value)
         origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if origin is Annotated:
+            found = self.value(inner[0], value, path)
+            if not inner[1].accepts(found):
+                raise self.wrong(path, value, str(inner[1]))
+            return found
         if dataclasses.is_dataclass(kind):
-            return self.record(typing.cast("type[Any]", kind), value, path)
+            return self.record(kind, value, path)
         if origin is tuple:
             return self.sequence(kind, inner, value, path)
         if origin is dict:
@@ -145,6 +204,8 @@ class _Reading:
     def expected(self, kind: Any) -> str:
         kind = members(kind)[0]
         origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        if origin is Annotated:
+            return str(inner[1])
         if origin is tuple:
             return "a list" if Ellipsis in inner else f"a list of {len(inner)}"
         return _EXPECTED.get(kind, self.noun)

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from affectron._internal.artifacts import NEURONS, STATS, VALIDATION, findings_file
 from affectron.corpus import Corpus
 from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import EMOTIONS, write
 from affectron.evaluation.exam import Exam
-from affectron.experiments.regulation import induction
-from affectron.experiments.validation import Validation, validate
+from affectron.experiments.induction import induction
+from affectron.experiments.results import Validation
+from affectron.experiments.validation import validate
 from affectron.generation import continuations
 from affectron.interventions import induce
 from affectron.models import load_model
@@ -76,11 +78,11 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
 
     begin("screen", "measure every neuron on the train split")
     stats = screen(model, tokenizer, corpus.where(split="train"), template="{bos}{text}", progress=progress)
-    stats.save(folder / "stats.safetensors")
+    stats.save(folder / STATS)
 
     begin("select", f"rank all neurons by entropy, keep {TOP:.0%}")
     neurons = select(stats, top=TOP)
-    neurons.save(folder / "neurons.json")
+    neurons.save(folder / NEURONS)
 
     begin("validate", "mask each label's neurons, against zero, mean and random masks")
     validation = validate(
@@ -94,12 +96,12 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
         limit=LIMIT,
         progress=progress,
     )
-    validation.save(folder / "validation.json")
+    validation.save(folder / VALIDATION)
 
     begin("induce", "push other sentences towards each label")
     exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=INDUCTION_LIMIT)
     found = induction(exam, neurons, stats, BETAS, random_sets=INDUCTION_RANDOM_SETS, progress=progress)
-    found.save(folder / "induction.json")
+    found.save(folder / findings_file(found.kind))
 
     begin("steer", "write with and without the neurons of one label")
     label = max(EMOTIONS[:-1], key=lambda name: len(neurons[name]))  # the last is neutral

@@ -1,7 +1,4 @@
-"""Ablations: which part of a label's neurons the effect hangs on, each mask beside random ones.
-
-Apart from the validation, which settles one mask on dev; here settings are laid out and none is chosen.
-"""
+"""Ablations: the effect of masking parts of each label's neurons, each mask beside random ones."""
 
 from __future__ import annotations
 
@@ -10,24 +7,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from affectron.errors import InputError
-from affectron.evaluation.effects import Ranked, label_rng, measure
+from affectron.evaluation.effects import Ranked, measure_effects
 from affectron.evaluation.exam import Exam, fraction, whole_number
-from affectron.experiments.findings import Findings
+from affectron.evaluation.resampling import label_rng
+from affectron.experiments.results import THIRDS, Ablation, Ablations, AblationsOptions, ExamOptions
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.selection import choose, selection_options
 from affectron.stats import ActivationStats
 
-THIRDS = ("bottom", "middle", "top")
-
 
 @dataclass(frozen=True)
-class _Mask:
-    """One setting: which sweep it belongs to, its value, and the mask."""
+class _Setting:
+    """One setting of a sweep, and the mask that it stands for."""
 
     sweep: str
-    setting: str | float
+    value: str | float
     neurons: NeuronList
     alpha: float
+
+    @property
+    def mask(self) -> str:
+        """Name of the mask; settings that mask the same neurons by the same alpha share it."""
+        members = sorted((site, index) for site, index, _ in self.neurons)
+        return f"{self.alpha} {members}"
 
 
 def ablate(
@@ -44,7 +46,7 @@ def ablate(
     random_sets: int = 20,
     bootstrap: int = 1000,
     progress: bool = False,
-) -> Findings:
+) -> Ablations:
     """Attenuate parts of each label's neurons and report the test split, in four sweeps.
 
     ``sites``: all of the label's neurons, and those in the bottom, middle and top third of the sites (in the order of
@@ -53,7 +55,7 @@ def ablate(
     of this share of the whole model gives the label.
 
     Every mask has ``random_sets`` random ones, matched in size at each site, and a verdict; see
-    :func:`affectron.evaluation.effects.measure` for what is measured.
+    :class:`affectron.evaluation.verdicts.Effect` for what is measured.
 
     Args:
         alpha: the strength wherever it is not swept.
@@ -75,48 +77,49 @@ def ablate(
         share: {name: choose(stats, selection_options(task=name, top=share, **selection)) for name in tasks}
         for share in sorted(model_shares)
     }
-    rows: list[dict[str, Any]] = []
-    masks = {label: [] for labels in tasks.values() for label in labels}  # type: dict[str, list[_Mask]]
-    ranked: dict[str, Ranked] = {}
-    for name, labels in tasks.items():
-        for label in labels:
-            one = ranked[label] = Ranked.of(neurons[label], exam.corpus.tasks[name], stats)
-            masks[label] = [
-                *_thirds(one, alpha),
-                *(_Mask("alpha", value, one.neurons, value) for value in sorted(alphas)),
-                *(_Mask("share", value, one.neurons.top(value), alpha) for value in sorted(shares)),
-                *(_Mask("model_share", value, found[name][label], alpha) for value, found in larger.items()),
-            ]
-    runs = sum(len(set(map(_key, found))) for found in masks.values()) * (1 + random_sets)
+    swept: list[tuple[Ranked, list[_Setting]]] = []
+    for ranked in Ranked.each(exam, neurons, stats, tasks):
+        settings = [
+            *_site_settings(ranked, alpha),
+            *(_Setting("alpha", value, ranked.neurons, value) for value in sorted(alphas)),
+            *(_Setting("share", value, ranked.neurons.top(value), alpha) for value in sorted(shares)),
+            *(
+                _Setting("model_share", value, chosen[ranked.task][ranked.label], alpha)
+                for value, chosen in larger.items()
+            ),
+        ]
+        swept.append((ranked, settings))
+    rows: list[Ablation] = []
+    runs = sum(len({setting.mask for setting in settings}) for _, settings in swept) * (1 + random_sets)
     with exam.sitting("ablating", runs, progress) as step:
-        for name, labels in tasks.items():
-            asked = exam.questions(exam.test, name)
-            for label in labels:
-                one = ranked[label]
-                # A mask that several sweeps have in common is measured once.
-                distinct = {_key(mask): mask for mask in masks[label] if mask.neurons}
-                programs, controls = {}, {}
-                for key, mask in distinct.items():
-                    rng = label_rng(exam.seed, name, f"{label} {key}")
-                    drawn = one.random_sets(mask.neurons, random_sets, rng)
-                    programs[key] = one.attenuated(mask.neurons, mask.alpha)
-                    controls[key] = [one.attenuated(members, mask.alpha) for members in drawn]
-                rng = label_rng(exam.seed, name, label)
-                effects = measure(asked, one.target, programs, controls, bootstrap, rng) if programs else {}
-                step(len(distinct) * (1 + random_sets))
-                for mask in masks[label]:
-                    place = {"task": name, "label": label, "sweep": mask.sweep, "setting": mask.setting}
-                    place |= {"alpha": mask.alpha, "masked": len(mask.neurons), "sentences": len(asked.own(one.target))}
-                    rows.append(place | effects.get(_key(mask), {}))
-    options = {
-        **exam.options(tasks), "alpha": alpha, "alphas": list(alphas), "shares": list(shares),
-        "model_shares": list(model_shares), "selection": selection, "random_sets": random_sets, "bootstrap": bootstrap,
-    }  # fmt: skip
-    return Findings("ablations", {"provenance": exam.provenance(neurons), "options": options, "rows": rows})
+        for ranked, settings in swept:
+            asked = exam.questions(exam.test, ranked.task)
+            # A mask that several sweeps have in common is measured once.
+            distinct = {setting.mask: setting for setting in settings if setting.neurons}
+            trials = {}
+            for mask, setting in distinct.items():
+                rng = label_rng(exam.seed, ranked.task, f"{ranked.label} {mask}")
+                trials[mask] = ranked.trial(setting.neurons, setting.alpha, random_sets, rng)
+            rng = label_rng(exam.seed, ranked.task, ranked.label)
+            effects = measure_effects(asked, ranked.target, trials, bootstrap, rng)
+            step(len(distinct) * (1 + random_sets))
+            sentences = len(asked.own(ranked.target))
+            rows += [
+                Ablation(
+                    ranked.task, ranked.label, setting.sweep, setting.value, setting.alpha, len(setting.neurons),
+                    sentences, effects.get(setting.mask),
+                )
+                for setting in settings
+            ]  # fmt: skip
+    options = AblationsOptions(
+        ExamOptions.of(exam.options(tasks)), alpha, tuple(alphas), tuple(shares), tuple(model_shares), selection,
+        random_sets, bootstrap,
+    )  # fmt: skip
+    return Ablations(exam.provenance(neurons), options, tuple(rows))
 
 
 def site_thirds(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """bottom, middle, top -> their sites, in the order of the forward pass.
+    """Third (bottom, middle, top) -> its sites, in the order of the forward pass.
 
     Raises:
         InputError: fewer than three sites.
@@ -127,16 +130,12 @@ def site_thirds(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {name: tuple(sites[cuts[k] : cuts[k + 1]]) for k, name in enumerate(THIRDS)}
 
 
-def _thirds(one: Ranked, alpha: float) -> list[_Mask]:
-    found = [_Mask("sites", "all", one.neurons, alpha)]
-    if len(one.stats.sites) < 3:
-        return found
-    for name, sites in site_thirds(one.stats.sites).items():
-        inside = [neuron for neuron in one.neurons if neuron[0] in sites]
-        found.append(_Mask("sites", name, NeuronList(one.label, one.neurons.task, inside), alpha))
-    return found
-
-
-def _key(mask: _Mask) -> str:
-    members = sorted((site, index) for site, index, _ in mask.neurons)
-    return f"{mask.alpha} {members}"
+def _site_settings(ranked: Ranked, alpha: float) -> list[_Setting]:
+    """All of the label's neurons, and those of each third of the sites."""
+    settings = [_Setting("sites", "all", ranked.neurons, alpha)]
+    if len(ranked.stats.sites) < 3:
+        return settings
+    for name, sites in site_thirds(ranked.stats.sites).items():
+        inside = [neuron for neuron in ranked.neurons if neuron[0] in sites]
+        settings.append(_Setting("sites", name, NeuronList(ranked.label, ranked.task, inside), alpha))
+    return settings

@@ -1,32 +1,33 @@
-"""Associations: which labels share neurons, by more than chance; which go together over all
-neurons; and where they lie. Apart because it needs the statistics and the neurons, and no model."""
+"""Associations of labels: overlap of their neurons against chance, correlation of their scores over all neurons, and
+the sites where their neurons lie. No model is needed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
-from affectron.experiments.ablations import THIRDS, site_thirds
-from affectron.experiments.findings import Findings
+from affectron.experiments.ablations import site_thirds
+from affectron.experiments.results import AssociatedPair, Associations, AssociationsOptions, LabelLayers
 from affectron.neurons import NeuronSet
 from affectron.scores import fdr, score
 from affectron.stats import ActivationStats
 
 
 def overlap_p(population: int, first: int, second: int, common: int) -> float:
-    """The chance that two random sets of ``first`` and ``second`` neurons out of ``population`` have ``common`` or
+    """Probability that two random sets of ``first`` and ``second`` neurons out of ``population`` have ``common`` or
     more in common: the upper tail of the hypergeometric distribution."""
     return float(distributions.hypergeom.sf(common - 1, population, first, second))
 
 
-def associate(neurons: NeuronSet, stats: ActivationStats, score_name: str = "hedges_g") -> Findings:
-    """Every two labels: the neurons they have in common, and the correlation of their scores over all neurons.
+def associate(neurons: NeuronSet, stats: ActivationStats, score_name: str = "hedges_g") -> Associations:
+    """Compare every two labels: the neurons they have in common, and their scores over all neurons.
 
-    ``overlap`` neurons of the two lists are the same, ``expected`` would be by chance; ``p`` is hypergeometric, and
+    ``overlap`` is the number of neurons in both lists, ``expected`` the number by chance; ``p`` is hypergeometric, and
     ``q`` adjusted by Benjamini and Hochberg over all pairs of labels of two tasks, or of one (labels of one task may be
     disjoint by the way neurons are assigned). ``correlation`` is Pearson's, of the labels' ``score_name`` over all
     neurons for which both have one. ``layers`` counts each label's neurons at each site, and in each third.
@@ -40,45 +41,59 @@ def associate(neurons: NeuronSet, stats: ActivationStats, score_name: str = "hed
         scored = score(stats, score_name, task)
         for row, label in enumerate(stats.tasks[task]):
             values[label] = np.concatenate([scored[site][row] for site in stats.sites])
-    sets = {label: {(site, index) for site, index, _ in found} for label, found in neurons.items()}
-    pairs: list[dict[str, Any]] = []
+    sets = {label: {(site, index) for site, index, _ in members} for label, members in neurons.items()}
+    pairs: list[AssociatedPair] = []
     for first, second in combinations(neurons.labels, 2):
-        mine, theirs = sets[first], sets[second]
-        both = ~np.isnan(values[first]) & ~np.isnan(values[second])
-        one, two = values[first][both], values[second][both]
-        varies = len(one) > 1 and bool(np.ptp(one)) and bool(np.ptp(two))
+        common, either = len(sets[first] & sets[second]), len(sets[first] | sets[second])
+        sizes = len(sets[first]), len(sets[second])
         pairs.append(
-            {
-                "first": first,
-                "second": second,
-                "same_task": neurons[first].task == neurons[second].task,
-                "overlap": len(mine & theirs),
-                "expected": len(mine) * len(theirs) / population,
-                "jaccard": len(mine & theirs) / len(mine | theirs) if mine | theirs else None,
-                "p": overlap_p(population, len(mine), len(theirs), len(mine & theirs)) if mine and theirs else None,
-                "correlation": float(np.corrcoef(one, two)[0, 1]) if varies else None,
-            }
+            AssociatedPair(
+                first=first,
+                second=second,
+                same_task=neurons[first].task == neurons[second].task,
+                overlap=common,
+                expected=sizes[0] * sizes[1] / population,
+                jaccard=common / either if either else None,
+                p=overlap_p(population, *sizes, common) if all(sizes) else None,
+                correlation=_correlation(values[first], values[second]),
+                q=None,
+            )
         )
-    for same in (False, True):
-        family = [pair for pair in pairs if pair["same_task"] is same]
-        adjusted = fdr([np.nan if pair["p"] is None else pair["p"] for pair in family])
-        for pair, q in zip(family, adjusted.tolist(), strict=True):
-            pair["q"] = None if np.isnan(q) else q
     sites, counts = neurons.site_counts()
     thirds = site_thirds(sites) if len(sites) >= 3 else {}
     layers = {
-        label: {
-            "sites": dict(zip(sites, map(int, row), strict=True)),
-            "thirds": {name: int(sum(row[sites.index(site)] for site in thirds[name])) for name in THIRDS if thirds},
-        }
+        label: LabelLayers(
+            sites=dict(zip(sites, map(int, row), strict=True)),
+            thirds={name: sum(int(row[sites.index(site)]) for site in part) for name, part in thirds.items()},
+        )
         for label, row in zip(neurons.labels, counts, strict=True)
     }
-    content = {
-        "provenance": {**stats.provenance, "neurons": neurons.provenance},
-        "options": {"score": score_name},
-        "neurons": population,
-        "tasks": {task: list(labels) for task, labels in neurons.tasks.items()},
-        "pairs": pairs,
-        "layers": layers,
-    }
-    return Findings("associations", content)
+    return Associations(
+        provenance={**stats.provenance, "neurons": neurons.provenance},
+        options=AssociationsOptions(score_name),
+        neurons=population,
+        tasks=neurons.tasks,
+        pairs=_adjusted(pairs),
+        layers=layers,
+    )
+
+
+def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float | None:
+    """Pearson correlation of two scores over the neurons that have both; None where one of them does not vary."""
+    both = ~np.isnan(first) & ~np.isnan(second)
+    first, second = first[both], second[both]
+    varies = len(first) > 1 and bool(np.ptp(first)) and bool(np.ptp(second))
+    return float(np.corrcoef(first, second)[0, 1]) if varies else None
+
+
+def _adjusted(pairs: Sequence[AssociatedPair]) -> tuple[AssociatedPair, ...]:
+    """The pairs with their q: p adjusted over the pairs of two tasks, and over those of one."""
+    q: dict[int, float | None] = {}
+    for same_task in (False, True):
+        family = [position for position, pair in enumerate(pairs) if pair.same_task is same_task]
+        adjusted = fdr([np.nan if (p := pairs[position].p) is None else p for position in family])
+        q |= {
+            position: None if np.isnan(value) else value
+            for position, value in zip(family, adjusted.tolist(), strict=True)
+        }
+    return tuple(replace(pair, q=q[position]) for position, pair in enumerate(pairs))

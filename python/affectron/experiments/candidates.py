@@ -1,18 +1,17 @@
-"""Candidates: a second pass that keeps what the selected neurons do in every sentence, and what
-that says about each of them. Apart from the screening, which keeps no activation.
+"""Candidates: the selected neurons one by one, by their activity in every sentence of a second pass.
 
-A neuron is judged by what selected it: the share of a sentence's tokens at which it is active, or its mean activation
-over them (``scores.SCORES[name].reads``). All is bounded: the tables of sentences by neurons lie in memory up to a
-limit, and past it in a file.
+A neuron is judged by the quantity that selected it: the share of a sentence's tokens at which it is active, or its mean
+activation over them (``scores.SCORES[name].reads``). Memory is bounded: the tables of sentences by neurons lie in
+memory up to a limit, and past it in a file.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,10 @@ from affectron._internal.progress import track
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, batches
 from affectron.errors import InputError
-from affectron.evaluation.effects import label_rng, middle
 from affectron.evaluation.exam import whole_number
-from affectron.experiments.findings import Findings
+from affectron.evaluation.resampling import label_rng, middle
+from affectron.experiments.results import CandidateNeuron, Candidates, CandidatesOptions, Example, LabelCandidates
+from affectron.experiments.results.candidates import HIGHER, LOWER
 from affectron.models import Reader, Routed, Site, evaluating, max_length, parallel
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES, directions, fdr
@@ -52,7 +52,8 @@ class Activations:
         rate: float32 [n, K], the share of the tokens at which the neuron is active by the rule ``active``; 0 or 1 where
             a sentence is one observation (``last`` and ``mean``).
         mean: float32 [n, K], the mean activation over the tokens where it is finite; NaN where it is finite at none.
-        neurons, sentences: what the columns and the rows belong to. A sentence without such tokens is left out.
+        neurons: the columns.
+        sentences: the rows. A sentence without such tokens is left out.
         tokens, active: the rules, as those of the screening.
     """
 
@@ -80,22 +81,22 @@ def collect(
     allow_overlap: bool = False,
     progress: bool = False,
 ) -> Iterator[Activations]:
-    """What every neuron of ``neurons`` does in every sentence of the corpus; gone when the context is left.
+    """Collect the activity of every neuron of ``neurons`` in every sentence of the corpus, until the context is left.
 
     Args:
-        tokens, active, template, count_special, batch_tokens: as in :func:`affectron.screen`; those that the neurons
-            were screened with, for the result to be of the same quantity.
+        tokens, active, template, count_special, batch_tokens: as in :func:`affectron.screen`. With those that the
+            neurons were screened with, the result is of the same quantity.
         memory: bytes of the tables that are held in memory; larger ones are a temporary file.
         allow_overlap: read sentences that were screened too, in place of refusing them.
 
     Raises:
-        InputError: a sentence was screened, what reads the text lacks a neuron or has it in an expert, the corpus or
-            template is unusable, or the file cannot be written.
+        InputError: a sentence was screened, a neuron is not in the part of the model that reads the text or is in an
+            expert, the corpus or template is unusable, or the file cannot be written.
     """
     compare(corpus, {"neurons": neurons.screened}, allow_overlap)
     reader = Reader(model)
     neurons.check({site.name: site.neurons for site in reader.sites})
-    wanted = tuple(sorted({(site, index) for found in neurons.values() for site, index, _ in found}))
+    wanted = tuple(sorted({(site, index) for members in neurons.values() for site, index, _ in members}))
     names = {site for site, _ in wanted}
     touched = [site for site in reader.sites if site.name in names]
     shape = (2, len(corpus), len(wanted))
@@ -201,7 +202,7 @@ class _Collector:
 
 
 def examine(
-    found: Activations,
+    activations: Activations,
     neurons: NeuronSet,
     stats: ActivationStats,
     corpus: Corpus,
@@ -211,17 +212,17 @@ def examine(
     examples: int = 5,
     seed: int = 0,
     allow_overlap: bool = False,
-) -> Findings:
-    """What each label's neurons do in the sentences of its task, one neuron by one.
+) -> Candidates:
+    """Judge each label's neurons one by one, by their activity in the sentences of the label's task.
 
     All is of the quantity that the neurons' score reads of a sentence, its activation rate or its mean activation, and
     in the ``direction`` that the statistics have: ``higher`` or ``lower`` under the label than under the rest
     (:func:`affectron.scores.directions`).
 
-    ``auroc`` is exact: the chance that a sentence with the label has a higher value (``lower``: a lower one) than one
-    without, ties counted half. ``interval`` is its 95 % percentile bootstrap over sentences, resampled within label and
-    rest. ``p`` is two-sided, from permutations of the labels: (1 + those at least as far from 0.5) / (1 + all); ``q``
-    is p adjusted by Benjamini and Hochberg over all neurons of all labels. ``redundancy`` is the largest absolute
+    ``auroc`` is exact: the probability that a sentence with the label has a higher value (``lower``: a lower one) than
+    one without, ties counted half. ``interval`` is its 95 % percentile bootstrap over sentences, resampled within label
+    and rest. ``p`` is two-sided, from permutations of the labels: (1 + those at least as far from 0.5) / (1 + all);
+    ``q`` is p adjusted by Benjamini and Hochberg over all neurons of all labels. ``redundancy`` is the largest absolute
     correlation with a neuron that stands before it in the label's list. ``examples`` are the task's sentences of the
     highest value (``lower``: the lowest), of any label; of equal ones those of the larger (``lower``: smaller) absolute
     mean activation. A neuron with a value that is not finite has None for all but its examples.
@@ -230,6 +231,7 @@ def examine(
     ``allow_overlap`` states such an overlap in the result, in place of refusing it.
 
     Args:
+        activations: what :func:`collect` gives.
         neurons: with the score that selected them in their provenance, as :func:`affectron.select` leaves it.
         stats: what they were selected from.
 
@@ -244,73 +246,101 @@ def examine(
     ):
         whole_number(name, value, least)
     neurons.check(stats.widths)
-    score = _score(neurons)
+    score = _selecting_score(neurons)
     reads = SCORES[score].reads
-    tested = compare(found.sentences, {"neurons": neurons.screened}, allow_overlap)
-    column = {neuron: place for place, neuron in enumerate(found.neurons)}
-    labels: dict[str, Any] = {}
-    for label, mine in neurons.items():
-        answers = set(corpus.tasks.get(mine.task, ()))
-        rows = np.array([place for place, one in enumerate(found.sentences) if answers.intersection(one.labels)], int)
-        has = np.array([label in found.sentences[place].labels for place in rows], dtype=np.bool_)
+    tested = compare(activations.sentences, {"neurons": neurons.screened}, allow_overlap)
+    options = CandidatesOptions(
+        corpus.split, score, reads, activations.tokens, activations.active, bootstrap, permutations, examples, seed
+    )
+    labels = {}
+    for label, members in neurons.items():
+        answers = set(corpus.tasks.get(members.task, ()))
+        rows = np.array(
+            [row for row, sentence in enumerate(activations.sentences) if answers.intersection(sentence.labels)], int
+        )
+        has = np.array([label in activations.sentences[row].labels for row in rows], dtype=np.bool_)
         if not has.any() or has.all():
             raise InputError(
                 f"label {label!r}: {int(has.sum())} of the {len(has)} sentences of its task have it; AUROC needs both"
             )
-        rng = label_rng(seed, mine.task, label)
-        signs = _signs(mine, stats, score)
-        places = [column[site, index] for site, index, _ in mine]
-        rate, mean = (table[rows][:, places].astype(np.float64) for table in (found.rate, found.mean))
-        values = signs * (rate if reads == "rate" else mean)
-        known = ~np.isnan(values).any(axis=0)
-        finite = np.where(known, values, 0.0)
-        area, p = permutation_test(finite, has, permutations, rng)
-        intervals = auroc_intervals(finite, has, bootstrap, rng)
-        redundancy = _redundancy(finite)
-        # The last key counts first; NaN comes last.
-        order = np.lexsort((-signs * np.abs(mean), -values), axis=0)
-        labels[label] = {
-            "task": mine.task,
-            "sentences": int(has.sum()),
-            "rest": int((~has).sum()),
-            "neurons": [
-                {
-                    "site": site,
-                    "index": index,
-                    "direction": "higher" if signs[k] > 0 else "lower",
-                    "auroc": float(area[k]) if known[k] else None,
-                    "interval": intervals[k] if known[k] else None,
-                    "p": float(p[k]) if known[k] else None,
-                    "redundancy": redundancy[k],
-                    "examples": [
-                        {
-                            "text": found.sentences[rows[place]].text,
-                            "labels": list(found.sentences[rows[place]].labels),
-                            "rate": float(rate[place, k]),
-                            "mean": None if np.isnan(mean[place, k]) else float(mean[place, k]),
-                        }
-                        for place in order[:examples, k]
-                        if not np.isnan(values[place, k])
-                    ],
-                }
-                for k, (site, index, _) in enumerate(mine)
-            ],
-        }
-    entries = [entry for one in labels.values() for entry in one["neurons"]]
-    adjusted = fdr([np.nan if entry["p"] is None else entry["p"] for entry in entries])
-    for entry, q in zip(entries, adjusted.tolist(), strict=True):
-        entry["q"] = None if entry["p"] is None else q
-    options = {
-        "split": corpus.split, "score": score, "reads": reads, "tokens": found.tokens, "active": found.active,
-        "bootstrap": bootstrap, "permutations": permutations, "examples": examples, "seed": seed,
-    }  # fmt: skip
+        signs = _signs(members, stats, score)
+        judged = _judge(activations, members, signs, rows, has, options)
+        labels[label] = LabelCandidates(members.task, int(has.sum()), int((~has).sum()), judged)
     provenance = {**neurons.provenance, "corpus": [corpus.hash], "corpus_name": corpus.name, "split": corpus.split}
-    provenance["tested"] = tested
-    return Findings("candidates", {"provenance": provenance, "options": options, "labels": labels})
+    return Candidates({**provenance, "tested": tested}, options, _adjusted(labels))
 
 
-def _score(neurons: NeuronSet) -> str:
-    """The score that selected the neurons."""
+def _judge(
+    activations: Activations,
+    members: NeuronList,
+    signs: Array,
+    rows: NDArray[np.int64],
+    has: NDArray[np.bool_],
+    options: CandidatesOptions,
+) -> tuple[CandidateNeuron, ...]:
+    """Judge the neurons of one label.
+
+    Args:
+        members: the K neurons.
+        signs: float64 [K], the direction of each.
+        rows: int64 [n], the sentences of the label's task.
+        has: bool [n], which of them have the label.
+    """
+    column = {neuron: position for position, neuron in enumerate(activations.neurons)}
+    columns = [column[site, index] for site, index, _ in members]
+    rng = label_rng(options.seed, members.task, members.label)
+    rate, mean = (table[rows][:, columns].astype(np.float64) for table in (activations.rate, activations.mean))
+    values = signs * (rate if options.reads == "rate" else mean)
+    known = np.asarray(~np.isnan(values).any(axis=0))
+    finite = np.where(known, values, 0.0)
+    area, p = permutation_test(finite, has, options.permutations, rng)
+    intervals = auroc_intervals(finite, has, options.bootstrap, rng)
+    redundancy = _redundancy(finite)
+    # The last key counts first; NaN comes last.
+    order = np.lexsort((-signs * np.abs(mean), -values), axis=0)
+
+    def example(row: int, k: int) -> Example:
+        sentence = activations.sentences[rows[row]]
+        activation = None if np.isnan(mean[row, k]) else float(mean[row, k])
+        return Example(sentence.text, tuple(sentence.labels), float(rate[row, k]), activation)
+
+    return tuple(
+        CandidateNeuron(
+            site=site,
+            index=index,
+            direction=HIGHER if signs[k] > 0 else LOWER,
+            auroc=float(area[k]) if known[k] else None,
+            interval=intervals[k] if known[k] else None,
+            p=float(p[k]) if known[k] else None,
+            redundancy=redundancy[k],
+            examples=tuple(example(row, k) for row in order[: options.examples, k] if not np.isnan(values[row, k])),
+            q=None,
+        )
+        for k, (site, index, _) in enumerate(members)
+    )
+
+
+def _adjusted(labels: Mapping[str, LabelCandidates]) -> dict[str, LabelCandidates]:
+    """The labels with each neuron's q: p adjusted over all neurons of all labels."""
+    tests = [neuron.p for judged in labels.values() for neuron in judged.neurons]
+    adjusted = iter(fdr([np.nan if p is None else p for p in tests]).tolist())
+    return {
+        label: replace(
+            judged,
+            neurons=tuple(
+                replace(neuron, q=None if math.isnan(q) else q) for neuron in judged.neurons for q in [next(adjusted)]
+            ),
+        )
+        for label, judged in labels.items()
+    }
+
+
+def _selecting_score(neurons: NeuronSet) -> str:
+    """The score that selected the neurons.
+
+    Raises:
+        InputError: the neurons' provenance does not name it.
+    """
     options = neurons.provenance.get("select")
     name = options.get("score") if isinstance(options, dict) else None
     if name not in SCORES:
@@ -321,18 +351,21 @@ def _score(neurons: NeuronSet) -> str:
     return str(name)
 
 
-def _signs(mine: NeuronList, stats: ActivationStats, score: str) -> Array:
+def _signs(members: NeuronList, stats: ActivationStats, score: str) -> Array:
     """float64 [K]: 1 for a neuron that was selected for a higher value under its label, -1 for a lower one."""
-    if mine.label not in stats.tasks.get(mine.task, ()):
-        raise InputError(f"label {mine.label!r} is not in the statistics' task {mine.task!r}")
-    found = directions(stats, score, mine.task)
-    row = stats.tasks[mine.task].index(mine.label)
-    return np.array([found[site][row, index] for site, index, _ in mine], dtype=np.float64)
+    if members.label not in stats.tasks.get(members.task, ()):
+        raise InputError(f"label {members.label!r} is not in the statistics' task {members.task!r}")
+    by_site = directions(stats, score, members.task)
+    row = stats.tasks[members.task].index(members.label)
+    return np.array([by_site[site][row, index] for site, index, _ in members], dtype=np.float64)
 
 
 def auroc(values: Array, has: NDArray[np.bool_]) -> Array:
-    """float64 [K]: the area under the ROC curve of each column of ``values`` [n, K] for ``has`` [n]: the chance that a
-    sentence with the label has a higher value than one without, ties counted half (Mann and Whitney 1947)."""
+    """Area under the ROC curve of each column of ``values`` [n, K] for ``has`` [n], as float64 [K].
+
+    It is the probability that a sentence with the label has a higher value than one without, ties counted half (Mann
+    and Whitney 1947).
+    """
     return _area(rankdata(values, axis=0)[has].sum(axis=0), has)
 
 
@@ -353,8 +386,9 @@ def permutation_test(
 
 def auroc_intervals(
     values: Array, has: NDArray[np.bool_], resamples: int, rng: np.random.Generator
-) -> list[list[float]]:
-    """[low, high] for each column: the 95 % percentile bootstrap interval of its AUROC."""
+) -> list[tuple[float, float]]:
+    """95 % percentile bootstrap interval of the AUROC of each column of ``values`` [n, K], resampled within ``has`` and
+    the rest."""
     positive, negative = int(has.sum()), int((~has).sum())
     drawn = np.zeros((resamples, len(has)), dtype=np.float32)
     drawn[:, has] = rng.multinomial(positive, np.full(positive, 1 / positive), resamples)
@@ -362,31 +396,32 @@ def auroc_intervals(
     intervals = []
     for column in values.T:
         order = np.argsort(column, kind="stable")
-        # A value that several sentences have is one place in the order.
+        # Sentences of equal value share one rank.
         starts = np.flatnonzero(np.r_[True, np.diff(column[order]) > 0])
         weights = drawn[:, order].astype(np.float64)
-        mine = np.add.reduceat(weights * has[order], starts, axis=1)
-        theirs = np.add.reduceat(weights * ~has[order], starts, axis=1)
-        below = np.cumsum(theirs, axis=1) - theirs / 2
-        intervals.append(middle((mine * below).sum(axis=1) / (positive * negative)))
+        with_label = np.add.reduceat(weights * has[order], starts, axis=1)
+        without = np.add.reduceat(weights * ~has[order], starts, axis=1)
+        below = np.cumsum(without, axis=1) - without / 2
+        intervals.append(middle((with_label * below).sum(axis=1) / (positive * negative)))
     return intervals
 
 
 def _area(rank_sum: Array, has: NDArray[np.bool_]) -> Array:
+    """AUROC from the sums of the ranks of the sentences with the label."""
     positive, negative = int(has.sum()), int((~has).sum())
     area: Array = (rank_sum - positive * (positive + 1) / 2) / (positive * negative)
     return area
 
 
-def _redundancy(values: Array) -> Sequence[float | None]:
-    """For each column the largest absolute correlation with one before it; None for the first and for a constant."""
+def _redundancy(values: Array) -> list[float | None]:
+    """Largest absolute correlation of each column with one before it; None for the first and for a constant."""
     centred = values - values.mean(axis=0)
     norm = np.sqrt((centred**2).sum(axis=0))
     unit = centred / np.where(norm > 0, norm, np.nan)
     correlation = np.abs(unit.T @ unit)
-    found: list[float | None] = []
-    for place in range(values.shape[1]):
-        before = correlation[place, :place]
+    largest: list[float | None] = []
+    for column in range(values.shape[1]):
+        before = correlation[column, :column]
         before = before[~np.isnan(before)]
-        found.append(float(min(before.max(), 1.0)) if len(before) else None)
-    return found
+        largest.append(float(min(before.max(), 1.0)) if len(before) else None)
+    return largest

@@ -1,5 +1,5 @@
-"""Stability: would another corpus of the same kind give the same neurons? From the folds of one screening, since
-statistics merge. Apart from the selection, which sees one corpus."""
+"""Stability of a selection under resampling of the folds of one screening: an estimate of what another corpus of the
+same kind would select."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from affectron.errors import InputError
 from affectron.evaluation.exam import fraction, whole_number
-from affectron.experiments.findings import Findings
+from affectron.experiments.results import LabelStability, Stability, StabilityOptions
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.selection import choose, selection_options
 from affectron.stats import ActivationStats
@@ -24,15 +24,17 @@ def stability(
     resamples: int = 100,
     splits: int = 20,
     seed: int = 0,
-) -> Findings:
-    """How often a neuron is selected for a label when the folds are resampled, and how far two halves agree.
+) -> Stability:
+    """Measure how often a neuron is selected for a label when the folds are resampled, and how far two halves agree.
 
     Args:
         folds: of one screening (:func:`affectron.screening.screen.screen_folds`).
         selection: options of :func:`affectron.select`.
-        resamples: bootstrap samples, each of as many folds with replacement; a neuron's ``frequency`` is the share of
+        resamples: bootstrap samples, each of as many folds with replacement; a neuron's frequency is the share of
             them in which it is selected for the label.
-        splits: random halves of the folds; ``split_half`` is the Jaccard index of the two halves' neurons.
+        splits: number of random halvings of the folds; ``split_half`` is the mean Jaccard index of the neurons of two
+            halves.
+        seed: of resamples and halvings.
 
     Raises:
         InputError: fewer than two folds, or an option of the selection that cannot be used.
@@ -57,53 +59,43 @@ def stability(
     halves: dict[str, list[float]] = {label: [] for label in whole}
     for _ in range(splits):
         order = rng.permutation(count).tolist()
-        one, two = chosen(order[: count // 2]), chosen(order[count // 2 :])
+        selected = chosen(order[: count // 2]), chosen(order[count // 2 :])
         for label in whole:
-            mine, theirs = ({(site, index) for site, index, _ in half[label]} for half in (one, two))
-            if mine | theirs:
-                halves[label].append(len(mine & theirs) / len(mine | theirs))
-    labels = {
-        label: {
-            "task": neurons.task,
-            "selected": len(neurons),
-            "neurons": [[site, index, times[label][site, index] / resamples] for site, index, _ in neurons],
-            "others": [
-                [site, index, many / resamples]
-                for (site, index), many in times[label].most_common()
-                if (site, index) not in {(where, which) for where, which, _ in neurons}
-            ],
-            "split_half": float(np.mean(halves[label])) if halves[label] else None,
-        }
-        for label, neurons in whole.items()
-    }
+            first, second = ({(site, index) for site, index, _ in half[label]} for half in selected)
+            if first | second:
+                halves[label].append(len(first & second) / len(first | second))
+    labels = {}
+    for label, neurons in whole.items():
+        members = {(site, index): None for site, index, _ in neurons}
+        frequency = {neuron: number / resamples for neuron, number in times[label].most_common()}
+        labels[label] = LabelStability(
+            task=neurons.task,
+            selected=len(neurons),
+            neurons=tuple((*neuron, frequency.get(neuron, 0.0)) for neuron in members),
+            others=tuple((*neuron, share) for neuron, share in frequency.items() if neuron not in members),
+            split_half=float(np.mean(halves[label])) if halves[label] else None,
+        )
     provenance = {key: value for key, value in folds[0].provenance.items() if key != "fold"}
-    return Findings(
-        "stability",
-        {
-            "provenance": provenance,
-            "options": {
-                "folds": count, "selection": options, "resamples": resamples, "splits": splits, "seed": seed,
-            },
-            "labels": labels,
-        },
-    )  # fmt: skip
+    return Stability(provenance, StabilityOptions(count, options, resamples, splits, seed), labels)
 
 
-def keep_stable(neurons: NeuronSet, found: Findings, min_frequency: float) -> NeuronSet:
-    """The neurons that were selected in at least this share of the resamples; their order is kept.
+def keep_stable(neurons: NeuronSet, measured: Stability, min_frequency: float) -> NeuronSet:
+    """Keep the neurons that were selected in at least this share of the resamples, in their order.
 
     Raises:
-        InputError: ``min_frequency`` is not in (0, 1], or a label is not in the findings.
+        InputError: ``min_frequency`` is not in (0, 1], or a label is not in the stability.
     """
     fraction("min_frequency", min_frequency)
     lists = []
-    for label, mine in neurons.items():
-        if label not in found["labels"]:
-            raise InputError(f"label {label!r} is not in the stability, which has {', '.join(found['labels'])}")
-        entry = found["labels"][label]
+    for label, members in neurons.items():
+        if label not in measured.labels:
+            raise InputError(f"label {label!r} is not in the stability, which has {', '.join(measured.labels)}")
+        frequencies = measured.labels[label]
         stable = {
-            (site, index) for site, index, share in [*entry["neurons"], *entry["others"]] if share >= min_frequency
+            (site, index)
+            for site, index, share in (*frequencies.neurons, *frequencies.others)
+            if share >= min_frequency
         }
-        lists.append(NeuronList(label, mine.task, [one for one in mine if one[:2] in stable]))
+        lists.append(NeuronList(label, members.task, [neuron for neuron in members if neuron[:2] in stable]))
     selection = {**neurons.provenance.get("select", {}), "min_frequency": min_frequency}
     return NeuronSet(lists, neurons.widths, {**neurons.provenance, "select": selection}, neurons.screened)

@@ -1,106 +1,28 @@
-"""Causal validation: do a label's neurons carry its prediction, and no other neurons as much?
+"""Causal validation: the effect of weakening each label's neurons, against other masks and random neurons.
 
-Two phases, for all labels together: on the dev split the feedback loop settles each label's mask; only then is the
-test split read, for the report. What the notes on the source leave open is an option here, and its default is ours.
+It has two phases, for all labels together: on the dev split the feedback loop settles each label's mask; only then is
+the test split read, and reported. Choices that the notes on the source leave open are options with our own defaults.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from affectron._internal.files import read_json, write_json
 from affectron.corpus import Corpus
 from affectron.errors import InputError
-from affectron.evaluation.effects import Ranked, label_rng, measure
+from affectron.evaluation.effects import Ranked, Trial, measure_effects
 from affectron.evaluation.evaluators import Evaluator
 from affectron.evaluation.exam import Exam, Questions, Steps, Text, fraction, whole_number
-from affectron.experiments.results import read_validation
+from affectron.evaluation.resampling import label_rng
+from affectron.evaluation.verdicts import Effect
+from affectron.experiments.results import MASKS, Accuracy, LabelResult, Mask, Round, TaskResult, Validation
 from affectron.interventions import mean, zero
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import ActivationStats
 
-FORMAT = "affectron.validation"
-VERSION = 1
-
 DROP_REACHED, CAPS_REACHED, NOTHING_SELECTED = "drop reached", "caps reached", "no neuron selected"
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The result of :func:`validate`.
-
-    Attributes:
-        content: the JSON object that :meth:`save` writes. Accuracies and their changes are fractions, losses nats a
-            token; None where something was not measured or is not a number.
-    """
-
-    content: dict[str, Any]
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """The model, corpus and neurons of the result, by their hashes, and the versions that made it."""
-        return dict(self.content["provenance"])
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options, defaults filled in."""
-        return dict(self.content["options"])
-
-    @property
-    def tasks(self) -> dict[str, Any]:
-        """task -> its labels, sentences, unmasked accuracies, and results by label."""
-        return dict(self.content["tasks"])
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each label, for a table: task, label, selected, masked, alpha, share, sentences, baseline, the
-        changes of accuracy under each mask (adaptive, zero, mean, random, others; ``*_interval`` beside adaptive,
-        random and others), loss, beats_random, verdict. None where not measured."""
-        rows = []
-        for task, part in self.content["tasks"].items():
-            for label, result in part["results"].items():
-                masks, drawn = result["masks"], result["random"] or {}
-                adaptive = masks.get("adaptive", {})
-                rows.append(
-                    {
-                        "task": task,
-                        "label": label,
-                        **{key: result[key] for key in ("selected", "masked", "alpha", "share", "sentences")},
-                        "baseline": result["baseline"],
-                        "adaptive": adaptive.get("delta"),
-                        "adaptive_interval": adaptive.get("interval"),
-                        "zero": masks.get("zero", {}).get("delta"),
-                        "mean": masks.get("mean", {}).get("delta"),
-                        "random": drawn.get("mean"),
-                        "random_interval": drawn.get("interval"),
-                        "others": adaptive.get("others_delta"),
-                        "others_interval": adaptive.get("others_interval"),
-                        "loss": adaptive.get("loss_delta"),
-                        "beats_random": result["beats_random"],
-                        "verdict": result["verdict"],
-                    }
-                )
-        return rows
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the JSON object, atomically.
-
-        Raises:
-            InputError: the file cannot be written; what was there before is unchanged.
-        """
-        write_json(path, self.content)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Validation:
-        """Read a file that :meth:`save` wrote.
-
-        Raises:
-            InputError: the file is missing, not JSON, of another format or version, or a field is missing or wrong.
-        """
-        read_validation(path)  # checks every field that a report is made of
-        return cls(read_json(path, FORMAT, VERSION))
 
 
 @dataclass(frozen=True)
@@ -135,19 +57,19 @@ class Options:
 
     def rounds(self) -> list[tuple[float, float]]:
         """(alpha, share) of each round of the feedback loop, until both are at their caps or no step is left."""
-        found: list[tuple[float, float]] = []
+        rounds: list[tuple[float, float]] = []
         while True:
             # Rounded: 0.3 + 3 steps of 0.1 is meant to be 0.6.
-            values = [
-                min(round(start + len(found) * step, 10), cap)
+            alpha, share = (
+                min(round(start + len(rounds) * step, 10), cap)
                 for start, step, cap in (
                     (self.alpha, self.alpha_step, self.alpha_cap),
                     (self.share, self.share_step, self.share_cap),
                 )
-            ]
-            if found and (values[0], values[1]) == found[-1]:
-                return found
-            found.append((values[0], values[1]))
+            )
+            if rounds and (alpha, share) == rounds[-1]:
+                return rounds
+            rounds.append((alpha, share))
 
 
 def validate(
@@ -182,7 +104,7 @@ def validate(
 
     For each label, the ``share`` of its neurons with the highest ``differential`` score is attenuated by ``alpha``,
     each token by its own activation. While the accuracy on the label's own dev sentences has not dropped by
-    ``min_drop``, alpha and share are raised by their steps, up to their caps. The mask so found is reported on the
+    ``min_drop``, alpha and share are raised by their steps, up to their caps. This adaptive mask is reported on the
     test split, beside a zero mask and a mean mask of the same neurons, and ``random_sets`` sets of as many neurons
     at each site, drawn without replacement from all that were not selected for the label and attenuated in the same
     way, by the same alpha and the label's own statistics.
@@ -192,13 +114,13 @@ def validate(
     mask: on the label's own (``delta``) and on the task's others (``others_delta``), with a 95 % percentile interval
     over ``bootstrap`` resamples of the sentences. The interval of the random sets holds the middle 95 % of their
     changes; ``beats_random`` says that the adaptive mask's change is below all of it, and ``verdict`` is that of
-    :func:`affectron.evaluation.effects.verdict` on the adaptive mask. ``loss_delta`` is the change of the mean loss of
+    :func:`affectron.evaluation.verdicts.verdict` on the adaptive mask. ``loss_delta`` is the change of the mean loss of
     a token, in nats, on neutral text.
 
     With the same model, corpus and options the result is the same.
 
     Args:
-        model: a causal language model; in evaluation mode meanwhile, and unchanged afterwards.
+        model: a causal language model; it is in evaluation mode meanwhile, and unchanged afterwards.
         tokenizer: its tokenizer.
         corpus: sentences with splits, not narrowed to one.
         neurons: what was selected. A label without neurons is listed as such and not tested.
@@ -255,150 +177,141 @@ def validate_exam(
     corpus = exam.corpus
     if neutral is not None:
         corpus.where(split=exam.test).require([neutral])
-    ranked = {
-        name: [Ranked.of(neurons[label], corpus.tasks[name], stats) for label in labels]
-        for name, labels in tasks.items()
-    }
-    tested = [one for found in ranked.values() for one in found if one.neurons]
-    for one in tested:  # a mask that cannot be made shows now, not after hours of feedback
-        one.attenuated(one.neurons, options.alpha)
-        mean(one.neurons, stats)
+    every = list(Ranked.each(exam, neurons, stats, tasks))
+    tested = [ranked for ranked in every if ranked.neurons]
+    for ranked in tested:  # a mask that cannot be made shows now, not after hours of feedback
+        ranked.attenuated(ranked.neurons, options.alpha)
+        mean(ranked.neurons, stats)
 
-    results: dict[str, Any] = {}
-    runs = len(tested) * (len(options.rounds()) + 3 + options.random_sets)
+    runs = len(tested) * (len(options.rounds()) + len(MASKS) + options.random_sets)
     with exam.sitting("validating", runs, progress) as step:
-        on_dev = {name: exam.questions(exam.dev, name) for name in tasks}
-        masks: dict[str, _Mask] = {}
-        for name in tasks:
-            for one in ranked[name]:
-                if one.neurons:
-                    masks[one.label] = _settle(one, on_dev[name], options, step)
-            results[name] = {
-                "labels": list(corpus.tasks[name]),
-                "dev_sentences": len(on_dev[name]),
-                "baseline": {"dev": on_dev[name].accuracy(on_dev[name].unmasked)},
-            }
+        dev = {name: exam.questions(exam.dev, name) for name in tasks}
+        settled = {ranked.label: _settle(ranked, dev[ranked.task], options, step) for ranked in tested}
+        before = {name: Accuracy(**questions.accuracy(questions.unmasked)) for name, questions in dev.items()}
 
         # Every mask is settled: from here on, and not before, the test split is read.
         text = None
         if neutral is not None:
-            found = exam.sentences(exam.test, corpus.task_of[neutral])
-            text = Text(exam.model, exam.tokenizer, [one for one in found if neutral in one.labels])
+            sentences = exam.sentences(exam.test, corpus.task_of[neutral])
+            text = Text(exam.model, exam.tokenizer, [sentence for sentence in sentences if neutral in sentence.labels])
+        results: dict[str, TaskResult] = {}
         for name in tasks:
-            asked = exam.questions(exam.test, name)
-            plain = text or exam.text(exam.test, name)
-            results[name]["test_sentences"] = len(asked)
-            results[name]["baseline"]["test"] = asked.accuracy(asked.unmasked)
-            results[name]["results"] = {
-                one.label: _report(one, masks.get(one.label), asked, plain, text is not None, options, exam.seed, step)
-                for one in ranked[name]
-            }
-    return Validation(
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "provenance": exam.provenance(neurons),
-            "options": {**exam.options(tasks), **asdict(options), "neutral": neutral},
-            "tasks": results,
-        }
-    )
+            test = exam.questions(exam.test, name)
+            split = _TestSplit(test, text or exam.text(exam.test, name), text is not None, options, exam.seed)
+            results[name] = TaskResult(
+                labels=tuple(corpus.tasks[name]),
+                dev_sentences=len(dev[name]),
+                baseline={"dev": before[name], "test": Accuracy(**test.accuracy(test.unmasked))},
+                test_sentences=len(test),
+                results={
+                    ranked.label: split.report(ranked, settled.get(ranked.label), step)
+                    for ranked in every
+                    if ranked.task == name
+                },
+            )
+    given = {**exam.options(tasks), **asdict(options), "neutral": neutral}
+    return Validation(exam.provenance(neurons), given, results)
 
 
 @dataclass(frozen=True)
-class _Mask:
-    """What the feedback loop has settled on, and how it came to it."""
+class _Settled:
+    """The mask that the feedback loop has settled on, with its rounds."""
 
     neurons: NeuronList
     alpha: float
     share: float
     stopped: str
-    trace: list[dict[str, Any]]
+    trace: tuple[Round, ...]
 
 
-def _settle(one: Ranked, dev: Questions, options: Options, step: Steps) -> _Mask:
-    """Attenuate, look, and raise alpha and the share until the accuracy has dropped."""
-    rows = dev.own(one.target)
+def _settle(ranked: Ranked, dev: Questions, options: Options, step: Steps) -> _Settled:
+    """Attenuate the label's neurons and raise alpha and the share until the accuracy on dev has dropped."""
+    rows = dev.own(ranked.target)
     before = float(dev.right(dev.unmasked[rows], rows).mean())
-    trace: list[dict[str, Any]] = []
+    trace: list[Round] = []
     rounds = options.rounds()
     accuracy = before
     stopped = CAPS_REACHED
     last: tuple[int, float] | None = None
     for alpha, share in rounds:
-        masked = one.neurons.top(share)
+        masked = ranked.neurons.top(share)
         if (len(masked), alpha) != last:  # a larger share of few neurons may be as many
-            answers = dev.ask([one.attenuated(masked, alpha)], rows)
+            answers = dev.ask([ranked.attenuated(masked, alpha)], rows)
             accuracy = float(dev.right(answers, rows).mean())
         last = (len(masked), alpha)
         drop = before - accuracy
-        trace.append(
-            {"alpha": alpha, "share": share, "neurons": len(masked), "dev_accuracy": accuracy, "dev_drop": drop}
-        )
+        trace.append(Round(alpha, share, len(masked), accuracy, drop))
         step()
         if drop >= options.min_drop - 1e-9:  # 0.65 - 0.60 is a little less than 0.05
             stopped = DROP_REACHED
             break
     step(len(rounds) - len(trace))
-    return _Mask(masked, alpha, share, stopped, trace)
+    return _Settled(masked, alpha, share, stopped, tuple(trace))
 
 
-def _report(
-    one: Ranked,
-    mask: _Mask | None,
-    asked: Questions,
-    text: Text,
-    neutral: bool,
-    options: Options,
-    seed: int,
-    step: Steps,
-) -> dict[str, Any]:
-    """The masks of one label on the test split. The loss is taken on all of ``text`` where it is ``neutral``, else it
-    is the task's own sentences, of which those without the label count."""
-    own = asked.own(one.target)
-    result: dict[str, Any] = {
-        "selected": len(one.neurons),
-        "trace": [],
-        "stopped": NOTHING_SELECTED,
-        "alpha": 0.0,
-        "share": 0.0,
-        "masked": 0,
-        "sites": {},
-        "baseline": float(asked.right(asked.unmasked)[own].mean()),
-        "sentences": len(own),
-        "masks": {},
-        "random": None,
-        "beats_random": None,
-        "verdict": None,
-    }
-    if mask is None:
-        return result
-    rng = label_rng(seed, one.neurons.task, one.label)
-    by_site = mask.neurons.by_site()
-    programs = {
-        "adaptive": one.attenuated(mask.neurons, mask.alpha),
-        "zero": zero(mask.neurons),
-        "mean": mean(mask.neurons, one.stats),
-    }
-    drawn = one.random_sets(mask.neurons, options.random_sets, rng)
-    controls = {"adaptive": [one.attenuated(members, mask.alpha) for members in drawn]}
-    masks = measure(asked, one.target, programs, controls, options.bootstrap, rng)
-    step(options.random_sets)
-    losses = text.deltas(list(programs.values()), None if neutral else asked.others(one.target))
-    step(len(programs))
-    adaptive = masks["adaptive"]
-    judged = {key: adaptive[key] for key in ("random", "beats_random", "verdict")}
-    for found, loss in zip(masks.values(), losses, strict=True):
-        found["loss_delta"] = loss
-        for key in judged:
-            del found[key]
-    result.update(
-        trace=mask.trace,
-        stopped=mask.stopped,
-        alpha=mask.alpha,
-        share=mask.share,
-        masked=len(mask.neurons),
-        sites={site: len(by_site[site]) for site in one.stats.sites if site in by_site},
-        masks=masks,
-        **judged,
-    )
-    return result
+@dataclass(frozen=True)
+class _TestSplit:
+    """The test split of one task, on which the settled masks are reported.
+
+    The loss is taken on all of ``text`` where it is ``neutral``; otherwise ``text`` is the task's own sentences, and
+    those without the label count.
+    """
+
+    test: Questions
+    text: Text
+    neutral: bool
+    options: Options
+    seed: int
+
+    def report(self, ranked: Ranked, settled: _Settled | None, step: Steps) -> LabelResult:
+        """Report one label; without a settled mask it is listed and not tested."""
+        own = self.test.own(ranked.target)
+        untested = LabelResult(
+            selected=len(ranked.neurons),
+            trace=(),
+            stopped=NOTHING_SELECTED,
+            alpha=0.0,
+            share=0.0,
+            masked=0,
+            sites={},
+            baseline=float(self.test.right(self.test.unmasked)[own].mean()),
+            sentences=len(own),
+            masks={},
+            random=None,
+            beats_random=None,
+            verdict=None,
+        )
+        if settled is None:
+            return untested
+        effects, losses = self._measure(ranked, settled, step)
+        by_site = settled.neurons.by_site()
+        return replace(
+            untested,
+            trace=settled.trace,
+            stopped=settled.stopped,
+            alpha=settled.alpha,
+            share=settled.share,
+            masked=len(settled.neurons),
+            sites={site: len(by_site[site]) for site in ranked.stats.sites if site in by_site},
+            masks={name: Mask(**effect.measures(), loss_delta=losses[name]) for name, effect in effects.items()},
+            random=effects["adaptive"].random,
+            beats_random=effects["adaptive"].beats_random,
+            verdict=effects["adaptive"].verdict,
+        )
+
+    def _measure(
+        self, ranked: Ranked, settled: _Settled, step: Steps
+    ) -> tuple[dict[str, Effect], dict[str, float | None]]:
+        """Effect and change of loss of each mask."""
+        rng = label_rng(self.seed, ranked.task, ranked.label)
+        trials = {
+            "adaptive": ranked.trial(settled.neurons, settled.alpha, self.options.random_sets, rng),
+            "zero": Trial(zero(settled.neurons)),
+            "mean": Trial(mean(settled.neurons, ranked.stats)),
+        }
+        effects = measure_effects(self.test, ranked.target, trials, self.options.bootstrap, rng)
+        step(self.options.random_sets)
+        programs = [trial.program for trial in trials.values()]
+        losses = self.text.deltas(programs, None if self.neutral else self.test.others(ranked.target))
+        step(len(programs))
+        return effects, dict(zip(trials, losses, strict=True))

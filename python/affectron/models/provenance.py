@@ -13,9 +13,6 @@ from affectron import __version__
 from affectron.models.identity import config_hash, fingerprint, tokenizer_hash
 from affectron.models.load import is_hub_name
 
-#: What says that two results are of the same model.
-SAME_MODEL = ("model_hash", "weights", "tokenizer")
-
 
 def made_with(model: Any, tokenizer: Any) -> dict[str, Any]:
     """The provenance of a result, as JSON: name, hashes, dtype and kind of device of the model (and ``revision``, the

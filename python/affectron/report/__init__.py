@@ -1,7 +1,4 @@
-"""The report of a run: figures and one HTML page. Apart because only this needs matplotlib and jinja2, and both are
-imported when a report is built, not before."""
-
-from __future__ import annotations
+"""The report of a run: one HTML page with figures and tables; matplotlib and jinja2 are loaded when it is made."""
 
 from affectron.report.page import build_report
 

@@ -1,46 +1,58 @@
-"""The report's sections on the experiments of a run: from each file its tables, its figures, and what they show.
-
-Apart from build.py, which knows the page. A section is made of what a file holds and of nothing else; a field that is
-missing or wrong there ends in one line that names the file.
-"""
+"""Sections of the report on the experiments of a run: from each result its tables, figures and sentences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
+from affectron._internal.artifacts import CROSS_DATASET, findings_file
 from affectron._internal.wording import count
-from affectron.errors import InputError
-from affectron.evaluation.effects import NO_EFFECT, SPECIFIC, UNSPECIFIC
-from affectron.experiments.findings import Findings
-from affectron.experiments.results import ValidationResult
+from affectron.evaluation.verdicts import SPECIFIC, Effect
+from affectron.experiments.results import (
+    MASKS,
+    THIRDS,
+    Ablation,
+    Ablations,
+    Associations,
+    CandidateNeuron,
+    Candidates,
+    CrossSignal,
+    Induction,
+    Methods,
+    Stability,
+    Validation,
+)
+from affectron.report import figures
 from affectron.report import text as words
+from affectron.report.drawing import Drawing
+from affectron.report.pieces import Pieces, Result
 from affectron.report.tables import Column, Table
 from affectron.selection import METHODS
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its caption; ``name`` is part of the names of its files."""
+
+    name: str
+    drawing: Drawing
+    caption: str
+
+
 @dataclass
 class Section:
-    """One chapter: paragraphs, perhaps a validation for a table like the main one, then figures (name, drawing,
-    caption) and tables."""
+    """One chapter: paragraphs, perhaps a validation for a table like the main one, then figures and tables."""
 
     id: str
     heading: str
     text: list[str] = field(default_factory=list)
-    figures: list[tuple[str, Any, str]] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    validation: ValidationResult | None = None
+    validation: Validation | None = None
 
 
-RULE = (
-    f"{NO_EFFECT}: the 95 % interval of the change on the label's own sentences reaches zero. {SPECIFIC}: it lies "
-    "below zero, the change is below the whole 95 % interval of the random sets, and the interval of (own − others) "
-    f"lies below zero. {UNSPECIFIC}: accuracy falls, but random neurons do as much or the other labels suffer as much."
-)
 _BAND = (
     "The mark is the change of accuracy on the label's own test sentences, its line the 95 % bootstrap interval; the "
     "grey band holds 95 % of the random sets matched in size at each layer, the line in it is their mean."
@@ -51,98 +63,102 @@ _EFFECT = (
 )  # fmt: skip
 
 
-def _effect(entry: Mapping[str, Any]) -> list[Any]:
-    random = entry.get("random") or {}
+def _effect(effect: Effect | None) -> list[object]:
+    """The cells of ``_EFFECT``."""
+    if effect is None:
+        return [None] * len(_EFFECT)
+    random = effect.random
     return [
-        entry.get("delta"), entry.get("interval"), entry.get("others_delta"), random.get("mean"),
-        random.get("interval"), entry.get("verdict"),
+        effect.delta, effect.interval, effect.others_delta, random and random.mean, random and random.interval,
+        effect.verdict,
     ]  # fmt: skip
 
 
-def sections(findings: Mapping[str, Findings], other: ValidationResult | None, figures: ModuleType) -> list[Section]:
-    """The sections of all files that there are, in the order of the method.
-
-    Args:
-        findings: by kind.
-        other: the validation on another corpus.
-        figures: the module that draws.
-
-    Raises:
-        InputError: a file lacks a field or has one of another kind.
-    """
-    found = []
-    for kind, make in _SECTIONS.items():
-        if kind in findings:
-            try:
-                found.append(make(findings[kind], figures))
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                raise InputError(f"{kind}.json: a field is missing or wrong: {error!r}") from error
-    if other is not None:
-        found.append(_cross_dataset(other))
-    return found
+def sections(pieces: Pieces) -> list[Section]:
+    """The sections of all results that the run has beside its validation, in the order of the method."""
+    return [
+        *_made(_stability, pieces.stability),
+        *_made(_candidates, pieces.candidates),
+        *_made(_methods, pieces.methods),
+        *_made(_ablations, pieces.ablations),
+        *_made(_induction, pieces.induction),
+        *_made(_cross_signal, pieces.cross_signal),
+        *_made(_associations, pieces.associations),
+        *_made(_cross_dataset, pieces.cross_dataset),
+    ]
 
 
-def _stability(found: Findings, figures: ModuleType) -> Section:
-    options, labels = found["options"], found["labels"]
+def _made(make: Callable[[Result], Section], result: Result | None) -> list[Section]:
+    return [] if result is None else [make(result)]
+
+
+def _stability(result: Stability) -> Section:
+    options, labels = result.options, result.labels
     section = Section("stability", "Stability of the selection")
     section.text.append(
-        f"The corpus was measured in {count(options['folds'], 'fold')}. A neuron's frequency is the share of "
-        f"{count(options['resamples'], 'bootstrap resample')} of the folds in which it is selected for the label; "
+        f"The corpus was measured in {count(options.folds, 'fold')}. A neuron's frequency is the share of "
+        f"{count(options.resamples, 'bootstrap resample')} of the folds in which it is selected for the label; "
         "split-half is the mean Jaccard index of the neurons of two halves, over "
-        f"{count(options['splits'], 'random split')}."
+        f"{count(options.splits, 'random split')}."
     )
-    shares = {label: [one[2] for one in entry["neurons"]] for label, entry in labels.items() if entry["neurons"]}
+    shares = {
+        label: [frequency for _, _, frequency in stable.neurons] for label, stable in labels.items() if stable.neurons
+    }
     if shares:
         drawing = figures.ranked_figure(shares, None, "selection frequency", (-0.03, 1.03), 0.5)
-        section.figures.append(
-            (
-                "stability",
-                drawing,
-                "How often each selected neuron is selected again under resampling; dotted, one half.",
-            )
-        )
+        caption = "How often each selected neuron is selected again under resampling; dotted, one half."
+        section.figures.append(Figure("stability", drawing, caption))
     rows = [
         [
-            label, entry["task"], entry["selected"], float(np.median(shares[label])) if label in shares else None,
-            sum(one >= 0.8 for one in shares.get(label, ())), entry["split_half"],
+            label, stable.task, stable.selected, float(np.median(shares[label])) if label in shares else None,
+            sum(share >= 0.8 for share in shares.get(label, ())), stable.split_half,
         ]
-        for label, entry in labels.items()
+        for label, stable in labels.items()
     ]  # fmt: skip
     columns = (
         Column("label"), Column("task"), Column("selected", "count"), Column("median frequency", "number"),
         Column("at 0.8 or more", "count"), Column("split-half Jaccard", "number"),
     )  # fmt: skip
-    section.tables.append(Table("stability", "Stability of each label's neurons", columns, rows, "stability.json"))
+    caption = "Stability of each label's neurons"
+    section.tables.append(Table("stability", caption, columns, rows, findings_file("stability")))
     return section
 
 
-def _candidates(found: Findings, figures: ModuleType) -> Section:
-    options = found["options"]
-    reads, split = options["reads"], options["split"]
-    taken = words.quantity(reads, options["tokens"])
+#: Quantity of a sentence that a score compares between labels (``scores.SCORES[name].reads``).
+_COMPARED = {"rate": "activation rate", "mean": "mean activation"}
+
+
+def _candidates(result: Candidates) -> Section:
+    options = result.options
+    reads, split = options.reads, options.split
+    taken = words.quantity(reads, options.tokens)
     section = Section("candidates", "The selected neurons one by one")
     section.text.append(
-        f"Each neuron is judged by what selected it. The score “{options['score']}” compares {_COMPARED[reads]}s; so "
+        f"Each neuron is judged by what selected it. The score “{options.score}” compares {_COMPARED[reads]}s; so "
         f"of each sentence of the {split} split is taken {taken}. “Selected for” says whether that is higher or lower "
         "under the label than under the rest of its task in the statistics that the neuron was selected from. AUROC "
         "compares every sentence with the label with every one without: it is the share of these pairs in which the "
         "difference has the direction that the neuron was selected for, ties counted half. Above 0.5 the neuron does "
         "here what it was selected for, below 0.5 the opposite. The 95 % interval is from "
-        f"{count(options['bootstrap'], 'resample')}; p is two-sided from "
-        f"{count(options['permutations'], 'permutation')}, q adjusted by Benjamini and Hochberg over all neurons of "
+        f"{count(options.bootstrap, 'resample')}; p is two-sided from "
+        f"{count(options.permutations, 'permutation')}, q adjusted by Benjamini and Hochberg over all neurons of "
         "all labels. Redundancy is the largest absolute correlation, of the same quantity, with a neuron higher in the "
         "label's list."
     )
     known = {
-        label: [one for one in entry["neurons"] if one["auroc"] is not None]
-        for label, entry in found["labels"].items()
-    }  # fmt: skip
-    known = {label: entries for label, entries in known.items() if entries}
+        label: [
+            (neuron, neuron.auroc, neuron.interval)
+            for neuron in of_label.neurons
+            if neuron.auroc is not None and neuron.interval is not None
+        ]
+        for label, of_label in result.labels.items()
+    }
+    known = {label: neurons for label, neurons in known.items() if neurons}
     if known:
-        areas = {label: [one["auroc"] for one in entries] for label, entries in known.items()}
-        intervals = {label: [one["interval"] for one in entries] for label, entries in known.items()}
-        whole = [interval for entries in intervals.values() for interval in entries]
-        above = sum(area > 0.5 for entries in areas.values() for area in entries)
+        areas = {label: [auroc for _, auroc, _ in neurons] for label, neurons in known.items()}
+        intervals = {label: [interval for _, _, interval in neurons] for label, neurons in known.items()}
+        whole = [interval for of_label in intervals.values() for interval in of_label]
+        above = sum(area > 0.5 for of_label in areas.values() for area in of_label)
         section.text.append(
             f"On the {split} split the AUROC of {above:,} of {count(len(whole), 'neuron')} is above 0.5. The whole "
             f"interval lies above 0.5 for {sum(low > 0.5 for low, _ in whole):,}, below 0.5 for "
@@ -153,15 +169,25 @@ def _candidates(found: Findings, figures: ModuleType) -> Section:
             "for, with 95 % intervals; dotted, chance."
         )
         drawing = figures.ranked_figure(areas, intervals, "AUROC", (-0.02, 1.02), 0.5)
-        section.figures.append(("candidates", drawing, caption))
-    rows, texts = [], []
-    for label, entries in known.items():
-        for one in sorted(entries, key=lambda one: -one["auroc"])[:3]:
-            named = [label, f"{one['site']} {one['index']}", f"{one['direction']} {reads}"]
-            rows.append([*named, one["auroc"], one["interval"], one["p"], one["q"], one["redundancy"]])
+        section.figures.append(Figure("candidates", drawing, caption))
+    best = {label: sorted(neurons, key=lambda known: -known[1])[:3] for label, neurons in known.items()}
+    _best_candidates(section, result, {label: [neuron for neuron, _, _ in neurons] for label, neurons in best.items()})
+    return section
+
+
+def _best_candidates(section: Section, result: Candidates, best: Mapping[str, Sequence[CandidateNeuron]]) -> None:
+    """Add the tables of the best neurons of each label, and of their example sentences."""
+    options = result.options
+    reads, source = options.reads, findings_file("candidates")
+    rows: list[list[object]] = []
+    texts: list[list[object]] = []
+    for label, neurons in best.items():
+        for neuron in neurons:
+            named = [label, f"{neuron.site} {neuron.index}", f"{neuron.direction} {reads}"]
+            rows.append([*named, neuron.auroc, neuron.interval, neuron.p, neuron.q, neuron.redundancy])
             texts += [
-                [*named, example["text"], ", ".join(example["labels"]), example["rate"], example["mean"]]
-                for example in one["examples"]
+                [*named, example.text, ", ".join(example.labels), example.rate, example.mean]
+                for example in neuron.examples
             ]
     names = (Column("label"), Column("neuron"), Column("selected for"))
     measured = (
@@ -169,67 +195,58 @@ def _candidates(found: Findings, figures: ModuleType) -> Section:
         Column("redundancy", "number"),
     )  # fmt: skip
     caption = "The neurons of highest AUROC, up to three of each label"
-    section.tables.append(Table("candidates", caption, names + measured, rows, "candidates.json"))
+    section.tables.append(Table("candidates", caption, names + measured, rows, source))
     if texts:
         section.text.append(
             f"A neuron's examples are the task's sentences, of any label, of the highest {_COMPARED[reads]}, or of the "
             "lowest where the neuron was selected for that. Among equal ones those come first whose mean activation "
             "has the larger absolute value (the smaller, where the lowest are shown). “Rate” is "
-            f"{words.quantity('rate', options['tokens'])}, “mean” {words.quantity('mean', options['tokens'])}."
+            f"{words.quantity('rate', options.tokens)}, “mean” {words.quantity('mean', options.tokens)}."
         )
         read = (
-            Column("sentence", "passage"),
-            Column("its labels", "passage"),
-            Column("rate", "number"),
+            Column("sentence", "passage"), Column("its labels", "passage"), Column("rate", "number"),
             Column("mean", "number"),
-        )
+        )  # fmt: skip
         caption = f"Sentences of the highest {_COMPARED[reads]} of the same neurons; of the lowest for “lower {reads}”"
-        section.tables.append(Table("examples", caption, names + read, texts, "candidates.json"))
-    return section
+        section.tables.append(Table("examples", caption, names + read, texts, source))
 
 
-#: What a score compares between labels (``scores.SCORES[name].reads``).
-_COMPARED = {"rate": "activation rate", "mean": "mean activation"}
-
-
-def _methods(found: Findings, figures: ModuleType) -> Section:
-    options = found["options"]
+def _methods(result: Methods) -> Section:
+    options = result.options
+    names = options.methods
     section = Section("selection-methods", "Selection methods side by side")
-    listed = "; ".join(f"{name}: {METHODS[name].description}" for name in options["methods"] if name in METHODS)
+    listed = "; ".join(f"{name}: {METHODS[name].description}" for name in names if name in METHODS)
     section.text.append(f"{listed}.")
     section.text.append(
-        f"Each method selects about {100 * options['top']:g} % of all neurons for all labels of a task; all that it "
-        f"selects for a label is attenuated by α = {options['alpha']:g}. The specific change is that on the label's "
+        f"Each method selects about {100 * options.top:g} % of all neurons for all labels of a task; all that it "
+        f"selects for a label is attenuated by α = {options.alpha:g}. The specific change is that on the label's "
         "own sentences less that on the others'. The best method of a label is the one of the largest specific drop "
         "among those with the verdict “specific”; it is read off the test split and describes this run."
     )
-    for task, part in found["tasks"].items():
-        names, of_task = options["methods"], words.file_name(task)
-        labels = list(part["labels"])
-        entries = [[part["labels"][label]["methods"][name] for name in names] for label in labels]
-        values = np.array([[_hundredfold(one.get("specific_delta")) for one in row] for row in entries])
-        specific = np.array([[one.get("verdict") == SPECIFIC for one in row] for row in entries])
-        section.figures.append(
-            (
-                f"methods-{of_task}", figures.matrix_figure(labels, names, values, places=1, bold=specific),
-                f"{task}: change of accuracy on own less others' test sentences, in points, under each method's mask; "
-                "framed where the verdict is “specific”.",
-            )
-        )  # fmt: skip
-        agreement = np.array([[np.nan if one is None else one for one in row] for row in part["agreement"]])
-        section.figures.append(
-            (
-                f"agreement-{of_task}", figures.matrix_figure(names, names, agreement, places=2),
-                f"{task}: Jaccard index of what two methods select for a label, the mean over labels.",
-            )
-        )  # fmt: skip
+    for task, compared in result.tasks.items():
+        of_task = words.file_name(task)
+        labels = list(compared.labels)
+        effects = [[compared.labels[label].methods[name].effect for name in names] for label in labels]
+        values = np.array([[_specific_points(effect) for effect in row] for row in effects])
+        specific = np.array([[effect is not None and effect.verdict == SPECIFIC for effect in row] for row in effects])
+        drawing = figures.matrix_figure(labels, names, values, places=1, bold=specific)
+        caption = (
+            f"{task}: change of accuracy on own less others' test sentences, in points, under each method's mask; "
+            "framed where the verdict is “specific”."
+        )
+        section.figures.append(Figure(f"methods-{of_task}", drawing, caption))
+        agreement = np.array([[np.nan if share is None else share for share in row] for row in compared.agreement])
+        drawing = figures.matrix_figure(names, names, agreement, places=2)
+        caption = f"{task}: Jaccard index of what two methods select for a label, the mean over labels."
+        section.figures.append(Figure(f"agreement-{of_task}", drawing, caption))
         rows = [
-            [label, name, one["selected"], *_effect(one), "yes" if part["labels"][label]["best"] == name else ""]
-            for label, row in zip(labels, entries, strict=True)
-            for name, one in zip(names, row, strict=True)
+            [label, name, selected.selected, *_effect(selected.effect), "yes" if of_label.best == name else ""]
+            for label, of_label in compared.labels.items()
+            for name, selected in ((name, of_label.methods[name]) for name in names)
         ]
         columns = (Column("label"), Column("method"), Column("neurons", "count"), *_EFFECT, Column("best"))
-        section.tables.append(Table(f"methods-{of_task}", f"Methods, {task}", columns, rows, "methods.json"))
+        table = Table(f"methods-{of_task}", f"Methods, {task}", columns, rows, findings_file("methods"))
+        section.tables.append(table)
     return section
 
 
@@ -241,38 +258,35 @@ _SWEEPS = {
 }
 
 
-def _ablations(found: Findings, figures: ModuleType) -> Section:
-    options, rows = found["options"], found["rows"]
+def _ablations(result: Ablations) -> Section:
+    options = result.options
     section = Section("ablations", "Ablations")
     section.text.append(
-        f"On the test split; α = {options['alpha']:g} where it is not swept, "
-        f"{count(options['random_sets'], 'random set')} for every mask. The verdict follows the rule of the main "
+        f"On the test split; α = {options.alpha:g} where it is not swept, "
+        f"{count(options.random_sets, 'random set')} for every mask. The verdict follows the rule of the main "
         f"table. {_BAND}"
     )
     for sweep, (axis, meaning) in _SWEEPS.items():
-        mine = [row for row in rows if row["sweep"] == sweep]
-        settings = list(dict.fromkeys(row["setting"] for row in mine))
-        labels = list(dict.fromkeys(row["label"] for row in mine))
+        rows = [row for row in result.rows if row.sweep == sweep]
+        settings = list(dict.fromkeys(row.setting for row in rows))
         if not settings:
             continue
-        by_label = {label: [row for row in mine if row["label"] == label] for label in labels}
-        ticks = [one if isinstance(one, str) else f"{one:g}" for one in settings]
-        section.figures.append((f"ablation-{sweep}", figures.sweep_figure(by_label, ticks, axis), f"{meaning} {_BAND}"))
-        columns = (Column("label"), Column(axis), Column("masked", "count"), *_EFFECT)
-        table = [
-            [row["label"], row["setting"], row["masked"], *_effect(row)] for row in mine
-        ]  # fmt: skip
-        section.tables.append(Table(f"ablation-{sweep}", f"Ablation by {axis}", columns, table, "ablations.json"))
-    whole = [row for row in rows if row["sweep"] == "sites" and row["setting"] != "all" and "delta" in row]
-    if whole:
-        means = {
-            third: np.mean([row["delta"] for row in whole if row["setting"] == third])
-            for third in ("bottom", "middle", "top")
-            if any(row["setting"] == third for row in whole)
+        by_label = {
+            label: [row.effect for row in rows if row.label == label] for label in {row.label: 0 for row in rows}
         }
-        least = min(means, key=lambda third: means[third])
-        listed = ", ".join(f"{third} {words.points(float(value))}" for third, value in means.items())
-        drop = f"The largest drop is in the {least} third" if means[least] < 0 else "None of them is a drop"
+        ticks = [setting if isinstance(setting, str) else f"{setting:g}" for setting in settings]
+        drawing = figures.sweep_figure(by_label, ticks, axis)
+        section.figures.append(Figure(f"ablation-{sweep}", drawing, f"{meaning} {_BAND}"))
+        columns = (Column("label"), Column(axis), Column("masked", "count"), *_EFFECT)
+        cells = [[row.label, row.setting, row.masked, *_effect(row.effect)] for row in rows]
+        section.tables.append(
+            Table(f"ablation-{sweep}", f"Ablation by {axis}", columns, cells, findings_file("ablations"))
+        )
+    thirds = _third_means(result.rows)
+    if thirds:
+        least = min(thirds, key=lambda third: thirds[third])
+        listed = ", ".join(f"{third} {words.points(mean)}" for third, mean in thirds.items())
+        drop = f"The largest drop is in the {least} third" if thirds[least] < 0 else "None of them is a drop"
         section.text.append(
             f"Mean change over the labels, in points: {listed}. {drop}; masks of different thirds differ in size, "
             "which the random sets follow."
@@ -280,129 +294,133 @@ def _ablations(found: Findings, figures: ModuleType) -> Section:
     return section
 
 
-def _induction(found: Findings, figures: ModuleType) -> Section:
-    options = found["options"]
-    betas = options["betas"]
+def _third_means(rows: Sequence[Ablation]) -> dict[str, float]:
+    """Third of the sites -> mean change of accuracy over the labels that have neurons there."""
+    deltas: dict[str, list[float]] = {}
+    for row in rows:
+        if row.sweep == "sites" and row.setting != "all" and row.effect is not None:
+            deltas.setdefault(row.setting, []).append(row.effect.delta)
+    return {third: float(np.mean(deltas[third])) for third in THIRDS if third in deltas}
+
+
+def _induction(result: Induction) -> Section:
+    betas = result.options.betas
     section = Section("induction", "Induction")
-    curves = {label: curve for part in found["tasks"].values() for label, curve in part.items()}
+    curves = {label: curve for labels in result.tasks.values() for label, curve in labels.items()}
     if not curves:
         section.text.append("No label has neurons to induce.")
         return section
-    section.figures.append(
-        (
-            "induction", figures.induction_figure(curves, betas),
-            "Test sentences that do not carry the label: the share predicted as the label when β times its mean "
-            "activation is added to its neurons, with the 95 % bootstrap interval over sentences; dashed, the same "
-            "shift at random neurons, as many at each layer.",
-        )
-    )  # fmt: skip
-    section.figures.append(
-        (
-            "fluency", figures.fluency_figure(curves, betas),
-            "What the same shift does to next-token loss on these sentences as plain text: above zero, the model "
-            "predicts language worse.",
-        )
-    )  # fmt: skip
+    caption = (
+        "Test sentences that do not carry the label: the share predicted as the label when β times its mean "
+        "activation is added to its neurons, with the 95 % bootstrap interval over sentences; dashed, the same "
+        "shift at random neurons, as many at each layer."
+    )
+    section.figures.append(Figure("induction", figures.induction_figure(curves, betas), caption))
+    caption = (
+        "What the same shift does to next-token loss on these sentences as plain text: above zero, the model "
+        "predicts language worse."
+    )
+    section.figures.append(Figure("fluency", figures.fluency_figure(curves, betas), caption))
     columns = (
         Column("label"), Column("β"), Column("without, %", "percent"), Column("share, %", "percent"),
         Column("interval", "interval"), Column("random, %", "percent"), Column("loss Δ, nats", "number"),
     )  # fmt: skip
     rows = [
         [
-            label, beta, curve["baseline"], curve["share"][k], curve["interval"][k],
-            curve["random"][k] if curve["random"] else None, curve["loss_delta"][k],
+            label, beta, curve.baseline, curve.share[k], curve.interval[k],
+            curve.random[k] if curve.random else None, curve.loss_delta[k],
         ]
         for label, curve in curves.items()
         for k, beta in enumerate(betas)
     ]  # fmt: skip
-    section.tables.append(Table("induction", "Induction, predicted as the label", columns, rows, "induction.json"))
+    caption = "Induction, predicted as the label"
+    section.tables.append(Table("induction", caption, columns, rows, findings_file("induction")))
     return section
 
 
-def _cross_signal(found: Findings, figures: ModuleType) -> Section:
-    options, labels = found["options"], found["labels"]
+def _cross_signal(result: CrossSignal) -> Section:
+    options, labels = result.options, result.labels
     section = Section("cross-signal", "Cross-signal")
-    omegas = ", ".join(f"{omega:g}" for omega in options["omegas"])
+    omegas = ", ".join(f"{omega:g}" for omega in options.omegas)
     section.text.append(
-        f"ω times the mean activation under a label of {options['source']} is added at the neurons of a label of "
-        f"{options['target']}. ω is chosen on dev for each pair, out of {omegas}; shown is the test split. A pair "
+        f"ω times the mean activation under a label of {options.source} is added at the neurons of a label of "
+        f"{options.target}. ω is chosen on dev for each pair, out of {omegas}; shown is the test split. A pair "
         "helps where the change lies above the interval of the random sets and its own interval above zero."
     )
-    devices = list(dict.fromkeys(device for entry in labels.values() for device in entry["devices"]))
-    names = list(labels)
-    if not names:
+    if not labels:
         section.text.append("No label has neurons.")
         return section
-    values = np.array([[100 * labels[name]["devices"][device]["delta"] for name in names] for device in devices])
-    helps = np.array([[labels[name]["devices"][device]["helps"] is True for name in names] for device in devices])
-    section.figures.append(
-        (
-            "cross-signal", figures.matrix_figure(devices, names, values, places=1, bold=helps),
-            f"Change of accuracy, in points, on the test sentences of each {options['target']} (columns) under the "
-            f"signal of each {options['source']} (rows); framed where the pair helps.",
-        )
-    )  # fmt: skip
+    names = list(labels)
+    devices = list(labels[names[0]].devices)
+    values = np.array([[100 * labels[name].devices[device].delta for name in names] for device in devices])
+    helps = np.array([[labels[name].devices[device].helps is True for name in names] for device in devices])
+    drawing = figures.matrix_figure(devices, names, values, places=1, bold=helps)
+    caption = (
+        f"Change of accuracy, in points, on the test sentences of each {options.target} (columns) under the "
+        f"signal of each {options.source} (rows); framed where the pair helps."
+    )
+    section.figures.append(Figure("cross-signal", drawing, caption))
     columns = (
-        Column(options["source"]), Column(options["target"]), Column("ω"), Column("dev Δ", "points"),
+        Column(options.source), Column(options.target), Column("ω"), Column("dev Δ", "points"),
         Column("test Δ", "points"), Column("interval", "points interval"), Column("random", "points"),
         Column("random interval", "points interval"), Column("helps"),
     )  # fmt: skip
     rows = []
     for name in names:
         for device in devices:
-            pair = labels[name]["devices"][device]
-            random = pair["random"] or {}
-            shown = {True: "yes", False: "no", None: None}[pair["helps"]]
-            rows.append([device, name, pair["omega"], max(pair["dev"]), pair["delta"], pair["interval"],
-                         random.get("mean"), random.get("interval"), shown])  # fmt: skip
-    section.tables.append(Table("cross-signal", "Cross-signal", columns, rows, "cross_signal.json"))
+            signal = labels[name].devices[device]
+            random = signal.random
+            rows.append(
+                [
+                    device, name, signal.omega, max(signal.dev), signal.delta, signal.interval,
+                    random and random.mean, random and random.interval,
+                    None if signal.helps is None else words.plain(signal.helps),
+                ]
+            )  # fmt: skip
+    section.tables.append(Table("cross-signal", "Cross-signal", columns, rows, findings_file("cross_signal")))
     return section
 
 
-def _associations(found: Findings, figures: ModuleType) -> Section:
+def _associations(result: Associations) -> Section:
     section = Section("associations", "Associations")
-    labels = [label for names in found["tasks"].values() for label in names]
+    labels = [label for names in result.tasks.values() for label in names]
+    score = result.options.score
     section.text.append(
         "Overlap is the number of neurons that two labels share, expected is what random sets of the same sizes "
         "would; p is the upper tail of the hypergeometric distribution, q adjusted by Benjamini and Hochberg over "
         "the pairs of two tasks, or of one. The correlation is Pearson's, of the two labels' "
-        f"{found['options']['score']} over all neurons."
+        f"{score} over all neurons."
     )
-    place = {label: row for row, label in enumerate(labels)}
+    position = {label: row for row, label in enumerate(labels)}
     matrix = np.full((len(labels), len(labels)), np.nan)
-    for pair in found["pairs"]:
-        value = np.nan if pair["correlation"] is None else pair["correlation"]
-        i, j = place[pair["first"]], place[pair["second"]]
-        matrix[i, j] = matrix[j, i] = value
-    section.figures.append(
-        (
-            "correlation", figures.matrix_figure(labels, labels, matrix, places=2),
-            f"Correlation of two labels' {found['options']['score']} over all {count(found['neurons'], 'neuron')}.",
-        )
-    )  # fmt: skip
+    for pair in result.pairs:
+        i, j = position[pair.first], position[pair.second]
+        matrix[i, j] = matrix[j, i] = np.nan if pair.correlation is None else pair.correlation
+    drawing = figures.matrix_figure(labels, labels, matrix, places=2)
+    caption = f"Correlation of two labels' {score} over all {count(result.neurons, 'neuron')}."
+    section.figures.append(Figure("correlation", drawing, caption))
     rows = [
-        [pair["first"], pair["second"], pair["overlap"], pair["expected"], pair["jaccard"], pair["p"], pair["q"],
-         pair["correlation"]]
-        for pair in sorted(found["pairs"], key=lambda pair: (pair["same_task"], 2 if pair["p"] is None else pair["p"]))
+        [
+            pair.first, pair.second, pair.overlap, pair.expected, pair.jaccard, pair.p, pair.q, pair.correlation,
+        ]
+        for pair in sorted(result.pairs, key=lambda pair: (pair.same_task, 2 if pair.p is None else pair.p))
     ]  # fmt: skip
     columns = (
         Column("first"), Column("second"), Column("overlap", "count"), Column("expected", "number"),
         Column("Jaccard", "number"), Column("p", "p"), Column("q", "p"), Column("correlation", "number"),
     )  # fmt: skip
-    section.tables.append(
-        Table("associations", "Pairs of labels, of two tasks first", columns, rows, "associations.json")
-    )
+    source = findings_file("associations")
+    section.tables.append(Table("associations", "Pairs of labels, of two tasks first", columns, rows, source))
     thirds = [
-        [label, *entry["thirds"].values()] for label, entry in found["layers"].items() if entry["thirds"]
-    ]  # fmt: skip
+        [label, *(layers.thirds[third] for third in THIRDS)] for label, layers in result.layers.items() if layers.thirds
+    ]
     if thirds:
-        caption = "Neurons in each third of the sites"
-        counted = (Column("label"), *(Column(third, "count") for third in ("bottom", "middle", "top")))
-        section.tables.append(Table("layers", caption, counted, thirds, "associations.json"))
+        counts = (Column("label"), *(Column(third, "count") for third in THIRDS))
+        section.tables.append(Table("layers", "Neurons in each third of the sites", counts, thirds, source))
     return section
 
 
-def results_table(validation: ValidationResult, name: str, caption: str, source: str) -> Table:
+def results_table(validation: Validation, name: str, caption: str, source: str) -> Table:
     """The main table of a validation."""
     columns = (
         Column("task"), Column("label"), Column("neurons", "count"), Column("masked", "count"),
@@ -412,21 +430,22 @@ def results_table(validation: ValidationResult, name: str, caption: str, source:
         Column("loss Δ", "number"), Column("verdict"),
     )  # fmt: skip
     rows = []
-    for one in validation.labels():
-        adaptive, zeroed, mean = (one.masks.get(mask) for mask in ("adaptive", "zero", "mean"))
-        random = one.random
-        rows.append(
-            [
-                one.task, one.label, one.selected, one.masked, one.sentences, one.baseline,
-                adaptive and adaptive.delta, adaptive and adaptive.interval, zeroed and zeroed.delta,
-                mean and mean.delta, random and random.mean, random and random.interval,
-                adaptive and adaptive.others_delta, adaptive and adaptive.loss_delta, one.verdict,
-            ]
-        )  # fmt: skip
+    for task, of_task in validation.tasks.items():
+        for label, result in of_task.in_order():
+            adaptive, zeroed, mean = (result.masks.get(mask) for mask in MASKS)
+            random = result.random
+            rows.append(
+                [
+                    task, label, result.selected, result.masked, result.sentences, result.baseline,
+                    adaptive and adaptive.delta, adaptive and adaptive.interval, zeroed and zeroed.delta,
+                    mean and mean.delta, random and random.mean, random and random.interval,
+                    adaptive and adaptive.others_delta, adaptive and adaptive.loss_delta, result.verdict,
+                ]
+            )  # fmt: skip
     return Table(name, caption, columns, rows, source)
 
 
-def _cross_dataset(other: ValidationResult) -> Section:
+def _cross_dataset(other: Validation) -> Section:
     section = Section("cross-dataset", "On another corpus", validation=other)
     corpus = other.provenance.get("corpus_name", "another corpus")
     section.text.append(
@@ -434,20 +453,10 @@ def _cross_dataset(other: ValidationResult) -> Section:
         "split, and its test split is shown. Columns and verdict are those of the main table."
     )
     caption = f"Validation on {corpus}, each interval in a column of its own"
-    section.tables.append(results_table(other, "cross-dataset", caption, "cross_dataset.json"))
+    section.tables.append(results_table(other, "cross-dataset", caption, CROSS_DATASET))
     return section
 
 
-def _hundredfold(value: float | None) -> float:
-    return float("nan") if value is None else 100 * value
-
-
-_SECTIONS: dict[str, Callable[[Findings, ModuleType], Section]] = {
-    "stability": _stability,
-    "candidates": _candidates,
-    "methods": _methods,
-    "ablations": _ablations,
-    "induction": _induction,
-    "cross_signal": _cross_signal,
-    "associations": _associations,
-}
+def _specific_points(effect: Effect | None) -> float:
+    """The specific change in points; NaN where it was not measured."""
+    return float("nan") if effect is None or effect.specific_delta is None else 100 * effect.specific_delta

@@ -1,5 +1,4 @@
-"""Tables of the report, in three forms from one source: HTML cells, CSV and LaTeX. Apart from the sections, so that a
-number is formatted in one place and leaves by the same road in every form."""
+"""Tables of the report in three forms: HTML cells, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -18,8 +17,13 @@ Kind = Literal["text", "passage", "count", "percent", "points", "number", "p", "
 
 @dataclass(frozen=True)
 class Column:
-    """``kind`` says how values are written. Fractions are shown as per cent or points; in a CSV they stay fractions. A
-    column of text may hold numbers that are settings, which are shown as they are; a passage is text of any length."""
+    """A column of a table.
+
+    Attributes:
+        name: its heading.
+        kind: how its values are written. Fractions are shown as per cent or points; in a CSV they stay fractions. A
+            column of text may hold settings that are numbers, shown as they are; a passage is text of any length.
+    """
 
     name: str
     kind: Kind = "text"
@@ -27,7 +31,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """``name`` is that of its files, ``source`` the file of the run that its numbers stand in."""
+    """A table.
+
+    Attributes:
+        name: part of the names of its files.
+        caption: what it shows.
+        columns: name and kind of each column.
+        rows: a value for each column; None and NaN are missing values.
+        source: the file of the run that has its numbers.
+    """
 
     name: str
     caption: str
@@ -36,17 +48,18 @@ class Table:
     source: str
 
     def cells(self) -> list[list[str]]:
-        """The rows as a reader sees them."""
+        """The rows as text for a reader."""
         return [
             [_shown(value, column.kind) for value, column in zip(row, self.columns, strict=True)] for row in self.rows
         ]
 
     def numeric(self) -> list[bool]:
+        """bool for each column: it has numbers, which are aligned to the right."""
         return [column.kind not in ("text", "passage") for column in self.columns]
 
     def csv(self) -> str:
-        """Comma-separated, numbers as they are in the source, text in quotes and never a formula; an interval takes two
-        columns, and what is missing is empty."""
+        """The table as comma-separated values: numbers as they are in the source, text in quotes and never a formula.
+        An interval takes two columns; a missing value is an empty cell."""
         header: list[str] = []
         for column in self.columns:
             header += [f"{column.name} low", f"{column.name} high"] if _is_interval(column) else [column.name]
@@ -64,7 +77,7 @@ class Table:
         return text.getvalue()
 
     def latex(self) -> str:
-        """A ``table`` with booktabs rules, as it is shown here."""
+        """The table as a LaTeX ``table`` with booktabs rules and the cells of :meth:`cells`."""
         align = "".join("r" if numeric else "l" for numeric in self.numeric())
         lines = [
             r"\begin{table}",
@@ -80,12 +93,12 @@ class Table:
         return "\n".join(lines)
 
 
-#: How a cell begins that a spreadsheet reads as a formula (OWASP, "CSV Injection"), in full width too.
+#: Beginnings of a cell that a spreadsheet reads as a formula (OWASP, "CSV Injection"), in full width too.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def cell_text(text: str) -> str:
-    """The text of a spreadsheet's cell: with an apostrophe before it where it could be read as a formula."""
+    """The text for a spreadsheet's cell: with an apostrophe before it where it could be read as a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

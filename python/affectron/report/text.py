@@ -1,13 +1,14 @@
-"""Numbers into words: how the report writes numbers, and the sentences that it derives from them.
+"""Numbers and sentences of the report.
 
-Apart from the template so that every statement is a pure function of the results and can be tested as one. A
-sentence says what was measured and stops there.
+Every sentence is a function of the results alone. It says what was measured and concludes nothing beyond that.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from affectron._internal.files import digest
 from affectron._internal.wording import count
@@ -16,7 +17,7 @@ from affectron.stats import PAIRS
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
-#: What a score reads of one sentence (``scores.SCORES[name].reads``), by the rule of the tokens that are observed.
+#: Quantity that a score reads of one sentence (``scores.SCORES[name].reads``), by the rule of the observed tokens.
 _QUANTITIES = {
     ("rate", "all"): "the share of its tokens at which the neuron is active",
     ("rate", "last"): "whether the neuron is active at its last token",
@@ -29,14 +30,17 @@ _OBSERVATIONS = {"mean": "sentences", PAIRS: "pairs"}
 
 
 def clean(text: str) -> str:
-    """The text with what neither HTML, SVG nor UTF-8 can carry, and what turns the letters around that follow (control
-    characters, lone surrogates, marks that embed or override a direction), as U+FFFD."""
+    """Replace by U+FFFD the characters that HTML, SVG or UTF-8 cannot carry (control characters, lone surrogates), and
+    the marks that embed or override a direction, which would turn the text after them around."""
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def file_name(text: str) -> str:
-    """The text as part of a file's name and of an id: itself where it has only ASCII letters, digits, ``_`` and ``-``
-    and is short, else what it has of these with a digest of the whole, so that two texts never share a name."""
+    """The text as part of a file's name and of an id.
+
+    A short text of ASCII letters, digits, ``_`` and ``-`` stays as it is. Any other keeps these characters and gets a
+    digest of the whole, so that two texts never share a name.
+    """
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", text)[:40]
     return plain if plain == text and text else f"{plain.strip('-')}-{digest(text.encode(errors='replace'))[:8]}"
 
@@ -51,6 +55,21 @@ def observations(tokens: str) -> str:
     return _OBSERVATIONS.get(tokens, "tokens")
 
 
+def plain(value: Any) -> str:
+    """A JSON value as a reader would write it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list) and not any(isinstance(item, (list, dict)) for item in value):
+        return ", ".join(plain(item) for item in value)
+    return json.dumps(value, ensure_ascii=False, indent=1 if isinstance(value, dict) else None)
+
+
 def decimal(value: float, places: int) -> str:
     """``value`` with that many decimals and a true minus sign; never a negative zero."""
     text = f"{value:.{places}f}"
@@ -60,7 +79,7 @@ def decimal(value: float, places: int) -> str:
 
 
 def signed(value: float, places: int) -> str:
-    """As :func:`decimal`, with a plus sign before what is above zero as written."""
+    """:func:`decimal` with a plus sign where the written number is above zero."""
     text = decimal(value, places)
     return text if text.startswith("−") or not float(text) else f"+{text}"
 
@@ -91,23 +110,23 @@ def listing(names: Sequence[str]) -> str:
 
 
 def layer_names(sites: Sequence[str]) -> tuple[str, list[str]]:
-    """What to call the axis of sites, and a short name for each: the first number in its module name
-    (``model.layers.7.mlp`` -> ``7``) where that tells all of them apart, else its place in forward order."""
-    found = [re.search(r"\d+", site) for site in sites]
-    numbers = [match.group() if match else "" for match in found]
+    """Name of the axis of sites, and a short name for each site: the first number in its module name
+    (``model.layers.7.mlp`` -> ``7``) where that tells all of them apart, else its position in forward order."""
+    matches = [re.search(r"\d+", site) for site in sites]
+    numbers = [match.group() if match else "" for match in matches]
     if all(numbers) and len(set(numbers)) == len(numbers):
         return "layer", numbers
-    return "site, in the order of the forward pass", [str(place) for place in range(len(sites))]
+    return "site, in the order of the forward pass", [str(position) for position in range(len(sites))]
 
 
 def below_zero(result: LabelResult) -> bool | None:
-    """Whether the whole 95 % interval of the adaptive mask's change is below zero; None without an interval."""
+    """Tell whether the whole 95 % interval of the adaptive mask's change is below zero; None without the mask."""
     mask = result.masks.get("adaptive")
-    return None if mask is None or mask.interval is None else mask.interval[1] < 0
+    return None if mask is None else mask.interval[1] < 0
 
 
-def verdict(result: LabelResult) -> str:
-    """What the adaptive mask's numbers show for one label, in one clause."""
+def outcome(result: LabelResult) -> str:
+    """The adaptive mask's numbers for one label, in one clause."""
     if result.random is None or result.beats_random is None:
         return "there are no random sets to compare with"
     if result.beats_random and below_zero(result):
@@ -120,21 +139,21 @@ def verdict(result: LabelResult) -> str:
 
 
 def label_sentence(result: LabelResult) -> str:
-    """One label's outcome under the adaptive mask against its control, in plain words (the label not named)."""
+    """One label's result under the adaptive mask against its control, in plain words (the label not named)."""
     mask = result.masks.get("adaptive")
     if not result.selected:
         return "no neuron was selected for it."
     if mask is None:
         return "not tested with the adaptive mask."
-    words = f"{points(mask.delta)} points" + (f" ({span(mask.interval)})" if mask.interval else "")
-    words += (
-        f", from {percent(result.baseline)} on {count(result.sentences, 'test sentence')}, with {result.masked:,} of "
+    words = (
+        f"{points(mask.delta)} points ({span(mask.interval)}), from {percent(result.baseline)} on "
+        f"{count(result.sentences, 'test sentence')}, with {result.masked:,} of "
         f"{count(result.selected, 'neuron')} attenuated; "
     )
     if result.random:
         words += f"{count(result.random.sets, 'random set')}: {points(result.random.mean)}"
         words += f" ({span(result.random.interval)}); "
-    return f"{words}{verdict(result)}."
+    return f"{words}{outcome(result)}."
 
 
 _OUTCOMES = (
@@ -145,33 +164,46 @@ _OUTCOMES = (
 )
 
 
-def headline(results: Sequence[LabelResult]) -> list[str]:
-    """The run in a few sentences, each a count over the labels' results. Empty where nothing was tested."""
-    tested = [result for result in results if "adaptive" in result.masks]
+def headline(results: Mapping[str, LabelResult]) -> list[str]:
+    """The run in a few sentences, each a count over the labels' results. Empty where nothing was tested.
+
+    Args:
+        results: label -> result.
+    """
+    tested = {label: result for label, result in results.items() if "adaptive" in result.masks}
     if not tested:
         return []
-    compared = [r for r in tested if r.random is not None and r.beats_random is not None]
+    compared = {label: r for label, r in tested.items() if r.random is not None and r.beats_random is not None}
     total = count(len(tested), "label")
     sentences = []
     for clause, beats, below in _OUTCOMES:
-        names = [r.label for r in compared if r.beats_random is beats and bool(below_zero(r)) is below]
+        names = [label for label, r in compared.items() if r.beats_random is beats and bool(below_zero(r)) is below]
         if names:
             sentences.append(f"For {len(names)} of {total} ({listing(names)}) {clause}.")
     if len(compared) < len(tested):
-        names = [r.label for r in tested if r not in compared]
+        names = [label for label in tested if label not in compared]
         sentences.append(f"For {len(names)} of {total} ({listing(names)}) there are no random sets to compare with.")
-    judged = [r for r in tested if r.verdict is not None]
-    if judged:
-        parts = []
-        for verdict_name in sorted({str(r.verdict) for r in judged}, reverse=True):
-            names = [r.label for r in judged if r.verdict == verdict_name]
-            parts.append(f"{verdict_name} for {len(names)} ({listing(names)})")
-        sentences.append(f"The verdict by the rule of the main table: {'; '.join(parts)}.")
+    return [*sentences, *_verdicts(tested), *_other_masks(tested)]
+
+
+def _verdicts(tested: Mapping[str, LabelResult]) -> list[str]:
+    """A sentence with the labels of each verdict, where there is any."""
+    judged = {label: result.verdict for label, result in tested.items() if result.verdict is not None}
+    parts = []
+    for verdict in sorted(set(judged.values()), reverse=True):
+        names = [label for label, of_label in judged.items() if of_label == verdict]
+        parts.append(f"{verdict} for {len(names)} ({listing(names)})")
+    return [f"The verdict by the rule of the main table: {'; '.join(parts)}."] if parts else []
+
+
+def _other_masks(tested: Mapping[str, LabelResult]) -> list[str]:
+    """A sentence for each other mask, which compares it with the adaptive one."""
+    sentences = []
     for name in ("zero", "mean"):
-        masked = [r for r in tested if name in r.masks]
+        masked = [result for result in tested.values() if name in result.masks]
         if masked:
-            fell = sum(r.masks[name].delta < 0 for r in masked)
-            lower = sum(r.masks["adaptive"].delta < r.masks[name].delta for r in masked)
+            fell = sum(result.masks[name].delta < 0 for result in masked)
+            lower = sum(result.masks["adaptive"].delta < result.masks[name].delta for result in masked)
             sentences.append(
                 f"With the {name} mask on the same neurons accuracy fell for {fell} of {len(masked)}; with the "
                 f"adaptive mask it went lower than that for {lower} of {len(masked)}."

@@ -14,9 +14,10 @@ from affectron.corpus import Corpus
 from affectron.experiments.ablations import ablate
 from affectron.experiments.associations import associate
 from affectron.experiments.candidates import collect, examine
-from affectron.experiments.findings import Findings
+from affectron.experiments.cross_signal import cross_signal_matrix
+from affectron.experiments.induction import induction
 from affectron.experiments.methods import compare_methods
-from affectron.experiments.regulation import cross_signal, induction
+from affectron.experiments.results import Stability as StabilityResult
 from affectron.experiments.stability import keep_stable, stability
 from affectron.experiments.validation import Options as LoopOptions
 from affectron.experiments.validation import validate_exam
@@ -150,7 +151,7 @@ class Select(Stage):
         neurons = select(session.stats(), **_selection(session.config))
         frequency = session.config.select.min_frequency
         if frequency is not None:
-            stable = Findings.load(session.folder / findings_file(Stability.name), Stability.name)
+            stable = StabilityResult.load(session.folder / findings_file(Stability.name))
             neurons = keep_stable(neurons, stable, frequency)
         neurons.save(session.folder / NEURONS)
 
@@ -311,7 +312,7 @@ class CrossSignal(Stage):
     def work(self, session: Session) -> None:
         table = session.config.cross_signal
         assert table is not None
-        cross_signal(
+        cross_signal_matrix(
             session.exam, session.neurons(), session.stats(), **table.values(), progress=session.progress
         ).save(session.folder / findings_file(self.name))  # fmt: skip
 

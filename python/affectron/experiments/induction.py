@@ -1,0 +1,73 @@
+"""Induction: sentences of other labels pushed towards a label by a shift of its neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from affectron.evaluation.effects import Ranked
+from affectron.evaluation.exam import Exam, finite_numbers, whole_number
+from affectron.evaluation.resampling import bootstrap_interval, label_rng, middle
+from affectron.experiments.results import ExamOptions, Induction, InductionOptions, LabelInduction
+from affectron.interventions import induce
+from affectron.neurons import NeuronSet
+from affectron.stats import ActivationStats
+
+
+def induction(
+    exam: Exam,
+    neurons: NeuronSet,
+    stats: ActivationStats,
+    betas: Sequence[float] = (1.0, 2.0, 4.0),
+    *,
+    task: str | None = None,
+    random_sets: int = 5,
+    bootstrap: int = 1000,
+    progress: bool = False,
+) -> Induction:
+    """Measure, for each beta, how many sentences of other labels are answered with the target, and the model's fluency.
+
+    Each of the label's neurons is shifted by beta times its mean activation under the label. ``share`` is that of the
+    test sentences without the label that are answered with it, ``interval`` its 95 % bootstrap interval, ``baseline``
+    the share without a shift. ``random`` is the mean share over random sets matched in size at each site and shifted
+    by their own means under the label, ``random_interval`` the middle 95 % of the sets. ``loss_delta`` is the change
+    of the loss of a token on these sentences as plain text, in nats.
+
+    Raises:
+        InputError: betas that are not finite numbers, or as :meth:`Exam.require`.
+    """
+    finite_numbers("betas", betas)
+    whole_number("random_sets", random_sets, 0)
+    whole_number("bootstrap", bootstrap, 1)
+    tasks = exam.require(neurons, stats, task)
+    results: dict[str, dict[str, LabelInduction]] = {name: {} for name in tasks}
+    runs = sum(len(neurons[label]) > 0 for labels in tasks.values() for label in labels) * len(betas)
+    with exam.sitting("inducing", runs * (2 + random_sets), progress) as step:
+        for ranked in Ranked.each(exam, neurons, stats, tasks):
+            asked, text = exam.questions(exam.test, ranked.task), exam.text(exam.test, ranked.task)
+            rows = asked.others(ranked.target)
+            if not ranked.neurons or not len(rows):
+                continue
+            rng = label_rng(exam.seed, ranked.task, ranked.label)
+            drawn = ranked.random_sets(ranked.neurons, random_sets, rng)
+            programs = [induce(ranked.neurons, ranked.measured, beta) for beta in betas]
+            controls = [
+                induce(members, ranked.measured, beta, label=ranked.label) for beta in betas for members in drawn
+            ]
+            hits = (asked.ask([*programs, *controls], rows) == ranked.target).astype(np.float64)
+            step(len(programs) + len(controls))
+            induced, random = hits[: len(betas)], hits[len(betas) :].mean(axis=1).reshape(len(betas), -1)
+            results[ranked.task][ranked.label] = LabelInduction(
+                selected=len(ranked.neurons),
+                sentences=len(rows),
+                baseline=float((asked.unmasked[rows] == ranked.target).mean()),
+                share=tuple(induced.mean(axis=1).tolist()),
+                interval=tuple(bootstrap_interval(row, bootstrap, rng) for row in induced),
+                random=tuple(float(row.mean()) for row in random) if drawn else None,
+                random_interval=tuple(middle(row) for row in random) if drawn else None,
+                loss_delta=tuple(text.deltas(programs, rows)),
+            )
+            step(len(programs))
+    options = InductionOptions(ExamOptions.of(exam.options(tasks)), tuple(map(float, betas)), random_sets, bootstrap)
+    return Induction(exam.provenance(neurons), options, results)

@@ -1,0 +1,72 @@
+"""Results of the experiments: one frozen dataclass each, written to JSON and read back in one way.
+
+A result knows its ``kind``, which names its format (``affectron.<kind>``) and its file in a run folder. Accuracies and
+their changes are fractions, losses are nats a token, and None stands for what was not measured.
+"""
+
+from affectron.evaluation.verdicts import Change, Effect, Interval, RandomSets
+from affectron.experiments.results.ablations import THIRDS, Ablation, Ablations, AblationsOptions
+from affectron.experiments.results.associations import (
+    AssociatedPair,
+    Associations,
+    AssociationsOptions,
+    LabelLayers,
+)
+from affectron.experiments.results.candidates import (
+    CandidateNeuron,
+    Candidates,
+    CandidatesOptions,
+    Example,
+    LabelCandidates,
+)
+from affectron.experiments.results.cross_signal import CrossSignal, CrossSignalOptions, LabelSignals, Signal
+from affectron.experiments.results.findings import RESULTS, ExamOptions, Findings
+from affectron.experiments.results.induction import Induction, InductionOptions, LabelInduction
+from affectron.experiments.results.methods import LabelMethods, MethodResult, Methods, MethodsOptions, TaskMethods
+from affectron.experiments.results.stability import LabelStability, Stability, StabilityOptions
+from affectron.experiments.results.validation import MASKS, Accuracy, LabelResult, Mask, Round, TaskResult, Validation
+
+__all__ = [
+    "MASKS",
+    "RESULTS",
+    "THIRDS",
+    "Ablation",
+    "Ablations",
+    "AblationsOptions",
+    "Accuracy",
+    "AssociatedPair",
+    "Associations",
+    "AssociationsOptions",
+    "CandidateNeuron",
+    "Candidates",
+    "CandidatesOptions",
+    "Change",
+    "CrossSignal",
+    "CrossSignalOptions",
+    "Effect",
+    "ExamOptions",
+    "Example",
+    "Findings",
+    "Induction",
+    "InductionOptions",
+    "Interval",
+    "LabelCandidates",
+    "LabelInduction",
+    "LabelLayers",
+    "LabelMethods",
+    "LabelResult",
+    "LabelSignals",
+    "LabelStability",
+    "Mask",
+    "MethodResult",
+    "Methods",
+    "MethodsOptions",
+    "RandomSets",
+    "Round",
+    "Signal",
+    "Stability",
+    "StabilityOptions",
+    "TaskMethods",
+    "TaskResult",
+    "Validation",
+]

@@ -1,0 +1,98 @@
+"""Result of the candidates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from affectron._internal.checks import OneOf
+from affectron.errors import InputError
+from affectron.evaluation.verdicts import Count, Interval
+from affectron.experiments.results.findings import Findings
+
+HIGHER, LOWER = "higher", "lower"
+
+
+@dataclass(frozen=True)
+class CandidatesOptions:
+    """Options of the candidates.
+
+    Attributes:
+        split: the split whose sentences were read.
+        score: the score that selected the neurons.
+        reads: what that score reads of a sentence, ``rate`` or ``mean``.
+        tokens, active: the rules of the activations, as those of the screening.
+        bootstrap, permutations: numbers of resamples and permutations.
+        examples: sentences shown for each neuron at most.
+        seed: of resamples and permutations.
+    """
+
+    split: str | None
+    score: str
+    reads: Annotated[str, OneOf(("rate", "mean"))]
+    tokens: Annotated[str, OneOf(("all", "last", "mean"))]
+    active: str
+    bootstrap: Count
+    permutations: Count
+    examples: Count
+    seed: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sentence, its labels of any task, and the neuron's activation rate and mean activation over its tokens."""
+
+    text: str
+    labels: tuple[str, ...]
+    rate: float
+    mean: float | None
+
+
+@dataclass(frozen=True)
+class CandidateNeuron:
+    """One neuron of a label; None where it has a value that is not finite.
+
+    Attributes:
+        site, index: the neuron.
+        direction: whether it was selected for a higher or a lower value under its label.
+        auroc: share of the pairs of a sentence with the label and one without whose difference has that direction.
+        interval: 95 % percentile bootstrap interval of ``auroc``.
+        p: two-sided permutation p value.
+        redundancy: largest absolute correlation with a neuron that stands before it in the label's list.
+        examples: sentences of the highest value, or of the lowest where it was selected for that.
+        q: ``p`` adjusted by Benjamini and Hochberg over all neurons of all labels.
+    """
+
+    site: str
+    index: Count
+    direction: Annotated[str, OneOf((HIGHER, LOWER))]
+    auroc: float | None
+    interval: Interval | None
+    p: float | None
+    redundancy: float | None
+    examples: tuple[Example, ...]
+    q: float | None
+
+    def __post_init__(self) -> None:
+        if (self.auroc is None) != (self.interval is None):
+            raise InputError(f"interval is {self.interval}, expected one beside an auroc and none without")
+
+
+@dataclass(frozen=True)
+class LabelCandidates:
+    """A label's neurons, with the numbers of its sentences and of the task's others."""
+
+    task: str
+    sentences: Count
+    rest: Count
+    neurons: tuple[CandidateNeuron, ...]
+
+
+@dataclass(frozen=True)
+class Candidates(Findings):
+    """Result of :func:`affectron.experiments.candidates.examine`, by label."""
+
+    kind: ClassVar[str] = "candidates"
+
+    options: CandidatesOptions
+    labels: dict[str, LabelCandidates]

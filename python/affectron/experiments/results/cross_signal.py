@@ -1,0 +1,67 @@
+"""Result of the cross-signal experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from affectron._internal.records import INLINE
+from affectron.errors import InputError
+from affectron.evaluation.verdicts import Change, Count, RandomSets
+from affectron.experiments.results.findings import ExamOptions, Findings
+
+
+@dataclass(frozen=True)
+class CrossSignalOptions:
+    """Options of the cross-signal experiment; ``omegas`` by rising absolute value."""
+
+    exam: Annotated[ExamOptions, INLINE]
+    source: str
+    target: str
+    omegas: tuple[float, ...]
+    random_sets: Count
+    bootstrap: Count
+
+
+@dataclass(frozen=True)
+class Signal(Change):
+    """Effect of one source label's signal at the neurons of a target label.
+
+    Attributes:
+        random: the same at random neurons.
+        dev: change of dev accuracy for each omega.
+        omega: the one that was chosen on dev.
+        helps: whether the change lies above the random sets' interval and its own interval above zero; None without
+            random sets.
+    """
+
+    random: RandomSets | None
+    dev: tuple[float, ...]
+    omega: float
+    helps: bool | None
+
+
+@dataclass(frozen=True)
+class LabelSignals:
+    """A target label: its test sentences, its neurons, and the signal of each source label."""
+
+    sentences: Count
+    selected: Count
+    devices: dict[str, Signal]
+
+
+@dataclass(frozen=True)
+class CrossSignal(Findings):
+    """Result of :func:`affectron.experiments.cross_signal.cross_signal_matrix`, by target label."""
+
+    kind: ClassVar[str] = "cross_signal"
+
+    options: CrossSignalOptions
+    labels: dict[str, LabelSignals]
+
+    def __post_init__(self) -> None:
+        devices = {device for signals in self.labels.values() for device in signals.devices}
+        for label, signals in self.labels.items():
+            if signals.devices.keys() != devices:
+                missing = min(devices - signals.devices.keys())
+                raise InputError(f"labels.{label}.devices has no {missing!r}, expected every label of the source")

@@ -1,0 +1,66 @@
+"""Result of the induction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from affectron._internal.records import INLINE
+from affectron.errors import InputError
+from affectron.evaluation.verdicts import Count, Interval
+from affectron.experiments.results.findings import ExamOptions, Findings
+
+
+@dataclass(frozen=True)
+class InductionOptions:
+    """Options of the induction."""
+
+    exam: Annotated[ExamOptions, INLINE]
+    betas: tuple[float, ...]
+    random_sets: Count
+    bootstrap: Count
+
+
+@dataclass(frozen=True)
+class LabelInduction:
+    """Sentences of other labels under the shift towards one label; each tuple has a value for each beta.
+
+    Attributes:
+        selected: number of the label's neurons.
+        sentences: number of test sentences without the label.
+        baseline: share of them that the model answers with the label without a shift.
+        share, interval: that share under the shift, and its 95 % bootstrap interval over sentences.
+        random, random_interval: mean share under the same shift of random sets, and the 2.5 and 97.5 % quantiles of
+            the sets; None without random sets.
+        loss_delta: change of the mean loss of a token of these sentences, in nats; None where it is not finite.
+    """
+
+    selected: Count
+    sentences: Count
+    baseline: float
+    share: tuple[float, ...]
+    interval: tuple[Interval, ...]
+    random: tuple[float, ...] | None
+    random_interval: tuple[Interval, ...] | None
+    loss_delta: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Induction(Findings):
+    """Result of :func:`affectron.experiments.induction.induction`: task -> label -> shares. A label without neurons
+    is left out."""
+
+    kind: ClassVar[str] = "induction"
+
+    options: InductionOptions
+    tasks: dict[str, dict[str, LabelInduction]]
+
+    def __post_init__(self) -> None:
+        betas = len(self.options.betas)
+        for task, labels in self.tasks.items():
+            for label, shifted in labels.items():
+                for name in ("share", "interval", "random", "random_interval", "loss_delta"):
+                    values = getattr(shifted, name)
+                    if values is not None and len(values) != betas:
+                        field = f"tasks.{task}.{label}.{name}"
+                        raise InputError(f"{field} has {len(values)} values, expected one for each of {betas} betas")

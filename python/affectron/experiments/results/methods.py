@@ -1,0 +1,75 @@
+"""Result of the comparison of selection methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from affectron._internal.records import INLINE
+from affectron.errors import InputError
+from affectron.evaluation.verdicts import Count, Effect
+from affectron.experiments.results.findings import ExamOptions, Findings
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """Options of :func:`affectron.compare_methods`."""
+
+    exam: Annotated[ExamOptions, INLINE]
+    methods: tuple[str, ...]
+    top: float
+    alpha: float
+    random_sets: Count
+    bootstrap: Count
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """Number of neurons that a method selects for a label, and the effect of masking them.
+
+    The fields of the effect stand in the same object of the file; None where the method selects no neuron.
+    """
+
+    selected: Count
+    effect: Annotated[Effect | None, INLINE]
+
+
+@dataclass(frozen=True)
+class LabelMethods:
+    """A label: its test sentences, each method, and the best one: the method of the largest specific drop among those
+    with the verdict ``specific``; None where there is none."""
+
+    sentences: Count
+    methods: dict[str, MethodResult]
+    best: str | None
+
+
+@dataclass(frozen=True)
+class TaskMethods:
+    """A task: its labels, and the Jaccard index of each two methods, the mean over labels (None where neither selects
+    a neuron of any label)."""
+
+    labels: dict[str, LabelMethods]
+    agreement: tuple[tuple[float | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Methods(Findings):
+    """Result of :func:`affectron.compare_methods`, by task."""
+
+    kind: ClassVar[str] = "methods"
+
+    options: MethodsOptions
+    tasks: dict[str, TaskMethods]
+
+    def __post_init__(self) -> None:
+        methods = self.options.methods
+        for name, task in self.tasks.items():
+            for label, compared in task.labels.items():
+                if set(compared.methods) != set(methods):
+                    field = f"tasks.{name}.labels.{label}.methods"
+                    raise InputError(f"{field} is {', '.join(compared.methods)}, expected {', '.join(methods)}")
+            if {len(task.agreement), *map(len, task.agreement)} != {len(methods)}:
+                raise InputError(
+                    f"tasks.{name}.agreement: expected a row and a column for each of {len(methods)} methods"
+                )

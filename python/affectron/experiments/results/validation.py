@@ -1,0 +1,170 @@
+"""Result of the validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from affectron._internal.checks import OneOf, check
+from affectron.errors import InputError
+from affectron.evaluation.verdicts import Change, Count, RandomSets, Verdict
+from affectron.experiments.results.findings import Findings
+
+#: The masks, in the order in which they are shown.
+MASKS = ("adaptive", "zero", "mean")
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the feedback loop on the dev split.
+
+    Attributes:
+        alpha: strength of the attenuation.
+        share: share of the label's neurons that was masked.
+        neurons: their number.
+        dev_accuracy: accuracy on the label's own dev sentences.
+        dev_drop: by how much that is below the accuracy of the unmasked model.
+    """
+
+    alpha: float
+    share: float
+    neurons: Count
+    dev_accuracy: float
+    dev_drop: float
+
+
+@dataclass(frozen=True)
+class Mask(Change):
+    """Effect of one mask on the test split.
+
+    Attributes:
+        loss_delta: change of the mean loss of a token, in nats; None without tokens or where it is not finite.
+    """
+
+    loss_delta: float | None
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """Everything measured for one label.
+
+    Attributes:
+        selected: number of the label's neurons.
+        trace: the rounds of the feedback loop; empty for a label without neurons.
+        stopped: why the loop ended.
+        alpha, share: the settled strength and share of the label's neurons.
+        masked: number of neurons in the settled mask.
+        sites: site -> number of masked neurons there.
+        baseline: accuracy of the unmasked model on the label's own test sentences.
+        sentences: number of these sentences.
+        masks: name (one of ``MASKS``) -> effect; empty for a label without neurons.
+        random: the adaptive mask's control.
+        beats_random, verdict: those of the adaptive mask.
+    """
+
+    selected: Count
+    trace: tuple[Round, ...]
+    stopped: str
+    alpha: float
+    share: float
+    masked: Count
+    sites: dict[str, Count]
+    baseline: float
+    sentences: Count
+    masks: dict[str, Mask]
+    random: RandomSets | None
+    beats_random: bool | None
+    verdict: Verdict | None
+
+    def __post_init__(self) -> None:
+        for name in self.masks:
+            check("masks", name, OneOf(MASKS))
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Accuracy of the unmasked model on one split: over all sentences, and over each label's own."""
+
+    accuracy: float
+    per_label: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task: the labels to choose from, sizes of the splits, unmasked accuracies by split, results by label."""
+
+    labels: tuple[str, ...]
+    dev_sentences: Count
+    baseline: dict[str, Accuracy]
+    test_sentences: Count
+    results: dict[str, LabelResult]
+
+    def in_order(self) -> Iterator[tuple[str, LabelResult]]:
+        """(label, result) of every label that has a result, in the order of ``labels``."""
+        return ((label, self.results[label]) for label in self.labels if label in self.results)
+
+    def __post_init__(self) -> None:
+        for label in self.results:
+            check("results", label, OneOf(self.labels))
+
+
+@dataclass(frozen=True)
+class Validation(Findings):
+    """Result of :func:`affectron.validate`.
+
+    Attributes:
+        options: the options of the exam and of the feedback loop.
+        tasks: task -> its labels, sentences, unmasked accuracies, and results by label.
+    """
+
+    kind: ClassVar[str] = "validation"
+    _command: ClassVar[str] = "affectron validate"
+
+    options: dict[str, Any]
+    tasks: dict[str, TaskResult]
+
+    def __post_init__(self) -> None:
+        labels = [label for task in self.tasks.values() for label in task.labels]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise InputError(f"tasks have label {label!r} twice, expected each label in one task")
+
+    @property
+    def results(self) -> dict[str, LabelResult]:
+        """Label -> its result, task by task."""
+        return {label: result for task in self.tasks.values() for label, result in task.in_order()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each label, for a table: task, label, selected, masked, alpha, share, sentences, baseline, the
+        changes of accuracy under each mask (adaptive, zero, mean, random, others; ``*_interval`` beside adaptive,
+        random and others), loss, beats_random, verdict. None where not measured."""
+        rows = []
+        for name, task in self.tasks.items():
+            for label, result in task.results.items():
+                adaptive, zero, mean = (result.masks.get(mask) for mask in MASKS)
+                random = result.random
+                rows.append(
+                    {
+                        "task": name,
+                        "label": label,
+                        "selected": result.selected,
+                        "masked": result.masked,
+                        "alpha": result.alpha,
+                        "share": result.share,
+                        "sentences": result.sentences,
+                        "baseline": result.baseline,
+                        "adaptive": adaptive and adaptive.delta,
+                        "adaptive_interval": adaptive and adaptive.interval,
+                        "zero": zero and zero.delta,
+                        "mean": mean and mean.delta,
+                        "random": random and random.mean,
+                        "random_interval": random and random.interval,
+                        "others": adaptive and adaptive.others_delta,
+                        "others_interval": adaptive and adaptive.others_interval,
+                        "loss": adaptive and adaptive.loss_delta,
+                        "beats_random": result.beats_random,
+                        "verdict": result.verdict,
+                    }
+                )
+        return rows

@@ -1,0 +1,78 @@
+"""Definitions of the page: the terms of the method, and the decisions that the published notes leave open."""
+
+from __future__ import annotations
+
+from affectron.scores import Score
+from affectron.stats import PAIRS
+
+_ACTIVE = {
+    "gate": "the gate's activation is above 0, act(g) > 0; in a plain MLP, act(z) > 0 (rule “gate”)",
+    "product": "its activation is above 0, h > 0 (rule “product”)",
+}
+_TOKENS = {
+    "all": "Every token of a sentence is counted",
+    "last": "Only a sentence's last token is counted",
+    "mean": "A sentence is one observation, the mean over its tokens",
+    PAIRS: "A pair is one observation, the difference of the means over the tokens of its two texts",
+}
+_VALIDATED = [
+    ("Adaptive mask", "Of the label's neurons, the share τ with the largest |mean under the label − mean of "
+     "the rest| / |mean of all| is attenuated by α. If the label's accuracy on dev has not dropped by the "
+     "wanted amount, α and τ are raised, up to their caps; the last setting is used on test."),
+    ("Attenuation", "Dynamic: h′ = h · max(1 − α·|h|/M, 1 − α), by each token's own activation. Static: "
+     "h′ = h · (1 − α·A/M). A is the absolute mean, M the largest absolute activation under the label."),
+    ("Zero and mean mask", "The same neurons set to 0, or to their mean over all tokens of the task."),
+    ("Random sets", "As many neurons at each site, drawn at random, attenuated in the same way: what losing "
+     "any neurons costs."),
+    ("Others' Δ", "Change of accuracy on the sentences of the task's other labels: how specific the mask is."),
+    ("Loss Δ", "Change of next-token loss on neutral text, in nats a token: what else the mask breaks."),
+    ("Intervals", "Those of a mask: 95 % bootstrap over test sentences. That of the random sets: the middle "
+     "95 % of the sets."),
+]  # fmt: skip
+
+
+def definitions(
+    *, active: str, tokens: str, score: tuple[str, Score] | None, validated: bool, induced: bool
+) -> list[tuple[str, str]]:
+    """(term, meaning) of what the page uses.
+
+    Args:
+        active, tokens: the rules of the statistics.
+        score: name and description of the score that selected the neurons.
+        validated: whether a label was validated.
+        induced: whether there is an induction.
+    """
+    terms = [
+        (
+            "Neuron",
+            "The i-th input of an MLP block's last linear layer. Its activation at a token is h = act(g)·u in a gated "
+            "MLP, h = act(z) in a plain one. A site is one MLP block.",
+        ),
+        ("Active", f"A neuron is active at a token where {_ACTIVE.get(active, 'the rule of the statistics says so')}."),
+        ("Tokens", f"{_TOKENS.get(tokens, 'The rule is that of the statistics')}; padding and prompt templates are "
+         "never counted. P = active / counted tokens, for each neuron and label."),
+        ("Label and task", "A sentence carries one or more labels; a label belongs to one task, and labels are "
+         "contrasted within their task only."),
+    ]  # fmt: skip
+    if score is not None:
+        name, described = score
+        terms.append((f"Score “{name}”", f"{described.description}."))
+    if validated:
+        terms += _VALIDATED
+    if induced:
+        terms.append(("Induction", "h′ = h + β · mean activation under the label, at the label's neurons."))
+    return terms
+
+
+def decisions(*, selected: bool, validated: bool) -> list[str]:
+    """The choices that the published notes leave open and this run had to make."""
+    choices = ["The activity rule and the token rule, as stored with the statistics; both are options."]
+    if selected:
+        choices.append("The optional screens of the selection (sign, effect size, false discovery rate, least count).")
+    if validated:
+        choices += [
+            "Whether attenuation is static or by each token: the notes leave it open.",
+            "Where α starts, its step and cap, the step and cap of the share, and the drop at which the loop stops.",
+            "The number of random sets and of bootstrap resamples, the prompts, and the neutral text.",
+        ]
+    return choices

@@ -1,0 +1,68 @@
+"""Ablations: a mask of a planted neuron drops its label alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from affectron.errors import InputError
+from affectron.evaluation.exam import Exam
+from affectron.experiments.ablations import ablate, site_thirds
+from affectron.neurons import NeuronSet
+from affectron.stats import ActivationStats
+from tests.experiments.planted_model import planted
+from tests.support.errors import message
+from tests.support.planted import MOODS, TASKS, TONES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_model_answers_and_the_planted_neurons_rank_first(exam: Exam, neurons: NeuronSet) -> None:
+    for task in TASKS:
+        questions = exam.questions("test", task)
+        assert questions.right(questions.unmasked).all()
+    for label, ranked in neurons.items():
+        assert ranked[0][:2] == planted(label)
+
+
+def test_a_mask_of_the_planted_neuron_drops_its_label_alone(
+    exam: Exam, neurons: NeuronSet, stats: ActivationStats
+) -> None:
+    result = ablate(
+        exam, neurons, stats, alphas=(0.2, 1.0), shares=(0.01,), model_shares=(0.05,),
+        selection={"filter_rate": None}, random_sets=20, bootstrap=50,
+    )  # fmt: skip
+    rows = {(row.label, row.sweep, row.setting): row for row in result.rows}
+    for label in [*MOODS, *TONES]:
+        third = "middle" if label in MOODS else "bottom"
+        for setting in ("all", "bottom", "middle", "top"):
+            row = rows[label, "sites", setting]
+            hit = setting in ("all", third)
+            assert (row.effect is None) == (row.masked == 0)
+            if row.effect is not None:
+                assert row.effect.verdict == ("specific" if hit else "no effect")
+                assert (row.effect.delta, row.effect.others_delta) == ((-1.0, 0.0) if hit else (0.0, 0.0))
+                assert row.effect.random is not None
+                assert set(row.effect.random.deltas) == {0.0}
+        deltas = {key[1:]: row.effect and row.effect.delta for key, row in rows.items() if key[0] == label}
+        assert deltas["alpha", 0.2] == 0.0  # the weakened signal still wins
+        assert deltas["alpha", 1.0] == -1.0
+        assert deltas["model_share", 0.05] == -1.0
+        assert rows[label, "share", 0.01].masked == 1
+        # One mask under several names is one measurement.
+        assert rows[label, "alpha", 1.0].effect == rows[label, "sites", "all"].effect
+
+
+def test_thirds_cover_the_sites_in_order() -> None:
+    for count in range(3, 20):
+        sites = [f"s{k}" for k in range(count)]
+        thirds = site_thirds(sites)
+        assert [site for part in thirds.values() for site in part] == sites
+        sizes = [len(part) for part in thirds.values()]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[0] - sizes[2] <= 1
+    assert message(lambda: site_thirds(["a", "b"])) == "thirds of the sites are asked for, and the model has 2"
+
+
+def test_a_strength_out_of_its_range_is_refused(exam: Exam, neurons: NeuronSet, stats: ActivationStats) -> None:
+    with pytest.raises(InputError, match=r"alphas is 1.5, expected a number in \(0, 1\]"):
+        ablate(exam, neurons, stats, alphas=(1.5,))

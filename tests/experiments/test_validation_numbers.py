@@ -1,0 +1,248 @@
+"""Causal validation under an evaluator that answers by a script: every number follows from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from affectron.corpus import Corpus, Sentence
+from affectron.experiments.validation import validate
+from affectron.interventions import attenuate
+from affectron.neurons import NeuronSet
+from affectron.screening.screen import screen
+from affectron.selection import select
+from affectron.stats import ActivationStats
+from tests.experiments.scripted import Scripted
+from tests.support.tiny import build, make_tokenizer
+
+BOTH = {"mood": "{bos}{text}", "tone": "{bos}{text}"}
+TOKENIZER = make_tokenizer()
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def mixed_corpus() -> Corpus:
+    """Two tasks; sentences with two labels of one task, or one of each."""
+    rng = np.random.default_rng(8)
+    kinds = [("w50",), ("w51",), ("w52",), ("w50", "w52"), ("dry",), ("wet",), ("w51", "dry")]
+    records = []
+    for i in range(210):
+        labels = kinds[i % len(kinds)]
+        records.append(
+            {
+                "text": " ".join(f"w{w}" for w in rng.integers(0, 48, rng.integers(2, 8))),
+                "label": list(labels),
+                "task": ["tone" if label in ("dry", "wet") else "mood" for label in labels],
+                "split": ("train", "dev", "test")[int(rng.integers(3))],
+                "id": str(i),
+            }
+        )
+    return Corpus.from_records(records)
+
+
+MIXED = mixed_corpus()
+
+
+@pytest.fixture(scope="module")
+def mixed() -> tuple[torch.nn.Module, ActivationStats, NeuronSet]:
+    model = build("llama")
+    found = screen(model, TOKENIZER, MIXED.where(split="train"))
+    return model, found, select(found, top=0.3, filter_rate=None)
+
+
+def test_every_number_follows_from_the_answers(mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet]) -> None:
+    model, stats, neurons = mixed
+    script = Scripted(3)
+    found = validate(
+        model, TOKENIZER, MIXED, neurons, stats, evaluator=script, min_drop=0.2, random_sets=4, bootstrap=300, seed=2
+    )
+    assert found.options["script"] == 3
+    calls = iter(script.calls)
+
+    def told(part: Sequence[Sentence], answers: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+        return np.array([float(a >= 0 and labels[a] in one.labels) for one, a in zip(part, answers, strict=True)])
+
+    for task, labels in MIXED.tasks.items():
+        part = found.tasks[task]
+        every = list(MIXED.where(split="dev", task=task))
+        assert part.labels == tuple(labels)
+        assert part.dev_sentences == len(every)
+        name, asked, answers = next(calls)
+        assert (name, asked) == (task, every)
+        right = told(asked, answers, labels)
+        assert part.baseline["dev"].accuracy == pytest.approx(right.mean())
+        for label in labels:
+            own = [place for place, one in enumerate(every) if label in one.labels]
+            before = right[own].mean()
+            assert part.baseline["dev"].per_label[label] == pytest.approx(before)
+            trace = part.results[label].trace
+            previous = None
+            for place, step in enumerate(trace):
+                assert step.alpha == pytest.approx(min(0.3 + 0.1 * place, 1))
+                assert step.share == pytest.approx(min(0.1 + 0.1 * place, 1))
+                if (step.alpha, step.neurons) != previous:
+                    _, asked, answers = next(calls)
+                    assert asked == [every[place] for place in own]
+                    accuracy = told(asked, answers, labels).mean()
+                previous = (step.alpha, step.neurons)
+                assert step.dev_accuracy == pytest.approx(accuracy)
+                assert step.dev_drop == pytest.approx(before - accuracy)
+                assert step.dev_drop < 0.2 or place == len(trace) - 1  # the first that is enough is the last
+            last = trace[-1].dev_drop >= 0.2
+            assert part.results[label].stopped == ("drop reached" if last else "caps reached")
+            assert last or len(trace) == 10
+
+    for task, labels in MIXED.tasks.items():
+        part = found.tasks[task]
+        every = list(MIXED.where(split="test", task=task))
+        assert part.test_sentences == len(every)
+        _, asked, answers = next(calls)
+        assert asked == every
+        before = told(asked, answers, labels)
+        assert part.baseline["test"].accuracy == pytest.approx(before.mean())
+        for label in labels:
+            own = np.array([label in one.labels for one in every])
+            entry = part.results[label]
+            assert entry.sentences == own.sum()
+            assert entry.baseline == pytest.approx(before[own].mean())
+            for mask in ("adaptive", "zero", "mean"):
+                _, asked, answers = next(calls)
+                assert asked == every
+                change = told(asked, answers, labels) - before
+                shown = entry.masks[mask]
+                assert shown.accuracy == pytest.approx((before + change)[own].mean())
+                for rows, delta, interval in ((own, "delta", "interval"), (~own, "others_delta", "others_interval")):
+                    assert getattr(shown, delta) == pytest.approx(change[rows].mean())
+                    draws = np.random.default_rng(0).choice(change[rows], (4000, rows.sum()))
+                    low, high = np.quantile(draws.mean(1), (0.025, 0.975))
+                    # Means of few sentences lie on a lattice: one step of it, or the noise of 300 resamples.
+                    assert getattr(shown, interval) == pytest.approx([low, high], abs=max(0.08, 1.01 / rows.sum()))
+            deltas = []
+            for _ in range(4):
+                _, asked, answers = next(calls)
+                assert asked == [one for one, is_own in zip(every, own, strict=True) if is_own]
+                deltas.append((told(asked, answers, labels) - before[own]).mean())
+            drawn = entry.random
+            assert (drawn.sets, drawn.deltas) == (4, pytest.approx(deltas))
+            assert drawn.mean == pytest.approx(np.mean(deltas))
+            assert drawn.interval == pytest.approx(np.quantile(deltas, [0.025, 0.975]))
+            assert entry.beats_random == (entry.masks["adaptive"].delta < drawn.interval[0])
+    assert next(calls, None) is None
+
+
+class Watched(Corpus):
+    """Remembers which splits are read, and how many answers had been given by then."""
+
+    reads: ClassVar[list[tuple[str | None, int]]] = []
+    answers: Callable[[], int] = staticmethod(lambda: 0)
+
+    def __iter__(self) -> Iterator[Sentence]:
+        Watched.reads.append((self.split, Watched.answers()))
+        return super().__iter__()
+
+    def where(self, **kwargs: Any) -> Corpus:
+        view = super().where(**kwargs)
+        view.__class__ = Watched
+        return view
+
+
+def test_no_test_sentence_is_read_before_every_mask_is_settled(
+    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, stats, neurons = mixed
+    script = Scripted(1)
+    corpus = mixed_corpus()
+    corpus.__class__ = Watched
+    monkeypatch.setattr(Watched, "reads", [])
+    monkeypatch.setattr(Watched, "answers", staticmethod(lambda: len(script.calls)))
+    validate(model, TOKENIZER, corpus, neurons, stats, evaluator=script, random_sets=1, bootstrap=10, limit=9)
+    splits = [sentences[0].split for _, sentences, _ in script.calls]
+    first_test = splits.index("test")
+    assert set(splits[:first_test]) == {"dev"}
+    assert set(splits[first_test:]) == {"test"}
+    # But for a look at all texts before the first question: whether they were screened.
+    for split, answers in [read for read in Watched.reads if read[1]]:
+        assert (split, answers >= first_test) in {("dev", False), ("test", True)}
+    assert {split for split, _ in Watched.reads} == {"dev", "test"}
+
+
+def test_the_settled_mask_does_not_depend_on_the_test_split(
+    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
+) -> None:
+    model, stats, neurons = mixed
+    records = [
+        {
+            "text": one.text if one.split != "test" else "w1 w2",
+            "label": list(one.labels),
+            "task": [MIXED.task_of[label] for label in one.labels],
+            "split": one.split,
+        }
+        for one in MIXED
+    ]
+    other = Corpus.from_records(records)
+    found = [
+        validate(model, TOKENIZER, corpus, neurons, stats, prompts=BOTH, random_sets=0, bootstrap=10, min_drop=0.1)
+        for corpus in (MIXED, other)
+    ]
+    moved = 0
+    for task in MIXED.tasks:
+        one, two = (result.tasks[task] for result in found)
+        assert one.baseline["dev"] == two.baseline["dev"]
+        moved += one.baseline["test"] != two.baseline["test"]
+        for label in MIXED.tasks[task]:
+            for key in ("trace", "stopped", "alpha", "share", "masked", "sites"):
+                assert getattr(one.results[label], key) == getattr(two.results[label], key)
+    assert moved
+
+
+def test_the_same_seed_gives_the_same_result_and_labels_do_not_depend_on_each_other(
+    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
+) -> None:
+    model, stats, neurons = mixed
+    options: dict[str, Any] = {"prompts": BOTH, "random_sets": 3, "bootstrap": 50, "min_drop": 0.1}
+    one = validate(model, TOKENIZER, MIXED, neurons, stats, **options)
+    again = validate(model, TOKENIZER, MIXED, neurons, stats, **options)
+    assert one.content == again.content
+    alone = validate(model, TOKENIZER, MIXED, neurons, stats, task="tone", **options)
+    assert alone.tasks == {"tone": one.tasks["tone"]}
+    other = validate(model, TOKENIZER, MIXED, neurons, stats, seed=1, **options)
+    for task in MIXED.tasks:
+        for label in MIXED.tasks[task]:
+            before, after = (result.tasks[task].results[label] for result in (one, other))
+            assert before.trace == after.trace
+            assert before.masks["zero"].delta == after.masks["zero"].delta
+    assert any(
+        one.tasks[task].results[label].random != other.tasks[task].results[label].random
+        for task, label in ((MIXED.task_of[label], label) for label in MIXED.labels)
+    )
+
+
+def test_random_sets_are_matched_by_site_and_attenuated_as_the_label_is(
+    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
+) -> None:
+    model, stats, neurons = mixed
+    script = Scripted()
+    found = validate(
+        model, TOKENIZER, MIXED, neurons, stats, task="mood", evaluator=script, random_sets=12, bootstrap=10
+    )
+    programs = script.programs
+    label = MIXED.tasks["mood"][0]
+    entry = found.tasks["mood"].results[label]
+    # The mean mask comes last of a label's own.
+    last = max(place for place, program in enumerate(programs) if program and program.name == f"mean {label}")
+    sets = programs[last + 1 : last + 13]
+    selected = {(site, index) for site, index, _ in neurons[label]}
+    drawn = [{(site, int(i)) for site, part in p.sites.items() for i in part.index} for p in sets]
+    for program, members in zip(sets, drawn, strict=True):
+        assert {site: len(part.index) for site, part in program.sites.items()} == entry.sites
+        assert not members & selected
+        expected = attenuate(sorted(members), stats, entry.alpha, label=label)
+        for site, part in expected.sites.items():
+            np.testing.assert_array_equal(part.damping, program.sites[site].damping)
+            np.testing.assert_array_equal(part.floor, program.sites[site].floor)
+    assert len({frozenset(members) for members in drawn}) == 12

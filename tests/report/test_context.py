@@ -1,0 +1,132 @@
+"""Values of the page: tables, options, facts and notices are what the files say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from affectron.report import build_report
+from affectron.scores import SCORES
+from affectron.stats import ActivationStats
+from tests.report.reading import Page, written, written_pair
+from tests.support.raw_activations import starved
+from tests.support.results import (
+    PROVENANCE,
+    SELECT,
+    SITES,
+    make_neurons,
+    make_run,
+)
+
+
+def test_main_table_shows_every_label_and_number_of_the_file(whole: tuple[Path, dict[str, Any]]) -> None:
+    path, content = whole
+    rows = Page(path).tables["main-table"][1:]
+    expected: list[list[list[str]]] = []
+    for task, part in content["tasks"].items():
+        expected.append([[task]])
+        for label in part["labels"]:
+            result = part["results"][label]
+            row = [[label], [str(result["selected"])], [str(result["masked"])], [str(result["sentences"])]]
+            row.append([f"{100 * result['baseline']:.1f}"])
+            row += [[written(m["delta"]), written_pair(m["interval"])] for m in result["masks"].values()]
+            row.append([written(result["random"]["mean"]), written_pair(result["random"]["interval"])])
+            adaptive = result["masks"]["adaptive"]
+            row.append([written(adaptive["others_delta"]), written_pair(adaptive["others_interval"])])
+            row.append([f"{adaptive['loss_delta']:+.3f}".replace("-", "−").replace("+0.000", "0.000")])
+            row.append(["yes" if result["beats_random"] else "no"])
+            row.append([result["verdict"]])
+            expected.append(row)
+    assert rows == expected
+
+
+def test_table_text_gives_the_numbers_back(whole: tuple[Path, dict[str, Any]]) -> None:
+    path, content = whole
+    text = re.search(r'<pre class="copy" id="main-table-text">(.*?)</pre>', path.read_text(encoding="utf-8"), re.S)
+    assert text is not None
+    lines = [line.split("\t") for line in text[1].split("\n")]
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert [(row["task"], row["label"]) for row in rows] == [
+        (t, label) for t, part in content["tasks"].items() for label in part["labels"]
+    ]
+    for row in rows:
+        result = content["tasks"][row["task"]]["results"][row["label"]]
+        masks, drawn = result["masks"], result["random"]
+        assert [int(row["neurons"]), int(row["masked"])] == [result["selected"], result["masked"]]
+        found = [float(row[f"{name}_{part}"]) for name in masks for part in ("delta", "low", "high")]
+        assert found == pytest.approx([100 * x for m in masks.values() for x in (m["delta"], *m["interval"])], rel=1e-5)
+        found = [float(row[f"random_{part}"]) for part in ("mean", "low", "high")]
+        assert found == pytest.approx([100 * drawn["mean"], *(100 * x for x in drawn["interval"])], rel=1e-5)
+        assert float(row["loss_delta"]) == pytest.approx(masks["adaptive"]["loss_delta"], rel=1e-5)
+
+
+def test_baselines_options_and_provenance_are_shown(whole: tuple[Path, dict[str, Any]]) -> None:
+    path, content = whole
+    page = Page(path)
+    cells = [cell for rows in page.tables.values() for row in rows for cell in row]
+    for part in content["tasks"].values():
+        for split in part["baseline"].values():
+            assert [f"{100 * split['accuracy']:.1f}"] in cells
+            for label, value in split["per_label"].items():
+                assert any(
+                    [label] in row and [f"{100 * value:.1f}"] in row for rows in page.tables.values() for row in rows
+                )
+    for name in (*content["options"], *SELECT, *PROVENANCE):
+        assert [name] in cells, name
+    for value in ("a41b77d0", "emorhet-3m", "2.13.0", "label_likelihood"):
+        assert value in page.words
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_what_a_score_makes_no_use_of_is_not_said_of_it(score: str, tmp_path: Path) -> None:
+    """Only an entropy is filtered, and only it gives each neuron to one label."""
+    tasks = {"tone": ["calm", "loud"]}
+    neurons = make_neurons(tasks)
+    neurons.provenance["select"] = {**SELECT, "score": score}
+    neurons.save(tmp_path / "neurons.json")
+    page = Page(build_report(tmp_path))
+    entropy = score in ("entropy", "raw_entropy")
+    assert ("activity filter" in page.words) == entropy
+    assert ("all values are 0 by construction" in page.words) == entropy
+    assert (["filter_rate"] in [cell for rows in page.tables.values() for row in rows for cell in row]) == entropy
+
+
+def test_pieces_of_different_models_are_pointed_out(tmp_path: Path) -> None:
+    content = make_run(tmp_path, {"tone": ["calm", "loud"]}).to_json()
+    content["provenance"]["weights"] = "ffff0000"
+    (tmp_path / "validation.json").write_text(json.dumps(content))
+    page = Page(build_report(tmp_path))
+    assert "do not belong together: the weights differ" in page.words
+    assert "validation.json: ffff0000" in page.words
+
+
+def test_a_site_without_tokens_is_pointed_out_and_the_tokens_are_those_of_the_fullest(tmp_path: Path) -> None:
+    make_run(tmp_path, {"tone": ["calm", "loud", "soft"]})
+    stats = ActivationStats.load(tmp_path / "stats.safetensors")
+    page = Page(build_report(tmp_path))
+    assert "Not every" not in page.words
+    starved(stats, {SITES[0]: ["calm", "soft"]}).save(tmp_path / "stats.safetensors")
+    bare = Page(build_report(tmp_path))
+    assert f"at 1 of 6 sites, the first {SITES[0]}, fewer than two labels have tokens" in bare.words
+    assert "the tokens counted are those of the site that has most of the label’s" in bare.words
+    tokens = int(stats.count[SITES[0]][stats.rows("calm")].sum())
+    assert f"{tokens:,}" in bare.words
+    assert tokens > 0
+
+
+def test_a_label_with_a_source_of_its_own_is_pointed_out(tmp_path: Path) -> None:
+    make_run(tmp_path, {"tone": ["calm", "loud", "soft"]})
+    stats = ActivationStats.load(tmp_path / "stats.safetensors")
+    for sources, named in (
+        ({"calm": {"web": 3}, "loud": {"books": 2, "web": 1}, "soft": {"letters": 3}}, "soft come from letters"),
+        ({"calm": {"web": 3}, "loud": {"web": 1}, "soft": {"web": 3}}, None),
+    ):
+        stats.provenance["sources"] = sources
+        stats.save(tmp_path / "stats.safetensors")
+        page = Page(build_report(tmp_path))
+        assert page.words.count("where no other label of tone has any") == (named is not None)
+        assert named is None or f"All sentences of {named}" in page.words

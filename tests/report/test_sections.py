@@ -1,0 +1,171 @@
+"""Sections of the experiments: their tables and sentences are what the results say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from affectron._internal.artifacts import CROSS_DATASET, KINDS
+from affectron.experiments.results import Candidates, Effect
+from affectron.report import build_report
+from affectron.scores import SCORES
+from tests.report.reading import Page, read_csv, written
+from tests.support.results import (
+    SITES,
+    make_ablations,
+    make_associations,
+    make_candidates,
+    make_cross_signal,
+    make_methods,
+    make_neurons,
+    make_run,
+    make_stability,
+    make_validation,
+)
+
+
+@pytest.mark.parametrize(
+    ("score", "tokens", "told"),
+    [
+        ("entropy", "all", "the share of its tokens at which the neuron is active"),
+        ("mutual_information", "last", "whether the neuron is active at its last token"),
+        ("log_odds", "mean", "whether the neuron is active in the mean over its tokens"),
+        ("hedges_g", "all", "the neuron's mean activation over its tokens"),
+        ("differential", "last", "the neuron's activation at its last token"),
+    ],
+)
+def test_the_page_says_what_candidates_are_judged_by(score: str, tokens: str, told: str, tmp_path: Path) -> None:
+    make_run(tmp_path, {"tone": ["calm", "loud"]})
+    make_candidates({"tone": ["calm", "loud"]}, score, tokens=tokens).save(tmp_path / "candidates.json")
+    path = build_report(tmp_path)
+    page, reads = Page(path), SCORES[score].reads
+    assert f"“{score}” compares {'activation rates' if reads == 'rate' else 'mean activations'};" in page.words
+    assert f"of each sentence of the dev split is taken {told}" in page.words
+    assert f"AUROC of each selected neuron for its label, of {told}" in page.words
+    second = "higher" if score == "entropy" else "lower"
+    for name in ("candidates", "examples"):
+        shown = [[cell[0] for cell in row] for row in page.tables[f"table-{name}"]]
+        exported = read_csv((path.parent / f"table-{name}.csv").read_text(encoding="utf-8"))
+        for rows in (shown, exported):
+            assert rows[0][2] == "selected for"
+            assert {row[2] for row in rows[1:]} == {f"higher {reads}", f"{second} {reads}"}
+    assert exported[1] == ["calm", f"{SITES[0]} 0", f"higher {reads}", "a text of calm", "calm", "0.75", "-1.25"]
+    assert "the AUROC of 2 of 4 neurons is above 0.5. The whole interval lies above 0.5 for 2, below 0.5 for 2." in (
+        page.words
+    )
+
+
+def test_a_neuron_without_an_auroc_is_left_out_of_figure_and_tables(tmp_path: Path) -> None:
+    make_run(tmp_path, {"tone": ["calm", "loud"]})
+    content = make_candidates({"tone": ["calm", "loud"]}).to_json()
+    lost = dict.fromkeys(("auroc", "interval", "p", "q"))
+    for neuron in (*content["labels"]["calm"]["neurons"], content["labels"]["loud"]["neurons"][0]):
+        neuron |= lost
+    Candidates.from_json(content).save(tmp_path / "candidates.json")
+    page = Page(build_report(tmp_path))
+    assert [row[:2] for row in page.tables["table-candidates"][1:]] == [[["loud"], [f"{SITES[0]} 1"]]]
+    assert "the AUROC of 0 of 1 neuron is above 0.5" in page.words
+
+
+TASKS = {"tone": ["calm", "loud"], "mood": ["glum", "glad"]}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run with every experiment."""
+    folder = tmp_path_factory.mktemp("everything")
+    make_run(folder, TASKS, *KINDS).save(folder / CROSS_DATASET)
+    return build_report(folder)
+
+
+def table(page: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a table beside the page, by column."""
+    header, *rows = read_csv((page.parent / f"table-{name}.csv").read_text(encoding="utf-8"))
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def cells(*values: object) -> list[str]:
+    return ["" if value is None else str(value) for value in values]
+
+
+def test_a_run_with_every_experiment_has_a_section_for_each(everything: Path) -> None:
+    page = Page(everything)
+    sections = (
+        "stability", "candidates", "selection-methods", "ablations", "induction", "cross-signal", "associations",
+        "cross-dataset",
+    )  # fmt: skip
+    assert [
+        name for tag, attributes in page.elements if tag == "section" and (name := attributes["id"]) in sections
+    ] == [*sections]
+    assert "do not belong together" not in page.words
+
+
+def effect_cells(effect: Effect | None) -> list[str]:
+    if effect is None:
+        return [""] * 8
+    random = effect.random
+    assert random is not None
+    return cells(effect.delta, *effect.interval, effect.others_delta, random.mean, *random.interval, effect.verdict)
+
+
+def test_tables_of_ablations_and_methods_have_every_effect(everything: Path) -> None:
+    ablations = make_ablations(TASKS)
+    for sweep in ("sites", "alpha"):
+        rows = table(everything, f"ablation-{sweep}")
+        expected = [
+            cells(row.label, row.setting, row.masked) + effect_cells(row.effect)
+            for row in ablations.rows
+            if row.sweep == sweep
+        ]
+        assert [list(row.values()) for row in rows] == expected
+    for task, compared in make_methods(TASKS).tasks.items():
+        expected = [
+            [*cells(label, name, method.selected), *effect_cells(method.effect), "yes" if of_label.best == name else ""]
+            for label, of_label in compared.labels.items()
+            for name, method in of_label.methods.items()
+        ]
+        assert [list(row.values()) for row in table(everything, f"methods-{task}")] == expected
+    words = Page(everything).words
+    deltas = {row.setting: row.effect.delta for row in ablations.rows if row.sweep == "sites" and row.effect}
+    assert (
+        f"bottom {written(deltas['bottom'])}, top {written(deltas['top'])}. The largest drop is in the bottom" in words
+    )
+
+
+def test_table_of_the_cross_signal_has_every_pair(everything: Path) -> None:
+    result = make_cross_signal(*TASKS.values())
+    expected = []
+    for label, signals in result.labels.items():
+        for device, signal in signals.devices.items():
+            assert signal.random is not None
+            expected.append(
+                cells(device, label, signal.omega, max(signal.dev), signal.delta, *signal.interval, signal.random.mean,
+                      *signal.random.interval, "yes")
+            )  # fmt: skip
+    assert [list(row.values()) for row in table(everything, "cross-signal")] == expected
+
+
+def test_tables_of_associations_and_stability_have_every_label(everything: Path) -> None:
+    result = make_associations(TASKS)
+    order = sorted(result.pairs, key=lambda pair: pair.same_task)
+    expected = [cells(p.first, p.second, p.overlap, p.expected, p.jaccard, p.p, p.q, p.correlation) for p in order]
+    assert [list(row.values()) for row in table(everything, "associations")] == expected
+    thirds = [cells(label, *layers.thirds.values()) for label, layers in result.layers.items()]
+    assert [list(row.values()) for row in table(everything, "layers")] == thirds
+    stable = make_stability(TASKS).labels
+    expected = [cells(label, one.task, one.selected, 1.0, 1, one.split_half) for label, one in stable.items()]
+    assert [list(row.values()) for row in table(everything, "stability")] == expected
+
+
+def test_table_of_another_corpus_is_that_of_its_validation(everything: Path) -> None:
+    rows = table(everything, "cross-dataset")
+    assert rows == table(everything, "results")
+    validation = make_validation(TASKS, make_neurons(TASKS))
+    assert [(row["task"], row["label"]) for row in rows] == [(t, label) for t in TASKS for label in TASKS[t]]
+    for row in rows:
+        result = validation.results[row["label"]]
+        adaptive = result.masks["adaptive"]
+        assert [row["Δ adaptive"], row["Δ others"], row["verdict"]] == cells(
+            adaptive.delta, adaptive.others_delta, result.verdict
+        )

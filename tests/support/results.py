@@ -1,0 +1,340 @@
+"""Results of every experiment with made-up numbers, and a run folder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from affectron._internal.artifacts import NEURONS, STATS, findings_file
+from affectron.experiments.results import (
+    Ablation,
+    Ablations,
+    AblationsOptions,
+    Accuracy,
+    AssociatedPair,
+    Associations,
+    AssociationsOptions,
+    CandidateNeuron,
+    Candidates,
+    CandidatesOptions,
+    CrossSignal,
+    CrossSignalOptions,
+    Effect,
+    ExamOptions,
+    Example,
+    Findings,
+    Induction,
+    InductionOptions,
+    LabelCandidates,
+    LabelInduction,
+    LabelLayers,
+    LabelMethods,
+    LabelResult,
+    LabelSignals,
+    LabelStability,
+    Mask,
+    MethodResult,
+    Methods,
+    MethodsOptions,
+    RandomSets,
+    Round,
+    Signal,
+    Stability,
+    StabilityOptions,
+    TaskMethods,
+    TaskResult,
+    Validation,
+)
+from affectron.neurons import NeuronList, NeuronSet
+from affectron.scores import SCORES
+from affectron.stats import ActivationStats
+
+Tasks = Mapping[str, Sequence[str]]
+
+SITES = [f"model.layers.{layer}.mlp" for layer in range(6)]
+WIDTH = 512
+PROVENANCE = {
+    "affectron": "0.1.0",
+    "model": "emorhet-3m",
+    "model_hash": "5f0c9b7e",
+    "weights": "a41b77d0",
+    "tokenizer": "9d1e22c4",
+    "corpus": ["77b1c0de"],
+    "corpus_name": "data.jsonl",
+    "split": "train",
+    "tokens": "all",
+    "active": "gate",
+    "dtype": "bfloat16",
+    "template": "{text}",
+    "count_special": False,
+    "versions": {"torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.14"},
+}
+SELECT = {
+    "task": None, "top": 0.05, "score": "entropy", "filter_rate": 0.95, "assign": "argmax",
+    "activation_bar_ratio": 0.95, "sign": None, "min_effect": None, "fdr": None, "min_count": None,
+}  # fmt: skip
+EXAM = ExamOptions("label_likelihood", {"prompts": {"tone": "{text}"}}, "dev", "test", None, 0)
+
+
+def make_stats(tasks: Tasks) -> ActivationStats:
+    rng = np.random.default_rng(1)
+    segments = [(label,) for labels in tasks.values() for label in labels]
+    if len(tasks) > 1:
+        segments.append(tuple(labels[0] for labels in tasks.values()))
+    arrays = {}
+    count = rng.integers(3000, 9000, len(segments))
+    for site in SITES:
+        shape = (len(segments), WIDTH)
+        arrays[site] = {
+            "count": count,
+            "active": rng.integers(0, 3000, shape),
+            "nonfinite": np.zeros(shape, np.int64),
+            "mean": rng.normal(size=shape),
+            "m2": rng.random(shape),
+            "min": np.full(shape, -5, np.float32),
+            "max": np.full(shape, 5, np.float32),
+        }
+    return ActivationStats(tasks, segments, arrays, PROVENANCE)
+
+
+def make_neurons(tasks: Tasks) -> NeuronSet:
+    rng = np.random.default_rng(2)
+    weights = np.array([1, 1, 2, 3, 5, 8]) / 20
+    lists = []
+    for task, labels in tasks.items():
+        taken: set[tuple[str, int]] = set()
+        for label in labels:
+            size = int(rng.integers(18, 60))
+            drawn = {(SITES[rng.choice(6, p=weights)], int(rng.integers(0, 120))) for _ in range(size)} - taken
+            taken |= drawn
+            lists.append(NeuronList(label, task, [(site, index, 0.1) for site, index in sorted(drawn)]))
+    return NeuronSet(lists, dict.fromkeys(SITES, WIDTH), {**PROVENANCE, "select": SELECT})
+
+
+def make_random_sets(rng: np.random.Generator, sets: int = 20) -> RandomSets:
+    deltas = rng.normal(-0.01, 0.015, sets).tolist()
+    low, high = np.quantile(deltas, [0.025, 0.975]).tolist()
+    return RandomSets(sets, tuple(deltas), float(np.mean(deltas)), (low, high))
+
+
+def make_label_result(rng: np.random.Generator, neurons: NeuronList) -> LabelResult:
+    def around(center: float, half: float) -> tuple[float, float]:
+        return center - half * rng.uniform(0.8, 1.2), center + half * rng.uniform(0.8, 1.2)
+
+    baseline = float(rng.uniform(0.4, 0.85))
+    rounds = int(rng.integers(1, 9))
+    drop = np.cumsum(rng.uniform(-0.005, 0.025, rounds)).tolist()
+    effect = -float(rng.uniform(-0.02, 0.16))
+    random = make_random_sets(rng)
+    share = min(1.0, 0.1 * rounds)
+    by_site = neurons.top(share).by_site()
+    masks = {}
+    for name, factor in (("adaptive", 1.0), ("zero", 0.6), ("mean", 0.35)):
+        delta, others = effect * factor, float(rng.normal(0.003, 0.006))
+        masks[name] = Mask(
+            accuracy=baseline + delta,
+            delta=delta,
+            interval=around(delta, 0.05),
+            others_delta=others,
+            others_interval=around(others, 0.02),
+            specific_delta=delta - others,
+            specific_interval=around(delta - others, 0.06),
+            loss_delta=float(rng.uniform(0, 0.05)),
+        )
+    return LabelResult(
+        selected=len(neurons),
+        trace=tuple(
+            Round(
+                alpha=0.3 + 0.1 * i,
+                share=0.1 * (i + 1),
+                neurons=max(1, round(0.1 * (i + 1) * len(neurons))),
+                dev_accuracy=baseline - drop[i],
+                dev_drop=drop[i],
+            )
+            for i in range(rounds)
+        ),
+        stopped="drop reached" if drop[-1] >= 0.05 else "caps reached",
+        alpha=0.3 + 0.1 * (rounds - 1),
+        share=0.1 * rounds,
+        masked=sum(map(len, by_site.values())),
+        sites={site: len(index) for site, index in by_site.items()},
+        baseline=baseline,
+        sentences=int(rng.integers(90, 135)),
+        masks=masks,
+        random=random,
+        beats_random=effect < random.interval[0],
+        verdict="unspecific" if effect < random.interval[0] else "no effect",
+    )
+
+
+def make_validation(tasks: Tasks, neurons: NeuronSet) -> Validation:
+    rng = np.random.default_rng(3)
+    options = {
+        "evaluator": "label_likelihood",
+        "prompts": {task: f"{{bos}}{{text}}\n{task.title()}:" for task in tasks},
+        "alpha": 0.3, "alpha_step": 0.1, "alpha_cap": 1.0, "share": 0.1, "share_step": 0.1, "share_cap": 1.0,
+        "min_drop": 0.05, "random_sets": 20, "bootstrap": 1000, "seed": 0, "dev": "dev", "test": "test",
+        "neutral": None,
+    }  # fmt: skip
+    made = {}
+    for task, labels in tasks.items():
+        results = {label: make_label_result(rng, neurons[label]) for label in labels}
+        per_label = {label: result.baseline for label, result in results.items()}
+        accuracy = float(np.mean(list(per_label.values())))
+        on_dev = {label: value + 0.01 for label, value in per_label.items()}
+        made[task] = TaskResult(
+            labels=tuple(labels),
+            dev_sentences=120 * len(labels),
+            baseline={"dev": Accuracy(accuracy + 0.01, on_dev), "test": Accuracy(accuracy, per_label)},
+            test_sentences=119 * len(labels),
+            results=results,
+        )
+    return Validation({**PROVENANCE, "split": "test"}, options, made)
+
+
+def make_induction(tasks: Tasks) -> Induction:
+    rng = np.random.default_rng(4)
+    betas = (0.0, 0.5, 1.0, 2.0, 4.0)
+
+    def curve() -> LabelInduction:
+        share = 0.1 + 0.5 * (1 - np.exp(-np.array(betas) * rng.random()))
+        return LabelInduction(
+            selected=9,
+            sentences=100,
+            baseline=0.1,
+            share=tuple(share.tolist()),
+            interval=tuple(zip((share - 0.05).tolist(), (share + 0.05).tolist(), strict=True)),
+            random=(0.1, 0.11, 0.1, 0.12, 0.13),
+            random_interval=((0.05, 0.15),) * 5,
+            loss_delta=(0.0, 0.01, 0.05, 0.2, None),
+        )
+
+    made = {task: {label: curve() for label in labels} for task, labels in tasks.items()}
+    return Induction(PROVENANCE, InductionOptions(EXAM, betas, 5, 1000), made)
+
+
+def make_candidates(tasks: Tasks, score: str = "entropy", **options: Any) -> Candidates:
+    """Two neurons a label, the first selected for a higher value, the second for a lower one, where scores do that."""
+    reads, second = SCORES[score].reads, "lower" if SCORES[score].per_label else "higher"
+    given: dict[str, Any] = {
+        "split": "dev", "score": score, "reads": reads, "tokens": "all", "active": "gate", "bootstrap": 1000,
+        "permutations": 1000, "examples": 2, "seed": 0, **options,
+    }  # fmt: skip
+
+    def neuron(label: str, index: int, direction: str) -> CandidateNeuron:
+        return CandidateNeuron(
+            site=SITES[0],
+            index=index,
+            direction=direction,
+            auroc=0.9 - 0.5 * index,
+            interval=(0.85 - 0.5 * index, 0.95 - 0.5 * index),
+            p=0.01,
+            redundancy=None,
+            examples=(Example(f"a text of {label}", (label,), 0.75, -1.25),) * given["examples"],
+            q=0.02,
+        )
+
+    made = {
+        label: LabelCandidates(task, 9, 9, (neuron(label, 0, "higher"), neuron(label, 1, second)))
+        for task, labels in tasks.items()
+        for label in labels
+    }
+    provenance = {**PROVENANCE, "tested": {"sentences": 9, "screened": 0, "texts": ""}}
+    return Candidates(provenance, CandidatesOptions(**given), made)
+
+
+def make_effect(delta: float = -0.1) -> Effect:
+    return Effect(
+        accuracy=0.5,
+        delta=delta,
+        interval=(delta - 0.1, delta + 0.05),
+        others_delta=0.0,
+        others_interval=(-0.01, 0.01),
+        specific_delta=delta,
+        specific_interval=(delta - 0.1, delta + 0.06),
+        random=make_random_sets(np.random.default_rng(6)),
+        beats_random=delta < -0.05,
+        verdict="specific" if delta < -0.05 else "no effect",
+    )
+
+
+def make_methods(tasks: Tasks) -> Methods:
+    """One method with neurons, and one without."""
+    compared = {"paper": MethodResult(3, make_effect()), "lee": MethodResult(0, None)}
+    made = {
+        task: TaskMethods({label: LabelMethods(9, compared, "paper") for label in labels}, ((1.0, None), (None, None)))
+        for task, labels in tasks.items()
+    }
+    return Methods(PROVENANCE, MethodsOptions(EXAM, ("paper", "lee"), 0.01, 1.0, 20, 10), made)
+
+
+def make_ablations(tasks: Tasks) -> Ablations:
+    settings: list[tuple[str, str | float, int, Effect | None]] = [
+        ("sites", "all", 9, make_effect()),
+        ("sites", "bottom", 9, make_effect()),
+        ("sites", "middle", 0, None),
+        ("sites", "top", 3, make_effect(0.01)),
+        ("alpha", 0.5, 9, make_effect(-0.04)),
+        ("alpha", 1, 9, make_effect()),
+    ]
+    rows = tuple(
+        Ablation(task, label, sweep, setting, 1.0, masked, 30, effect)
+        for task, labels in tasks.items()
+        for label in labels
+        for sweep, setting, masked, effect in settings
+    )
+    return Ablations(PROVENANCE, AblationsOptions(EXAM, 1.0, (0.5, 1.0), (), (), {"score": "entropy"}, 20, 10), rows)
+
+
+def make_cross_signal(source: Sequence[str], target: Sequence[str]) -> CrossSignal:
+    effect = make_effect(0.1)
+    signal = Signal(**effect.measures(), random=effect.random, dev=(0.0, 0.1), omega=2.0, helps=True)
+    made = {label: LabelSignals(30, 9, dict.fromkeys(source, signal)) for label in target}
+    return CrossSignal(PROVENANCE, CrossSignalOptions(EXAM, "tone", "mood", (1.0, 2.0), 20, 10), made)
+
+
+def make_associations(tasks: Tasks) -> Associations:
+    labels = [(task, label) for task, names in tasks.items() for label in names]
+    pairs = tuple(
+        AssociatedPair(first, second, task == other, 2, 0.5, 0.1, 0.02, None if task == other else 0.3, 0.04)
+        for position, (task, first) in enumerate(labels)
+        for other, second in labels[position + 1 :]
+    )
+    layers = {label: LabelLayers(dict.fromkeys(SITES, 1), {"bottom": 2, "middle": 2, "top": 2}) for _, label in labels}
+    names = {task: tuple(members) for task, members in tasks.items()}
+    return Associations(PROVENANCE, AssociationsOptions("hedges_g"), 6 * WIDTH, names, pairs, layers)
+
+
+def make_stability(tasks: Tasks) -> Stability:
+    made = {
+        label: LabelStability(task, 1, ((SITES[0], 0, 1.0),), ((SITES[1], 4, 0.25),), 0.5)
+        for task, labels in tasks.items()
+        for label in labels
+    }
+    return Stability(PROVENANCE, StabilityOptions(4, {"top": 0.05}, 25, 4, 0), made)
+
+
+def make_results(tasks: Tasks) -> dict[str, Findings]:
+    """Kind -> a result of that kind."""
+    first, *others = tasks.values()
+    results: list[Findings] = [
+        make_validation(tasks, make_neurons(tasks)), make_ablations(tasks), make_associations(tasks),
+        make_candidates(tasks), make_cross_signal(first, others[-1] if others else first), make_induction(tasks),
+        make_methods(tasks), make_stability(tasks),
+    ]  # fmt: skip
+    return {result.kind: result for result in results}
+
+
+def make_run(folder: Path, tasks: Tasks, *kinds: str) -> Validation:
+    """Write the run folder of a validation, an induction and further ``kinds``; return the validation."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_stats(tasks).save(folder / STATS)
+    neurons = make_neurons(tasks)
+    neurons.save(folder / NEURONS)
+    results = make_results(tasks)
+    for kind in ("validation", "induction", *kinds):
+        results[kind].save(folder / findings_file(kind))
+    return make_validation(tasks, neurons)
