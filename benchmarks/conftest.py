@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import affectron
-from affectron.ops import native
+from affectron.ops.backends import native
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from affectron.kernels.activation import INTERPRETED, activate, glu_tile
-from affectron.kernels.launch import rows_of, tile_shape
-from affectron.kernels.statistics import TILE_ROWS, load_tile, part_of
+from .activation import INTERPRETED, activate, glu_tile
+from .launch import rows_of, tile_shape
+from .statistics import TILE_ROWS, load_tile, part_of
 
 CHUNK_TILES = 8
 # Programs below which chunks are made smaller: some for each that the largest GPUs hold at once.

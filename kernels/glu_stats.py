@@ -11,9 +11,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents
 
-from affectron.kernels.activation import glu_tile
-from affectron.kernels.launch import rows_of
-from affectron.kernels.statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
+from .activation import glu_tile
+from .launch import rows_of
+from .statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
 
 
 @triton.jit(do_not_specialize=["num_tiles", "chunk_tiles", "runs"])
@@ -47,12 +47,12 @@ def glu_stats_kernel(
             g, u, h = (), (), ()
             for part in tl.static_range(TILE_ROWS // PART_ROWS):
                 row, inside = part_of(place, rows, part, column, f, PART_ROWS, EVEN)
-                g += (tl.load(gate + row * gate_stride + column[None, :], mask=inside, other=0.0),)
+                g += (tl.load(gate + row * gate_stride + column[None, :], mask=inside, other=0.0),)  # type: ignore[assignment]
                 if GATED:
-                    u += (tl.load(up + row * up_stride + column[None, :], mask=inside, other=0.0),)
+                    u += (tl.load(up + row * up_stride + column[None, :], mask=inside, other=0.0),)  # type: ignore[assignment]
             for part in tl.static_range(TILE_ROWS // PART_ROWS):
                 row, inside = part_of(place, rows, part, column, f, PART_ROWS, EVEN)
-                h += (glu_tile(g[part], u[part] if GATED else g[part], GATED, ACT),)
+                h += (glu_tile(g[part], u[part] if GATED else g[part], GATED, ACT),)  # type: ignore[assignment]
                 tl.store(out + row * f + column[None, :], h[part], mask=inside)
             seen, active, nonfinite, mean, m2, low, high = measure(
                 h, h if PRODUCT else g, out, f, place, rows, column, f,

@@ -13,8 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from affectron.kernels.activation import glu_tile, intervene
-from affectron.kernels.launch import rows_of, tile_shape
+from .activation import glu_tile, intervene
+from .launch import rows_of, tile_shape
 
 
 @triton.jit(do_not_specialize=["n"])

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from affectron.kernels.activation import INTERPRETED, glu_tile, intervene
-from affectron.kernels.launch import rows_of
+from .activation import INTERPRETED, glu_tile, intervene
+from .launch import rows_of
 
 ROWS = tl.constexpr(16)
 # Programs of down by neuron that are aimed at: several for each SM of the largest GPUs.

@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents
 
-from affectron.kernels.launch import rows_of
-from affectron.kernels.statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
+from .launch import rows_of
+from .statistics import TILE_ROWS, Runs, flush, load_tile, measure, part_of, reset
 
 
 @triton.jit(do_not_specialize=["num_tiles", "chunk_tiles", "runs"])
@@ -42,9 +42,9 @@ def neuron_stats_kernel(
             value, g = (), ()
             for part in tl.static_range(TILE_ROWS // PART_ROWS):
                 row, inside = part_of(place, rows, part, column, f, PART_ROWS, EVEN)
-                value += (tl.load(h + row * h_stride + column[None, :], mask=inside, other=0.0),)
+                value += (tl.load(h + row * h_stride + column[None, :], mask=inside, other=0.0),)  # type: ignore[assignment]
                 if GATED:
-                    g += (tl.load(gate + row * gate_stride + column[None, :], mask=inside, other=0.0),)
+                    g += (tl.load(gate + row * gate_stride + column[None, :], mask=inside, other=0.0),)  # type: ignore[assignment]
             seen, active, nonfinite, mean, m2, low, high = measure(
                 value, g if GATED else value, h, h_stride, place, rows, column, f,
                 seen, active, nonfinite, mean, m2, low, high, PART_ROWS, SINGLE_PASS,

@@ -36,7 +36,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_wait
 
-from affectron.kernels import forms, launch
+from . import forms, launch
 
 TILE_ROWS = tl.constexpr(32)  # SegmentPlan's
 CHUNK_TILES = 8

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from affectron import ops
+from affectron.ops._backends import absence_of
 from affectron.ops.forms import FORMS, use_form
-from affectron.ops.library import absence_of
 from on_gpu.scale import Scale
 from on_gpu.timing import Contender
 

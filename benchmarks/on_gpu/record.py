@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from affectron.ops.library import KERNELS, backend_for
+from affectron.ops import backend_for
+from affectron.ops._backends import KERNELS
 from on_gpu.scale import Scale
 from on_gpu.timing import Contender, Times
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from affectron.ops.library import BACKENDS, absence_of
+from affectron.ops._backends import BACKENDS, absence_of
 
 LABELS = 10
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from affectron import ops
-from affectron.ops.library import ACTIVATIONS, DTYPES
+from affectron.ops._codes import ACTIVATIONS, DTYPES
+from affectron.ops.backends import native
 
 HERE = Path(__file__).resolve().parent
 
@@ -82,7 +83,7 @@ class Emulated:
     ) -> Tensor:  # fmt: skip
         (n, inputs), (outputs, f) = x.shape, w_down.shape
         out = torch.full((n, outputs), torch.nan, dtype=x.dtype)
-        by_neuron = ops.native.stored_by_neuron(w_down)
+        by_neuron = native.stored_by_neuron(w_down)
         self.library.mlp_workspace_size.restype = ctypes.c_int64
         sizes = n, inputs, f, outputs, DTYPES.index(x.dtype), by_neuron
         size = self.library.mlp_workspace_size(*(ctypes.c_int64(v) for v in sizes))

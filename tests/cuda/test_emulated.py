@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from affectron import ops
-from affectron.ops import reference
+from affectron.ops.backends import reference
 from tests.cuda.conftest import Emulated
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
 from tests.support.oracles import (

@@ -12,7 +12,7 @@ import torch
 
 from affectron import ops
 from affectron.ops import forms
-from affectron.ops.library import BACKENDS, absence_of
+from affectron.ops._backends import BACKENDS, absence_of
 from tests.gpu.pretended import PretendedDevice
 
 REHEARSED = not torch.cuda.is_available() and "AFFECTRON_REHEARSE" in os.environ

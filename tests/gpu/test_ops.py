@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from affectron import _native, ops
-from affectron.ops import reference
+from affectron.ops.backends import reference
 from affectron.ops.forms import use_form
 from tests.gpu.conftest import SERVING
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves

@@ -20,8 +20,8 @@ from triton.runtime.jit import JITFunction
 from affectron import kernels
 from affectron.kernels import launch
 from affectron.ops import SegmentPlan, StatsBuffers
+from affectron.ops._codes import ACTIVATIONS, DTYPES
 from affectron.ops.forms import use_form
-from affectron.ops.library import ACTIVATIONS, DTYPES
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

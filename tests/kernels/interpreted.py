@@ -10,7 +10,8 @@ import torch
 
 from affectron import kernels, ops
 from affectron.kernels import statistics
-from affectron.ops import reference
+from affectron.ops._backends import KERNELS
+from affectron.ops.backends import reference
 from affectron.ops.buffers import FinalStats
 from affectron.ops.forms import use_form
 from tests.ops.conftest import ACTS, DTYPES, exact, halves
@@ -357,4 +358,4 @@ def test_sums_over_several_chunks(monkeypatch, chunk):
 
 
 def test_one_function_for_each_op():
-    assert set(kernels.__all__) == set(ops.library.KERNELS)
+    assert set(kernels.__all__) == set(KERNELS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from affectron.ops import native
+from affectron.ops.backends import native
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ACTS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")

@@ -14,7 +14,7 @@ from torch._functorch.aot_autograd import make_boxed_func
 from torch.utils.checkpoint import checkpoint
 
 from affectron import ops
-from affectron.ops import reference
+from affectron.ops.backends import reference
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, exact, halves
 from tests.support.oracles import check_gradients, check_sums, runs
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectron import ops
-from affectron.ops import native
+from affectron.ops.backends import native
 from tests.ops.conftest import ACTS, DTYPES, SHAPES, halves
 from tests.support.oracles import check, oracle, runs
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from affectron import ops
+from affectron.ops.backends import reference
 from tests.ops.conftest import ACTS, DTYPES
 from tests.support.oracles import NEUTRAL, infinite_where_masked, masking, programs, tokens, truth, weights
 
@@ -31,7 +32,7 @@ def test_against_the_definition(isa, one_thread, dtype, size, by_neuron, backend
                 with ops.use_backend(backend):
                     out = ops.masked_mlp(x, w_gate, up, down, table, rows, act)
                 wanted = truth(x, w_gate, up, w_down, table, rows, act)
-                torchs = ops.reference.masked_mlp(x, w_gate, up, w_down, table, rows, act)
+                torchs = reference.masked_mlp(x, w_gate, up, w_down, table, rows, act)
                 assert out.is_contiguous()
                 assert out.dtype == dtype
                 # Twice the error of torch in the same dtype, row by row, and an fp32 rounding of the sums.

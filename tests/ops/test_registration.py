@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from affectron import ops
-from affectron.ops import library
-from affectron.ops.library import backend_for
+from affectron.ops import _registry, backend_for
+from affectron.ops._backends import KERNELS
+from affectron.ops._checks import as_rows
+from affectron.ops.backends import native
 from tests.ops.conftest import halves
 
 L = torch.ops.affectron
@@ -132,15 +134,16 @@ def test_no_copy_of_a_strided_half():
     """The two halves of a fused projection are read where they lie."""
     both = torch.randn(8, 48)
     gate, up = both.chunk(2, dim=-1)
-    assert ops.library.as_rows("gate", gate[None], up[None]).data_ptr() == both.data_ptr()
+    assert as_rows("gate", gate[None]).data_ptr() == gate.data_ptr()
+    assert as_rows("up", up[None], gate[None]).data_ptr() == up.data_ptr()
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *backends: str) -> None:
     """Let ``backends`` be absent, and the others be there, whatever this machine has."""
-    monkeypatch.setattr(library, "absence_of", lambda backend, kind: f"no {backend}" if backend in backends else None)
+    monkeypatch.setattr(_registry, "absence_of", lambda backend, kind: f"no {backend}" if backend in backends else None)
 
 
-@pytest.mark.parametrize("op", library.KERNELS)
+@pytest.mark.parametrize("op", KERNELS)
 def test_backend_choice(monkeypatch, op):
     assert backend_for(op, "cpu") == ("native", "compiled for this processor")
     without(monkeypatch)
@@ -196,4 +199,4 @@ def test_backend_from_the_environment():
 
 def test_unknown_instruction_set_level():
     with pytest.raises(ValueError, match="'avx9000' is not one that this machine can run"):
-        ops.native.set_isa_level("avx9000")
+        native.set_isa_level("avx9000")

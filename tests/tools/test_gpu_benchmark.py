@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from affectron.ops import native
+from affectron import _native
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -107,7 +107,7 @@ def test_every_comparison_is_there(everything: tuple[str, dict[str, Any]], part:
             assert (row["goal"] is not None) == has_goal, (name, other)
             assert row["ok"] == (row["ratio"] <= row["goal"] if has_goal else None)
             assert name in everything[0]
-    if part == "ops" and native.cuda_built:
+    if part == "ops" and _native.CUDA_BUILT:
         assert {name for name, _ in found}.issuperset(BESIDE)
 
 

@@ -1,4 +1,4 @@
-"""StatsBuffers: the accumulators for one site (docs/method.md), on the device where the model runs."""
+"""StatsBuffers: the accumulators of one site (docs/method.md), on the device where the model runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from affectron.ops.library import as_rows
-from affectron.ops.segments import SegmentPlan
+from affectron.ops.segments import SegmentPlan, plan_for
 
 ACTIVE_RULES = ("gate", "product")
 
 
 @dataclass(frozen=True)
 class FinalStats:
-    """What was accumulated: count int64 [S]; active, nonfinite int64 [S, F]; mean, m2, var fp64 [S, F]; min, max
-    fp32 [S, F]. ``var`` is m2 over the finite observations; where a neuron has none, mean and var are NaN, min is
-    +inf and max is -inf."""
+    """Accumulated statistics of S segments and F neurons.
+
+    count is int64 [S]; active and nonfinite are int64 [S, F]; mean, m2 and var are fp64 [S, F]; min and max are fp32
+    [S, F]. ``var`` is m2 divided by the number of finite observations. Where a neuron has none, mean and var are NaN,
+    min is +inf and max is -inf.
+    """
 
     count: Tensor
     active: Tensor
@@ -31,13 +33,16 @@ class FinalStats:
 
 
 class StatsBuffers:
-    """Accumulators for ``segments`` segments of ``neurons`` neurons, filled by ``ops.glu_stats`` and ``neuron_stats``.
+    """Accumulators of ``segments`` segments and ``neurons`` neurons, filled by ``ops.glu_stats`` and ``neuron_stats``.
 
     Args:
         segments: S, at least 1.
         neurons: F, at least 1.
         active: ``gate`` counts a row as active where act(gate) > 0, ``product`` where h > 0.
-        device: where the accumulators live: that of the activations.
+        device: where the accumulators live, the device of the activations.
+
+    Raises:
+        ValueError: a number is below 1, or ``active`` is neither rule.
 
     Size: 8 S + 40 S F bytes.
     """
@@ -61,7 +66,7 @@ class StatsBuffers:
         return self.count, self.tally, self.moments, self.extrema
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`finalize` gave, bit for bit: accumulation goes on from there.
+        """Restore the state that :meth:`finalize` gave, bit for bit, so that accumulation goes on from it.
 
         Args:
             saved: the fields of FinalStats by name, on any device; ``var`` is not needed.
@@ -72,20 +77,11 @@ class StatsBuffers:
         self.moments.copy_(torch.stack([saved["mean"].where(seen, 0.0), saved["m2"]]))
         self.extrema.copy_(torch.stack([saved["min"], saved["max"]]))
 
-    def plan_for(self, value: Tensor, segments: Tensor | SegmentPlan) -> SegmentPlan:
-        """The plan for the rows of ``value`` [..., F], checked to fit them and these accumulators."""
-        rows = as_rows("gate", value)
+    def plan_for(self, rows: Tensor, segments: Tensor | SegmentPlan) -> SegmentPlan:
+        """The plan for an activation's ``rows`` [N, F], checked to fit them and these accumulators."""
         if rows.shape[1] != self.neurons:
             raise ValueError(f"the activation has {rows.shape[1]} neurons, expected the {self.neurons} of stats")
-        plan = segments if isinstance(segments, SegmentPlan) else SegmentPlan(segments, self.segments)
-        if plan.num_segments != self.segments:
-            raise ValueError(f"segments is planned for {plan.num_segments} segments, stats has {self.segments}")
-        if plan.rows != rows.shape[0]:
-            raise ValueError(f"segments has {plan.rows} rows, expected the {rows.shape[0]} of the activation")
-        if plan.order.device != value.device or self.count.device != value.device:
-            where = f"{value.device}, {plan.order.device} and {self.count.device}"
-            raise ValueError(f"activation, segments and stats are on {where}, expected one device")
-        return plan
+        return plan_for(segments, rows, self.count, self.segments, "stats")
 
     def finalize(self) -> FinalStats:
         """The statistics so far; accumulation can go on afterwards."""

@@ -1,4 +1,4 @@
-"""ops.masked_mlp: a whole gated MLP for a few rows, without the neurons that a program masks."""
+"""ops.masked_mlp: a whole gated MLP for a few rows, which leaves out the neurons that a program masks."""
 
 from __future__ import annotations
 
@@ -7,34 +7,29 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from affectron import _native
-from affectron.ops import native, reference
-from affectron.ops.glu_steer import check_program, glu_steer
-from affectron.ops.library import as_rows, check_activation, define
+from affectron.ops._checks import as_rows, check_activation, check_like, check_program
+from affectron.ops._registry import kernel_op
+from affectron.ops.backends import native
+from affectron.ops.glu_steer import glu_steer
 
-# Rows that the kernel takes at most; with more, the library's matrix products are faster.
+#: Rows that the kernel takes at most. With more, torch's matrix products are faster.
 MLP_ROWS: int = _native.MLP_ROWS
 
 
-def _fake(
+@kernel_op(
+    "masked_mlp(Tensor x, Tensor w_gate, Tensor? w_up, Tensor w_down, Tensor program, Tensor? rows, str act) -> Tensor"
+)
+def _masked_mlp(
     x: Tensor, w_gate: Tensor, w_up: Tensor | None, w_down: Tensor, program: Tensor, rows: Tensor | None, act: str
 ) -> Tensor:
     return x.new_empty((x.shape[0], w_down.shape[0]))
 
 
-_masked_mlp = define(
-    "masked_mlp(Tensor x, Tensor w_gate, Tensor? w_up, Tensor w_down, Tensor program, Tensor? rows, str act) -> Tensor",
-    native.masked_mlp,
-    reference.masked_mlp,
-    _fake,
-)
-
-
 def neuron_major(w_down: Tensor) -> Tensor:
-    """The same down projection [O, F] with the weights of each neuron next to one another in memory: strides (1, O).
+    """Copy of a down projection [O, F] with the weights of each neuron next to one another in memory: strides (1, O).
 
-    A copy, as large as ``w_down`` (O F elements). :func:`masked_mlp` then leaves out the down columns of masked
-    neurons. Every torch function takes the result for the matrix that it is, so it can stand in for the original
-    (``layer.weight.data = neuron_major(layer.weight.data)``), and then costs no memory.
+    With it :func:`masked_mlp` leaves out the down columns of masked neurons. To torch it is the same matrix, so it can
+    replace the original (``layer.weight.data = neuron_major(layer.weight.data)``) and then costs no memory.
     """
     return w_down.t().contiguous().t()
 
@@ -48,26 +43,26 @@ def masked_mlp(
     rows: Tensor | None = None,
     act: str = "silu",
 ) -> Tensor:
-    """The MLP down · h', with h = act(gate x) (up x) and h' its intervention (docs/method.md).
+    """Output down · h' of an MLP, with h = act(gate x) (up x) and h' its intervention (docs/method.md).
 
-    Up to 16 rows take two passes over the weights, each weight read once: gate and up with the activation and the
-    intervention, then down. Products are added up in fp32; gate, up, h, h' and the result are rounded to the dtype, as
-    the eager model rounds them. A neuron that is hard-masked in every row (its factor max(scale - damping |h|, floor)
-    is 0 for every h, so that h' = shift) is not computed: its gate and up rows are not read, and where the shift is 0
-    and ``w_down`` is :func:`neuron_major` its down column is not either. On a GPU no down column of a
-    :func:`neuron_major` matrix is read whose neuron has h' = 0 in every row; nothing is read on the host, so a captured
-    graph serves whatever ``program`` and ``rows`` hold later.
+    Up to ``MLP_ROWS`` (16) rows take two passes over the weights, each weight read once: gate and up with the
+    activation and the intervention, then down. Products are added up in fp32; gate, up, h, h' and the result are
+    rounded to the dtype, as the eager model rounds them. A neuron is hard-masked in a row if its factor
+    max(scale - damping |h|, floor) is 0 for every h, so that h' = shift. A neuron that is hard-masked in every row is
+    not computed: its gate and up rows are not read, nor is its down column where the shift is 0 and ``w_down`` is
+    :func:`neuron_major`. On a GPU, no down column of a :func:`neuron_major` matrix is read if h' of its neuron is 0 in
+    every row; the host reads nothing, so that a captured graph stays right when ``program`` and ``rows`` change.
 
-    More rows, and calls that need a gradient, take torch's matrix products with :func:`ops.glu_steer` between, which
-    compute every neuron. Leaving the masked out there takes a copy of the other weights, and the masks on the host: a
-    wait, on a GPU. With half of 5632 neurons masked and 2048 inputs, 32 rows take 42 ms so, 35 ms with weights gathered
-    in each call, and 17 ms with weights gathered once (fp32, 2 cores): where masks stay, gather once, as
-    :func:`affectron.compact` does for a whole model.
+    More rows, and calls that need a gradient, take torch's matrix products with :func:`ops.glu_steer` between them,
+    which compute every neuron. Leaving out masked neurons there would take a copy of the other weights and, on a GPU,
+    a wait for the masks. With half of 5632 neurons masked and 2048 inputs, 32 rows take 42 ms this way, 35 ms with
+    weights gathered in each call, and 17 ms with weights gathered once (fp32, 2 cores). Where masks stay the same,
+    gather once, as :func:`affectron.compact` does for a whole model.
 
     Args:
         x: fp32, bf16 or fp16 [..., K], last stride 1.
-        w_gate, w_up: [F, K] as torch.nn.Linear stores them, last stride 1; the halves of one [2F, K] will do. ``w_up``
-            is None in a plain MLP.
+        w_gate, w_up: [F, K] as torch.nn.Linear stores them, last stride 1; the halves of one [2F, K] need no copy.
+            ``w_up`` is None in a plain MLP.
         w_down: [O, F], as torch.nn.Linear stores it or :func:`neuron_major`.
         program, rows: as for :func:`ops.glu_steer`, with the rows of the flattened ``x``.
         act: silu, gelu (erf), gelu_tanh, relu or relu2.
@@ -98,11 +93,6 @@ def masked_mlp(
 
 
 def _check_weight(name: str, weight: Tensor, x: Tensor, shape: tuple[int, int], by_neuron: bool = False) -> None:
-    if weight.shape != shape:
-        raise ValueError(f"{name} has shape {list(weight.shape)}, expected {list(shape)}")
-    if weight.dtype != x.dtype:
-        raise TypeError(f"{name} has dtype {weight.dtype}, expected {x.dtype}")
-    if weight.device != x.device:
-        raise ValueError(f"{name} is on {weight.device}, expected {x.device}")
+    check_like(name, weight, x, shape)
     if weight.shape[1] > 1 and weight.stride(1) != 1 and not by_neuron:
         raise ValueError(f"{name} has strides {weight.stride()}, expected a last stride of 1: call .contiguous() first")

@@ -1,5 +1,4 @@
-"""SegmentPlan: which rows belong to which segment, as tiles that a kernel can walk. Made once a batch and shared by
-all layers, because sorting the rows costs as much as a small layer does."""
+"""SegmentPlan: which rows belong to which segment, as tiles that a kernel can walk."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ import torch
 from torch import Tensor
 
 from affectron import _native
-from affectron.ops import reference
-from affectron.ops.library import define_plain
+from affectron.ops._checks import check_indices
+from affectron.ops._registry import torch_op
+from affectron.ops.backends import reference
 
-# Rows in a tile at most: the unit that is measured in fp32 before it is merged in fp64. The native kernels size their
-# scratch by it.
+#: Rows in a tile at most. A kernel measures a tile in fp32 and merges it in fp64.
 TILE_ROWS: int = _native.TILE_ROWS
 
 
@@ -22,23 +21,20 @@ def _tile_slots(rows: int, num_segments: int) -> int:
 
 def _build(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     if segments.device.type == "cpu" and segments.numel():
-        low, high = (int(v) for v in segments.aminmax())
-        if low < -1 or high >= num_segments:
-            wrong = low if low < -1 else high
-            raise IndexError(f"segments holds {wrong}, expected -1 (not counted) to {num_segments - 1}")
+        check_indices("segments", segments, num_segments, "not counted")
     return reference.segment_plan(segments, num_segments, TILE_ROWS, _tile_slots(segments.numel(), num_segments))
 
 
-def _fake(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
+@torch_op("segment_plan(Tensor segments, int num_segments) -> (Tensor, Tensor)", _build)
+def _segment_plan(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     order = torch.empty_like(segments, dtype=torch.int64, memory_format=torch.contiguous_format)
     return order, order.new_empty((_tile_slots(segments.shape[0], num_segments), 3))
 
 
-_segment_plan = define_plain("segment_plan(Tensor segments, int num_segments) -> (Tensor, Tensor)", _build, _fake)
-
-
 class SegmentPlan:
     """Rows grouped by segment, in tiles of at most ``TILE_ROWS`` rows.
+
+    Make one for a batch and share it among all layers: sorting the rows takes as long as a small layer does.
 
     Args:
         segments: int32 or int64 [N] (leading dimensions are flattened), the segment of each row; -1 where a row is
@@ -52,7 +48,8 @@ class SegmentPlan:
 
     Raises:
         TypeError: ``segments`` is not int32 or int64.
-        IndexError: a segment is outside [-1, S).
+        ValueError: ``num_segments`` is below 1.
+        IndexError: a segment is outside [-1, S) (checked on the CPU, where it costs no wait).
     """
 
     def __init__(self, segments: Tensor, num_segments: int) -> None:
@@ -67,3 +64,19 @@ class SegmentPlan:
     def rows(self) -> int:
         """N, the number of rows planned for."""
         return int(self.order.shape[0])
+
+
+def plan_for(
+    segments: Tensor | SegmentPlan, rows: Tensor, target: Tensor, num_segments: int, target_name: str
+) -> SegmentPlan:
+    """The plan of ``segments`` for an activation's ``rows`` [N, F], checked to fit them and ``target``, which
+    accumulates ``num_segments`` segments."""
+    plan = segments if isinstance(segments, SegmentPlan) else SegmentPlan(segments, num_segments)
+    if plan.num_segments != num_segments:
+        raise ValueError(f"segments is planned for {plan.num_segments} segments, {target_name} has {num_segments}")
+    if plan.rows != rows.shape[0]:
+        raise ValueError(f"segments has {plan.rows} rows, expected the {rows.shape[0]} of the activation")
+    if plan.order.device != rows.device or target.device != rows.device:
+        devices = f"{rows.device}, {plan.order.device} and {target.device}"
+        raise ValueError(f"activation, segments and {target_name} are on {devices}, expected one device")
+    return plan

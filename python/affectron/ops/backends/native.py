@@ -1,7 +1,7 @@
 """Calls into the compiled module: tensors become addresses here, and nowhere else.
 
-The same functions serve tensors on the CPU and, where ``cuda_built``, on CUDA devices. There they enqueue their work on
-the stream that is current on the tensors' device and return, so they may be captured in a graph.
+The same functions serve tensors on the CPU and, where the build has CUDA kernels, on CUDA devices. There they enqueue
+their work on the stream that is current on the tensors' device and return, so they may be captured in a graph.
 """
 
 from __future__ import annotations
@@ -12,17 +12,11 @@ import torch
 from torch import Tensor
 
 from affectron import _native
-from affectron.ops.library import ACTIVATIONS, DTYPES
+from affectron.ops._codes import ACTIVATION_CODES, DTYPE_CODES
 
 isa_level = _native.isa_level
 isa_levels = _native.isa_levels
 set_isa_level = _native.set_isa_level
-
-#: Whether this build has kernels for CUDA tensors.
-cuda_built: bool = _native.CUDA_BUILT
-
-_DTYPE_CODE = {dtype: code for code, dtype in enumerate(DTYPES)}
-_ACT_CODE = {act: code for code, act in enumerate(ACTIVATIONS)}
 
 
 def _rows(value: Tensor | None) -> tuple[int, int]:
@@ -44,8 +38,8 @@ def _sums(order: Tensor | None, tiles: Tensor | None, sums: Tensor | None) -> tu
 
 
 def _enqueue(name: str, kernel: Callable[..., int], device: torch.device, *arguments: int) -> None:
-    """Call a CUDA kernel on the current stream of ``device``, which ops.library has made torch's current device. The
-    compiled module has a CUDA runtime of its own, which has to be told."""
+    """Call a CUDA kernel on the current stream of ``device``, which ops._registry has made torch's current device. The
+    compiled module has a CUDA runtime of its own, which must be told the device."""
     stream = torch.cuda.current_stream(device).cuda_stream
     status = _native.cuda_use_device(device.index) or kernel(*arguments, stream)
     if status:
@@ -56,14 +50,14 @@ def _workspace(value: Tensor, tiles: Tensor, num_segments: int) -> Tensor:
     """Room for the partial statistics of the CUDA kernels; the caching allocator gives it to others afterwards, on the
     same stream."""
     n, f = value.shape
-    size = _native.cuda_workspace_size(n, f, tiles.shape[0], num_segments, _DTYPE_CODE[value.dtype])
+    size = _native.cuda_workspace_size(n, f, tiles.shape[0], num_segments, DTYPE_CODES[value.dtype])
     return torch.empty(size, dtype=torch.uint8, device=value.device)
 
 
 def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
     n, f = gate.shape
     out = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
-    arguments = (out.data_ptr(), *_rows(gate), *_rows(up), n, f, _DTYPE_CODE[gate.dtype], _ACT_CODE[act])
+    arguments = (out.data_ptr(), *_rows(gate), *_rows(up), n, f, DTYPE_CODES[gate.dtype], ACTIVATION_CODES[act])
     if gate.is_cuda:
         _enqueue("glu", _native.cuda_glu, gate.device, *arguments)
     else:
@@ -80,7 +74,7 @@ def glu_backward(
     grad_up = gate.new_empty(0) if up is None else torch.empty_like(grad_gate)
     arguments = (
         grad_gate.data_ptr(), grad_up.data_ptr(), *_rows(grad), *_rows(gate), *_rows(up), n, f,
-        *_sums(order, tiles, sums), _DTYPE_CODE[gate.dtype], _ACT_CODE[act],
+        *_sums(order, tiles, sums), DTYPE_CODES[gate.dtype], ACTIVATION_CODES[act],
     )  # fmt: skip
     if gate.is_cuda:
         size = 0 if tiles is None else _native.cuda_backward_workspace_size(f, tiles.shape[0])
@@ -99,7 +93,7 @@ def glu_stats(
     out = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
     arguments = (
         out.data_ptr(), *_rows(gate), *_rows(up), n, f, order.data_ptr(), tiles.data_ptr(), tiles.shape[0],
-        *_accumulators(count, tally, moments, extrema), _DTYPE_CODE[gate.dtype], _ACT_CODE[act], product,
+        *_accumulators(count, tally, moments, extrema), DTYPE_CODES[gate.dtype], ACTIVATION_CODES[act], product,
     )  # fmt: skip
     if gate.is_cuda:
         workspace = _workspace(gate, tiles, count.shape[0])
@@ -114,7 +108,7 @@ def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | N
     out = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
     arguments = (
         out.data_ptr(), *_rows(gate), *_rows(up), n, f, program.data_ptr(),
-        0 if rows is None else rows.data_ptr(), _DTYPE_CODE[gate.dtype], _ACT_CODE[act],
+        0 if rows is None else rows.data_ptr(), DTYPE_CODES[gate.dtype], ACTIVATION_CODES[act],
     )  # fmt: skip
     if gate.is_cuda:
         _enqueue("glu_steer", _native.cuda_glu_steer, gate.device, *arguments)
@@ -133,10 +127,10 @@ def masked_mlp(
 ) -> Tensor:
     (n, inputs), (outputs, f) = x.shape, w_down.shape
     out = torch.empty((n, outputs), dtype=x.dtype, device=x.device)
-    by_neuron, dtype = stored_by_neuron(w_down), _DTYPE_CODE[x.dtype]
+    by_neuron, dtype = stored_by_neuron(w_down), DTYPE_CODES[x.dtype]
     arguments = (
         out.data_ptr(), *_rows(x), *_rows(w_gate), *_rows(w_up), *_rows(w_down.t() if by_neuron else w_down), by_neuron,
-        n, inputs, f, outputs, program.data_ptr(), 0 if rows is None else rows.data_ptr(), dtype, _ACT_CODE[act],
+        n, inputs, f, outputs, program.data_ptr(), 0 if rows is None else rows.data_ptr(), dtype, ACTIVATION_CODES[act],
     )  # fmt: skip
     if x.is_cuda:
         size = _native.cuda_mlp_workspace_size(n, inputs, f, outputs, by_neuron, dtype)
@@ -154,7 +148,7 @@ def neuron_stats(
     n, f = h.shape
     arguments = (
         *_rows(h), *_rows(gate), n, f, order.data_ptr(), tiles.data_ptr(), tiles.shape[0],
-        *_accumulators(count, tally, moments, extrema), _DTYPE_CODE[h.dtype],
+        *_accumulators(count, tally, moments, extrema), DTYPE_CODES[h.dtype],
     )  # fmt: skip
     if h.is_cuda:
         workspace = _workspace(h, tiles, count.shape[0])
