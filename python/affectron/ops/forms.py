@@ -1,6 +1,7 @@
-"""The choice between two forms of a GPU kernel, for the tests and benchmarks that compare them.
+"""Choice between two forms of a GPU kernel, for the tests and benchmarks that compare them.
 
-The values are in csrc/cuda/forms.h and kernels/forms.py; docs/gpu.md says what decides. Nobody else sets them.
+csrc/cuda/forms.h and kernels/forms.py hold the choices, and docs/gpu.md says which results decide. Only tests and
+benchmarks change them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ FORMS = {"native": ("short_silu", "single_pass") if _native.CUDA_BUILT else (), 
 
 @contextmanager
 def use_form(backend: str, name: str, chosen: bool) -> Iterator[None]:
-    """Run the form ``name`` of ``backend`` if ``chosen``, else the one beside it, inside the ``with`` block."""
+    """Run the form ``name`` of ``backend`` inside the ``with`` block if ``chosen``, else its alternative."""
     holder = _native.cuda_forms if backend == "native" else import_module("affectron.kernels.forms")
     before = getattr(holder, name)
     setattr(holder, name, chosen)

@@ -1,5 +1,7 @@
-"""The ops in plain torch, for any device: the oracle that every kernel is tested against, and the backend where no
-kernel was built. Written to be read, in fp64 where that matters; arguments have been checked (see the op's file)."""
+"""The ops in plain torch, for any device: the oracle of the kernels' tests, and the backend where no kernel was built.
+
+Sums are taken in fp64. The files of the ops have checked the arguments.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,15 @@ def activate(gate: Tensor, act: str) -> Tensor:
 
 
 def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
+    """act(gate) up, rounded as the eager model rounds it."""
     h = activate(gate, act)
-    # A fresh contiguous tensor, whatever the strides of the arguments: what the other backends return too.
+    # A new contiguous tensor, whatever the strides of the arguments, as from the other backends.
     return (h if up is None else h * up).clone(memory_format=torch.contiguous_format)
 
 
 def activation_gradients(gate: Tensor, up: Tensor | None, act: str, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Gradients of act(gate) up for gate and up, given that of the product: fp32 inside, rounded once."""
+    """Gradients of act(gate) up with respect to gate and up, given the gradient of the product; computed in fp32 and
+    rounded once."""
     g, dh = gate.float(), grad.float()
     if act == "silu":
         s = torch.sigmoid(g)
@@ -49,6 +53,7 @@ def glu_backward(
     grad: Tensor, gate: Tensor, up: Tensor | None, order: Tensor | None, tiles: Tensor | None, sums: Tensor | None,
     act: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of gate and up; h times ``grad`` of every row is added to the sum of the row's segment, if given."""
     grad_gate, grad_up = activation_gradients(gate, up, act, grad)
     if order is not None and tiles is not None and sums is not None:
         products = glu(gate, up, act).double() * grad.double()
@@ -58,19 +63,20 @@ def glu_backward(
 
 
 def damped(h: Tensor, damping: Tensor) -> Tensor:
-    """damping |h| of the intervention, which counts as 0 where damping is 0 or h is NaN."""
+    """damping |h| of the intervention; 0 where damping is 0 or h is NaN."""
     value = damping * h.abs()
     return value.where(~value.isnan(), 0.0)
 
 
 def intervene(h: Tensor, scale: Tensor, damping: Tensor, floor: Tensor, shift: Tensor) -> Tensor:
-    """The form of docs/method.md in fp32: h max(scale - damping |h|, floor) + shift. Where the factor is 0 so is the
-    product, whatever h is."""
+    """h max(scale - damping |h|, floor) + shift (docs/method.md) in fp32. Where the factor is 0 so is the product,
+    whatever h is."""
     factor = torch.maximum(scale - damped(h, damping), floor)
     return (h * factor).where(factor != 0, 0.0) + shift
 
 
 def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
+    """act(gate) up under each row's program; -1 in ``rows`` leaves a row as it is."""
     h = glu(gate, up, act)
     if rows is None:
         return intervene(h.float(), *program[0]).to(h.dtype)
@@ -81,12 +87,13 @@ def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | N
 def masked_mlp(
     x: Tensor, w_gate: Tensor, w_up: Tensor | None, w_down: Tensor, program: Tensor, rows: Tensor | None, act: str
 ) -> Tensor:
+    """The steered MLP, every neuron of it."""
     up = None if w_up is None else F.linear(x, w_up)
     return F.linear(glu_steer(F.linear(x, w_gate), up, program, rows, act), w_down)
 
 
 def rows_by_segment(order: Tensor, tiles: Tensor) -> dict[int, Tensor]:
-    """The rows of every segment that has some, from the tiles of a SegmentPlan."""
+    """Row numbers of each segment that has rows, from the order and tiles of a SegmentPlan."""
     spans: dict[int, list[Tensor]] = {}
     for segment, start, rows in tiles.tolist():
         if segment >= 0 and rows > 0:
@@ -98,17 +105,18 @@ def neuron_stats(
     h: Tensor, gate: Tensor | None, order: Tensor, tiles: Tensor,
     count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor,
 ) -> None:  # fmt: skip
+    """Merge the statistics of ``h`` into the accumulators."""
     active = (h if gate is None else gate) > 0
     for segment, rows in rows_by_segment(order, tiles).items():
         values, finite = h[rows].double(), h[rows].isfinite()
         observed = finite.sum(0)
         before = count[segment] - tally[1, segment]
-        some = observed > 0
+        seen = observed > 0
         mean = values.where(finite, 0.0).sum(0) / observed.clamp(min=1)
         m2 = (values - mean).where(finite, 0.0).square().sum(0)
-        # Chan et al. 1979: the merge of two sets' means and squared deviations.
+        # Merge the means and squared deviations of two sets (Chan et al. 1979).
         share = observed / (before + observed).clamp(min=1)
-        delta = (mean - moments[0, segment]).where(some, 0.0)
+        delta = (mean - moments[0, segment]).where(seen, 0.0)
         moments[0, segment] += delta * share
         moments[1, segment] += m2 + delta.square() * before * share
         infinity = float("inf")
@@ -123,13 +131,14 @@ def glu_stats(
     gate: Tensor, up: Tensor | None, order: Tensor, tiles: Tensor,
     count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor, act: str, product: bool,
 ) -> Tensor:  # fmt: skip
+    """act(gate) up; its statistics are merged into the accumulators."""
     h = glu(gate, up, act)
     neuron_stats(h, None if product else gate, order, tiles, count, tally, moments, extrema)
     return h
 
 
 def segment_plan(segments: Tensor, num_segments: int, tile_rows: int, num_tiles: int) -> tuple[Tensor, Tensor]:
-    """Rows grouped by segment, in tiles of at most ``tile_rows`` rows: see SegmentPlan. No step waits for a GPU."""
+    """Order and tiles of a SegmentPlan with tiles of at most ``tile_rows`` rows. No step waits for a GPU."""
     device = segments.device
     key = segments.long() + 1  # rows of no segment come first
     order = torch.argsort(key, stable=True)
@@ -137,10 +146,10 @@ def segment_plan(segments: Tensor, num_segments: int, tile_rows: int, num_tiles:
     tiles = (rows + tile_rows - 1) // tile_rows
     last_tile, last_row = tiles.cumsum(0), rows.cumsum(0)
     slot = torch.arange(num_tiles, device=device)
-    group = torch.searchsorted(last_tile, slot, right=True)
-    used = group <= num_segments
-    group = group.clamp(max=num_segments)
-    within = (slot - (last_tile - tiles)[group]) * tile_rows
-    length = torch.minimum(rows[group] - within, torch.full_like(within, tile_rows)).where(used, 0)
-    start = ((last_row - rows)[group] + within).where(used, 0)
-    return order, torch.stack([(group - 1).where(used, -1), start, length], dim=1)
+    of_slot = torch.searchsorted(last_tile, slot, right=True)  # the key of each tile's segment
+    used = of_slot <= num_segments
+    of_slot = of_slot.clamp(max=num_segments)
+    within = (slot - (last_tile - tiles)[of_slot]) * tile_rows
+    length = torch.minimum(rows[of_slot] - within, torch.full_like(within, tile_rows)).where(used, 0)
+    start = ((last_row - rows)[of_slot] + within).where(used, 0)
+    return order, torch.stack([(of_slot - 1).where(used, -1), start, length], dim=1)
