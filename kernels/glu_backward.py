@@ -1,15 +1,15 @@
 """The gradients of act(gate) up and, where sums are wanted, h times its gradient summed over the rows of each segment.
 
-Floor: 10 bytes an element in 16 bits (three reads, two writes), 20 in fp32. Without sums it is glu's elementwise kernel
-with other operands. With them a program walks a chunk of the plan's tiles for one block of columns: it adds up a tile's
-products in fp32 and the tiles of a segment in fp64, and adds the result to the segment's sum, which no other program
-does. What is left of a segment that an earlier chunk began goes to the workspace, one row a chunk; the second kernel
-adds these rows in the order of the chunks. What is a chunk depends on the shapes alone, and so do the bits.
+Floor: 10 bytes an element in 16 bits (three reads, two writes), 20 in fp32. Without sums it is an elementwise kernel as
+glu's. With sums a block walks a group of the plan's tiles for one strip of columns. It adds up a tile's products in
+fp32 and the tiles of a segment in fp64, and adds the result to the segment's sum, which no other block writes. The part
+of a segment that an earlier group began goes to the workspace, one row a group; the second kernel adds these rows in
+the order of the groups. The groups depend on the shapes alone, and so do the bits.
 
 Cost of the sums (computed): they are read and written once for each segment, 8 bytes a neuron against the 300 that a
-sentence of 30 rows moves in 16 bits; the workspace is at most 8 bytes in the 2560 of a chunk of 8 tiles.
+sentence of 30 rows moves in 16 bits; the workspace is at most 8 bytes in the 2560 of a group of 8 tiles.
 
-Two warps a program: a full tile of 128 bytes a row takes 160 registers of each lane, where one warp would spill. In the
+A block has two warps: a full tile of 128 bytes a row takes 160 registers of each lane, and one warp would spill. In the
 code for sm_90 (silu, bf16) there are 26 instructions an element, 42 with sums, where an H200 has time for 78 while its
 memory moves the 10 bytes. None of this has been measured on a GPU.
 """
@@ -20,14 +20,9 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra import libdevice
 
-from .activation import INTERPRETED, activate, glu_tile
-from .launch import rows_of, tile_shape
-from .statistics import TILE_ROWS, load_tile, part_of
-
-CHUNK_TILES = 8
-# Programs below which chunks are made smaller: some for each that the largest GPUs hold at once.
-ENOUGH_PROGRAMS = 4096
-COLUMN_BYTES = 128
+from .activation import INTERPRETED, activate, glu_values
+from .launch import STRIP_BYTES, block_shape, make_groups, rows_of
+from .statistics import TILE_ROWS, load_tile, tile_part
 
 
 @triton.jit
@@ -44,7 +39,7 @@ def logistic(x, EXACT: tl.constexpr):
 
 @triton.jit
 def slope(x, y, ACT: tl.constexpr, EXACT: tl.constexpr):
-    """The derivative of the activation at x, where it has the value ``y``: that of csrc/common/activation.h."""
+    """The derivative of the activation at x, where its value is ``y``: the Triton side of csrc/common/activation.h."""
     if ACT == "silu":
         s = logistic(x, EXACT)
         return s + y * (1.0 - s)
@@ -63,7 +58,7 @@ def slope(x, y, ACT: tl.constexpr, EXACT: tl.constexpr):
 
 @triton.jit
 def gradients(grad, gate, up, GATED: tl.constexpr, ACT: tl.constexpr):
-    """Those of gate and up in their dtype, rounded once; the second is of use where GATED."""
+    """The gradients of gate and up in their dtype, rounded once. The second is meaningful only if GATED."""
     x, dh = gate.to(tl.float32), grad.to(tl.float32)
     y = activate(x, ACT, gate.dtype == tl.float32)
     grad_gate = dh * slope(x, y, ACT, gate.dtype == tl.float32)
@@ -77,9 +72,9 @@ def glu_backward_kernel(
     grad_gate, grad_up, grad, gate, up, grad_stride, gate_stride, up_stride, n, f,
     GATED: tl.constexpr, ACT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(f, COLUMNS)
-    row = (tl.program_id(0) // blocks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    strips = tl.cdiv(f, COLUMNS)
+    row = (tl.program_id(0) // strips).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    column = tl.program_id(0) % strips * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = (row < n) & (column < f)
     dh = tl.load(grad + row * grad_stride + column, mask=inside)
     g = tl.load(gate + row * gate_stride + column, mask=inside)
@@ -93,40 +88,40 @@ def glu_backward_kernel(
 
 
 @triton.jit
-def carried_segment(tiles, chunk, chunk_tiles):
-    """The segment that goes on from the chunk before, -1 if none does."""
-    first = tiles + 3 * chunk.to(tl.int64) * chunk_tiles
-    before = tl.load(first - 3, mask=chunk > 0, other=-1)
+def carried_segment(tiles, group, tiles_per_group):
+    """The segment that continues from the group before, -1 if none does."""
+    first = tiles + 3 * group.to(tl.int64) * tiles_per_group
+    before = tl.load(first - 3, mask=group > 0, other=-1)
     return tl.where(tl.load(first) == before, before, -1)
 
 
 @triton.jit
-def finish_segment(segment, carried, chunk, column, f, sums, workspace, total):
-    """Leave the sum over a segment's rows in a chunk: with the others of the segment, or in the workspace."""
+def add_to_sums(segment, carried, group, column, f, sums, workspace, total):
+    """Add a segment's total in a group to its sum; if an earlier group began the segment, write it to the workspace."""
     inside = column < f
     if segment == carried:
-        tl.store(workspace + chunk.to(tl.int64) * f + column, total.to(tl.float32), mask=inside)
+        tl.store(workspace + group.to(tl.int64) * f + column, total.to(tl.float32), mask=inside)
     else:
-        at = sums + segment * f + column
-        tl.store(at, (tl.load(at, mask=inside, other=0.0).to(tl.float64) + total).to(tl.float32), mask=inside)
+        sum_of = sums + segment * f + column
+        tl.store(sum_of, (tl.load(sum_of, mask=inside, other=0.0).to(tl.float64) + total).to(tl.float32), mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_tiles", "chunk_tiles"])
+@triton.jit(do_not_specialize=["num_tiles", "tiles_per_group"])
 def glu_attribution_kernel(
     grad_gate, grad_up, grad, gate, up, grad_stride, gate_stride, up_stride, f,
-    order, tiles, num_tiles, chunk_tiles, sums, workspace,
+    order, tiles, num_tiles, tiles_per_group, sums, workspace,
     GATED: tl.constexpr, ACT: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(f, COLUMNS)
-    block, chunk = tl.program_id(0) % blocks, tl.program_id(0) // blocks
-    column = block * COLUMNS + tl.arange(0, COLUMNS)
-    carried = carried_segment(tiles, chunk, chunk_tiles)
+    strips = tl.cdiv(f, COLUMNS)
+    strip, group = tl.program_id(0) % strips, tl.program_id(0) // strips
+    column = strip * COLUMNS + tl.arange(0, COLUMNS)
+    carried = carried_segment(tiles, group, tiles_per_group)
     current = tl.full([], -1, tl.int64)
     total = tl.zeros([COLUMNS], tl.float64)
-    for t in range(chunk * chunk_tiles, tl.minimum((chunk + 1) * chunk_tiles, num_tiles)):
-        segment, rows, place = load_tile(tiles, order, t)
+    for t in range(group * tiles_per_group, tl.minimum((group + 1) * tiles_per_group, num_tiles)):
+        segment, rows, row_numbers = load_tile(tiles, order, t)
         if rows > 0:
-            n, inside = part_of(place, rows, 0, column, f, TILE_ROWS, False)
+            n, inside = tile_part(row_numbers, rows, 0, column, f, TILE_ROWS, False)
             dh = tl.load(grad + n * grad_stride + column[None, :], mask=inside, other=0.0)
             g = tl.load(gate + n * gate_stride + column[None, :], mask=inside, other=0.0)
             u = g
@@ -139,32 +134,35 @@ def glu_attribution_kernel(
             if segment >= 0:
                 if segment != current:
                     if current >= 0:
-                        finish_segment(current, carried, chunk, column, f, sums, workspace, total)
+                        add_to_sums(current, carried, group, column, f, sums, workspace, total)
                     current = segment
                     total = tl.zeros([COLUMNS], tl.float64)
-                h = glu_tile(g, u, GATED, ACT)
+                h = glu_values(g, u, GATED, ACT)
                 total += tl.sum(h.to(tl.float32) * dh.to(tl.float32), 0).to(tl.float64)
     if current >= 0:
-        finish_segment(current, carried, chunk, column, f, sums, workspace, total)
+        add_to_sums(current, carried, group, column, f, sums, workspace, total)
 
 
-@triton.jit(do_not_specialize=["chunks", "chunk_tiles"])
-def add_carried_kernel(tiles, chunks, chunk_tiles, f, sums, workspace, COLUMNS: tl.constexpr):
-    """Add what the chunks after its first have left of a segment; the program of the first of these does it."""
-    blocks = tl.cdiv(f, COLUMNS)
-    chunk = tl.program_id(0) // blocks + 1
-    column = tl.program_id(0) % blocks * COLUMNS + tl.arange(0, COLUMNS)
+@triton.jit(do_not_specialize=["groups", "tiles_per_group"])
+def add_carried_kernel(tiles, groups, tiles_per_group, f, sums, workspace, COLUMNS: tl.constexpr):
+    """Add to a segment's sum the workspace rows of the groups after its first, in order. The block of the first of
+    these groups adds them all."""
+    strips = tl.cdiv(f, COLUMNS)
+    group = tl.program_id(0) // strips + 1
+    column = tl.program_id(0) % strips * COLUMNS + tl.arange(0, COLUMNS)
     inside = column < f
-    segment = carried_segment(tiles, chunk, chunk_tiles)
-    if (segment >= 0) & (carried_segment(tiles, chunk - 1, chunk_tiles) != segment):
-        at = sums + segment * f + column
-        total = tl.load(at, mask=inside, other=0.0).to(tl.float64)
+    segment = carried_segment(tiles, group, tiles_per_group)
+    if (segment >= 0) & (carried_segment(tiles, group - 1, tiles_per_group) != segment):
+        sum_of = sums + segment * f + column
+        total = tl.load(sum_of, mask=inside, other=0.0).to(tl.float64)
         goes_on = segment >= 0
         while goes_on:
-            total += tl.load(workspace + chunk.to(tl.int64) * f + column, mask=inside, other=0.0).to(tl.float64)
-            chunk += 1
-            goes_on = tl.load(tiles + 3 * chunk.to(tl.int64) * chunk_tiles, mask=chunk < chunks, other=-1) == segment
-        tl.store(at, total.to(tl.float32), mask=inside)
+            total += tl.load(workspace + group.to(tl.int64) * f + column, mask=inside, other=0.0).to(tl.float64)
+            group += 1
+            goes_on = (
+                tl.load(tiles + 3 * group.to(tl.int64) * tiles_per_group, mask=group < groups, other=-1) == segment
+            )
+        tl.store(sum_of, total.to(tl.float32), mask=inside)
 
 
 def glu_backward(
@@ -176,26 +174,25 @@ def glu_backward(
     grad_up = gate.new_empty(0) if up is None else torch.empty_like(grad_gate)
     if n == 0 or f == 0:
         return grad_gate, grad_up
-    gate, other, gate_stride, up_stride = rows_of(gate, up)
-    operands = grad_gate, grad_up, grad, gate, other, grad.stride(0), gate_stride, up_stride
+    gate, second, gate_stride, up_stride = rows_of(gate, up)
+    operands = grad_gate, grad_up, grad, gate, second, grad.stride(0), gate_stride, up_stride
     if order is None or tiles is None or sums is None:
-        rows, columns = tile_shape(f, 4096 // gate.itemsize)
+        rows, columns = block_shape(f, 4096 // gate.itemsize)
         glu_backward_kernel[(triton.cdiv(n, rows) * triton.cdiv(f, columns),)](
             *operands, n, f, up is not None, act, rows, columns, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
         return grad_gate, grad_up
-    torch.autograd.graph.increment_version(sums)  # a kernel's writes are not seen
-    columns = COLUMN_BYTES // gate.itemsize
-    num_tiles, blocks = tiles.shape[0], triton.cdiv(f, columns)
-    chunk_tiles = max(1, min(CHUNK_TILES, num_tiles * blocks // ENOUGH_PROGRAMS))
-    chunks = triton.cdiv(num_tiles, chunk_tiles)
-    workspace = torch.empty((chunks, f), dtype=torch.float32, device=gate.device)
-    glu_attribution_kernel[(blocks * chunks,)](
-        *operands, f, order, tiles, num_tiles, chunk_tiles, sums, workspace,
+    torch.autograd.graph.increment_version(sums)  # autograd cannot see that a kernel writes
+    columns = STRIP_BYTES // gate.itemsize
+    num_tiles, strips = tiles.shape[0], triton.cdiv(f, columns)
+    groups, tiles_per_group = make_groups(num_tiles, strips)
+    workspace = torch.empty((groups, f), dtype=torch.float32, device=gate.device)
+    glu_attribution_kernel[(strips * groups,)](
+        *operands, f, order, tiles, num_tiles, tiles_per_group, sums, workspace,
         up is not None, act, columns, num_warps=2, enable_fp_fusion=False,
     )  # fmt: skip
-    if chunks > 1:
-        add_carried_kernel[((chunks - 1) * triton.cdiv(f, 128),)](
-            tiles, chunks, chunk_tiles, f, sums, workspace, 128, num_warps=4, enable_fp_fusion=False,
+    if groups > 1:
+        add_carried_kernel[((groups - 1) * triton.cdiv(f, 128),)](
+            tiles, groups, tiles_per_group, f, sums, workspace, 128, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return grad_gate, grad_up

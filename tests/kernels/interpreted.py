@@ -3,13 +3,11 @@ TRITON_INTERPRET=1 before Triton is imported. A program instance costs milliseco
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
 from affectron import kernels, ops
-from affectron.kernels import statistics
+from affectron.kernels import launch
 from affectron.ops._backends import KERNELS
 from affectron.ops.backends import reference
 from affectron.ops.buffers import FinalStats
@@ -93,11 +91,11 @@ def test_glu_stats(form, shape, dtype, rule):
     check(stats, oracle(h, gate, segments, 5, rule == "product"))
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 8])
-def test_runs_of_several_tiles(form, monkeypatch, chunk):
-    """Segments that go on over several chunks, chunks of several segments, and labels in any order."""
-    monkeypatch.setattr(statistics, "CHUNK_TILES", chunk)
-    monkeypatch.setattr(statistics, "ENOUGH_PROGRAMS", 1)
+@pytest.mark.parametrize("group", [1, 2, 8])
+def test_partials_of_several_tiles(form, monkeypatch, group):
+    """Segments that go on over several groups, groups of several segments, and labels in any order."""
+    monkeypatch.setattr(launch, "GROUP_TILES", group)
+    monkeypatch.setattr(launch, "ENOUGH_BLOCKS", 1)
     gate, up = halves(200, 37, torch.float32)
     segments = torch.randint(-1, 3, (200,), generator=torch.Generator().manual_seed(0)) % 4 - 1
     found = []
@@ -141,16 +139,16 @@ def measured(h: torch.Tensor, segments: torch.Tensor, gate: torch.Tensor | None 
     return stats.finalize()
 
 
-def one_run(monkeypatch) -> None:
-    """Let a segment's tiles share a run, as those of a large batch do."""
-    monkeypatch.setattr(statistics, "ENOUGH_PROGRAMS", 1)
+def one_partial(monkeypatch) -> None:
+    """Let a segment's tiles share a partial, as those of a large batch do."""
+    monkeypatch.setattr(launch, "ENOUGH_BLOCKS", 1)
 
 
 @pytest.mark.parametrize("ratio", [0.7, 1.0, 1e2, 1e4])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_mean_far_from_zero(form, monkeypatch, ratio, dtype):
     """Neurons near and far from 0 side by side, in tiles that are full."""
-    one_run(monkeypatch)
+    one_partial(monkeypatch)
     h = torch.randn(256, 37, generator=torch.Generator().manual_seed(0))
     h[:, ::3] += ratio
     measured(h.to(dtype), torch.arange(256) // 32 % 2)
@@ -158,7 +156,7 @@ def test_mean_far_from_zero(form, monkeypatch, ratio, dtype):
 
 def test_mean_that_drifts(form, monkeypatch):
     """Far from the mean of the tiles before: slowly, in one step, and back."""
-    one_run(monkeypatch)
+    one_partial(monkeypatch)
     h = torch.randn(256, 37, generator=torch.Generator().manual_seed(0))
     h[:, :10] += torch.linspace(0, 100, 256)[:, None]
     h[32:, 10:20] += 1e4
@@ -167,7 +165,7 @@ def test_mean_that_drifts(form, monkeypatch):
 
 
 def test_first_tile_far_from_zero(form, monkeypatch):
-    one_run(monkeypatch)
+    one_partial(monkeypatch)
     h = torch.randn(192, 37, generator=torch.Generator().manual_seed(0))
     h[:32] += 1e3
     measured(h, torch.zeros(192, dtype=torch.int64))
@@ -175,7 +173,7 @@ def test_first_tile_far_from_zero(form, monkeypatch):
 
 def test_skewed_and_sparse(form, monkeypatch):
     """One large value among small ones, and neurons that are 0 for whole tiles."""
-    one_run(monkeypatch)
+    one_partial(monkeypatch)
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(192, 37, generator=generator).exp() * 1e-3
     h[torch.randint(192, (12,), generator=generator), torch.arange(12)] = 1e3
@@ -185,15 +183,15 @@ def test_skewed_and_sparse(form, monkeypatch):
 
 def test_constant_neurons(form, monkeypatch):
     """No spread at all, whether or not the sum of a tile is rounded."""
-    one_run(monkeypatch)
+    one_partial(monkeypatch)
     values = torch.cat([torch.tensor([0.0, -0.0, 3.25, 0.1, -1 / 3, 1e-30, 1e30, 3.3e38]), torch.arange(29) + 0.7])
     final = measured(values.expand(150, 37).contiguous(), torch.arange(150) // 75)
     assert (final.m2 == 0).all()
 
 
 def test_tiles_that_alternate(form, monkeypatch):
-    """Every other tile has what only the careful path can merge, in h, in the gate alone, or in one row short."""
-    one_run(monkeypatch)
+    """Every other tile has values that only merge_exactly can merge, in h, in the gate alone, or in one row short."""
+    one_partial(monkeypatch)
     h, gate = (t.clone() for t in halves(287, 37, torch.float32))
     for start, value in ((32, float("nan")), (96, float("inf")), (160, -float("inf")), (224, 1e25)):
         h[start + 3, 5], gate[start + 7, 6] = value, value
@@ -204,7 +202,7 @@ def test_tiles_that_alternate(form, monkeypatch):
 
 def test_range_of_fp32(form, monkeypatch):
     """Neurons whose sums or squares overflow or vanish in fp32, in tiles that are full."""
-    one_run(monkeypatch)
+    one_partial(monkeypatch)
     h = torch.randn(150, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 37, 64)
     measured(h, torch.arange(150) // 96)
     measured(h[:, :12].contiguous(), torch.arange(150) // 96)  # nothing that is too large beside what is too small
@@ -337,12 +335,11 @@ def test_gradients(act):
     check_gradients(backward(gate, up, grad, None, None, act)[1:], gate, up, act, grad)
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 8])
-def test_sums_over_several_chunks(monkeypatch, chunk):
-    """One segment of many chunks, chunks of many segments, and labels in any order; twice into the same sums."""
-    module = sys.modules["affectron.kernels.glu_backward"]
-    monkeypatch.setattr(module, "CHUNK_TILES", chunk)
-    monkeypatch.setattr(module, "ENOUGH_PROGRAMS", 1)
+@pytest.mark.parametrize("group", [1, 2, 8])
+def test_sums_over_several_groups(monkeypatch, group):
+    """One segment of many groups, groups of many segments, and labels in any order; twice into the same sums."""
+    monkeypatch.setattr(launch, "GROUP_TILES", group)
+    monkeypatch.setattr(launch, "ENOUGH_BLOCKS", 1)
     gate, up = halves(300, 37, torch.float32)
     grad = halves(300, 37, torch.float32, seed=3)[0]
     row = torch.arange(300)
