@@ -14,7 +14,7 @@ namespace affectron {
 
 namespace {
 
-// The fields of each struct in the order of its tuple. Accumulators: see `Accumulators` below.
+// The fields of each struct in the order of its tuple; Stats has a `read` of its own.
 auto fields(Rows &to) { return std::tie(to.data, to.stride); }
 auto fields(MutableRows &to) { return std::tie(to.data, to.stride); }
 auto fields(Shape &to) { return std::tie(to.rows, to.neurons); }

@@ -1,6 +1,6 @@
-// The activation functions and the intervention form, once, for every value type that has the few operations
-// used here: a SIMD vector on the CPU (cpu/simd.h), a float on the GPU (cuda/real.h). exp, erf and tanh are those of
-// the CPU; a value type with its own, as torch's kernels on its device use them, overloads them.
+// Activation functions and the intervention, written once for both value types: a SIMD vector on the CPU (cpu/simd.h)
+// and a float on the GPU (cuda/real.h). exp, erf and tanh below serve the CPU. The GPU's value type overloads them with
+// the functions that torch's CUDA kernels call.
 #pragma once
 
 #include "types.h"
@@ -9,10 +9,10 @@ namespace affectron {
 
 // exp(x) to about 1 ulp: x = q ln 2 + s with |s| <= ln2 / 2, a polynomial in s, then a scaling by 2^q.
 // The reduction constants and the polynomial are those of SLEEF's expf (u10), which torch's CPU kernels call, so
-// that silu agrees with torch bit for bit wherever FMA is at hand. Results under 2^-126 become zero.
+// that silu agrees with torch bit for bit on processors with FMA. Results under 2^-126 become zero.
 template <class V> inline V exp(V x) {
   x = min(V(89.5f), max(V(-87.6f), x)); // keeps q in [-126, 129]; in this order a NaN passes
-  // The sum with 1.5 * 2^23 has no fraction bits left: q, to nearest even, stands in its lowest bits.
+  // A sum with 1.5 * 2^23 has no fraction bits: its lowest bits are q, rounded to nearest even.
   V shifted = x * V(1.442695040888963407359924681001892137426645954152985934135449406931f) + V(12582912.0f);
   V q = shifted - V(12582912.0f);
   V s = fma(q, V(-0.693145751953125f), x);
@@ -56,19 +56,19 @@ template <Act A, class V> AFFECTRON_DEVICE inline V activate(V x) {
   } else if constexpr (A == Act::gelu) {
     return x * V(0.5f) * (V(1.0f) + erf(x * V(0.70710678118654752440f)));
   } else if constexpr (A == Act::gelu_tanh) {
-    // By way of 1 + tanh(y), although x / (1 + exp(-2 y)) is more exact far below zero: the eager model's value is
-    // wanted, and it loses those digits too.
+    // With 1 + tanh(y), although x / (1 + exp(-2 y)) is more exact far below zero: the result must equal the eager
+    // model's, which loses those digits too.
     V y = V(0.79788456080286535588f) * fma(V(0.044715f), x * x * x, x);
     return V(0.5f) * x * (V(1.0f) + tanh(y));
   } else if constexpr (A == Act::relu) {
-    return max(V(0.0f), x); // a NaN passes
+    return max(V(0.0f), x); // in this order a NaN passes
   } else {
     V y = max(V(0.0f), x);
     return y * y;
   }
 }
 
-// The derivative of the activation at x, where it has the value `y`.
+// The derivative of the activation at x, where its value is `y`.
 template <Act A, class V> AFFECTRON_DEVICE inline V slope(V x, V y) {
   if constexpr (A == Act::silu) {
     V s = V(1.0f) / (V(1.0f) + exp(-x));
@@ -77,7 +77,7 @@ template <Act A, class V> AFFECTRON_DEVICE inline V slope(V x, V y) {
     V cdf = V(0.5f) * (V(1.0f) + erf(x * V(0.70710678118654752440f)));
     return cdf + x * exp(V(-0.5f) * x * x) * V(0.39894228040143267794f);
   } else if constexpr (A == Act::gelu_tanh) {
-    // x s with s the logistic function of 2 u, in which no digits are lost far below zero.
+    // gelu_tanh is x s, with s the logistic function of 2 u. In this form no digits are lost far below zero.
     V u = V(0.79788456080286535588f) * fma(V(0.044715f), x * x * x, x);
     V s = V(1.0f) / (V(1.0f) + exp(-(u + u)));
     return s + x * s * (V(1.0f) - s) * V(1.5957691216057307117f) * fma(V(0.134145f), x * x, V(1.0f));
@@ -88,18 +88,18 @@ template <Act A, class V> AFFECTRON_DEVICE inline V slope(V x, V y) {
   }
 }
 
-// The form of docs/method.md: h' = h max(scale - damping |h|, floor) + shift. In the factor, damping |h| counts as 0
-// where damping is 0 or h is NaN; where the factor is 0 so is the product, whatever h is. So a neutral neuron (1, 0,
-// -inf, -0) returns h bit for bit, and a masked one (below) its shift, also where h is not finite. No FMA: every
-// backend rounds alike.
+// The intervention of docs/method.md: h' = h max(scale - damping |h|, floor) + shift. In the factor, the maximum,
+// damping |h| counts as 0 where damping is 0 or h is NaN. Where the factor is 0 so is the product, whatever h is. So a
+// neutral neuron (1, 0, -inf, -0) returns h bit for bit, and a masked neuron (below) its shift, even if h is not
+// finite. Product and sum are not fused, so that every backend rounds alike.
 template <class V> AFFECTRON_DEVICE inline V intervene(V h, V scale, V damping, V floor, V shift) {
   V damped = damping * abs(h);
   V factor = max(scale - zero_unless(damped == damped, damped), floor);
   return zero_unless(factor != V(0.0f), h * factor) + shift;
 }
 
-// Whether that factor is 0 for every h, so that h' = shift: such a neuron need not be computed. Without branches, for
-// loops that the compiler turns into vectors.
+// Whether that factor is 0 for every h, so that h' = shift and h need not be computed. Without branches, so that the
+// compiler vectorises loops of it.
 AFFECTRON_DEVICE inline bool hard_masked(float scale, float damping, float floor) {
   const bool zero = (scale > floor ? scale : floor) == 0.0f;
   return zero & ((damping == 0.0f) | ((damping > 0.0f) & (floor == 0.0f)));

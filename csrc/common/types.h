@@ -1,10 +1,10 @@
-// Codes that Python, the CPU kernels and the GPU kernels agree on. The numbers are part of the binding:
-// python/affectron/ops/native.py lists them in the same order.
+// Structures, codes and sizes that the CPU kernels, the GPU kernels and Python share. python/affectron/ops/_codes.py
+// lists the codes in the same order; bindings.cpp exports kTileRows and kMlpRows.
 #pragma once
 
 #include <cstdint>
 
-// Before a function that kernels call too.
+// Marks a function that GPU kernels call too.
 #ifdef __CUDACC__
 #define AFFECTRON_DEVICE __host__ __device__
 #else
@@ -24,7 +24,7 @@ struct Shape {
   int64_t neurons;
 };
 
-// Rows of neurons in memory: element (n, f) is at data + (n * stride + f) elements. A null `data` means absent.
+// Rows of neurons in memory: element (n, f) is n * stride + f elements after `data`. A null `data` means absent.
 struct Rows {
   const void *data;
   int64_t stride;
@@ -46,21 +46,23 @@ struct Stats {
   float *max;         // [S, F]
 };
 
-// Rows that masked_mlp takes at most: with more, library products win.
+// Rows that masked_mlp takes at most. With more, the matrix products of a library are faster.
 constexpr int64_t kMlpRows = 16;
 
-// Rows in tiles of at most kTileRows rows of one segment, in an order that the segments alone decide.
+// Rows in a tile at most.
 constexpr int64_t kTileRows = 32;
 
-// Rows whose products glu_backward adds up in fp32, before fp64 takes over.
+// Rows whose products glu_backward adds up in fp32; the sums of such chains are added up in fp64.
 constexpr int64_t kChain = 8;
 
+// Rows of one segment, neighbours in a plan's order.
 struct Tile {
   int64_t segment; // -1: rows that no segment counts
   int64_t start;   // first position in `order`
   int64_t rows;    // 0: an unused slot
 };
 
+// The rows of a call, sorted by segment, in tiles: what ops.SegmentPlan holds.
 struct Plan {
   const int64_t *order; // [N], row numbers, grouped by segment
   const Tile *tiles;    // [M], by ascending segment, unused slots last
@@ -68,10 +70,10 @@ struct Plan {
   int64_t num_segments;
 };
 
-// [P, 4, F] fp32: for each program the rows scale, damping, floor and shift of the intervention form.
+// The interventions of a call.
 struct Programs {
-  const float *table;
-  const int32_t *rows; // [N], the program of each row, -1 for none; null: program 0 everywhere
+  const float *table;  // [P, 4, F]: scale, damping, floor and shift of each program
+  const int32_t *rows; // [N], the program of each row, -1 for none; null: program 0 in every row
 };
 
 // The matrices of a gated MLP; without `up`, of a plain one.

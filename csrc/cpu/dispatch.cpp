@@ -1,4 +1,4 @@
-// Which build of the kernels runs: the best that this machine has, or the one that was asked for by name.
+// Choice of the kernels' instruction-set level: the best that this machine can run, or one chosen by name.
 #include <algorithm>
 #include <atomic>
 #include <stdexcept>
@@ -23,7 +23,7 @@ std::vector<Level> find_levels() {
   std::vector<Level> levels{{"baseline", AFFECTRON_TABLE(baseline)}};
 #ifdef AFFECTRON_X86_LEVELS
   __builtin_cpu_init();
-  // What -march=x86-64-v3 and -v4 may use, as far as the kernels do.
+  // The features of -march=x86-64-v3 and -v4 that the kernels use.
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
               __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt");
   bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -36,8 +36,8 @@ std::vector<Level> find_levels() {
 }
 
 const std::vector<Level> &levels() {
-  static const std::vector<Level> found = find_levels();
-  return found;
+  static const std::vector<Level> available = find_levels();
+  return available;
 }
 
 std::atomic<const Level *> chosen{nullptr};

@@ -1,8 +1,8 @@
 // The gradients of act(gate) up and, where sums are wanted, h times its gradient summed over the rows of each segment.
 //
-// Without sums rows are independent, so threads take ranges of rows. With them threads take ranges of neurons and walk
-// the plan's tiles in order: every sum has one owner, and its order depends on the plan alone. Products of up to
-// kChain rows are summed in fp32, the rest in fp64.
+// Without sums rows are independent, so threads take ranges of rows. With sums threads take ranges of neurons and walk
+// the plan's tiles in order: one thread writes each sum, and the order of its terms depends on the plan alone. Products
+// of up to kChain rows, a chain, are summed in fp32, and chains in fp64.
 #include <algorithm>
 #include <vector>
 
@@ -13,7 +13,7 @@ namespace affectron::AFFECTRON_ISA {
 
 namespace {
 
-// `chain`, with room for whole vectors past the end, takes in h times its gradient.
+// h times its gradient is added to `chain`, which has room for whole vectors past the end.
 struct BackwardSlice {
   void *grad_gate;
   void *grad_up;
@@ -62,13 +62,13 @@ void glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows ga
   const BackwardKernel plain = backward_slice_for<false>(dtype, act, up.data != nullptr);
   const BackwardKernel summed = backward_slice_for<true>(dtype, act, up.data != nullptr);
   const int64_t size = element_size(dtype);
-  auto run = [&](BackwardKernel slice, int64_t n, int64_t f, int64_t neurons, float *chain) {
+  auto backward_row = [&](BackwardKernel slice, int64_t n, int64_t f, int64_t neurons, float *chain) {
     slice({at(grad_gate, n, f, size), at(grad_up, n, f, size), at(grad, n, f, size), at(gate, n, f, size),
            at(up, n, f, size), chain, neurons});
   };
   if (!sums) {
 #pragma omp parallel for num_threads(useful_threads(shape, threads)) schedule(static)
-    for (int64_t n = 0; n < shape.rows; ++n) run(plain, n, 0, shape.neurons, nullptr);
+    for (int64_t n = 0; n < shape.rows; ++n) backward_row(plain, n, 0, shape.neurons, nullptr);
     return;
   }
   share_neurons(shape, threads, [&](int64_t begin, int64_t end) {
@@ -79,13 +79,13 @@ void glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows ga
       const Tile tile = plan.tiles[t];
       const int64_t *order = plan.order + tile.start;
       if (tile.segment < 0) {
-        for (int64_t r = 0; r < tile.rows; ++r) run(plain, order[r], begin, neurons, nullptr);
+        for (int64_t r = 0; r < tile.rows; ++r) backward_row(plain, order[r], begin, neurons, nullptr);
         continue;
       }
       for (int64_t first = 0; first < tile.rows; first += kChain) {
         std::fill(chain.begin(), chain.end(), 0.0f);
         for (int64_t r = first; r < std::min(tile.rows, first + kChain); ++r) {
-          run(summed, order[r], begin, neurons, chain.data());
+          backward_row(summed, order[r], begin, neurons, chain.data());
         }
         for (int64_t i = 0; i < neurons; ++i) total[size_t(i)] += double(chain[size_t(i)]);
       }

@@ -1,4 +1,4 @@
-// out = the intervention of each row's program on act(gate) up. A row without a program is the plain kernel's row.
+// out = the intervention of each row's program on act(gate) up. A row without a program equals glu's row.
 #include "level.h"
 #include "slice.h"
 
@@ -6,8 +6,8 @@ namespace affectron::AFFECTRON_ISA {
 
 namespace {
 
-// Neurons at a time: their values stay in the nearest cache between the activation and the intervention.
-constexpr int64_t kBlock = 512;
+// Neurons in a strip: their values stay in the nearest cache between the activation and the intervention.
+constexpr int64_t kStrip = 512;
 
 } // namespace
 
@@ -24,9 +24,9 @@ void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs progra
       continue;
     }
     const float *table = programs.table + program * 4 * shape.neurons;
-    alignas(64) float h[kBlock + Vec::width];
-    for (int64_t f = 0; f < shape.neurons; f += kBlock) {
-      const int64_t neurons = shape.neurons - f < kBlock ? shape.neurons - f : kBlock;
+    alignas(64) float h[kStrip + Vec::width];
+    for (int64_t f = 0; f < shape.neurons; f += kStrip) {
+      const int64_t neurons = shape.neurons - f < kStrip ? shape.neurons - f : kStrip;
       floats({at(gate, n, f, size), at(up, n, f, size), nullptr, h, neurons});
       steer(h, table + f, shape.neurons, at(out, n, f, size), neurons);
     }

@@ -1,5 +1,5 @@
-// The CPU kernels as the binding sees them, and the choice among their builds. Every kernel source is compiled once
-// an instruction-set level, in a namespace of that level's name; `kernels()` is the table of the level in use.
+// The CPU kernels as the binding sees them. Every kernel source is compiled once for each instruction-set level, in a
+// namespace of the level's name; `kernels()` is the table of the level in use.
 #pragma once
 
 #include <string>
@@ -22,12 +22,12 @@ struct Kernels {
   void (*neuron_stats)(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype dtype, int threads);
 };
 
-std::vector<std::string> isa_levels(); // those this machine can run, best last
-std::string isa_level();               // the one in use: the best, unless `set_isa_level` chose another
+std::vector<std::string> isa_levels(); // levels that this machine can run, best last
+std::string isa_level();               // the level in use: the best, unless `set_isa_level` chose another
 void set_isa_level(const std::string &name);
 const Kernels &kernels();
 
-// A parallel region costs a few microseconds: worth it from about 16,000 elements on.
+// Threads worth starting: a parallel region costs a few microseconds, which pays from about 16,000 elements on.
 inline int useful_threads(Shape shape, int threads) { return shape.rows * shape.neurons < 16384 ? 1 : threads; }
 
 } // namespace affectron

@@ -1,9 +1,9 @@
-// out = down . intervention(act(gate x) (up x)) for a few rows: decoding, where reading the weights is all the work.
-// Two passes, each weight read once: gate and up with the activation and the intervention, then down. What every row
-// has hard-masked is not computed: its gate and up rows are not read, nor is its down column where the weights are
-// stored by neuron.
+// out = down . intervention(act(gate x) (up x)) for a few rows, as in decoding, where the time goes into reading the
+// weights. Two passes, each weight read once: gate and up with the activation and the intervention, then down. A neuron
+// that every row has hard-masked is not computed: its gate and up rows are not read, nor is its down column where down
+// is stored by neuron.
 //
-// Every sum is added up in an order that the sizes and the masks alone fix: the same bits for any number of threads.
+// The sizes and the masks alone fix the order of every sum: the same bits for any number of threads.
 #include <algorithm>
 #include <vector>
 
@@ -14,9 +14,9 @@ namespace affectron::AFFECTRON_ISA {
 
 namespace {
 
-// Neurons that a thread takes at a time: few enough to share out a small site, enough to fill the vectors.
-constexpr int64_t kBlock = 32;
-// Neurons whose down columns are added in one go, so that the accumulators are read and written once for all.
+// Neurons in a strip, which a thread takes at a time: few enough to share out a small site, enough to fill the vectors.
+constexpr int64_t kStrip = 32;
+// Neurons whose down columns are added together, so that the outputs' sums are read and written once for all of them.
 constexpr int64_t kTogether = 8;
 
 constexpr int64_t whole_vectors(int64_t n) { return (n + Vec::width - 1) / Vec::width * Vec::width; }
@@ -31,8 +31,8 @@ inline float sum(Vec v) {
 }
 
 // to[w][r] = weights[w] . x[r] for W rows of weights and R rows of x: floats, with zeros up to a whole vector.
-// `next` are the weights that come after: they are fetched meanwhile, since past a masked neuron the processor fetches
-// the wrong ones by itself (half of 1792 neurons masked, 512 inputs, bf16: a fifth less time).
+// `next` are the rows of weights that come after and are fetched meanwhile: after a masked neuron the processor itself
+// would fetch the wrong rows (half of 1792 neurons masked, 512 inputs, bf16: a fifth less time).
 template <Dtype D, int W, int R>
 void dots(const typename Format<D>::type *const *weights, const typename Format<D>::type *const *next,
           const float *const *x, int64_t size, float (*to)[R]) {
@@ -63,28 +63,29 @@ void dots_of_rows(const typename Format<D>::type *const *weights, const typename
   int64_t n = 0;
   for (; n + 2 <= rows; n += 2) {
     const float *pair[2] = {x + n * x_stride, x + (n + 1) * x_stride};
-    float found[W][2];
-    dots<D, W, 2>(weights, next, pair, size, found);
-    for (int w = 0; w < W; ++w) std::copy(found[w], found[w] + 2, to + w * to_stride + n);
+    float sums[W][2];
+    dots<D, W, 2>(weights, next, pair, size, sums);
+    for (int w = 0; w < W; ++w) std::copy(sums[w], sums[w] + 2, to + w * to_stride + n);
   }
   if (n < rows) {
-    const float *one[1] = {x + n * x_stride};
-    float found[W][1];
-    dots<D, W, 1>(weights, next, one, size, found);
-    for (int w = 0; w < W; ++w) to[w * to_stride + n] = found[w][0];
+    const float *row[1] = {x + n * x_stride};
+    float sums[W][1];
+    dots<D, W, 1>(weights, next, row, size, sums);
+    for (int w = 0; w < W; ++w) to[w * to_stride + n] = sums[w][0];
   }
 }
 
-// Neurons that contribute to the output, ascending; `computed` tells those whose h depends on the input.
+// Neurons that contribute to the output, ascending; `computed` marks those whose h depends on the input.
 struct Kept {
   std::vector<int64_t> neuron;
   std::vector<char> computed;
 };
 
-// Masks are read for every call, by one thread: loops without a branch, that the compiler turns into vectors.
+// One thread reads the masks in every call: loops without branches, which the compiler vectorises. `all` keeps every
+// neuron.
 Kept find_kept(const MlpShape &shape, const Programs &programs, bool all) {
   std::vector<const float *> tables;
-  bool plain = false; // some row has no program
+  bool plain = false; // whether a row has no program
   if (!programs.rows) {
     tables.push_back(programs.table);
   } else {
@@ -105,16 +106,16 @@ Kept find_kept(const MlpShape &shape, const Programs &programs, bool all) {
       kept[size_t(f)] |= (1 - masked) | int32_t(shift[f] != 0.0f);
     }
   }
-  Kept found{std::vector<int64_t>(size_t(size)), std::vector<char>(size_t(size))};
+  Kept result{std::vector<int64_t>(size_t(size)), std::vector<char>(size_t(size))};
   size_t count = 0;
   for (int64_t f = 0; f < size; ++f) {
-    found.neuron[count] = f;
-    found.computed[count] = char(computed[size_t(f)]);
+    result.neuron[count] = f;
+    result.computed[count] = char(computed[size_t(f)]);
     count += size_t(kept[size_t(f)]);
   }
-  found.neuron.resize(count);
-  found.computed.resize(count);
-  return found;
+  result.neuron.resize(count);
+  result.computed.resize(count);
+  return result;
 }
 
 template <Dtype D> struct Pass {
@@ -146,10 +147,10 @@ template <Dtype D> struct Pass {
 
   const T *row_of(Rows rows, int64_t f) const { return static_cast<const T *>(at(rows, f, 0, sizeof(T))); }
 
-  // h of the kept neurons [first, first + count).
-  void activate_block(int64_t first, int64_t count, SliceKernel slice,
+  // h' of the kept neurons [first, first + count).
+  void activate_strip(int64_t first, int64_t count, SliceKernel slice,
                       void (*intervene)(const float *, const float *, int64_t, void *, int64_t)) {
-    float gate[kBlock][kMlpRows], up[kBlock][kMlpRows];
+    float gate[kStrip][kMlpRows], up[kStrip][kMlpRows];
     for (int64_t i = 0; i < count; ++i) {
       if (!kept.computed[size_t(first + i)]) { // h' is the shift, whatever h is
         std::fill(gate[i], gate[i] + kMlpRows, 0.0f);
@@ -160,48 +161,48 @@ template <Dtype D> struct Pass {
       const T *both[2] = {row_of(weights.gate, f), row_of(weights.up, f)};
       const int64_t after = kept.neuron[size_t(first + std::min(i + 1, count - 1))];
       const T *next[2] = {row_of(weights.gate, after), row_of(weights.up, after)};
-      float found[2][kMlpRows];
+      float sums[2][kMlpRows];
       if (weights.up.data) {
-        dots_of_rows<D, 2>(both, next, x.data(), x_stride, shape.rows, shape.inputs, found[0], kMlpRows);
-        std::copy(found[1], found[1] + shape.rows, up[i]);
+        dots_of_rows<D, 2>(both, next, x.data(), x_stride, shape.rows, shape.inputs, sums[0], kMlpRows);
+        std::copy(sums[1], sums[1] + shape.rows, up[i]);
       } else {
-        dots_of_rows<D, 1>(both, next, x.data(), x_stride, shape.rows, shape.inputs, found[0], kMlpRows);
+        dots_of_rows<D, 1>(both, next, x.data(), x_stride, shape.rows, shape.inputs, sums[0], kMlpRows);
       }
-      std::copy(found[0], found[0] + shape.rows, gate[i]);
+      std::copy(sums[0], sums[0] + shape.rows, gate[i]);
     }
     for (int64_t n = 0; n < shape.rows; ++n) {
-      alignas(64) T g[kBlock], u[kBlock], out[kBlock];
-      alignas(64) float wide[kBlock + Vec::width], table[4][kBlock];
+      alignas(64) T g[kStrip], u[kStrip], out[kStrip];
+      alignas(64) float wide[kStrip + Vec::width], table[4][kStrip];
       auto round_to = [&](T *to, const float (*from)[kMlpRows]) {
-        for (int64_t i = 0; i < kBlock; ++i) wide[i] = i < count ? from[i][n] : 0.0f;
-        for (int64_t i = 0; i < kBlock; i += Vec::width) F::store(to + i, load_float(wide + i));
+        for (int64_t i = 0; i < kStrip; ++i) wide[i] = i < count ? from[i][n] : 0.0f;
+        for (int64_t i = 0; i < kStrip; i += Vec::width) F::store(to + i, load_float(wide + i));
       };
       round_to(g, gate);
       if (weights.up.data) round_to(u, up);
       float *to = h.data() + n * h_stride + first;
       const int64_t program = programs.rows ? programs.rows[n] : 0;
-      slice({g, weights.up.data ? u : nullptr, nullptr, wide, kBlock});
+      slice({g, weights.up.data ? u : nullptr, nullptr, wide, kStrip});
       if (program >= 0) {
         const float *whole = programs.table + program * 4 * shape.neurons;
-        for (int64_t i = 0; i < kBlock; ++i) {
+        for (int64_t i = 0; i < kStrip; ++i) {
           const int64_t f = kept.neuron[size_t(first + std::min(i, count - 1))];
           for (int64_t p = 0; p < 4; ++p) table[p][i] = whole[p * shape.neurons + f];
         }
-        intervene(wide, table[0], kBlock, out, kBlock);
-        for (int64_t i = 0; i < kBlock; i += Vec::width) store_float(wide + i, F::load(out + i));
+        intervene(wide, table[0], kStrip, out, kStrip);
+        for (int64_t i = 0; i < kStrip; i += Vec::width) store_float(wide + i, F::load(out + i));
       }
       std::copy(wide, wide + count, to);
     }
   }
 
-  // Outputs [first, first + count) where down is stored by neuron: its rows, times h, are added up.
+  // Outputs [first, first + count) where down is stored by neuron: the sum of its rows times h'.
   void down_by_neuron(int64_t first, int64_t count, MutableRows out) const {
     const int64_t width = whole_vectors(count);
     std::vector<float> total(size_t(shape.rows * width));
     const int64_t neurons = int64_t(kept.neuron.size());
     for (int64_t k = 0; k < neurons; k += kTogether) {
       const T *from[kTogether], *next[kTogether];
-      for (int64_t i = 0; i < kTogether; ++i) { // past the last the factors are zero
+      for (int64_t i = 0; i < kTogether; ++i) { // past the last neuron the factors are zero
         from[i] = row_of(weights.down, kept.neuron[size_t(std::min(k + i, neurons - 1))]) + first;
         next[i] = row_of(weights.down, kept.neuron[size_t(std::min(k + i + kTogether, neurons - 1))]) + first;
       }
@@ -231,23 +232,23 @@ template <Dtype D> struct Pass {
     }
   }
 
-  // The W outputs from `first` on where down is stored as torch.nn.Linear does, an output a row.
+  // The W outputs from `first` on where down is stored by output, as torch.nn.Linear does.
   template <int W> void down_by_output(int64_t first, MutableRows out) const {
     const T *from[W];
     for (int w = 0; w < W; ++w) from[w] = row_of(weights.down, first + w);
-    float found[W][kMlpRows];
-    dots_of_rows<D, W>(from, from, h.data(), h_stride, shape.rows, shape.neurons, found[0], kMlpRows);
+    float sums[W][kMlpRows];
+    dots_of_rows<D, W>(from, from, h.data(), h_stride, shape.rows, shape.neurons, sums[0], kMlpRows);
     for (int64_t n = 0; n < shape.rows; ++n) {
       for (int w = 0; w < W; ++w) {
-        store_part<D>(static_cast<T *>(at(out, n, first + w, sizeof(T))), Vec(found[w][n]), 1);
+        store_part<D>(static_cast<T *>(at(out, n, first + w, sizeof(T))), Vec(sums[w][n]), 1);
       }
     }
   }
 };
 
 template <Dtype D>
-void run(MutableRows out, Rows x, const MlpWeights &weights, const MlpShape &shape, const Programs &programs, Act act,
-         int threads) {
+void compute(MutableRows out, Rows x, const MlpWeights &weights, const MlpShape &shape, const Programs &programs,
+             Act act, int threads) {
   const Kept kept = find_kept(shape, programs, !weights.by_neuron);
   Pass<D> pass(x, weights, shape, programs, kept);
   SliceKernel slice = glu_slice_for<Emit::floats>(D, act, weights.up.data != nullptr);
@@ -256,13 +257,13 @@ void run(MutableRows out, Rows x, const MlpWeights &weights, const MlpShape &sha
 #pragma omp parallel num_threads(useful_threads({shape.neurons, shape.inputs}, threads))
   {
 #pragma omp for schedule(static)
-    for (int64_t first = 0; first < neurons; first += kBlock) {
-      pass.activate_block(first, std::min(kBlock, neurons - first), slice, intervene);
+    for (int64_t first = 0; first < neurons; first += kStrip) {
+      pass.activate_strip(first, std::min(kStrip, neurons - first), slice, intervene);
     }
     // The implicit barrier: h is complete.
     if (weights.by_neuron) {
 #pragma omp for schedule(static)
-      for (int64_t part = 0; part < threads; ++part) { // as wide as can be, to read long stretches of memory
+      for (int64_t part = 0; part < threads; ++part) { // one range a thread, to read long stretches of memory
         const int64_t width = whole_vectors((shape.outputs + threads - 1) / threads);
         const int64_t first = part * width, count = std::min(width, shape.outputs - first);
         if (count > 0) pass.down_by_neuron(first, count, out);
@@ -285,7 +286,7 @@ void run(MutableRows out, Rows x, const MlpWeights &weights, const MlpShape &sha
 void masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Programs programs, Dtype dtype, Act act,
                 int threads) {
   if (shape.rows == 0) return;
-  with_dtype(dtype, [&](auto d) { run<d.value>(out, x, weights, shape, programs, act, threads); });
+  with_dtype(dtype, [&](auto d) { compute<d.value>(out, x, weights, shape, programs, act, threads); });
 }
 
 } // namespace affectron::AFFECTRON_ISA

@@ -1,4 +1,4 @@
-// Statistics of an activation that something else has computed: the fallback for an unknown MLP, and an oracle.
+// Statistics of an activation that is already computed.
 #include "accumulate.h"
 
 namespace affectron::AFFECTRON_ISA {

@@ -1,4 +1,4 @@
-// Neurons shared out among threads, for kernels in which every sum has one owner.
+// Neurons shared out among threads, for kernels in which one thread writes each sum.
 #pragma once
 
 #include <algorithm>
@@ -11,11 +11,11 @@
 
 namespace affectron::AFFECTRON_ISA {
 
-// Calls f(begin, end) in each thread, with its range of neurons. Ranges meet at multiples of 64 neurons: no shared
-// cache line.
+// Calls f(begin, end) in each thread, with its range of neurons. Ranges meet at multiples of 64 neurons, so that no two
+// threads write to one cache line.
 template <class F> void share_neurons(Shape shape, int threads, F f) {
-  const int64_t blocks = (shape.neurons + 63) / 64;
-  threads = int(std::max<int64_t>(1, std::min<int64_t>(useful_threads(shape, threads), blocks)));
+  const int64_t units = (shape.neurons + 63) / 64;
+  threads = int(std::max<int64_t>(1, std::min<int64_t>(useful_threads(shape, threads), units)));
 #pragma omp parallel num_threads(threads)
   {
 #ifdef _OPENMP
@@ -23,7 +23,7 @@ template <class F> void share_neurons(Shape shape, int threads, F f) {
 #else
     const int64_t thread = 0, team = 1;
 #endif
-    f(64 * (blocks * thread / team), std::min(shape.neurons, 64 * (blocks * (thread + 1) / team)));
+    f(64 * (units * thread / team), std::min(shape.neurons, 64 * (units * (thread + 1) / team)));
   }
 }
 

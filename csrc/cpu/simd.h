@@ -1,6 +1,6 @@
-// Vectors of floats: a register of the instruction set that this file is compiled for, two of them as the unit that
-// kernels work in, and the loads and stores that convert from and to the three dtypes. Each kernel source is compiled
-// once a level (CMakeLists.txt); everything here lies in that level's namespace, so that the three never mix at link
+// Vectors of floats: Reg, a register of the instruction set that this file is compiled for; Vec, two of them, the unit
+// that kernels work in; and loads and stores that convert from and to the three dtypes. Each kernel source is compiled
+// once for each level (CMakeLists.txt). Everything here lies in the level's namespace, so that levels never mix at link
 // time.
 #pragma once
 
@@ -123,11 +123,11 @@ inline Reg reg_load_float(const float *p) { return _mm256_loadu_ps(p); }
 inline void store_float(float *p, Reg a) { _mm256_storeu_ps(p, a.v); }
 
 inline Reg reg_from_bf16(const uint16_t *p) {
-  // Both halves read the same eight: a broadcast needs no lane to be crossed.
+  // Both halves hold the same eight values: the shuffle then crosses no lane.
   const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
-  const __m256i place = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1, -1,
-                                         10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
-  return _mm256_castsi256_ps(_mm256_shuffle_epi8(both, place));
+  const __m256i shuffle = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1, -1,
+                                           10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(both, shuffle));
 }
 // Bits rounded to nearest even in the upper halves. A NaN that came from bf16 operands has a zero lower half, so the
 // addition cannot carry out of it.
@@ -151,7 +151,7 @@ inline void to_f16(uint16_t *p, Reg a) {
 }
 inline Reg round_f16(Reg a) { return _mm256_cvtph_ps(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
 
-#else // portable: fixed-length loops that any compiler turns into the vectors of its target
+#else // portable: loops of fixed length, which compilers vectorise for their target
 
 template <class F> struct Lanes {
   static constexpr int64_t width = 8;
@@ -204,9 +204,9 @@ inline RegMask operator==(Reg a, Reg b) {
 inline RegMask operator!=(Reg a, Reg b) {
   return each<RegMask>([&](int64_t i) { return int32_t(a.lane[i] != b.lane[i]); });
 }
-// Without a fused instruction std::fma is a slow library call: a product and a sum are 1 ulp away at most.
+// Not std::fma, a slow library call without a fused instruction. A product and a sum are within 1 ulp of it.
 inline Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
-inline Reg min(Reg a, Reg b) { // as on x86: the second where one is NaN
+inline Reg min(Reg a, Reg b) { // as on x86: b where either is NaN
   return each<Reg>([&](int64_t i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
 }
 inline Reg max(Reg a, Reg b) {
@@ -250,7 +250,7 @@ inline void to_bf16(uint16_t *p, Reg a, Reg b) {
 inline float half_to_float(uint16_t h) {
   uint32_t sign = uint32_t(h & 0x8000) << 16, rest = uint32_t(h & 0x7fff) << 13;
   if (rest >= 0x0f800000u) return lane_of_bits(sign | 0x70000000u | rest); // infinite or NaN
-  // An exponent off by 112: one multiplication puts it right, for subnormal halves too.
+  // The exponent is too small by 112: a multiplication by 2^112 corrects it, for subnormal halves too.
   return std::copysign(lane_of_bits(rest) * lane_of_bits(0x77800000u), lane_of_bits(sign | 0x3f800000u));
 }
 inline uint16_t float_to_half(float x) {
@@ -274,8 +274,8 @@ inline Reg round_f16(Reg a) {
 
 #endif
 
-// Two registers that go through every operation side by side: an activation is one long chain of dependent
-// instructions, and the second chain runs in the gaps of the first (SwiGLU in bf16: 13 % less time on AVX2).
+// Two registers that take every operation together. An activation is a long chain of dependent instructions; that of
+// the second register runs in the gaps of the first (SwiGLU in bf16: 13 % less time on AVX2).
 struct Vec {
   static constexpr int64_t width = 2 * Reg::width;
   Reg a, b;
@@ -299,8 +299,8 @@ inline Vec fma(Vec x, Vec y, Vec z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, 
 inline Vec min(Vec x, Vec y) { return {min(x.a, y.a), min(x.b, y.b)}; }
 inline Vec max(Vec x, Vec y) { return {max(x.a, y.a), max(x.b, y.b)}; }
 inline Vec abs(Vec x) { return {abs(x.a), abs(x.b)}; }
-// 2^(q-1), where q stands in the lowest bits of `shifted` (common/activation.h): there it becomes the exponent, and
-// all bits above it leave at the top.
+// 2^(q-1), with q in the lowest bits of `shifted` (common/activation.h). The shift makes q - 1 + 127 the exponent and
+// drops all bits above it.
 inline Vec exp2_below(Vec shifted) { return {exp2_below(shifted.a), exp2_below(shifted.b)}; }
 inline Vec select(Mask m, Vec x, Vec y) { return {select(m.a, x.a, y.a), select(m.b, x.b, y.b)}; }
 inline Vec zero_unless(Mask m, Vec x) { return {zero_unless(m.a, x.a), zero_unless(m.b, x.b)}; }
@@ -341,7 +341,7 @@ template <> struct Format<Dtype::f16> {
   static void store(uint16_t *p, Vec a) { to_f16(p, a); }
 };
 
-// The first n elements only; the other lanes are zero.
+// Loads the first n elements; the other lanes are zero.
 template <Dtype D> inline Vec load_part(const typename Format<D>::type *p, int64_t n) {
   typename Format<D>::type buffer[Vec::width] = {};
   std::memcpy(buffer, p, size_t(n) * sizeof *p);
@@ -353,21 +353,21 @@ template <Dtype D> inline void store_part(typename Format<D>::type *p, Vec a, in
   std::memcpy(p, buffer, size_t(n) * sizeof *p);
 }
 
-// Fetches the vector of the i-th element into the nearest cache; if it will be written, from the caches of other cores.
+// Fetches the vector at element i into the nearest cache; with Write, also takes it from the caches of other cores.
 template <Dtype D, bool Write = false> inline void fetch(const void *row, int64_t i) {
   using T = typename Format<D>::type;
   constexpr int64_t bytes = Vec::width * sizeof(T);
-  const char *place = reinterpret_cast<const char *>(static_cast<const T *>(row) + i);
-  __builtin_prefetch(place, Write);
-  if constexpr (bytes > 64) __builtin_prefetch(place + 64, Write);
+  const char *vector = reinterpret_cast<const char *>(static_cast<const T *>(row) + i);
+  __builtin_prefetch(vector, Write);
+  if constexpr (bytes > 64) __builtin_prefetch(vector + 64, Write);
 }
 
-// Fetches n elements into the nearest cache, to be written there.
+// Fetches n elements that will be written into the nearest cache.
 template <class T> inline void fetch_to_change(const T *p, int64_t n) {
   for (int64_t i = 0; i < n; i += 64 / int64_t(sizeof(T))) __builtin_prefetch(p + i, 1);
 }
 
-// body(i, load, store) for each vector of n elements, from the i-th on; the last one may be a part.
+// Calls body(i, load, store) for each vector of n elements, which begins at element i. The last may be a part.
 template <Dtype D, class Body> inline __attribute__((always_inline)) void each_vector(int64_t n, Body body) {
   using T = typename Format<D>::type;
   int64_t i = 0;
@@ -379,7 +379,7 @@ template <Dtype D, class Body> inline __attribute__((always_inline)) void each_v
   }
 }
 
-// f(d) with the dtype as a compile-time constant.
+// Calls f(dtype) with the dtype as a compile-time constant.
 template <class F> auto with_dtype(Dtype dtype, F f) {
   switch (dtype) {
   case Dtype::f32: return f(std::integral_constant<Dtype, Dtype::f32>{});

@@ -1,6 +1,5 @@
-// act(gate) up over a slice of one row, the loop that every GLU kernel runs, with what it leaves behind as a template
-// parameter; and the intervention on such a slice. Rounding follows the eager model: once after the activation, once
-// after the product.
+// act(gate) up over a slice of one row, the loop that every GLU kernel runs, and the intervention on such a slice.
+// Rounding follows the eager model: once after the activation, once after the product.
 #pragma once
 
 #include "../common/activation.h"
@@ -8,20 +7,21 @@
 
 namespace affectron::AFFECTRON_ISA {
 
+// What the loop writes.
 enum class Emit {
-  output,  // h in the model's dtype
-  fetched, // that, and another slice's memory is on its way
-  floats,  // h as floats
+  output,  // `out`, h in the model's dtype
+  fetched, // `out`, and fetches the memory of the slice `next`
+  floats,  // `h`, h as floats
 };
 
-// What a slice reads and writes: `out` or `h`, which has room for whole vectors past the end.
+// `h` has room for whole vectors past the end.
 struct Slice {
   const void *gate;
   const void *up;
   void *out;
   float *h;
   int64_t neurons;
-  const Slice *next = nullptr; // to fetch
+  const Slice *next = nullptr;
 };
 
 template <Dtype D, Act A, bool Gated, Emit E> void glu_slice(const Slice &s) {
@@ -47,7 +47,7 @@ template <Dtype D, Act A, bool Gated, Emit E> void glu_slice(const Slice &s) {
 
 using SliceKernel = void (*)(const Slice &);
 
-// f(dtype, act) with both as compile-time constants.
+// Calls f(dtype, act) with both as compile-time constants.
 template <class F> auto with_codes(Dtype dtype, Act act, F f) {
   return with_dtype(dtype, [&](auto d) {
     switch (act) {
@@ -67,7 +67,7 @@ template <Emit E> SliceKernel glu_slice_for(Dtype dtype, Act act, bool gated) {
   });
 }
 
-// The intervention on a slice of h, with a table [4, width] that begins at the slice's first neuron.
+// The intervention on a slice of h. `table` [4, width] begins at the slice's first neuron.
 template <Dtype D> void intervene_slice(const float *h, const float *table, int64_t width, void *out, int64_t neurons) {
   const float *scale = table, *damping = table + width, *floor = table + 2 * width, *shift = table + 3 * width;
   auto *to = static_cast<typename Format<D>::type *>(out);

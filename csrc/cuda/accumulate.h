@@ -1,11 +1,10 @@
-// Statistics in two passes over each tile, centred on its mean: one of the two ways that partials.h chooses between.
+// Statistics in two passes over each tile, centred on its mean: one of the two forms between which partials.h chooses.
 //
-// For each tile a block works in two phases. First by rows: a warp reads whole vectors of a row, writes the output,
-// leaves the values in shared memory, and keeps the sums and active counts of its rows. Then by neurons: each thread
-// reads down the columns of one word, measures the tile in fp32 (centred on the mean that the sums give) and merges it
-// in fp64.
+// A block works on each tile in two phases. First by rows: a warp reads whole vectors of a row, writes the output and
+// the values to shared memory, and keeps the sums and active counts of its rows. Then by neurons: each thread reads
+// down the columns of one word, measures the tile in fp32 about the mean that the sums give, and merges it in fp64.
 //
-// In 16 bits glu_stats takes 26 instructions an element with the short silu and 37 with the present one, and two
+// In 16 bits glu_stats takes 26 instructions an element with the short silu and 37 with torch's sequence, and two
 // barriers a tile (sm_90; computed by `python tools/instructions.py`, not measured).
 #pragma once
 
@@ -16,18 +15,18 @@ namespace affectron::cuda {
 // Neurons of a thread in the second phase.
 template <Dtype D> constexpr int kColumns = kStrip<D> / kThreads;
 
-// Shared memory of a block. The runs are each thread's own: in registers they would lie idle through the first phase,
-// which needs them for its loads.
+// Shared memory of a block. Each thread uses only its own partials. They are not in registers because the first phase
+// needs the registers for its loads.
 template <Dtype D> struct Shared {
   Vector values[kTileRows][kWarp];
   Vector sums[kWarps][kStrip<D> / 4];     // floats: of each warp's rows
   uint32_t active[kWarps][kStrip<D> / 4]; // bytes
-  Run runs[kColumns<D>][kThreads];
+  Partial partials[kColumns<D>][kThreads];
   double share, weight; // of the tile, see Moments
   float inverse;        // 1 / rows
 };
 
-// Down the columns of one word: everything of the tile that `Moments` wants, in fp32.
+// The tile's mean, the deviations from it and its extremes, in fp32, of the columns of one word.
 template <Dtype D, int C> struct Measure {
   float mean[C], residual[C], squares[C], min[C], max[C];
 
@@ -52,8 +51,8 @@ template <Dtype D, int C> struct Measure {
       for (int c = 0; c < C; ++c) {
         const float deviation = x[c] - mean[c];
         into[c] = fmaf(deviation, deviation, into[c]);
-        // Sums of 16-bit values are exact where the mean is large beside the spread: what its rounding left is known
-        // without adding up deviations. In fp32 it is not.
+        // Sums of 16-bit values are exact where the mean is large beside the spread, so that the mean's rounding error
+        // follows from the sum (below). In fp32 it takes the sum of the deviations.
         if constexpr (D == Dtype::f32) residual[c] += deviation;
         min[c] = fminf(min[c], x[c]);
         max[c] = fmaxf(max[c], x[c]);
@@ -91,7 +90,7 @@ __device__ void two_passes(const Source &source, Shape shape, Plan plan, int64_t
   const int64_t last = min(first + tiles_per_group, plan.num_tiles);
 
 #pragma unroll
-  for (int c = 0; c < C; ++c) shared.runs[c][thread] = empty_run();
+  for (int c = 0; c < C; ++c) shared.partials[c][thread] = empty_partial();
   int64_t seen = 0; // rows of the segment so far, in this group
   for (int64_t t = first; t < last; ++t) {
     const Tile tile = plan.tiles[t];
@@ -99,7 +98,7 @@ __device__ void two_passes(const Source &source, Shape shape, Plan plan, int64_t
     const int rows = int(tile.rows);
 
     float sums[lanes] = {};
-    uint32_t active[lanes / 4] = {}; // a byte a neuron: a warp has 8 rows of a tile
+    uint32_t active[lanes / 4] = {}; // a byte a neuron: a warp counts at most 8 rows of a tile
     for (int r = warp; r < rows && neurons > 0; r += batch * kWarps) {
       typename Source::Row row[batch];
       int64_t n[batch];
@@ -114,15 +113,15 @@ __device__ void two_passes(const Source &source, Shape shape, Plan plan, int64_t
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
         if (r + b * kWarps >= rows) continue;
-        float h[lanes], signal[lanes];
+        float h[lanes], sign[lanes];
         const Vector values = source.finish(row[b], n[b], f, neurons);
         shared.values[r + b * kWarps][lane] = values;
         unpack<D>(values, h);
-        unpack<D>(source.signs(row[b], values), signal);
+        unpack<D>(source.signs(row[b], values), sign);
 #pragma unroll
         for (int i = 0; i < lanes; ++i) {
           sums[i] += h[i];
-          if (signal[i] > 0.0f) active[i / 4] += 1u << (8 * (i % 4));
+          if (sign[i] > 0.0f) active[i / 4] += 1u << (8 * (i % 4));
         }
       }
     }
@@ -143,17 +142,17 @@ __device__ void two_passes(const Source &source, Shape shape, Plan plan, int64_t
       const auto bytes = reinterpret_cast<const uint8_t *>(shared.active);
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        Run run = shared.runs[c][thread];
-        for (int w = 0; w < kWarps; ++w) run.active += bytes[w * kStrip<D> + thread * C + c];
-        // In range: squares neither overflow nor vanish. Comparisons are false for NaN. All equal: nothing to lose.
+        Partial partial = shared.partials[c][thread];
+        for (int w = 0; w < kWarps; ++w) partial.active += bytes[w * kStrip<D> + thread * C + c];
+        // In range: the squares have neither overflowed nor vanished, or all values are equal. False for NaN.
         const float squares = measure.squares[c];
         const bool in_range = squares < 1e30f && (squares > 1e-28f || measure.min[c] == measure.max[c]);
-        if (in_range && run.nonfinite == 0) {
+        if (in_range && partial.nonfinite == 0) {
           const double residual = measure.residual[c], shift = residual * shared.inverse;
           const double m2 = ::fma(-residual, shift, double(squares));
-          run.moments.merge(double(measure.mean[c]) + shift, m2 > 0.0 ? m2 : 0.0, shared.share, shared.weight);
-          run.min = fminf(run.min, measure.min[c]);
-          run.max = fmaxf(run.max, measure.max[c]);
+          partial.moments.merge(double(measure.mean[c]) + shift, m2 > 0.0 ? m2 : 0.0, shared.share, shared.weight);
+          partial.min = fminf(partial.min, measure.min[c]);
+          partial.max = fmaxf(partial.max, measure.max[c]);
         } else {
           const auto words = reinterpret_cast<const uint32_t *>(shared.values);
           auto value = [&](int r) {
@@ -161,9 +160,9 @@ __device__ void two_passes(const Source &source, Shape shape, Plan plan, int64_t
             Format<D>::unpack(words[r * kThreads + thread], x);
             return x[c];
           };
-          merge_exactly(value, rows, seen, run);
+          merge_exactly(value, rows, seen, partial);
         }
-        shared.runs[c][thread] = run;
+        shared.partials[c][thread] = partial;
       }
       seen += rows;
       if (t + 1 == last || plan.tiles[t + 1].segment != tile.segment) {
@@ -171,16 +170,16 @@ __device__ void two_passes(const Source &source, Shape shape, Plan plan, int64_t
 #pragma unroll
         for (int c = 0; c < C; ++c) {
           if (c >= columns) break;
-          partials.write(slot + c, shared.runs[c][thread]);
-          shared.runs[c][thread] = empty_run();
+          partials.write(slot + c, shared.partials[c][thread]);
+          shared.partials[c][thread] = empty_partial();
         }
-        // An integer: the order does not matter.
+        // Integers: the order of these additions does not matter.
         if (strip == 0 && thread == 0) {
           atomicAdd(reinterpret_cast<unsigned long long *>(count + tile.segment), (unsigned long long)seen);
         }
         seen = 0;
       }
-      __syncthreads(); // before the next tile's values come
+      __syncthreads(); // before the next tile's values replace these
     }
   }
 }

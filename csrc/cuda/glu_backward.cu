@@ -3,24 +3,24 @@
 // time for 78 (`python tools/instructions.py`; computed, not measured). Beside them the sums are read and written once
 // for each segment: 8 bytes a neuron against the 300 that a sentence of 30 rows moves in 16 bits.
 //
-// Without sums a thread takes one vector of two rows, as in glu. With them it walks the tiles of its block's group, two
-// rows at a time: products of kChain rows are added up in fp32, the rest in fp64, all in registers, and nothing is
-// exchanged between threads. A segment's sum belongs to the block whose group begins the segment. What a later group
-// holds of it goes to the workspace, one row a group, and `add_carried_kernel` adds these in the order of the groups.
-// What is a group follows from the number of tiles alone: the same shapes and segments give the same bits, on any GPU.
+// Without sums a thread takes one vector of two rows, as in glu. With sums it walks the tiles of its block's group, two
+// rows at a time: products of kChain rows are added up in fp32, these chains in fp64, all in registers, and threads
+// exchange nothing. The block whose group begins a segment writes the segment's sum. The totals of later groups go to
+// the workspace, one row a group, and `add_carried_kernel` adds them in the order of the groups. The groups depend on
+// the number of tiles alone: the same shapes and segments give the same bits, on any GPU.
 #include "kernels.h"
 #include "launch.h"
 #include "vector.h"
 
 namespace affectron::cuda {
 
-// What common/activation.h wants beyond real.h.
+// Operations that `slope` of common/activation.h needs beyond real.h.
 template <bool N> AFFECTRON_DEVICE inline bool operator<(Real<N> a, Real<N> b) { return a.v < b.v; }
 template <bool N> AFFECTRON_DEVICE inline Real<N> select(bool c, Real<N> a, Real<N> b) { return c ? a : b; }
 
 namespace {
 
-// The activation at x, by a code of kernel_act and with the bits that activate_values gives, and its derivative.
+// The activation at x, by a code of kernel_act and with the same bits as activate_values, and its derivative.
 template <Act A, bool Narrow> __device__ void differentiate(float x, float &y, float &dy) {
   if constexpr (A == kShortSilu) {
     y = short_silu(x);
@@ -70,7 +70,7 @@ template <Dtype D, bool Aligned> struct Backward {
     if (up.data) row.up = cuda::load<Aligned>(at<D, Aligned>(up, n, f), neurons);
     return row;
   }
-  // Writes the gradients of a row and, where `chain` is there, adds h times its gradient to it.
+  // Writes the gradients of a row and, unless `chain` is null, adds h times its gradient to it.
   __device__ void finish(const Row &row, int64_t n, int64_t f, int neurons, float *chain) const {
     float x[lanes], dh[lanes], y[lanes], dg[lanes];
     unpack<D>(row.gate, x);
@@ -117,19 +117,21 @@ __global__ void __launch_bounds__(kThreads) glu_backward_kernel(Backward<D, Alig
   }
 }
 
-// Short ones, so that blocks are many; and not so many that the carried sums of one segment take long.
+// Short groups, so that blocks are many, but at most 1024, so that adding up the carried totals does not take long.
 inline Groups backward_groups(int64_t num_tiles) {
   const int64_t tiles = max(2, ceil_div(num_tiles, 1024));
   return {ceil_div(num_tiles, tiles), tiles};
 }
 
-// The segment that goes on from the group before; -1 if none does.
+// The segment that continues from the group before, -1 if none does.
 __device__ inline int64_t carried_segment(const Plan &plan, int64_t tiles, int64_t group) {
   if (group == 0) return -1;
   const int64_t before = plan.tiles[group * tiles - 1].segment;
   return plan.tiles[group * tiles].segment == before ? before : -1;
 }
 
+// Adds a group's total to the sums of its segment; if the segment is carried, `sums` is the workspace, and it is
+// written.
 template <bool Aligned, int N>
 __device__ void add_to_sums(float *sums, const double *total, bool carried, int neurons) {
 #pragma unroll
@@ -150,14 +152,15 @@ __device__ void add_to_sums(float *sums, const double *total, bool carried, int 
 
 template <Dtype D, bool Aligned>
 __global__ void __launch_bounds__(kThreads)
-    glu_attribution_kernel(Backward<D, Aligned> rows, Shape shape, Plan plan, int64_t tiles_per_run, float *sums,
+    glu_attribution_kernel(Backward<D, Aligned> rows, Shape shape, Plan plan, int64_t tiles_per_group, float *sums,
                            float *workspace) {
   constexpr int batch = Backward<D, Aligned>::batch, lanes = kLanes<D>;
   const int64_t f = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * lanes;
   if (f >= shape.neurons) return;
   const int neurons = Aligned ? lanes : int(min(shape.neurons - f, lanes));
-  const int64_t group = blockIdx.y, first = group * tiles_per_run, last = min(first + tiles_per_run, plan.num_tiles);
-  const int64_t carried = carried_segment(plan, tiles_per_run, group);
+  const int64_t group = blockIdx.y, first = group * tiles_per_group,
+                last = min(first + tiles_per_group, plan.num_tiles);
+  const int64_t carried = carried_segment(plan, tiles_per_group, group);
   double total[lanes] = {};
   for (int64_t t = first; t < last; ++t) {
     const Tile tile = plan.tiles[t];
@@ -196,8 +199,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// What the groups after its first hold of a segment, in their order; the block of the first of these does it.
-template <int> // a template only so that it is compiled where it is used
+// Adds to a segment's sum the totals of the groups after its first, in order. The block of the first of these groups
+// adds them all.
+template <int> // a template, so that only a launch compiles it
 __global__ void __launch_bounds__(kThreads)
     add_carried_kernel(Shape shape, Plan plan, Groups groups, float *sums, const float *workspace) {
   const int64_t f = int64_t(blockIdx.x) * kThreads + threadIdx.x, first = int64_t(blockIdx.y) + 1;

@@ -14,10 +14,10 @@ template <Dtype D, bool Aligned> struct GluSource {
   };
 
   MutableRows out;
-  Rows gate, up; // `up` is `gate` where there is none: no load depends on a condition
+  Rows gate, up; // without up, `up` is `gate`, so that no load depends on a condition
   Act act;
   bool gated;
-  bool product; // active where h > 0; else where gate > 0
+  bool product; // a row is active where h > 0, else where gate > 0
 
   __device__ Row load(int64_t n, int64_t f, int neurons) const {
     return {cuda::load<Aligned>(at<D, Aligned>(gate, n, f), neurons),

@@ -1,10 +1,10 @@
-// out = the intervention of each row's program on act(gate) up. A row without a program is the plain kernel's row.
+// out = the intervention of each row's program on act(gate) up. A row without a program equals glu's row.
 //
-// 27 instructions an element in 16 bits on sm_90, 13 more than glu (38 and 25 with the present silu; glu.cu says what
-// there is time for), as long as the programs cost little: a program is 16 bytes a neuron where a row moves 6. A block
-// therefore takes up to 64 rows in the order of their programs, and a thread keeps its neurons' parameters in registers
-// until the program changes: a program is read once in those rows, from the L2 cache, where all of them stay (eight of
-// 14336 neurons: 1.8 MB).
+// 27 instructions an element in 16 bits on sm_90, 13 more than glu (38 and 25 with torch's silu; glu.cu gives the
+// limits), if the programs cost little: a program is 16 bytes a neuron where a row moves 6. A block therefore takes up
+// to 64 rows in the order of their programs, and a thread keeps its neurons' parameters in registers until the program
+// changes: each program is read once for those rows, from the L2 cache, which holds all programs (eight of 14336
+// neurons: 1.8 MB).
 #include "kernels.h"
 #include "launch.h"
 #include "vector.h"
@@ -17,10 +17,10 @@ constexpr int64_t kRows = 64, kFewRows = 8; // of a block
 constexpr int64_t kFill = 1024;             // blocks that fill a GPU, where 8 rows a block allow as many
 
 // Blocks aimed at, where 8 to 64 rows a block allow as many. The last blocks of a grid do not fill the GPU, and a block
-// that is alone on its SM takes about 0.5 us a row: the fewer rows, the shorter that tail. With programs by row, fewer
-// rows also mean that each program is read more often. Computed for 8192 x 14336 on an H100, a simple queue of blocks
-// that share the bandwidth: of 235 us, the tail and the starts of blocks are 21 with 56 rows a block, 9 with 28, 7 with
-// 14. Any mix of eight programs by row reads 2, 5 and 9 bytes of them an element from the L2 cache.
+// alone on its SM takes about 0.5 us a row: the fewer rows, the shorter this tail. With programs by row, fewer rows
+// also mean that each program is read more often. Computed for 8192 x 14336 on an H100, as a queue of blocks that share
+// the bandwidth: of 235 us, the tail and the starts of blocks take 21 with 56 rows a block, 9 with 28, 7 with 14. With
+// any mix of eight programs by row, 2, 5 and 9 bytes of programs an element are read from the L2 cache.
 constexpr int64_t blocks_aimed_at(const Programs &programs) { return programs.rows ? 4096 : 8192; }
 
 template <Dtype D> struct Parameters {
@@ -66,9 +66,9 @@ __global__ void __launch_bounds__(kThreads)
     if (thread < rows) {
       int rank = thread;
       if (programs.rows) {
-        const int mine = program_of[thread];
+        const int program = program_of[thread];
         rank = 0;
-        for (int r = 0; r < rows; ++r) rank += program_of[r] < mine || (program_of[r] == mine && r < thread);
+        for (int r = 0; r < rows; ++r) rank += program_of[r] < program || (program_of[r] == program && r < thread);
       }
       sorted[rank] = thread;
     }
@@ -76,14 +76,14 @@ __global__ void __launch_bounds__(kThreads)
     if (neurons == 0) continue;
 
     Parameters<D> parameters;
-    int held = -1; // the program that they are
+    int held = -1; // the program of `parameters`
     auto hold = [&](int program) {
       if (program < 0 || program == held) return;
       const float *table = programs.table + program * 4 * shape.neurons;
       parameters = read_program<D, Aligned>(table, shape.neurons, f, neurons);
       held = program;
     };
-    hold(program_of[sorted[0]]); // on its way together with the first vectors
+    hold(program_of[sorted[0]]); // loaded together with the first vectors
     for (int r = 0; r < rows; r += batch) {
       Vector g[batch], u[batch];
 #pragma unroll
@@ -117,7 +117,7 @@ int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs program
                        in_vectors(up.data, up.stride, shape, dtype) && in_vectors(programs.table, 0, shape, dtype);
   return with_instance(dtype, aligned, [&](auto d, auto a) {
     const int64_t strips = ceil_div(shape.neurons, kThreads * kLanes<d.value>);
-    const int64_t all = shape.rows * strips; // blocks of one row
+    const int64_t all = shape.rows * strips; // blocks, at one row a block
     const int rows = int(max(1, min(kRows, max(all / blocks_aimed_at(programs), min(kFewRows, all / kFill)))));
     return launch(glu_steer_kernel<d.value, a.value>, strips, min(ceil_div(shape.rows, rows), kMaxGridY), stream, out,
                   gate, up, shape, programs, kernel_act(act, dtype), rows);

@@ -1,8 +1,7 @@
 // The CUDA kernels as the binding sees them: the functions of cpu/kernels.h on device memory, each enqueued on a stream
 // of the current device. Nothing here needs CUDA's headers.
 //
-// Each returns a cudaError_t, 0 for success; nothing is allocated, nothing waits, so they may run while a graph is
-// being captured.
+// Each returns a cudaError_t, 0 for success. None allocates or waits, so that they may run while a graph is captured.
 #pragma once
 
 #include "../common/types.h"
@@ -21,13 +20,13 @@ int masked_mlp(MutableRows out, Rows x, MlpWeights weights, MlpShape shape, Prog
                void *workspace, Stream stream);
 int neuron_stats(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype dtype, void *workspace, Stream stream);
 
-// Bytes that the two kernels of statistics want as `workspace`, aligned to 16: a function of the shapes alone.
-int64_t workspace_size(Shape shape, int64_t num_tiles, int64_t num_segments, Dtype dtype);
-int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles);     // what glu_backward wants where there are sums
-int64_t mlp_workspace_size(MlpShape shape, Dtype dtype, bool by_neuron); // what masked_mlp wants
+// Bytes of `workspace`, aligned to 16: functions of the shapes alone.
+int64_t workspace_size(Shape shape, int64_t num_tiles, int64_t num_segments, Dtype dtype); // of both statistics kernels
+int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles);                       // of glu_backward with sums
+int64_t mlp_workspace_size(MlpShape shape, Dtype dtype, bool by_neuron);                   // of masked_mlp
 
-// Makes `device` current for this thread. The module carries its own CUDA runtime, which need not know what torch's was
-// told; the primary context that it selects is the same.
+// Makes `device` current for this thread. The module has its own CUDA runtime, which does not see torch's choice of
+// device; both select the same primary context.
 int use_device(int device);
 
 // The version of the CUDA toolkit that compiled the kernels, 13000 for 13.0.

@@ -1,4 +1,4 @@
-// From run-time arguments to a kernel: the choice among its instances, and the launch itself.
+// Choice among a kernel's instances from run-time arguments, and the launch.
 #pragma once
 
 #include <type_traits>
@@ -12,7 +12,7 @@ namespace affectron::cuda {
 constexpr int kWarp = 32;
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarp;
-constexpr unsigned kAll = 0xffffffffu; // lanes of a warp
+constexpr unsigned kAll = 0xffffffffu; // all lanes of a warp
 
 constexpr int64_t kMaxGridY = 65535;
 
@@ -20,14 +20,14 @@ AFFECTRON_DEVICE inline int64_t min(int64_t a, int64_t b) { return a < b ? a : b
 AFFECTRON_DEVICE inline int64_t max(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Consecutive tiles of the plan: a block's share of them.
+// A plan's tiles cut into groups of consecutive tiles, one for each block of a strip.
 struct Groups {
   int64_t number;
   int64_t tiles; // in each but the last
 };
 
-// Whether every row can be read in vectors of 16 bytes, and addressed by 32-bit factors. An absent tensor (null, stride
-// 0) can.
+// Whether every row can be read in vectors of 16 bytes and addressed by 32-bit factors; true for an absent tensor
+// (null, stride 0).
 inline bool in_vectors(const void *data, int64_t stride, Shape shape, Dtype dtype) {
   const int64_t size = element_size(dtype), lanes = 16 / size, limit = int64_t(1) << 32;
   return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % lanes == 0 && shape.neurons % lanes == 0 &&
@@ -59,21 +59,23 @@ int launch(void (*kernel)(P...), int64_t grid_x, int64_t grid_y, void *stream, A
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
-// Programmatic dependent launch, from compute capability 9.0 on: the second of two kernels begins while the first one
-// ends, so that its launch costs no time of its own. The rules that keep this safe:
+// Programmatic dependent launch, from compute capability 9.0 on: the second of two kernels begins while the first ends,
+// which hides the time of its launch. The rules that keep this safe:
 // - The first kernel is launched as usual, after everything before it has ended; it calls allow_next().
-// - Every thread of the second calls wait_for_previous() before it ends. Before that it reads nothing that the first
-//   writes, and writes nothing that the first reads or writes. After it all that the first has written is visible, but
-//   to plain loads alone: __ldg is for what nobody writes while the kernel runs, and may be moved before the wait.
-// - The second never calls allow_next(). What the stream holds next waits for its end, and so for that of the first: in
-//   particular the first kernel of the next call finds the workspace free.
+// - Every thread of the second calls wait_for_previous() before it ends. Before the wait it reads nothing that the
+// first
+//   writes, and writes nothing that the first reads or writes. After the wait it sees all that the first has written,
+//   but only by plain loads: __ldg assumes memory that nobody writes while the kernel runs, and may be moved before the
+//   wait.
+// - The second never calls allow_next(). The next kernel in the stream waits for its end, and so for the end of the
+//   first: in particular, the first kernel of the next call finds the workspace free.
 template <class... P, class... A>
 int launch_dependent(void (*kernel)(P...), int64_t grid_x, int64_t grid_y, void *stream, A... arguments) {
   cudaLaunchConfig_t config = launch_config(grid_x, grid_y, stream);
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
-  // Both calls read what the runtime holds: they are cheap, and allowed while a graph is being captured.
+  // Both calls only read the runtime's state: they are cheap, and allowed while a graph is captured.
   int device = 0, major = 0;
   int status = cudaGetDevice(&device);
   if (status == cudaSuccess) status = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
@@ -83,7 +85,7 @@ int launch_dependent(void (*kernel)(P...), int64_t grid_x, int64_t grid_y, void 
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 
-// As assembly: CUDA 11.8 has the instructions, but no functions for them.
+// Assembly, because CUDA 11.8 has these instructions but no functions for them.
 __device__ inline void allow_next() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");

@@ -1,12 +1,13 @@
-// out = down . intervention(act(gate x) (up x)) for a few rows: decoding, where reading the weights is all the work.
-// Two launches, each weight read once: gate and up with the activation and the intervention, then down, which begins
-// while they end (launch.h). What every row has hard-masked is not computed: its gate and up rows are not read. Where
-// down is stored by neuron, no row of it is read that would be multiplied by 0 alone.
+// out = down . intervention(act(gate x) (up x)) for a few rows, as in decoding, where the time goes into reading the
+// weights. Two launches, each weight read once: gate and up with the activation and the intervention, then down, which
+// begins while they end (launch.h). A neuron that every row has hard-masked is not computed: its gate and up rows are
+// not read. Where down is stored by neuron, its row is not read for a neuron whose h' is 0 in every row.
 //
-// Nothing depends on the number of SMs, and nothing on the host but the shapes: a captured graph serves any programs. A
-// sum's terms have an order that the shapes fix, and what is left out is 0, so that no row's bits depend on what is
-// masked in others. Down's neurons are split among blocks, whose partial sums the last of them to finish adds up in the
-// order of the neurons: blocks that have finished are counted, which is the only thing added atomically.
+// The result depends neither on the number of SMs nor on anything that the host reads but the shapes: a captured graph
+// serves any programs. The shapes fix the order of a sum's terms, and terms that are left out are 0, so that no row's
+// bits depend on the masks of other rows. Down's neurons are split among blocks. The last block of a strip to finish
+// adds up the partial sums of all splits in the order of the neurons; only the number of finished blocks is added
+// atomically.
 //
 // Floor: the bytes of the weights that are needed (8B shape, bf16: 235 MB and 117 MB, 82 us at 4.3 TB/s). Gate and up
 // take 4 instructions a weight for one row, 9 for four, 30 for sixteen (`python tools/instructions.py`, sm_90), where
@@ -20,17 +21,18 @@ namespace affectron::cuda {
 
 namespace {
 
-constexpr int64_t kDownBlocks = 640;     // aimed at: they find room on 128 SMs at once
+constexpr int64_t kDownBlocks = 640;     // aimed at: 128 SMs hold them at once
 constexpr int64_t kOutputsPerWarp = 2;   // where down is stored by output
 constexpr int64_t kWorkspaceAlign = 128; // bytes
 
-// Blocks on an SM: with as many registers as that leaves a thread, nothing is spilled.
+// Blocks on an SM: as many as leave each thread enough registers not to spill.
 template <int N> constexpr int kResident = N <= 4 ? 4 : 2;
 
-// Vectors of a row of weights that a lane has under way.
+// Vectors of a row of weights that a lane loads before it uses the first.
 template <int N> constexpr int kUnderWay = N <= 4 ? 4 : 2;
 
-// Neurons of down's blocks where it is stored by neuron: a whole number of ballots for each warp.
+// Down's neurons split among blocks, where down is stored by neuron. `neurons` in a split are a whole number of ballots
+// for each warp.
 struct Splits {
   int64_t number, neurons, strips;
 };
@@ -42,8 +44,8 @@ Splits make_splits(MlpShape shape, Dtype dtype) {
   return {max(1, ceil_div(shape.neurons, neurons)), neurons, strips};
 }
 
-// What the two launches share: h', in rows that vectors fit; sums of the splits [strips, splits, N, strip]; and how
-// many blocks of each strip have finished, int32 [strips].
+// Memory that the two launches share: h', in rows that vectors fit; the partial sums of the splits, [strips, splits, N,
+// outputs of a strip]; and the number of finished blocks of each strip, int32 [strips].
 struct Workspace {
   MutableRows h;
   float *partial;
@@ -66,8 +68,8 @@ Workspace make_workspace(void *data, MlpShape shape, Dtype dtype, bool by_neuron
   return w;
 }
 
-// The sum of value[m] over the warp's lanes, in lane 32 m / M: each step shares out half of the values that are left,
-// so that 31 exchanges do for 32 of them.
+// The sum of value[m] over the warp's lanes, in lane 32 m / M. Each step hands half of the remaining values to the
+// other half of the lanes, so that 32 values take 31 exchanges.
 template <int M> __device__ float sum_of_lanes(float (&value)[M]) {
   const int lane = threadIdx.x % kWarp;
 #pragma unroll
@@ -79,15 +81,15 @@ template <int M> __device__ float sum_of_lanes(float (&value)[M]) {
     left /= 2;
 #pragma unroll
     for (int m = 0; m < left; ++m) {
-      const float mine = lane & half ? value[m + left] : value[m], other = lane & half ? value[m] : value[m + left];
-      value[m] = mine + __shfl_xor_sync(kAll, other, half);
+      const float kept = lane & half ? value[m + left] : value[m], sent = lane & half ? value[m] : value[m + left];
+      value[m] = kept + __shfl_xor_sync(kAll, sent, half);
     }
   }
   return value[0];
 }
 
-// For lane n, weights . x[n] of one or two rows of weights (`second` may be null) and N rows of x, the last of which
-// stands in for those that are not there.
+// In lane n, weights . x[n] for one or two rows of weights (`second` may be null) and N rows of x. Where x has fewer
+// rows, its last is used again.
 template <Dtype D, bool Aligned, int N, class T>
 __device__ float2 dots(const T *first, const T *second, Rows x, int rows, int64_t size) {
   constexpr int batch = kUnderWay<N>, elements = Aligned ? kLanes<D> : 1,
@@ -137,13 +139,13 @@ template <Dtype D> __device__ void store_one(MutableRows to, int64_t n, int64_t 
   store<false>(at<D, false>(to, n, f), Vector{{pack_one<D>(value)}}, 1);
 }
 
-// h' of one neuron a warp; its lane n has row n.
+// h'. A warp has one neuron, and its lane n row n.
 template <Dtype D, bool Aligned, int N>
 __global__ void __launch_bounds__(kThreads, kResident<N>)
     gate_up_kernel(MutableRows h, Rows x, Rows gate, Rows up, MlpShape shape, Programs programs, Act act, int *finished,
                    int64_t strips) {
   allow_next();
-  if (blockIdx.x == 0) { // for the second launch
+  if (blockIdx.x == 0) { // the second launch counts from 0
     for (int64_t s = threadIdx.x; s < strips; s += kThreads) finished[s] = 0;
   }
   const int64_t f = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp;
@@ -164,7 +166,7 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
       masked = hard_masked(scale, damping, floor);
     }
   }
-  float value = shift; // of a masked neuron, whatever h is
+  float value = shift; // h' of a masked neuron, whatever h is
   if (!__all_sync(kAll, masked)) {
     const auto *first = at<D, Aligned>(gate, f, 0);
     const bool gated = up.data != nullptr;
@@ -179,13 +181,14 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
   if (lane < rows) store_one<D>(h, lane, f, value);
 }
 
-// The column of a strip that is a lane's i-th: vectors where they fit, else single ones, so that a warp's lie together.
+// Column in its strip of a lane's element i. Lanes have whole vectors if `Aligned`, else every 32nd column, so that the
+// reads of a warp are neighbours.
 template <Dtype D, bool Aligned> __device__ int column(int i) {
   const int lane = threadIdx.x % kWarp;
   return Aligned ? lane * kLanes<D> + i : i * kWarp + lane;
 }
 
-// The sums of the block's warps, in their order: emit(n, column of the strip, sum).
+// Adds up the totals of the block's warps in their order and calls emit(n, column of the strip, sum).
 template <Dtype D, bool Aligned, int N, class Emit>
 __device__ void add_warps(const float (&total)[N][kLanes<D>], Emit emit) {
   constexpr int together = N < 4 ? N : 4, strip = kStrip<D>;
@@ -210,7 +213,7 @@ __device__ void add_warps(const float (&total)[N][kLanes<D>], Emit emit) {
   }
 }
 
-// A block has a strip of outputs and one of the splits of the neurons, a warp a quarter of that.
+// A block has a strip of outputs and one split of the neurons, each of its warps a quarter of the split.
 template <Dtype D, bool Aligned, int N>
 __global__ void __launch_bounds__(kThreads, kResident<N>)
     down_by_neuron_kernel(MutableRows out, Rows down, Rows h, MlpShape shape, Splits splits, float *partial,
@@ -218,12 +221,12 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
   constexpr int lanes = kLanes<D>, strip = kStrip<D>, batch = !Aligned ? 1 : N <= 4 ? 8 : 2;
   wait_for_previous(); // which writes h and `finished`
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, rows = int(shape.rows);
-  const int64_t o = int64_t(blockIdx.x) * strip, outputs = shape.outputs - o; // of the strip, and perhaps beyond
+  const int64_t o = int64_t(blockIdx.x) * strip, outputs = shape.outputs - o; // from the strip's first to the last
   float total[N][lanes] = {};
 
   const int64_t share = splits.neurons / kWarps, begin = blockIdx.y * splits.neurons + warp * share;
   for (int64_t first = begin; first < min(begin + share, shape.neurons); first += kWarp) {
-    // A lane has the factors of one neuron; all of those that are not 0 are taken in turn.
+    // A lane loads the factors of one neuron. The warp then takes the neurons with a factor other than 0 in turn.
     const int64_t f = first + lane;
     float factor[N] = {};
     bool any = false;
@@ -239,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
       Vector weights[batch];
 #pragma unroll
       for (int b = 0; b < batch; ++b) {
-        from[b] = __ffs(left) - 1; // -1: no more
+        from[b] = __ffs(left) - 1; // -1: no neuron is left
         left &= left - 1;
         if (Aligned && from[b] >= 0 && column<D, true>(0) < outputs) {
           weights[b] = load<true>(at<D, true>(down, first + from[b], o + column<D, true>(0)), lanes);
@@ -285,9 +288,9 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
 #pragma unroll
     for (int i = 0; i < lanes; ++i) total[n][i] = 0.0f;
   }
-  const int64_t each = (splits.number + kWarps - 1) / kWarps;
+  const int64_t per_warp = (splits.number + kWarps - 1) / kWarps;
 #pragma unroll(N <= 4 ? 4 : 1)
-  for (int64_t s = warp * each; s < min((warp + 1) * each, splits.number); ++s) {
+  for (int64_t s = warp * per_warp; s < min((warp + 1) * per_warp, splits.number); ++s) {
 #pragma unroll
     for (int n = 0; n < N; ++n) {
       if (n >= rows) continue;
@@ -304,7 +307,7 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
   });
 }
 
-// Two outputs a warp.
+// A warp has two outputs.
 template <Dtype D, bool Aligned, int N>
 __global__ void __launch_bounds__(kThreads, kResident<N>)
     down_by_output_kernel(MutableRows out, Rows down, Rows h, MlpShape shape) {
@@ -321,8 +324,8 @@ __global__ void __launch_bounds__(kThreads, kResident<N>)
   if (two) store_one<D>(out, lane, o + 1, sums.y);
 }
 
-// Calls f with the number of rows that a kernel is compiled for. Rows that no vector fits are read one by one: there
-// the arithmetic of rows that are not there does not count.
+// Calls f with the number of rows that a kernel is compiled for. Without `Aligned` elements are read one by one, and
+// the arithmetic of absent rows does not matter beside that.
 template <bool Aligned, class F> int with_rows(int64_t rows, F f) {
   if constexpr (Aligned) {
     if (rows == 1) return f(std::integral_constant<int, 1>{});

@@ -1,5 +1,5 @@
-// Statistics of an activation that something else has computed: see partials.h. Reads one element, or two with a
-// gate, and writes next to nothing.
+// Statistics of an activation that is already computed: see partials.h. Reads one element, or two with a gate, and
+// writes only partials.
 #include "accumulate.h"
 #include "kernels.h"
 #include "single_pass.h"
@@ -14,7 +14,7 @@ template <Dtype D, bool Aligned> struct ValueSource {
     Vector h, gate;
   };
 
-  Rows h, gate; // `gate` is `h` where there is none: no load depends on a condition
+  Rows h, gate; // without gate, `gate` is `h`, so that no load depends on a condition
 
   __device__ Row load(int64_t n, int64_t f, int neurons) const {
     return {cuda::load<Aligned>(at<D, Aligned>(h, n, f), neurons),

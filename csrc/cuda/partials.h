@@ -1,19 +1,18 @@
-// What the kernels of statistics share: the plan's tiles cut into groups, a partial result of every segment in each of
-// them, and the launch that merges those.
+// Shared by the statistics kernels: the plan's tiles cut into groups, a partial (the statistics of one segment in one
+// group), and the launch that merges the partials.
 //
-// A block owns one group and a strip of neurons as wide as a warp's vectors. At the end of a segment's tiles in the
-// group its result goes to the workspace; `merge_kernel` takes all of them from there in the order of the groups. How
-// many groups there are follows from the shapes alone, so that a large GPU holds all blocks at once. No float is added
-// atomically, and no order depends on which block runs when: the same shapes and segments give the same bits, on any
-// GPU.
+// A block walks one group for a strip of neurons as wide as a warp's vectors. At the end of a segment's tiles in the
+// group it writes a partial to the workspace; `merge_kernel` merges the partials in the order of the groups. The number
+// of groups depends on the shapes alone, such that a large GPU holds all blocks at once. No float is added atomically,
+// and no order depends on which block runs first: the same shapes and segments give the same bits, on any GPU.
 //
-// A block makes its results in one of two ways: accumulate.h measures a tile in two passes, centred on its mean,
-// single_pass.h in one, about a pivot. `forms.single_pass` chooses. If `make gpu` finds glu_stats faster in a single
-// pass, accumulate.h goes, else single_pass.h.
+// A block measures a tile in one of two forms: accumulate.h in two passes, centred on the tile's mean, single_pass.h in
+// one, about a pivot. `forms.single_pass` chooses. If `make gpu` finds glu_stats faster in a single pass, accumulate.h
+// is deleted, else single_pass.h.
 //
-// Cost beside glu (bf16, 8192 x 14336, 10 labels; computed, not measured): 9 groups (11 in two passes) write and read
-// 18 partial results (20) of 32 bytes a neuron, 17 MB (18) beside 704 MB and mostly within the L2 cache, in a second
-// launch of some microseconds.
+// Cost beyond glu (bf16, 8192 x 14336, 10 labels; computed, not measured): 9 groups (11 in two passes) write and read
+// 18 partials (20) of 32 bytes a neuron, 17 MB (18) against 704 MB and mostly within the L2 cache, in a second launch
+// of some microseconds.
 #pragma once
 
 #include "forms.h"
@@ -22,10 +21,10 @@
 
 namespace affectron::cuda {
 
-constexpr int kTwoPassBlocks = 5; // on an SM, as registers allow: nothing is spilled
+constexpr int kTwoPassBlocks = 5; // on an SM: as many as registers allow without spilling
 constexpr int kSinglePassBlocks = 4;
-constexpr int64_t kSms = 128;    // whose room the blocks are to fill at once
-constexpr int64_t kMinTiles = 4; // a group: partial results stay few beside what is read
+constexpr int64_t kSms = 128;    // SMs that the blocks fill at once
+constexpr int64_t kMinTiles = 4; // in a group, so that partials are small against the values read
 constexpr int64_t kMaxGroups = 1024;
 
 inline Groups make_groups(Shape shape, int64_t num_tiles, Dtype dtype) {
@@ -36,7 +35,7 @@ inline Groups make_groups(Shape shape, int64_t num_tiles, Dtype dtype) {
   return {ceil_div(num_tiles, tiles), tiles};
 }
 
-// A set of observations of one neuron, merged in fp64 (Chan et al. 1979).
+// Mean and squared deviations of a set of observations of one neuron; sets are merged in fp64 (Chan et al. 1979).
 struct Moments {
   double mean, m2;
 
@@ -46,7 +45,7 @@ struct Moments {
     mean = ::fma(delta, share, mean);
     m2 += ::fma(delta * delta, weight, other_m2);
   }
-  // The same from both numbers of observations; `added` may be 0.
+  // Merges `added` observations, which may be 0, into the `before` that this set has.
   __device__ void merge(const Moments &other, int64_t before, int64_t added) {
     if (added == 0) return;
     const double share = double(added) / double(before + added);
@@ -54,14 +53,14 @@ struct Moments {
   }
 };
 
-// What has been seen of one neuron in the current segment of a group.
-struct alignas(16) Run {
+// The statistics of one neuron over the rows of one segment in one group.
+struct alignas(16) Partial {
   Moments moments;
   float min, max;
   int32_t active, nonfinite;
 
-  // Adds what `added` rows showed to what `seen` rows did.
-  __device__ void merge(const Run &other, int64_t seen, int64_t added) {
+  // Merges the statistics of `added` rows into those of `seen` rows.
+  __device__ void merge(const Partial &other, int64_t seen, int64_t added) {
     moments.merge(other.moments, seen - nonfinite, added - other.nonfinite);
     min = fminf(min, other.min);
     max = fmaxf(max, other.max);
@@ -70,12 +69,12 @@ struct alignas(16) Run {
   }
 };
 
-__device__ inline Run empty_run() {
+__device__ inline Partial empty_partial() {
   const float infinity = __int_as_float(0x7f800000);
   return {{0.0, 0.0}, infinity, -infinity, 0, 0};
 }
 
-// A single element.
+// Reads a single element.
 template <Dtype D, class T> __device__ float read_one(const T *p) {
   if constexpr (D == Dtype::f32) {
     return *p;
@@ -86,12 +85,13 @@ template <Dtype D, class T> __device__ float read_one(const T *p) {
   }
 }
 
-// Adds one neuron of a tile to its run in fp64, non-finite values left out: `value(r)` is that of row r. For columns
-// whose squares leave the range of fp32 or that hold a NaN or an infinity, and for neurons that have held one before.
-template <class Value> __device__ void merge_exactly(Value value, int rows, int64_t seen, Run &run) {
-  Run tile = empty_run();
+// Merges one neuron's values in a tile into its partial in fp64; `value(r)` is that of row r, and values that are not
+// finite are left out. For columns whose squares leave the range of fp32 or that hold a NaN or an infinity, and for
+// neurons that have held one before.
+template <class Value> __device__ void merge_exactly(Value value, int rows, int64_t seen, Partial &partial) {
+  Partial tile = empty_partial();
   double sum = 0.0;
-#pragma unroll 4 // as many reads under way
+#pragma unroll 4 // four reads under way
   for (int r = 0; r < rows; ++r) {
     const float x = value(r);
     const bool finite = isfinite(x);
@@ -107,23 +107,23 @@ template <class Value> __device__ void merge_exactly(Value value, int rows, int6
     const double deviation = isfinite(x) ? double(x) - tile.moments.mean : 0.0;
     tile.moments.m2 = ::fma(deviation, deviation, tile.moments.m2);
   }
-  run.merge(tile, seen, rows);
+  partial.merge(tile, seen, rows);
 }
 
-// Partial results, [slots, F] each. That of segment s in group g is in slot g + s: both ascend along the tiles, so no
-// two share one.
+// The workspace: arrays [slots, F]. The partial of segment s in group g is in slot g + s. Both numbers ascend along the
+// tiles, so that no two partials share a slot.
 struct Partials {
   double *mean, *m2;
   float *min, *max;
   int32_t *active, *nonfinite;
 
-  __device__ void write(int64_t at, const Run &run) const {
-    mean[at] = run.moments.mean;
-    m2[at] = run.moments.m2;
-    min[at] = run.min;
-    max[at] = run.max;
-    active[at] = run.active;
-    nonfinite[at] = run.nonfinite;
+  __device__ void write(int64_t at, const Partial &partial) const {
+    mean[at] = partial.moments.mean;
+    m2[at] = partial.moments.m2;
+    min[at] = partial.min;
+    max[at] = partial.max;
+    active[at] = partial.active;
+    nonfinite[at] = partial.nonfinite;
   }
 };
 
@@ -144,12 +144,12 @@ inline Partials make_partials(void *workspace, int64_t size) {
   return p;
 }
 
-// The partial results of one segment, group after group, into the accumulators; a thread for each neuron. `count` holds
-// this batch's rows already.
-template <int> // a template only so that two sources may hold it
+// Merges the partials of one segment into the accumulators, group after group; a thread for each neuron. `count`
+// includes this call's rows already.
+template <int> // a template, so that two sources may define it
 __global__ void __launch_bounds__(kThreads)
     merge_kernel(Shape shape, Plan plan, Groups groups, Partials partials, Stats stats) {
-  __shared__ int rows_of[kMaxGroups]; // the segment's, in each group
+  __shared__ int rows_of[kMaxGroups]; // the segment's rows in each group
   const int64_t f = int64_t(blockIdx.x) * kThreads + threadIdx.x;
   for (int64_t segment = blockIdx.y; segment < plan.num_segments; segment += gridDim.y) {
     __syncthreads();
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kThreads)
       if (tile.segment == segment && tile.rows > 0) atomicAdd(&rows_of[int(t) / int(groups.tiles)], int(tile.rows));
     }
     __syncthreads();
-    wait_for_previous(); // the plan is older; all else that is read is of the kernel before
+    wait_for_previous(); // the kernel before writes all that is read below; the plan is older
     int64_t total = 0;
     for (int g = 0; g < groups.number; ++g) total += rows_of[g];
     if (total == 0 || f >= shape.neurons) continue;
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Enqueues `kernel`, which leaves the partial results, and their merge.
+// Enqueues `kernel`, which writes the partials, and their merge.
 template <Dtype D, class Kernel, class... A>
 int accumulate_and_merge(Kernel kernel, Groups groups, Shape shape, Plan plan, Stats stats, void *workspace,
                          void *stream, A... arguments) {

@@ -1,7 +1,7 @@
 // The value type of common/activation.h on the GPU: one float, with the functions that torch's CUDA kernels call, so
-// that the activations agree with theirs bit for bit. torch compiles those with fused multiply-adds where the compiler
-// likes; this file's users are compiled without (-fmad=false), and fma stands where it matters: in gelu_tanh's
-// polynomial. In 1 + exp(-x) the fused factor is a power of two, so that it makes no difference.
+// that activations equal torch's bit for bit. torch lets the compiler fuse products and sums. The users of this file
+// are compiled without fusion (-fmad=false), and fma is written where it matters: in gelu_tanh's polynomial. In 1 +
+// exp(-x) fusion makes no difference, because the fused factor is a power of two.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,7 +10,7 @@
 
 namespace affectron::cuda {
 
-// About 1 / d, to 1 ulp, in one instruction. Results under 2^-126 are flushed to zero.
+// 1 / d to 1 ulp, in one instruction. Results under 2^-126 are flushed to zero.
 AFFECTRON_DEVICE inline float reciprocal(float d) {
 #ifdef __CUDA_ARCH__
   float r;
@@ -21,7 +21,7 @@ AFFECTRON_DEVICE inline float reciprocal(float d) {
 #endif
 }
 
-// About 2^y, to 2 ulp, in one instruction. Results under 2^-126 are flushed to zero.
+// 2^y to 2 ulp, in one instruction. Results under 2^-126 are flushed to zero.
 AFFECTRON_DEVICE inline float power_of_two(float y) {
 #ifdef __CUDA_ARCH__
   float e;
@@ -33,26 +33,27 @@ AFFECTRON_DEVICE inline float power_of_two(float y) {
 #endif
 }
 
-// x / d, given r = 1 / d to 1 ulp. Where x or d is infinite the excess is NaN and x r right already: the largest number
-// in its place changes neither value nor sign. Written so that -0 stays -0.
+// x / d, given r = 1 / d to 1 ulp. One Newton step from q = x r: q - (d q - x) r. If x or d is infinite, q is already
+// right but the residual d q - x is NaN; fminf makes it FLT_MAX, which leaves q unchanged. Written so that -0 stays -0.
 AFFECTRON_DEVICE inline float quotient(float x, float d, float r) {
   float q = x * r;
-  float excess = fminf(fmaf(d, q, -x), 3.4028234663852886e38f);
-  return fmaf(-excess, r, q);
+  float residual = fminf(fmaf(d, q, -x), 3.4028234663852886e38f);
+  return fmaf(-residual, r, q);
 }
 
-// x / d for d >= 1, good enough to be rounded to 16 bits as the IEEE quotient is: 7 instructions and no branch, where
-// that one takes 10 and a branch for each element. tests/cuda shows it for every 16-bit x, every d within 4 ulp of
-// silu's denominator (2 itself where |x| <= 2^-24) and every reciprocal within 1 ulp (exact for powers of 2). A quarter
-// of both: no reciprocal is flushed.
+// x / d for d >= 1, exact enough to round to 16 bits as the IEEE quotient does, in 7 instructions without a branch; the
+// IEEE division takes 10 and a branch for each element. tests/cuda proves the rounding for every 16-bit x, every d
+// within 4 ulp of silu's denominator (2 itself where |x| <= 2^-24) and every reciprocal within 1 ulp (exact for powers
+// of 2). Both operands are scaled by a quarter, so that no reciprocal is flushed to zero.
 AFFECTRON_DEVICE inline float narrow_quotient(float x, float d) {
   return quotient(x * 0.25f, d * 0.25f, reciprocal(d * 0.25f));
 }
 
 // silu(x) for an x of 16 bits and a result that will be rounded to 16 bits: 6 instructions, two of them approximations.
-// tests/cuda counts the x whose rounding these may change, because silu(x) is next to a tie: 3 in bf16, 16 in fp16,
-// where 2 of them differ from torch's sequence even if both approximations are exact to fp32 (x log2(e) is rounded). A
-// quarter of both, for the reason above. Infinities, NaN and -0 give what x / (1 + exp(-x)) gives.
+// tests/cuda counts the x whose rounding these may change, because silu(x) is next to a tie: 3 in bf16, 16 in fp16. Of
+// the latter, 2 differ from torch's sequence even if both approximations are exact to fp32, because x log2(e) is
+// rounded. A quarter of both operands, for the reason above. Infinities, NaN and -0 give the results of
+// x / (1 + exp(-x)).
 AFFECTRON_DEVICE inline float short_silu(float x) {
   const float e = power_of_two(x * -1.4426950408889634f);
   return x * 0.25f * reciprocal(fmaf(e, 0.25f, 0.25f));

@@ -1,4 +1,4 @@
-// The little of the CUDA runtime that Python needs beside the kernels.
+// Functions of the CUDA runtime that Python needs beside the kernels.
 #include <cuda_runtime.h>
 
 #include "kernels.h"

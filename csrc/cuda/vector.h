@@ -1,5 +1,5 @@
-// Sixteen bytes of neurons, the unit that every kernel reads, computes and writes: 8 neurons in 16 bits, 4 in fp32.
-// Here are their conversions, loads and stores, and act(gate) up of one of them.
+// Vector: sixteen bytes of neurons, the unit that every kernel reads, computes and writes: 8 neurons in 16 bits, 4 in
+// fp32. Its conversions, loads and stores, and act(gate) up of one vector.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,9 +18,10 @@ struct alignas(16) Vector {
   uint32_t word[4];
 };
 
-// One word of a vector and its values, rounded to nearest even. `multiply` rounds the exact products once, which gives
-// what an fp32 product rounded to 16 bits gives. In bf16 fp32 too is inexact, below 2^-149: there the exact product is
-// under 255 * 255 * 2^-150, too far from the tie at 2^-134 for fp32's rounding to reach it.
+// Conversions of one word of a vector, rounded to nearest even. `multiply` rounds the exact products once, and equals
+// an fp32 product rounded to 16 bits: fp32 holds the product of two 16-bit numbers exactly, except below 2^-149 in
+// bf16. There the exact product is under 255 * 255 * 2^-150, too far from the tie at 2^-134 for fp32's rounding to
+// reach it.
 template <Dtype D> struct Format {
   using type = uint16_t;
   static constexpr int per_word = 2;
@@ -66,7 +67,7 @@ template <> struct Format<Dtype::f32> {
 // Neurons in a vector.
 template <Dtype D> constexpr int kLanes = 4 * Format<D>::per_word;
 
-// Neurons in a warp's vectors, one a thread.
+// Neurons in a strip: those of a warp's vectors, one vector a thread.
 template <Dtype D> constexpr int kStrip = kWarp * kLanes<D>;
 
 template <Dtype D> __device__ void unpack(const Vector &from, float *x) {
@@ -81,7 +82,7 @@ template <Dtype D> __device__ Vector pack(const float *x) {
   return to;
 }
 
-// A single value, rounded to D.
+// A single value rounded to D, as bits and as a float.
 template <Dtype D> __device__ uint32_t pack_one(float x) {
   const float pair[2] = {x, 0.0f};
   return Format<D>::pack(pair);
@@ -92,8 +93,8 @@ template <Dtype D> __device__ float rounded(float x) {
   return pair[0];
 }
 
-// The element at (n, f). `Aligned` rows have strides and numbers below 2^32 (launch.h): one multiply-add gives the
-// 64-bit address, where two 64-bit factors take ten instructions.
+// Address of element (n, f). `Aligned` rows have strides and row numbers below 2^32 (in_vectors): one multiply-add
+// gives the 64-bit address, while two 64-bit factors would take ten instructions.
 template <Dtype D, bool Aligned, class R> __device__ auto at(const R &rows, int64_t n, int64_t f) {
   using T = std::conditional_t<std::is_same_v<R, Rows>, const typename Format<D>::type, typename Format<D>::type>;
   using Byte = std::conditional_t<std::is_same_v<R, Rows>, const char, char>;
@@ -106,9 +107,9 @@ template <Dtype D, bool Aligned, class R> __device__ auto at(const R &rows, int6
   }
 }
 
-// The first `neurons` elements from p on, the rest zero; with `Aligned` a whole vector from a multiple of 16 bytes.
-// Marked for early eviction where every element is read once: what is read again (programs, partial statistics, the
-// input of an MLP) should stay.
+// Loads the first `neurons` elements from p on, and zeros for the rest; if `Aligned`, a whole vector from a multiple of
+// 16 bytes. Elements that are read once are marked for early eviction, so that those read `Again` (programs, partials,
+// the input of an MLP) stay in the cache.
 template <bool Aligned, bool Again = false, class T> __device__ Vector load(const T *p, int neurons) {
   constexpr int lanes = 16 / sizeof(T);
   if constexpr (Aligned) {
@@ -134,7 +135,7 @@ template <bool Aligned, class T> __device__ void store(T *p, const Vector &v, in
   constexpr int lanes = 16 / sizeof(T);
   if constexpr (Aligned) {
 #ifdef __CUDA_ARCH__
-    // As an assignment, nvcc 13.0 makes it four stores of a word.
+    // nvcc 13.0 compiles an assignment to four stores of a word.
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(p)), "r"(v.word[0]),
                  "r"(v.word[1]), "r"(v.word[2]), "r"(v.word[3])
                  : "memory");
@@ -154,7 +155,7 @@ template <bool Aligned, class T> __device__ void store(T *p, const Vector &v, in
   }
 }
 
-// Floats from p on, for a vector's neurons.
+// Loads floats from p on, for a vector's neurons.
 template <bool Aligned, int N> __device__ void load_floats(const float *p, int neurons, float *x) {
 #pragma unroll
   for (int i = 0; i < N; i += 4) {
@@ -167,10 +168,10 @@ template <bool Aligned, int N> __device__ void load_floats(const float *p, int n
   }
 }
 
-// silu has two forms for values that will be rounded to 16 bits: real.h's short_silu, and activate<Act::silu>, torch's
-// own sequence and the present one. A code of the kernels alone says that the short one is chosen, so that the branch
-// on the activation picks it and no kernel is compiled twice. It is kept for bf16, and for fp16, if all 65,536 values
-// equal torch's on a GPU, bit for bit.
+// silu has two forms for values that will be rounded to 16 bits: short_silu (real.h), and activate<Act::silu>, torch's
+// own sequence. The short form has an activation code of its own, used within the kernels, so that the branch on the
+// activation selects it and no kernel is compiled twice. It is kept for a dtype if all 65,536 values equal torch's on a
+// GPU, bit for bit.
 constexpr Act kShortSilu = Act(5);
 
 // The activation code that a launcher hands to its kernel.
@@ -189,8 +190,8 @@ template <Act A, bool Narrow, int N> __device__ void activate_each(float *x) {
   }
 }
 
-// act(x) of N values that will be rounded to D, by a code of kernel_act. The activation is a branch that the whole grid
-// takes alike, once for all N: five times fewer kernels to compile than with one for each.
+// act(x) of N values that will be rounded to D, by a code of kernel_act. The activation is a branch that all threads of
+// the grid take alike, once for all N values: a kernel for each activation would be five times as many to compile.
 template <Dtype D, int N> __device__ void activate_values(float *x, Act act) {
   constexpr bool narrow = D != Dtype::f32;
   if constexpr (narrow) {

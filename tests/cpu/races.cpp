@@ -1,5 +1,5 @@
-// Every CPU kernel with several threads, under ThreadSanitizer: no two may touch the same memory, and the bits must be
-// those of one thread. With the argument `fault` two calls share their accumulators, which has to be reported.
+// Every CPU kernel with several threads, under ThreadSanitizer: no two threads may touch the same memory, and the bits
+// must equal those of one thread. With the argument `fault` two calls share accumulators, which must be reported.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -15,10 +15,10 @@ using namespace affectron;
 
 namespace {
 
-// Neurons that no block, vector or number of threads divides; with 70 rows, enough of them for several threads.
+// A number of neurons that no strip, vector or number of threads divides; with 70 rows, enough for several threads.
 constexpr int64_t kRows = 70, kNeurons = 431, kSegments = 3, kInputs = 75, kOutputs = 83;
 
-// Random values, in fp16 of the exponents -3 to 0.
+// Random values; those in fp16 have exponents from -3 to 0.
 std::vector<char> values(int64_t count, Dtype dtype, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
@@ -53,7 +53,7 @@ struct Accumulators {
   }
 };
 
-// Rows of each segment in turn, tiles of at most 32; every fourth row is counted nowhere.
+// A plan: the rows of each segment in turn, in tiles of at most kTileRows; every fourth row is not counted.
 struct Tiles {
   std::vector<int64_t> order;
   std::vector<Tile> tiles;
@@ -96,7 +96,7 @@ struct Inputs {
   }
 };
 
-// Each kernel once; the bytes of all that it writes.
+// All bytes that the kernels write, each called once.
 struct Results {
   std::vector<char> glu, grad_gate, grad_up, summed_gate, summed_up, glu_stats, glu_steer, by_neuron, by_output;
   std::vector<float> sums = std::vector<float>(kSegments * kNeurons);
@@ -150,7 +150,7 @@ int main(int argc, char **argv) {
   for (Dtype dtype : {Dtype::f32, Dtype::bf16}) {
     const Inputs inputs(dtype, dtype == Dtype::f32);
     const Results alone(inputs, nullptr, 1);
-    // Two callers at once, each with a team of its own, while the level is chosen anew.
+    // Two callers at once, each with its own team of threads, while another thread sets the level.
     Accumulators shared;
     bool same[2];
     auto call = [&](int caller) { same[caller] = Results(inputs, fault ? &shared : nullptr, 3) == alone; };

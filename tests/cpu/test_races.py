@@ -1,6 +1,6 @@
 """The CPU kernels under ThreadSanitizer: no two threads touch the same memory, and the threads change no bit.
 
-libgomp is not compiled for ThreadSanitizer, which takes its barriers for none: openmp.cpp stands in for it.
+libgomp is not compiled for ThreadSanitizer, which does not see its barriers; openmp.cpp replaces it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 SOURCES = [*sorted((HERE.parents[1] / "csrc" / "cpu").glob("*.cpp")), *sorted(HERE.glob("*.cpp"))]
-# Where another sanitizer is loaded before everything, it is not to come into these programs.
+# A sanitizer that is preloaded into this process must not be loaded into these programs.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
 
 
@@ -32,9 +32,9 @@ def races(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for source in SOURCES
     ]
-    assert [one.wait() for one in compiling] == [0] * len(SOURCES)
+    assert [process.wait() for process in compiling] == [0] * len(SOURCES)
     program = folder / "races"
-    # Without -fopenmp: nothing of libgomp is linked.
+    # Without -fopenmp, so that libgomp is not linked.
     subprocess.run([compiler, "-fsanitize=thread", *folder.glob("*.o"), "-o", program], check=True, env=ENVIRONMENT)
     return program
 

@@ -29,14 +29,14 @@ template <Dtype D> bool equal(float a, float b) {
   return std::isnan(b) ? std::isnan(a) : rounded<D>(a) == rounded<D>(b);
 }
 
-// How often, over every 16-bit x, silu's quotient rounds unlike the IEEE one, when its denominator is up to 4 ulp from
-// the exact one and the reciprocal up to 1 ulp.
+// Cases in which silu's quotient rounds unlike the IEEE quotient: every 16-bit x, denominators up to 4 ulp from the exact
+// one, and reciprocals up to 1 ulp from theirs.
 template <Dtype D> int64_t quotient_mismatches() {
   int64_t wrong = 0;
   for (uint32_t bits = 0; bits < 65536; ++bits) {
     const float x = value_of<D>(bits);
     if (std::isnan(x)) continue;
-    const int ulps = std::fabs(x) > 0x1p-24f ? 4 : 0; // exp(0) is 1, whoever computes it
+    const int ulps = std::fabs(x) > 0x1p-24f ? 4 : 0; // every implementation gives exp(0) = 1
     float d = moved(float(1.0 + std::exp(-double(x))), -ulps);
     for (int i = 0; i < 2 * ulps + 1; ++i, d = std::nextafter(d, INFINITY)) {
       const float r = 1.0f / (d * 0.25f), exact = x / d;
@@ -51,8 +51,8 @@ template <Dtype D> int64_t quotient_mismatches() {
   return wrong;
 }
 
-// Over how many 16-bit x the short silu may round unlike x / (1 + exp(-x)), when its power of two is up to `ulps` from
-// the exact one and its reciprocal up to half of that: but exp(0) is 1, and 1 / d exact for powers of 2.
+// Number of 16-bit x for which the short silu may round unlike x / (1 + exp(-x)), if its power of two is up to `ulps`
+// from the exact one and its reciprocal up to half of that. exp(0) = 1 is exact, and so is 1 / d for powers of 2.
 template <Dtype D> int64_t short_silus_at_risk(int ulps) {
   int64_t at_risk = 0;
   for (uint32_t bits = 0; bits < 65536; ++bits) {
@@ -75,8 +75,8 @@ template <Dtype D> int64_t short_silus_at_risk(int ulps) {
   return at_risk;
 }
 
-// How often a packed product is not the fp32 product rounded to 16 bits: for all pairs of significands where bf16's
-// product is subnormal or next to it, for every value times those that rounding treats apart, and for random pairs.
+// Cases in which a packed product is not the fp32 product rounded to 16 bits: all pairs of significands where bf16's
+// product is subnormal or nearly so, every value times values that rounding treats specially, and random pairs.
 template <Dtype D> int64_t product_mismatches() {
   int64_t wrong = 0;
   auto check = [&](uint32_t a, uint32_t b) {
@@ -172,7 +172,7 @@ int neuron_stats(const void *h, int64_t h_stride, const void *gate, int64_t gate
                             Dtype(dtype), workspace, nullptr);
 }
 
-// The same with all tiles in one group, as there are many in each where rows are wide.
+// The same with all tiles in one group: as where rows are wide, and each group has many tiles.
 int neuron_stats_in_one_group(const void *h, int64_t h_stride, const void *gate, int64_t gate_stride, int64_t n,
                               int64_t f, const int64_t *order, const Tile *tiles, int64_t num_tiles, int64_t *count,
                               int64_t *tally, double *moments, float *extrema, int64_t num_segments, void *workspace,

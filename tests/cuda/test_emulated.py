@@ -41,8 +41,8 @@ def test_quotient_rounds_as_the_ieee_one(emulated):
 
 @pytest.mark.parametrize(("dtype", "exact", "approximate"), [(1, 0, 3), (2, 2, 16)], ids=["bf16", "fp16"])
 def test_few_values_decide_about_the_short_silu(emulated, dtype, exact, approximate):
-    """Values that it rounds unlike torch's sequence: computed without error, and within the error of a GPU's
-    approximations (2 ulp for a power of two, 1 for a reciprocal)."""
+    """Values that the short silu rounds unlike torch's sequence: with exact approximations, and within the error of a
+    GPU's (2 ulp for a power of two, 1 for a reciprocal)."""
     emulated.library.short_silus_at_risk.restype = ctypes.c_int64
     assert emulated.library.short_silus_at_risk(dtype, 0) == exact
     assert emulated.library.short_silus_at_risk(dtype, 2) == approximate
@@ -54,7 +54,7 @@ def test_packed_product_rounds_as_the_fp32_one(emulated):
     assert emulated.library.product_mismatches(2) == 0
 
 
-@pytest.fixture(params=[False, True], ids=["present_silu", "short_silu"])
+@pytest.fixture(params=[False, True], ids=["torch_silu", "short_silu"])
 def silu(request: pytest.FixtureRequest, emulated: Emulated) -> Iterator[None]:
     """Both forms of silu for 16 bits."""
     emulated.library.use_short_silu(int(request.param))
