@@ -1,4 +1,4 @@
-"""The CUDA kernels without a GPU: their very source, compiled as C++ under tests/cuda/emulation and run on the CPU."""
+"""The CUDA kernels without a GPU: their source, compiled as C++ with tests/cuda/emulation and run on the CPU."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Emulated:
         sizes = *value.shape, len(plan.tiles), stats.segments, DTYPES.index(value.dtype)
         self.library.workspace_size.restype = ctypes.c_int64
         size = self.library.workspace_size(*(ctypes.c_int64(v) for v in sizes))
-        # Whatever the allocator left there is not to be read: NaN in every field that is a float.
+        # A kernel must not read what the allocator left in the workspace: these bytes are NaN in every float.
         workspace = torch.full((size,), 255, dtype=torch.uint8)
         addresses = (
             plan.order.data_ptr(),
@@ -135,7 +135,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> Emulated:
     if compiler is None:
         pytest.skip("g++ is absent")
     library = tmp_path_factory.mktemp("cuda") / "emulated.so"
-    # Undefined behaviour ends the process: a vector read from an odd address is some. Under `make sanitize` a read
+    # Undefined behaviour, such as a vector read from an odd address, ends the process. Under `make sanitize` a read
     # beyond a tensor does too.
     address = ["-fsanitize=address"] if "libasan" in os.environ.get("LD_PRELOAD", "") else []
     subprocess.run(

@@ -20,7 +20,7 @@ LOADS |= {"glu_stats_kernel, single pass": 10, "neuron_stats_kernel, single pass
 STORES = {"glu_backward_kernel": 4, "glu_attribution_kernel": 4}  # beside the sums, which are floats
 STORES |= {"glu_kernel": 2, "glu_stats_kernel": 2, "glu_steer_kernel": 2, "neuron_stats_kernel": 0}
 STORES |= {"glu_stats_kernel, single pass": 5, "neuron_stats_kernel, single pass": 0}
-# Those of masked_mlp by the rows that an instance is for: of two rows of weights, or of down's neurons.
+# Loads of masked_mlp's kernels by the number of rows of an instance: of two rows of weights, or of down's neurons.
 MLP_LOADS = {
     "gate_up_kernel": {1: 8, 4: 8, 16: 4},
     "down_by_neuron_kernel": {1: 8, 4: 8, 16: 2},
@@ -37,7 +37,7 @@ def dump(*options: str) -> str:
 
 
 def kernel_of(function: str) -> tuple[str, bool, int]:
-    """The kernel's own name and form, whether it is the instance for aligned rows, and for how many (0: any number)."""
+    """The kernel's name and form, whether it is the instance for aligned rows, and its number of rows (0: any)."""
     name = re.search(r"\d([a-z_]+_kernel)I", function)
     assert name, function
     rows = re.search(r"Lb[01]ELi(\d+)E", function)
@@ -48,14 +48,14 @@ def kernel_of(function: str) -> tuple[str, bool, int]:
 @pytest.fixture(scope="module")
 def usage() -> list[tuple[str, str, dict[str, int]]]:
     """(architecture, function, resources) of every kernel."""
-    found, arch = [], ""
+    kernels, arch = [], ""
     for line, after in zip((lines := dump("--dump-resource-usage").splitlines()), [*lines[1:], ""], strict=True):
         if match := re.match(r"arch = (\w+)", line.strip()):
             arch = match[1]
         elif match := re.match(r"Function (\S+):", line.strip()):
             resources = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", after)}
-            found.append((arch, match[1], resources))
-    return found
+            kernels.append((arch, match[1], resources))
+    return kernels
 
 
 def test_every_kernel_is_there_for_both_architectures(usage):
@@ -92,11 +92,11 @@ def test_memory_moves_in_vectors(arch):
             continue
         seen += 1
         loads = len(re.findall(r"\bLDG\.E\.EF\.128\b", code))
-        # Reads that follow an exchange of row numbers may be there twice: for a warp that has come apart too.
+        # Reads that follow an exchange of row numbers may be compiled twice: also for a warp that has diverged.
         assert loads == LOADS[name] or ("single pass" in name and loads > LOADS[name]), function
         sums = 0 if name != "glu_attribution_kernel" else 1 if "DtypeE0" in function else 2
         assert len(re.findall(r"\bSTG\.E\.128\b", code)) == STORES[name] + sums, function
-        # What is narrower is no activation: rows' numbers, tiles, and partial results.
+        # Narrower accesses are no activations but row numbers, tiles and partials.
         assert not re.search(r"\bLDG\.E\.EF(?!\.128)", code), function
         assert not re.search(r"\bSTG\.E\.U?(8|16)\b", code), function
     assert seen == 3 * len(LOADS) + 9 * len(MLP_LOADS)

@@ -110,7 +110,7 @@ def test_no_neurons(emulated):
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("shape", ALL_SHAPES)
 def test_steer(emulated, shape, dtype, act):
-    """Three programs and none by row, against the reference formula on the kernel's own h."""
+    """Three programs and none by row, against the reference formula on the h of the kernel."""
     gate, up = halves(*shape, dtype)
     n, f = shape
     generator = torch.Generator().manual_seed(0)
@@ -220,7 +220,7 @@ def test_a_mean_far_from_zero(emulated, form, dtype, ratio):
 @pytest.mark.parametrize("step", [3.0, 1e4])
 @pytest.mark.parametrize("one_group", [False, True])
 def test_a_mean_that_moves(emulated, form, dtype, step, one_group):
-    """A segment's tiles begin far from 0, drift, jump and come back: the mean so far says little about the next."""
+    """A segment's tiles begin far from 0, drift, jump and come back: the mean so far is far from the next tile's."""
     n, f = 900, 40
     h = torch.randn(n, f, generator=torch.Generator().manual_seed(0))
     h[:, :10] += step
@@ -256,7 +256,7 @@ def test_many_tiles_in_a_group(emulated, form, order, dtype, labels):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", [(1, 2, 3, 5), (31, 32, 33, 63), (1, 320, 4, 1)])
 def test_segments_of_few_rows(emulated, form, dtype, sizes):
-    """Means from 0 to twice the standard deviation: all that cancels about a pivot of 0, and a little more."""
+    """Means from 0 to twice the standard deviation: the range in which digits cancel about a pivot of 0, and beyond."""
     f = 2048
     segments = torch.cat([torch.full((size,), s) for s, size in enumerate(sizes)])
     segments = segments[torch.randperm(len(segments), generator=torch.Generator().manual_seed(1))]
@@ -270,7 +270,7 @@ def test_segments_of_few_rows(emulated, form, dtype, sizes):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("one_group", [False, True])
 def test_neurons_that_never_change(emulated, dtype, one_group):
-    """A single pass finds a variance of exactly 0, also where the square of the value is none in fp32."""
+    """A single pass gives a variance of exactly 0, even if the square of the value leaves fp32's range."""
     values = torch.tensor([0.0, -0.0, 1.1, -0.3, 3e-23, 1e-38, 3e38, 1024.0]).to(dtype).repeat(5)
     values[values.isinf()] = 0.1
     h = values.repeat(450, 1)
@@ -285,7 +285,7 @@ def test_neurons_that_never_change(emulated, dtype, one_group):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("f", [40, 77])
 def test_a_gate_that_is_not_finite(emulated, form, dtype, f):
-    """h is finite: nothing is left out. Active is what is greater than 0: neither NaN nor a zero is."""
+    """h is finite, so no value is left out. Neither a NaN nor a zero counts as active."""
     gate, h = (t.contiguous() for t in halves(200, f, dtype))
     for i, value in enumerate((torch.nan, -torch.nan, torch.inf, -torch.inf, 0.0, -0.0)):
         gate[i::7, i::2] = value
@@ -434,7 +434,7 @@ SEGMENTS = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SEGMENTS)
 def test_sums_of_segments_of_any_size(emulated, order, dtype, name):
-    """Segments over many runs of tiles, many in one run, and absent ones; twice into the same sums."""
+    """Segments over many groups, many segments in one group, and absent ones; twice into the same sums."""
     n, f = 900, 40
     gate, up = halves(n, f, dtype)
     grad, segments = upstream(n, f, dtype), SEGMENTS[name](n)
@@ -518,7 +518,8 @@ def test_mlp_against_the_definition(emulated, order, dtype, size, by_neuron):
 @pytest.mark.parametrize("size", [(72, 296, 264), (75, 131, 83)])
 @pytest.mark.parametrize("by_neuron", [True, False])
 def test_mlp_does_not_read_the_masked(emulated, size, by_neuron):
-    """Their weights may be NaN, but for a mean mask's down row; and no row's bits depend on other rows' masks."""
+    """The weights of masked neurons may be NaN, except the down row of a neuron with a shift; and no row's bits depend
+    on other rows' masks."""
     inputs, neurons, _ = size
     w_gate, w_up, w_down = weights(size, torch.bfloat16)
     masked = torch.randperm(neurons, generator=torch.Generator().manual_seed(3))[: neurons // 2]
@@ -543,7 +544,7 @@ def test_mlp_does_not_read_the_masked(emulated, size, by_neuron):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("by_neuron", [True, False])
 def test_mlp_passes_nothing_infinite_through_a_mask(emulated, dtype, by_neuron):
-    """Whether a neuron is left out, or computed for a row that does not mask it."""
+    """Both where a neuron is left out and where a row that does not mask it needs it."""
     finite, infinite, x, table, rows = infinite_where_masked(dtype, 3)
     down = ops.neuron_major(finite[2]) if by_neuron else finite[2]
     wanted = emulated.masked_mlp(x, *finite[:2], down, table, rows)

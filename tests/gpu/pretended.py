@@ -1,7 +1,7 @@
-"""A CUDA device that is only claimed, to rehearse these tests on a machine without one: values lie and are computed on
-the CPU, and a call that mixes devices is refused as CUDA refuses it.
+"""A pretended CUDA device, to rehearse these tests on a machine without one: values are stored and computed on the CPU,
+and a call that mixes devices is refused as CUDA refuses it.
 
-What needs the real thing (streams, graphs, Triton, the CUDA kernels) stays out.
+Streams, graphs, Triton and the CUDA kernels cannot be rehearsed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Pretended(Tensor):
         self.inner = inner
         return self
 
-    # Said, and not told to torch: a build without CUDA has no guard for such a device.
+    # Overridden here and not set in torch: a build without CUDA has no guard for such a device.
     device = property(lambda self: _DEVICE)  # type: ignore[assignment]
     is_cuda = property(lambda self: True)  # type: ignore[assignment]
     is_cpu = property(lambda self: False)  # type: ignore[assignment]
@@ -61,10 +61,10 @@ class Pretended(Tensor):
             kwargs["device"] = torch.device("cpu")
         outer = {id(t.inner): t for t in tensors if isinstance(t, Pretended)}
         args, kwargs = tree_map_only(Pretended, lambda t: t.inner, (args, kwargs))
-        found = func(*args, **kwargs)
+        result = func(*args, **kwargs)
         if elsewhere:
-            return found
-        return tree_map_only(Tensor, lambda t: outer[id(t)] if id(t) in outer else Pretended(t), found)
+            return result
+        return tree_map_only(Tensor, lambda t: outer[id(t)] if id(t) in outer else Pretended(t), result)
 
 
 class PretendedDevice(TorchFunctionMode):

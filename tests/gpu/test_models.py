@@ -40,17 +40,17 @@ def test_screen_as_on_the_cpu(backend, corpus, family, tokens):
     on_cpu = build(family)
     on_gpu = build(family).cuda()
     with ops.use_backend("native"):
-        there = affectron.screen(on_cpu, tokenizer, corpus, tokens=tokens, batch_tokens=256)
-    here = affectron.screen(on_gpu, tokenizer, corpus, tokens=tokens, batch_tokens=256)
-    assert here.sites == there.sites
+        expected = affectron.screen(on_cpu, tokenizer, corpus, tokens=tokens, batch_tokens=256)
+    result = affectron.screen(on_gpu, tokenizer, corpus, tokens=tokens, batch_tokens=256)
+    assert result.sites == expected.sites
     for label in LABELS:
-        for site in here.sites:
-            ours, theirs = here.label(label)[site], there.label(label)[site]
-            assert ours.count == theirs.count
+        for site in result.sites:
+            of_gpu, of_cpu = result.label(label)[site], expected.label(label)[site]
+            assert of_gpu.count == of_cpu.count
             # Products of the two devices differ in their last bits: a gate within them of zero may flip.
-            assert abs(ours.active - theirs.active).max() <= 2
+            assert abs(of_gpu.active - of_cpu.active).max() <= 2
             for name in ("mean", "min", "max", "var"):
-                a, b = (torch.as_tensor(getattr(s, name)) for s in (ours, theirs))
+                a, b = (torch.as_tensor(getattr(s, name)) for s in (of_gpu, of_cpu))
                 torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-3, check_dtype=False)
 
 
@@ -58,13 +58,13 @@ def test_screen_as_on_the_cpu(backend, corpus, family, tokens):
 def test_intervene_as_on_the_cpu(backend, family):
     models = {"cpu": build(family), "cuda": build(family).cuda()}
     ids = torch.randint(3, 60, (3, 9), generator=torch.Generator().manual_seed(0))
-    found = {}
+    logits = {}
     for device, model in models.items():
         with torch.no_grad(), ops.use_backend("native" if device == "cpu" else backend):
             plain = model(ids.to(device)).logits
             with affectron.intervene(model, [program(family, 0.0), None, program(family, 2.0)]):
-                found[device] = model(ids.to(device)).logits
+                logits[device] = model(ids.to(device)).logits
         # The request without a program keeps its logits; the steered ones do not.
-        torch.testing.assert_close(found[device][1], plain[1], rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(found[device][0], plain[0], atol=1e-3)
-    torch.testing.assert_close(found["cuda"].cpu(), found["cpu"], rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(logits[device][1], plain[1], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(logits[device][0], plain[0], atol=1e-3)
+    torch.testing.assert_close(logits["cuda"].cpu(), logits["cpu"], rtol=2e-3, atol=2e-3)

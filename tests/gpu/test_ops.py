@@ -1,4 +1,4 @@
-"""The ops on a GPU: every backend that is there against fp64, against torch's own kernels and against itself."""
+"""The ops on a GPU: every available backend against fp64, against torch's kernels and against itself."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_every_16_bit_value(backend, dtype, act):
 @pytest.mark.parametrize("short", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_native_silu_bit_for_bit_as_torch(dtype, short):
-    """All 65,536 gates, alone and times every value. Decides what csrc/cuda/forms.h says of short_silu."""
+    """All 65,536 gates, alone and times every value. The result decides on short_silu in csrc/cuda/forms.h."""
     gate = torch.arange(-32768, 32768, dtype=torch.int32, device=CUDA).to(torch.int16).view(dtype)[None]
     with ops.use_backend("native"), use_form("native", "short_silu", short):
         for seed in range(8):
@@ -136,15 +136,15 @@ def test_native_silu_bit_for_bit_as_torch(dtype, short):
 def test_glu_stats(backend, shape, dtype, act, rule):
     gate, up = gpu(*halves(*shape, dtype))
     segments = runs(shape[0], 5).to(CUDA)
-    found = []
+    results = []
     for plan in (segments, ops.SegmentPlan(segments.int(), 5)):
         stats = ops.StatsBuffers(5, shape[1], rule, device=CUDA)
         h = ops.glu_stats(gate, up, plan, stats, act)
         assert torch.equal(h, ops.glu(gate, up, act))
-        found.append(stats)
-    check(found[0], oracle(h, gate, segments, 5, rule == "product"))
+        results.append(stats)
+    check(results[0], oracle(h, gate, segments, 5, rule == "product"))
     if backend != "reference":
-        assert all(torch.equal(a, b) for a, b in zip(found[0].tensors, found[1].tensors, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(results[0].tensors, results[1].tensors, strict=True))
 
 
 @pytest.mark.parametrize("labels", [1, 10, 64])
@@ -168,16 +168,16 @@ def test_bits_do_not_change_between_runs(statistics_backend, labels, shuffled):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backends_agree(dtype):
-    """From one and the same h: relu is exact."""
+    """The h of all backends is the same, because relu is exact."""
     gate, up = gpu(*halves(700, 431, dtype))
-    segments, found = runs(700, 5).to(CUDA), {}
+    segments, results = runs(700, 5).to(CUDA), {}
     for name in SERVING:
         with ops.use_backend(name):
             stats = ops.StatsBuffers(5, 431, device=CUDA)
-            found[name] = ops.glu_stats(gate, up, segments, stats, "relu"), stats
-    h, stats = found["reference"]
+            results[name] = ops.glu_stats(gate, up, segments, stats, "relu"), stats
+    h, stats = results["reference"]
     expected = {field: getattr(stats.finalize(), field) for field in FIELDS}
-    for ours, stats in found.values():
+    for ours, stats in results.values():
         assert torch.equal(ours, h)
         check(stats, expected)
 
@@ -198,7 +198,7 @@ def test_nonfinite_values(statistics_backend, dtype):
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @pytest.mark.parametrize("f", [2048, 2047])
 def test_statistics_of_every_16_bit_value(statistics_backend, dtype, f):
-    """All 65,536 in columns of 32, as values and as gates that say what is active: NaN, infinities, subnormals, -0."""
+    """All 65,536 values in columns of 32, as h and as gates: NaN, infinities, subnormals, -0."""
     value = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(dtype).view(32, 2048)[:, :f]
     h, gate = value.to(CUDA), value.flip(1).to(CUDA)
     segments, stats = torch.zeros(32, dtype=torch.int64, device=CUDA), ops.StatsBuffers(1, f, device=CUDA)
@@ -343,7 +343,7 @@ def test_sums_take_the_very_output(backend, dtype, act):
 
 @pytest.mark.parametrize("kind", ["one", "a row each", "a giant and some rows", "sentences", "shuffled"])
 def test_sums_of_segments_of_any_size(backend, kind):
-    """Right, and the same bits in every run."""
+    """The sums are right, and have the same bits in every call."""
     n, f = 5000, 760
     row = torch.arange(n, device=CUDA)
     segments = {
@@ -354,15 +354,15 @@ def test_sums_of_segments_of_any_size(backend, kind):
         "shuffled": torch.randint(-1, 40, (n,), generator=torch.Generator().manual_seed(0)).to(CUDA),
     }[kind]
     gate, up, grad = gpu(*halves(n, f, torch.bfloat16), halves(n, f, torch.bfloat16, seed=3)[0])
-    found = []
+    results = []
     for _ in range(3):
         sums = torch.zeros(n, f, device=CUDA)
         h, *_ = backward(gate, up, grad, sums, segments, "silu")
-        found.append(sums)
+        results.append(sums)
     check_sums(sums, [(h, grad, segments)])
     if backend != "reference":
-        assert torch.equal(found[0], found[1])
-        assert torch.equal(found[0], found[2])
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0], results[2])
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
-"""Compiles every Triton kernel ahead of time, as the wrappers launch it, and prints what the machine code is like as
-JSON. Run by test_compiled.py in a process of its own: no GPU is needed, and no launch happens."""
+"""Compile every Triton kernel ahead of time, as the wrappers launch it, and print facts of the machine code as JSON.
+
+test_compiled.py runs this in a process of its own. It needs no GPU and launches nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,14 @@ from affectron.kernels import launch
 from affectron.ops import SegmentPlan, StatsBuffers
 from affectron.ops._codes import ACTIVATIONS, DTYPES
 from affectron.ops.forms import use_form
+from affectron.ops.segments import TILE_ROWS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# Wide enough for full tiles and a multiple of 16, as in every model of note.
+# Wide enough for full tiles, and a multiple of 16 as in all common models.
 ROWS, NEURONS = 512, 4096
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TYPES = {
@@ -42,9 +45,9 @@ TYPES = {
 
 
 def launches(name: str, dtype: torch.dtype, act: str, option: bool) -> list[tuple[JITFunction, tuple, dict]]:
-    """What the wrapper ``name`` hands to Triton: (kernel, arguments, options). ``option`` is the op's other form."""
-    seen: list[tuple[JITFunction, tuple, dict]] = []
-    JITFunction.run = lambda self, *args, grid, warmup, **kwargs: seen.append((self, args, kwargs))
+    """The launches of the wrapper ``name``: (kernel, arguments, options). ``option`` selects the op's other form."""
+    calls: list[tuple[JITFunction, tuple, dict]] = []
+    JITFunction.run = lambda self, *args, grid, warmup, **kwargs: calls.append((self, args, kwargs))
     gate, up = torch.zeros(ROWS, 2 * NEURONS, dtype=dtype).chunk(2, dim=1)
     plan, stats = SegmentPlan(torch.arange(ROWS) // 30 % 10, 10), StatsBuffers(10, NEURONS)
     walk = (plan.order, plan.tiles, *stats.tensors)
@@ -66,19 +69,19 @@ def launches(name: str, dtype: torch.dtype, act: str, option: bool) -> list[tupl
         kernels.glu_stats(gate, up, *walk, act, option)
     else:
         kernels.neuron_stats(gate, up if option else None, *walk)
-    return seen
+    return calls
 
 
 def compiled(kernel: JITFunction, arguments: tuple, options: dict[str, Any], target: GPUTarget) -> Any:
     signature, constants, attributes = {}, {}, {}
-    for place, (parameter, value) in enumerate(zip(kernel.params, arguments, strict=True)):
+    for position, (parameter, value) in enumerate(zip(kernel.params, arguments, strict=True)):
         if parameter.is_constexpr:
             signature[parameter.name], constants[parameter.name] = "constexpr", value
             continue
         tensor = isinstance(value, torch.Tensor)
         signature[parameter.name] = TYPES[value.dtype] if tensor else "i32"
         if tensor or (value % 16 == 0 and not parameter.do_not_specialize):
-            attributes[(place,)] = [["tt.divisibility", 16]]
+            attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     return triton.compile(source, target=target, options=options)
 
@@ -104,11 +107,11 @@ def facts(code: Any, target: str) -> dict[str, int]:
     return {"spills": spills, "loads": len(re.findall(loads, text)), "stores": len(re.findall(stores, text))}
 
 
-def tile(constants: dict[str, Any]) -> int:
-    """Elements of an operand that a program reads at a time; of weights, in masked_mlp."""
+def block_elements(constants: dict[str, Any]) -> int:
+    """Elements of an operand that a block reads at a time; of weights, in masked_mlp."""
     if "DEPTH" in constants:
         return constants["OUTPUTS"] * constants["DEPTH"]
-    return constants.get("NEURONS", constants.get("ROWS", 32)) * constants["COLUMNS"]
+    return constants.get("NEURONS", constants.get("ROWS", TILE_ROWS)) * constants["COLUMNS"]
 
 
 def main() -> None:
@@ -129,27 +132,27 @@ def main() -> None:
         for act in ACTIVATIONS[1:]
         for target in ("sm_80", "sm_90")
     ]
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for single_pass, (name, dtype, act, option, target) in product((True, False), wanted):
         launch.WARP, launch.may_overlap = TARGETS[target].warp_size, lambda device, on=target == "sm_90": on
         with use_form("triton", "single_pass", single_pass):
-            seen = launches(name, dtype, act, option)
-        for kernel, arguments, options in seen:
+            calls = launches(name, dtype, act, option)
+        for kernel, arguments, options in calls:
             constants = {p.name: a for p, a in zip(kernel.params, arguments, strict=True) if p.is_constexpr}
             case = f"{kernel.__name__} {target} {arguments[0].dtype} {constants}"
-            if case in found:  # most kernels have one form, and merging is the same for all
+            if case in results:  # most kernels have one form, and merging is the same for all
                 continue
-            found[case] = {
+            results[case] = {
                 "case": case,
                 "kernel": kernel.__name__,
                 "target": target,
                 "gated": bool(constants.get("GATED")),
                 "single_pass": constants.get("SINGLE_PASS"),
-                "bytes": tile(constants) * dtype.itemsize,
+                "bytes": block_elements(constants) * dtype.itemsize,
                 "lanes": options["num_warps"] * TARGETS[target].warp_size,
                 **facts(compiled(kernel, arguments, options, TARGETS[target]), target),
             }
-    print(json.dumps(list(found.values())))
+    print(json.dumps(list(results.values())))
 
 
 if __name__ == "__main__":

@@ -98,13 +98,13 @@ def test_partials_of_several_tiles(form, monkeypatch, group):
     monkeypatch.setattr(launch, "ENOUGH_BLOCKS", 1)
     gate, up = halves(200, 37, torch.float32)
     segments = torch.randint(-1, 3, (200,), generator=torch.Generator().manual_seed(0)) % 4 - 1
-    found = []
+    results = []
     for _ in range(2):
         stats = ops.StatsBuffers(4, 37)
         h = ops.glu_stats(gate, up, segments, stats)
-        found.append(stats)
+        results.append(stats)
     check(stats, oracle(h, gate, segments, 4, False))
-    assert all(torch.equal(a, b) for a, b in zip(found[0].tensors, found[1].tensors, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(results[0].tensors, results[1].tensors, strict=True))
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -130,7 +130,7 @@ def test_nonfinite_values_are_counted_and_left_out(form, dtype):
 
 
 def measured(h: torch.Tensor, segments: torch.Tensor, gate: torch.Tensor | None = None) -> FinalStats:
-    """The statistics of h, in two calls, checked; h itself says what is active where there is no gate."""
+    """The statistics of h, taken in two calls and checked; without a gate, a row is active where h > 0."""
     number, middle = int(segments.max()) + 1, h.shape[0] // 2
     stats = ops.StatsBuffers(number, h.shape[1], "product" if gate is None else "gate")
     for part in (slice(0, middle), slice(middle, None)):
@@ -182,7 +182,7 @@ def test_skewed_and_sparse(form, monkeypatch):
 
 
 def test_constant_neurons(form, monkeypatch):
-    """No spread at all, whether or not the sum of a tile is rounded."""
+    """The spread is exactly 0, even if the sum of a tile is rounded."""
     one_partial(monkeypatch)
     values = torch.cat([torch.tensor([0.0, -0.0, 3.25, 0.1, -1 / 3, 1e-30, 1e30, 3.3e38]), torch.arange(29) + 0.7])
     final = measured(values.expand(150, 37).contiguous(), torch.arange(150) // 75)
@@ -205,7 +205,7 @@ def test_range_of_fp32(form, monkeypatch):
     one_partial(monkeypatch)
     h = torch.randn(150, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 37, 64)
     measured(h, torch.arange(150) // 96)
-    measured(h[:, :12].contiguous(), torch.arange(150) // 96)  # nothing that is too large beside what is too small
+    measured(h[:, :12].contiguous(), torch.arange(150) // 96)  # only columns that vanish, none that overflow
 
 
 def test_counts_past_2_to_the_31(form):
@@ -222,7 +222,7 @@ def test_counts_past_2_to_the_31(form):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mixed", [True, False])
 def test_glu_steer(dtype, mixed):
-    """The form on the output of glu; fp32 rounds it as every backend does."""
+    """The intervention on the output of glu; in fp32 it is rounded as in every backend."""
     gate, up = halves(45, 43, dtype)
     table = programs(4 if mixed else 1, 43)
     rows = torch.arange(45, dtype=torch.int32) % 5 - 1 if mixed else None
@@ -278,7 +278,7 @@ def test_masked_mlp(dtype, size, by_neuron):
 
 @pytest.mark.parametrize("by_neuron", [True, False])
 def test_masked_mlp_does_not_read_the_masked(by_neuron):
-    """Their weights may be NaN, but for a mean mask's down row."""
+    """The weights of masked neurons may be NaN, except the down row of a neuron with a shift."""
     w_gate, w_up, w_down = weights((75, 131, 83), torch.float32)
     masked = torch.randperm(131, generator=torch.Generator().manual_seed(3))[:70]
     table = masking(programs(2, 131), masked)
@@ -296,7 +296,7 @@ def test_masked_mlp_does_not_read_the_masked(by_neuron):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("by_neuron", [True, False])
 def test_masked_mlp_passes_nothing_infinite_through_a_mask(dtype, by_neuron):
-    """Whether a neuron is left out, or computed for a row that does not mask it."""
+    """Both where a neuron is left out and where a row that does not mask it needs it."""
     finite, infinite, x, table, rows = infinite_where_masked(dtype, 3)
     down = ops.neuron_major(finite[2]) if by_neuron else finite[2]
     wanted = ops.masked_mlp(x, *finite[:2], down, table, rows)
@@ -344,14 +344,14 @@ def test_sums_over_several_groups(monkeypatch, group):
     grad = halves(300, 37, torch.float32, seed=3)[0]
     row = torch.arange(300)
     for segments in (row * 0, row // 20, torch.where(row % 90 == 7, row // 90, 4), row % 7 - 1, row * 0 - 1):
-        found = []
+        results = []
         for _ in range(2):
             sums = torch.ones(15, 37)
             for _ in range(2):
                 h, *_ = backward(gate, up, grad, sums, segments)
             check_sums(sums, 2 * [(h, grad, segments)], torch.ones(15, 37))
-            found.append(sums)
-        assert torch.equal(*found)
+            results.append(sums)
+        assert torch.equal(*results)
 
 
 def test_one_function_for_each_op():

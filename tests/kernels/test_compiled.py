@@ -1,8 +1,8 @@
 """The Triton kernels compiled ahead of time for sm_80, sm_90 and gfx942: no spills, and wide loads.
 
 A load is wide where every lane asks for 16 bytes, the most that one instruction takes: gate, up and h are read and
-the output is written so, at a row length that is a multiple of 16. What is small or uniform in a program (tile
-numbers, row numbers, a run's last store) may be narrower.
+the output is written so, at a row length that is a multiple of 16. Small or uniform values of a block (tile numbers,
+row numbers, the store of a partial) may be narrower.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Runs interpreted.py in a process of its own: Triton reads TRITON_INTERPRET when it is imported."""
+"""Run interpreted.py in a process of its own, because Triton reads TRITON_INTERPRET when it is imported."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_as_exact_as_torch(isa, shape, dtype, act, gated):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("act", ["silu", "relu", "relu2"])
 def test_bit_for_bit_as_torch(dtype, act):
-    """Where torch uses vectors throughout (contiguous, a whole number of them) and FMA is at hand on both sides."""
+    """For contiguous rows of whole vectors, which torch computes with vectors throughout, on processors with FMA."""
     if "avx" not in native.isa_level() and act == "silu":
         pytest.skip("no FMA on this processor, so exp differs in its last bit")
     g = torch.linspace(-95, 95, 64 * 1024).to(dtype)

@@ -79,7 +79,7 @@ SEGMENTS = {
 @pytest.mark.parametrize("name", SEGMENTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_segments_of_any_size(isa, dtype, name):
-    """Two backwards into the same sums; segments that are not there keep their bits."""
+    """Two backwards into the same sums; the sums of absent segments keep their bits."""
     n, f = 1100, 77
     gate, up = halves(n, f, dtype)
     segments = SEGMENTS[name](n)
@@ -112,7 +112,7 @@ def test_native_and_reference_agree(data):
 
 
 def test_sums_that_cancel(isa):
-    """Terms of alternating sign, 10^5 times as large as their sum: the bound is of their size."""
+    """Terms of alternating sign, 10^5 times as large as their sum; the bound is relative to the terms."""
     n = 4000
     gate, up = halves(n, 33, torch.float32)
     grad = upstream((n, 33), torch.float32) * 0.01 + torch.where(torch.arange(n) % 2 == 0, 1e3, -1e3)[:, None]
@@ -150,7 +150,7 @@ def test_threads_repetition_and_strides_do_not_change_a_bit(isa, dtype, labels):
 
 @pytest.mark.parametrize("expand", [lambda g: g, lambda g: g.sum(), lambda g: g.sum(0)])
 def test_gradients_of_any_stride(expand: Callable[[Tensor], Tensor]):
-    """Those of a sum are one number or one row, repeated with a stride of 0."""
+    """The gradient of a sum is one number or one row, repeated with a stride of 0."""
     gate, up = (t.clone().requires_grad_() for t in halves(50, 33, torch.float32))
     sums, segments = torch.zeros(3, 33), runs(50, 3)
     weight = upstream(tuple(expand(gate).shape), torch.float32)
@@ -207,7 +207,7 @@ def test_backward_writes_and_forward_does_not():
     sums = torch.zeros(1, 8)
     outputs = [ops.glu_attribution(gate, None, sums, torch.zeros(4, dtype=torch.int64), "relu") for _ in range(2)]
     assert sums._version == 0
-    for times, h in enumerate(outputs, 1):  # the second was there when the first one's backward wrote
+    for times, h in enumerate(outputs, 1):  # the second output existed when the first backward wrote
         h.sum().backward()
         assert sums._version == times
         assert (sums == 4 * times).all()
@@ -217,18 +217,18 @@ def test_only_one_input_requires_a_gradient():
     gate, up = halves(50, 33, torch.float32)
     grad, segments = upstream((50, 33), torch.float32), runs(50, 3)
     both = backward(gate, up, grad, torch.zeros(3, 33), segments)
-    for place in range(2):
+    for position in range(2):
         inputs = [gate.clone(), up.clone()]
-        inputs[place].requires_grad_()
+        inputs[position].requires_grad_()
         sums = torch.zeros(3, 33)
         h = ops.glu_attribution(*inputs, sums, segments)
-        assert torch.equal(torch.autograd.grad(h, inputs[place], grad)[0], both[1 + place])
+        assert torch.equal(torch.autograd.grad(h, inputs[position], grad)[0], both[1 + position])
         check_sums(sums, [(h.detach(), grad, segments)])
 
 
 @pytest.mark.parametrize("act", ACTS)
 def test_second_derivatives(act):
-    """That of glu is autograd's, through plain torch; glu_attribution has none and says so."""
+    """glu's second derivative is autograd's, through plain torch; glu_attribution has none and raises."""
     gate, up = (t.clone().requires_grad_() for t in halves(5, 7, torch.float32))
     weight = upstream((5, 7), torch.float32)
 
@@ -238,8 +238,8 @@ def test_second_derivatives(act):
 
     inputs = tuple(t.detach().double().requires_grad_() for t in (gate, up))
     truth = second(exact(*inputs, act), inputs)
-    for ours, theirs in zip(second(ops.glu(gate, up, act), (gate, up)), truth, strict=True):
-        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
+    for ours, exactly in zip(second(ops.glu(gate, up, act), (gate, up)), truth, strict=True):
+        torch.testing.assert_close(ours.double(), exactly, rtol=1e-4, atol=1e-4)
     h = ops.glu_attribution(gate, up, torch.zeros(1, 7), torch.zeros(5, dtype=torch.int64), act)
     with pytest.raises(RuntimeError, match="glu_attribution has no second derivative"):
         torch.autograd.grad(h.sum(), gate, create_graph=True)
@@ -249,7 +249,7 @@ def test_second_derivatives(act):
 
 
 class Block(torch.nn.Module):
-    """Two gated MLPs in a row that add to sums of their own."""
+    """Two gated MLPs in a row, each of which adds to its own sums."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -297,14 +297,14 @@ def test_compiled(backend, dynamic):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_adds_to_a_slice(dynamic):
-    """Where the slice lies, and nowhere else."""
+    """The slice of the sums changes, and nothing else."""
     gate, up = (t.clone().requires_grad_() for t in halves(40, 24, torch.float32))
     plan, every_site = ops.SegmentPlan(torch.arange(40) % 4, 4), torch.ones(3, 4, 24)
 
     def value(g: Tensor, u: Tensor, sums: Tensor) -> Tensor:
         return ops.glu_attribution(g, u, sums[1], plan).square().sum()
 
-    with torch._inductor.config.patch(force_disable_caches=True):  # which do not know the op's backward
+    with torch._inductor.config.patch(force_disable_caches=True):  # their keys ignore the op's backward
         torch.compile(value, fullgraph=True, dynamic=dynamic)(gate, up, every_site).backward()
     eager = torch.ones(3, 4, 24)
     value(gate, up, eager).backward()
@@ -386,7 +386,7 @@ def test_refuses(change, error, message):
 
 
 def test_fused_gradients_are_those_of_plain_torch():
-    """But for a rounding."""
+    """Equal to within a rounding."""
     for dtype in DTYPES:
         gate, up = halves(70, 131, dtype)
         grad = upstream((70, 131), dtype)

@@ -31,7 +31,7 @@ def test_against_the_oracle(isa, shape, dtype, act, gated, rule):
 @pytest.mark.parametrize("backend", ["native", "reference"])
 @pytest.mark.parametrize("ratio", [1.0, 1e2, 1e4])
 def test_mean_far_from_zero(isa, backend, ratio):
-    """|mean| up to 10^4 standard deviations: raw moments in fp32 would have nothing left."""
+    """|mean| up to 10^4 standard deviations: raw moments in fp32 would keep no digit of the variance."""
     h = torch.randn(5000, 131, generator=torch.Generator().manual_seed(0)) + ratio
     segments = torch.randint(-1, 3, (5000,), generator=torch.Generator().manual_seed(1))
     stats = ops.StatsBuffers(3, 131, "product")
@@ -55,7 +55,7 @@ def test_range_of_fp32(isa):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_neurons_that_never_change(isa, dtype):
-    """Their variance is exactly 0, also where the value has no exact multiples or its square is none in fp32."""
+    """The variance is exactly 0, even if multiples of the value are rounded or its square leaves fp32's range."""
     values = torch.tensor([0.0, -0.0, 1.1, -0.3, 3e-23, 1e-38, 3e38, 1024.0]).to(dtype).repeat(5)
     values[values.isinf()] = 0.1
     h, segments, stats = values.repeat(450, 1), runs(450, 2), ops.StatsBuffers(2, 40, "product")
@@ -69,7 +69,7 @@ def test_neurons_that_never_change(isa, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("step", [3.0, 1e4])
 def test_a_mean_that_moves(isa, dtype, step):
-    """A segment's tiles begin far from 0, drift, jump and come back: the mean so far says little about the next."""
+    """A segment's tiles begin far from 0, drift, jump and come back: the mean so far is far from the next tile's."""
     n, f = 900, 40
     h = torch.randn(n, f, generator=torch.Generator().manual_seed(0))
     h[:, :10] += step
@@ -99,19 +99,19 @@ def test_segments_of_few_rows(isa, dtype, sizes, first):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_vector_widths_do_not_change_a_bit(dtype):
-    """Of levels with fused multiply-adds."""
+    """The levels with fused multiply-adds give the same bits."""
     levels = [level for level in native.isa_levels() if level != "baseline"]
     if len(levels) < 2:
         pytest.skip("this processor has one vector width with fused multiply-adds")
     gate, up = halves(400, 751, dtype)
     segments = torch.randint(-1, 10, (400,), generator=torch.Generator().manual_seed(0))
-    before, found = native.isa_level(), []
+    before, results = native.isa_level(), []
     for level in levels:
         native.set_isa_level(level)
         stats = ops.StatsBuffers(10, 751)
-        found.append([ops.glu_stats(gate, up, segments, stats), *stats.tensors])
+        results.append([ops.glu_stats(gate, up, segments, stats), *stats.tensors])
     native.set_isa_level(before)
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,4 +1,4 @@
-"""ops.glu_steer against the form of docs/method.md in fp64, and what it must leave alone."""
+"""ops.glu_steer against the intervention of docs/method.md in fp64; rows and neurons that it must not change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_against_the_form(isa, shape, dtype, act, backend):
     truth = torch.where((rows >= 0)[:, None], steered(plain, table[rows.clamp(min=0).long()]), plain.double())
     tolerance = 2 * torch.finfo(dtype).eps
     torch.testing.assert_close(out.double(), truth, rtol=tolerance, atol=tolerance)
-    # The untouched stay what they were: rows of no program, and neurons with neutral parameters.
+    # Rows without a program and neurons with neutral parameters keep their bits.
     untouched = (rows < 0)[:, None] | (table[rows.clamp(min=0).long()] == NEUTRAL[:, None]).all(1)
     assert torch.equal(out[untouched], plain[untouched])
 
@@ -61,7 +61,7 @@ def test_what_is_not_finite(isa, dtype, mixed, backend):
 
 @pytest.mark.parametrize("act", ACTS)
 def test_no_gradient_through_a_masked_neuron(act):
-    """Also where gate, up and the gradient are infinite or NaN; the other neurons have theirs."""
+    """Even if gate, up and the gradient are infinite or NaN; the other neurons have a gradient."""
     gate, up = (t.contiguous() for t in halves(6, 40, torch.float32))
     grad, table = torch.ones(6, 40), programs(1, 40)
     table[0, :, ::3] = torch.tensor([0.0, 0.0, -torch.inf, 0.5])[:, None]
@@ -80,7 +80,7 @@ def test_no_gradient_through_a_masked_neuron(act):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_backends_agree_bit_for_bit_on_the_form(isa, dtype):
-    """relu is exact, so what could differ is the intervention itself: every backend rounds it alike."""
+    """relu is exact, so only the intervention could differ: every backend rounds it alike."""
     gate, up = halves(90, 431, dtype)
     table, rows = programs(4, 431), torch.arange(90, dtype=torch.int32) % 5 - 1
     native = ops.glu_steer(gate, up, table, rows, "relu")

@@ -1,4 +1,4 @@
-"""ops.masked_mlp against the same MLP in fp64, and what it must not read."""
+"""ops.masked_mlp against the same MLP in fp64; weights that it must not read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from affectron.ops.backends import reference
 from tests.ops.conftest import ACTS, DTYPES
 from tests.support.oracles import NEUTRAL, infinite_where_masked, masking, programs, tokens, truth, weights
 
-# inputs, neurons, outputs: no vector width divides them, and some are smaller than one.
+# inputs, neurons, outputs: no vector width divides them, and some are smaller than a vector.
 SIZES = ((75, 131, 83), (3, 5, 1), (64, 96, 64))
 ROWS = (0, 1, 2, 3, 16)
 
@@ -45,7 +45,7 @@ def test_against_the_definition(isa, one_thread, dtype, size, by_neuron, backend
 @pytest.mark.parametrize("by_neuron", [True, False])
 @pytest.mark.parametrize("n", [1, 16])
 def test_the_masked_are_not_read(isa, dtype, by_neuron, n):
-    """Their weights may be anything: NaN does not come through, and not a bit depends on them."""
+    """The weights of masked neurons may be anything: no bit depends on them, not even on a NaN."""
     size = (75, 131, 83)
     w_gate, w_up, w_down = weights(size, dtype)
     masked = torch.randperm(131, generator=torch.Generator().manual_seed(3))[:70]
@@ -69,7 +69,7 @@ def test_the_masked_are_not_read(isa, dtype, by_neuron, n):
 @pytest.mark.parametrize("n", [2, 16, ops.MLP_ROWS + 2])
 @pytest.mark.parametrize("backend", ["native", "reference"])
 def test_an_infinite_activation_does_not_pass_a_mask(isa, dtype, by_neuron, n, backend):
-    """Whether all rows mask a neuron, which leaves it out, or one does not; in any number of rows."""
+    """Both where all rows mask a neuron, which is then left out, and where one row does not; for any number of rows."""
     finite, infinite, x, table, rows = infinite_where_masked(dtype, n)
     down = ops.neuron_major(finite[2]) if by_neuron else finite[2]
     with ops.use_backend(backend):
@@ -124,7 +124,7 @@ def test_threads_and_repetition_do_not_change_a_bit(isa, dtype, by_neuron):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_more_rows_than_the_kernel_takes(dtype):
-    """Then torch's products serve: row by row the two agree."""
+    """Calls of more than MLP_ROWS rows, which take torch's products, agree with calls of single rows."""
     w_gate, w_up, w_down = weights((75, 131, 83), dtype)
     table, rows = programs(3, 131), torch.arange(ops.MLP_ROWS + 1, dtype=torch.int32) % 4 - 1
     x = tokens(ops.MLP_ROWS + 1, 75, dtype)

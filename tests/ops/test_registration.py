@@ -60,7 +60,7 @@ def test_opcheck_of_the_backward_without_sums(gated):
 
 
 class Block(torch.nn.Module):
-    """A gated MLP with statistics and a steered twin, as a model of somebody's own would use them."""
+    """A gated MLP with statistics and a steered twin, as a user's model would have them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def test_export():
 
 
 def test_export_with_statistics():
-    """A buffer that an exported program writes is one of its own: the counts go there."""
+    """An exported program writes to its own copy of a buffer: the counts go there."""
 
     class Counted(torch.nn.Module):
         def __init__(self) -> None:
@@ -139,7 +139,7 @@ def test_no_copy_of_a_strided_half():
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *backends: str) -> None:
-    """Let ``backends`` be absent, and the others be there, whatever this machine has."""
+    """Let ``backends`` be absent and the others present, whatever this machine has."""
     monkeypatch.setattr(_registry, "absence_of", lambda backend, kind: f"no {backend}" if backend in backends else None)
 
 
@@ -155,7 +155,7 @@ def test_backend_choice(monkeypatch, op):
 
 
 def test_no_silent_fallback(monkeypatch):
-    """A backend that was asked for serves or raises, in the choice and in a call."""
+    """A backend that was asked for serves or raises, both when it is chosen and when an op is called."""
     without(monkeypatch, "triton", "native")
     for name in ("triton", "native"):
         with ops.use_backend(name), pytest.raises(RuntimeError, match=f"the {name} backend was asked for, and cannot"):

@@ -14,13 +14,13 @@ from affectron.ops.segments import TILE_ROWS, SegmentPlan
 def test_partition(segments, dtype):
     plan = SegmentPlan(torch.tensor(segments, dtype=dtype), 7)
     assert sorted(plan.order.tolist()) == list(range(len(segments)))
-    found: dict[int, list[int]] = {}
+    rows_of: dict[int, list[int]] = {}
     for segment, start, rows in plan.tiles.tolist():
         assert 0 <= rows <= TILE_ROWS
-        found.setdefault(segment, []).extend(plan.order[start : start + rows].tolist())
+        rows_of.setdefault(segment, []).extend(plan.order[start : start + rows].tolist())
     for segment in range(-1, 7):
         # In their own order: the result must not depend on how the sort breaks ties.
-        assert found.get(segment, []) == [n for n, s in enumerate(segments) if s == segment]
+        assert rows_of.get(segment, []) == [n for n, s in enumerate(segments) if s == segment]
 
 
 def test_size_depends_on_the_shape_alone():

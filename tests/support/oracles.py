@@ -1,5 +1,7 @@
-"""What the ops must give, from the definitions in fp64; apart because every backend is held against it, also where
-only pytest and torch are at hand."""
+"""Oracles of the ops: results from the definitions in fp64, and checks against them.
+
+They need only pytest and torch, so that every backend can be tested on a machine without more.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,15 @@ FIELDS = ("count", "active", "nonfinite", "mean", "m2", "min", "max")
 def oracle(
     h: torch.Tensor, gate: torch.Tensor, segments: torch.Tensor, num: int, product: bool
 ) -> dict[str, torch.Tensor]:
-    """The statistics from their definitions, one segment and one neuron at a time where values are missing."""
+    """The statistics of each segment from their definitions in fp64."""
     out = {name: [] for name in FIELDS}
     for s in range(num):
-        mine = segments == s
-        values, active = h[mine].double(), (h if product else gate)[mine] > 0
+        inside = segments == s
+        values, active = h[inside].double(), (h if product else gate)[inside] > 0
         finite = values.isfinite()
         n = finite.sum(0)
         mean = torch.where(finite, values, 0).sum(0) / n
-        out["count"].append(mine.sum())
+        out["count"].append(inside.sum())
         out["active"].append(active.sum(0))
         out["nonfinite"].append((~finite).sum(0))
         out["mean"].append(mean)
@@ -46,14 +48,14 @@ def check(stats: ops.StatsBuffers, truth: dict[str, torch.Tensor]) -> None:
     std = (truth["m2"] / n).sqrt()
     scale = torch.maximum(truth["mean"].abs(), std)
     assert ((final.mean - truth["mean"]).abs()[seen] <= 1e-6 * scale[seen] + 1e-300).all()
-    # fp32 keeps 2^-24 of a value: a spread below that share of the mean cannot be known better.
+    # fp32 keeps 2^-24 of a value, so that a spread below that share of the mean has an error of its size.
     floor = n * (truth["mean"] * 2.0**-24).square()
     assert ((final.m2 - truth["m2"]).abs()[seen] <= (1e-6 * truth["m2"] + 1e-6 * floor)[seen]).all()
     assert torch.equal(final.var[seen], (final.m2 / n)[seen])
 
 
 def runs(n: int, labels: int, seed: int = 0) -> torch.Tensor:
-    """Labels in runs of about 30 tokens, some not counted: what a batch of sentences looks like."""
+    """Labels in runs of about 30 tokens, some not counted, as in a batch of sentences."""
     generator = torch.Generator().manual_seed(seed)
     per_sentence = torch.randint(-1, labels, (n // 30 + 1,), generator=generator)
     return per_sentence.repeat_interleave(30)[:n]
@@ -63,7 +65,7 @@ NEUTRAL = torch.tensor([1.0, 0.0, float("-inf"), -0.0])
 
 
 def programs(count: int, neurons: int, seed: int = 0) -> torch.Tensor:
-    """Random tables in which half of the neurons are touched, each in one of the ways that docs/method.md names."""
+    """Random tables that change half of the neurons, each by one of the interventions of docs/method.md."""
     generator = torch.Generator().manual_seed(seed)
     table = NEUTRAL.repeat(count, neurons, 1)
     kind = torch.randint(0, 10, (count, neurons), generator=generator)
@@ -76,7 +78,7 @@ def programs(count: int, neurons: int, seed: int = 0) -> torch.Tensor:
 
 
 def steered(h: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """The form in fp64: of an infinite h its limit, of a NaN what the factor for h = 0 makes of it."""
+    """The intervention in fp64. An infinite h gives its limit; a NaN is multiplied by the factor of h = 0."""
     scale, damping, floor, shift = table.double().unbind(-2)
     h = h.double()
     damped = torch.where((damping == 0) | h.isnan(), 0.0, damping * h.abs())
@@ -160,7 +162,7 @@ def truth(
 
 
 def gradients(gate: Tensor, up: Tensor | None, act: str, grad: Tensor) -> tuple[Tensor, ...]:
-    """Those of gate and, where it is given, up, by autograd in fp64."""
+    """Gradients of gate and, where it is given, up, by autograd in fp64."""
     inputs = [t.detach().double().requires_grad_() for t in (gate, up) if t is not None]
     h = exact(inputs[0], inputs[1] if up is not None else None, act)
     return torch.autograd.grad(h, inputs, grad.double())
@@ -169,7 +171,7 @@ def gradients(gate: Tensor, up: Tensor | None, act: str, grad: Tensor) -> tuple[
 def check_gradients(
     ours: tuple[Tensor, ...], gate: Tensor, up: Tensor | None, act: str, grad: Tensor, roundings: int = 1
 ) -> None:
-    """Within the rounding to the dtype, and a few of fp32 in what the product of the three is made of."""
+    """Check gradients to within the rounding to the dtype and a few fp32 roundings of the factors."""
     size = grad.double().abs() * gate.double().abs().clamp(min=1)
     if up is not None:
         size = size * up.double().abs().clamp(min=1)
@@ -179,7 +181,7 @@ def check_gradients(
 
 
 def check_sums(sums: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]], start: Tensor | None = None) -> None:
-    """``sums`` holds ``start`` and what each of ``parts``, (h, grad, segments) of one backward, has added."""
+    """Check that ``sums`` holds ``start`` plus the products of ``parts``, each (h, grad, segments) of one backward."""
     total, size = (torch.zeros(sums.shape, dtype=torch.float64, device=sums.device) for _ in range(2))
     rounding = torch.zeros_like(total)
     total += 0 if start is None else start

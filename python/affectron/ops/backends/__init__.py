@@ -1,1 +1,1 @@
-"""What computes the ops: each module holds one function for each op, of the op's name (see ``_backends``)."""
+"""Modules that compute the ops: each holds one function for each op, of the op's name (see ``_backends``)."""
