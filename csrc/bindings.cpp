@@ -94,7 +94,7 @@ PYBIND11_MODULE(_native, m) {
   m.attr("MLP_ROWS") = kMlpRows;
   m.def("isa_levels", &isa_levels);
   m.def("isa_level", &isa_level);
-  m.def("set_isa_level", &set_isa_level);
+  m.def("set_isa_level", &set_isa_level, "name"_a);
 
   m.def("glu", bound(&Kernels::glu), "out"_a, "gate"_a, "up"_a, "shape"_a, "dtype"_a, "act"_a, "threads"_a);
   m.def("glu_backward", bound(&Kernels::glu_backward), "grad_gate"_a, "grad_up"_a, "grad"_a, "gate"_a, "up"_a,
@@ -111,9 +111,9 @@ PYBIND11_MODULE(_native, m) {
 #ifdef AFFECTRON_CUDA
   m.attr("CUDA_BUILT") = true;
   m.attr("CUDA_TOOLKIT") = cuda::toolkit();
-  m.def("cuda_use_device", &cuda::use_device);
-  m.def("cuda_error_name", &cuda::error_name);
-  m.def("cuda_error_text", &cuda::error_text);
+  m.def("cuda_use_device", &cuda::use_device, "device"_a);
+  m.def("cuda_error_name", &cuda::error_name, "status"_a);
+  m.def("cuda_error_text", &cuda::error_text, "status"_a);
   // For the tests and benchmarks that decide between two forms of a kernel: see cuda/forms.h.
   pybind11::class_<cuda::Forms>(m, "CudaForms")
       .def_readwrite("short_silu", &cuda::Forms::short_silu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 
 from affectron import ops
 from affectron.ops import _registry, backend_for
-from affectron.ops._backends import KERNELS
+from affectron.ops._backends import BACKENDS, KERNELS
 from affectron.ops._checks import as_rows
 from affectron.ops.backends import native
 from tests.ops.conftest import halves
@@ -166,6 +167,14 @@ def test_no_silent_fallback(monkeypatch):
         ops.glu(x, x)
     with ops.use_backend("native"), pytest.raises(RuntimeError, match="has no kernels for meta tensors"):
         backend_for("glu", "meta")
+
+
+@pytest.mark.parametrize("op", KERNELS)
+def test_every_backend_takes_the_arguments_of_the_schema(op):
+    pytest.importorskip("triton")
+    names = [argument.name for argument in getattr(L, op).default._schema.arguments]
+    for backend in BACKENDS.values():
+        assert list(inspect.signature(backend.implementation(op)).parameters) == names, backend.name
 
 
 def test_unknown_backend_and_op():

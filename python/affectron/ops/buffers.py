@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from affectron.ops._checks import as_rows
 from affectron.ops.segments import SegmentPlan, plan_for
 
 ACTIVE_RULES = ("gate", "product")
@@ -77,8 +78,9 @@ class StatsBuffers:
         self.moments.copy_(torch.stack([saved["mean"].where(seen, 0.0), saved["m2"]]))
         self.extrema.copy_(torch.stack([saved["min"], saved["max"]]))
 
-    def plan_for(self, rows: Tensor, segments: Tensor | SegmentPlan) -> SegmentPlan:
-        """The plan for an activation's ``rows`` [N, F], checked to fit them and these accumulators."""
+    def plan_for(self, value: Tensor, segments: Tensor | SegmentPlan) -> SegmentPlan:
+        """The plan for the rows of an activation ``value`` [..., F], checked to fit them and these accumulators."""
+        rows = as_rows("gate", value)
         if rows.shape[1] != self.neurons:
             raise ValueError(f"the activation has {rows.shape[1]} neurons, expected the {self.neurons} of stats")
         return plan_for(segments, rows, self.count, self.segments, "stats")
