@@ -59,6 +59,7 @@ def test_public_names_and_their_parameters_are_those_of_the_golden_file() -> Non
             value = getattr(home, name)
             lines.append(described(f"{home.__name__}.{name}", value))
             if inspect.isclass(value):
-                members = (member for member in sorted(vars(value)) if not member.startswith("_"))
+                owners = [owner for owner in value.__mro__ if owner.__module__.startswith("affectron")]
+                members = sorted({member for owner in owners for member in vars(owner) if not member.startswith("_")})
                 lines += [described(f"{home.__name__}.{name}.{member}", getattr(value, member)) for member in members]
     golden.compare("public-names.txt", "".join(lines))

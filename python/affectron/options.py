@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from affectron._internal.checks import SHARE, UNIT, Bound, Each, Finite, OneOf, Positive, Whole, check, check_template
 from affectron._internal.names import (
     ACTIVE_RULES,
+    DEFAULT_TASK,
     DTYPES,
     EVALUATORS,
     LABEL_LIKELIHOOD,
@@ -177,6 +178,17 @@ class Load(Options):
     trust_remote_code: bool = option(False, "Let Python code in the model's folder run.")
 
 
+@dataclass(frozen=True)
+class Common(Options):
+    """Options of several steps."""
+
+    task: str | None = option(
+        None, "Only this task's labels; without a task column, the name of the one task.", origin=_NOTES
+    )
+    seed: int = option(0, "Of random sets, resamples and limited sentences.", Whole())
+    allow_overlap: bool = option(False, "Test sentences that were screened too, and state it; else they are refused.")
+
+
 # --- what is measured and selected --------------------------------------------------------------------------------
 
 
@@ -205,7 +217,7 @@ class ScreenPairs(Options):
 
     template: str = same(Read, "template")
     batch_tokens: int = same(Read, "batch_tokens")
-    task: str = option("label", "The task of the pairs' labels.")
+    task: str = option(DEFAULT_TASK, "The task of the pairs' labels.")
 
     def check_together(self) -> None:
         check_template("template", self.template)
@@ -277,6 +289,15 @@ class Select(Options):
                 value = getattr(self, name)
                 if value not in (None, 0, usual):
                     raise InputError(f"{name} is {value!r}, which goes with an entropy and not with {self.score!r}")
+
+
+@dataclass(frozen=True)
+class KeepStable(Options):
+    """A screen of the selected neurons by their stability."""
+
+    min_frequency: float | None = option(
+        None, "Keep neurons that stability selects with this frequency or more.", SHARE
+    )
 
 
 @dataclass(frozen=True)
@@ -354,7 +375,7 @@ class Controls(Options):
 
 
 @dataclass(frozen=True)
-class Validate(Controls):
+class Validate(Options):
     """Validation: the feedback loop that settles each label's mask on dev."""
 
     alpha: float = option(0.3, "Strength α of the attenuation in the first round.", SHARE)
@@ -364,6 +385,8 @@ class Validate(Controls):
     share_step: float = option(0.1, "Each round adds this to the share.", UNIT)
     share_cap: float = option(1.0, "Largest share.", SHARE)
     min_drop: float = option(0.05, "Drop of dev accuracy, a fraction, at which the loop stops.", SHARE)
+    random_sets: int = same(Controls, "random_sets")
+    bootstrap: int = same(Controls, "bootstrap")
     neutral: str | None = option(None, "Label whose text the loss is taken on; default: text without the label.")
 
     def check_together(self) -> None:

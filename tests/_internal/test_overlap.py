@@ -22,6 +22,7 @@ from affectron.experiments.methods import compare_methods
 from affectron.experiments.results import Candidates
 from affectron.experiments.stability import keep_stable, stability
 from affectron.neurons import NeuronSet
+from affectron.options import Select
 from affectron.screening.pairs import screen_pairs
 from affectron.screening.screen import screen, screen_folds
 from affectron.selection import select
@@ -97,7 +98,7 @@ def test_every_way_of_measuring_keeps_the_texts(tmp_path: Path) -> None:
     assert sum(len(half.screened) for half in halves if half.screened is not None) == len(expected)
     neurons = select(whole, top=0.05, filter_rate=None)
     stable = keep_stable(
-        neurons, stability(folds, selection={"top": 0.05, "filter_rate": None}, resamples=3, splits=1), 0.5
+        neurons, stability(folds, selection=Select(top=0.05, filter_rate=None), resamples=3, splits=1), 0.5
     )
     for found in (neurons, stable):
         found.save(tmp_path / "n.json")

@@ -8,6 +8,7 @@ from affectron.errors import InputError
 from affectron.evaluation.exam import Exam
 from affectron.experiments.ablations import ablate, site_thirds
 from affectron.neurons import NeuronSet
+from affectron.options import Select
 from affectron.stats import ActivationStats
 from tests.experiments.planted_model import planted
 from tests.support.errors import message
@@ -29,7 +30,7 @@ def test_a_mask_of_the_planted_neuron_drops_its_label_alone(
 ) -> None:
     result = ablate(
         exam, neurons, stats, alphas=(0.2, 1.0), shares=(0.01,), model_shares=(0.05,),
-        selection={"filter_rate": None}, random_sets=20, bootstrap=50,
+        selection=Select(filter_rate=None), random_sets=20, bootstrap=50,
     )  # fmt: skip
     rows = {(row.label, row.sweep, row.setting): row for row in result.rows}
     for label in [*MOODS, *TONES]:
@@ -64,5 +65,5 @@ def test_thirds_cover_the_sites_in_order() -> None:
 
 
 def test_a_strength_out_of_its_range_is_refused(exam: Exam, neurons: NeuronSet, stats: ActivationStats) -> None:
-    with pytest.raises(InputError, match=r"alphas is 1.5, expected a number in \(0, 1\]"):
+    with pytest.raises(InputError, match=r"alphas\[0\] is 1.5, expected a number in \(0, 1\]"):
         ablate(exam, neurons, stats, alphas=(1.5,))

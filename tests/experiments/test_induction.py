@@ -35,5 +35,5 @@ def test_induction_moves_sentences_to_the_label_and_random_neurons_do_not(
 
 
 def test_a_strength_that_is_not_finite_is_refused(exam: Exam, neurons: NeuronSet, stats: ActivationStats) -> None:
-    with pytest.raises(InputError, match="betas has inf, expected finite numbers"):
+    with pytest.raises(InputError, match=r"betas\[1\] is inf, expected a finite number"):
         induction(exam, neurons, stats, (1.0, float("inf")))

@@ -62,5 +62,5 @@ def test_a_method_without_neurons_of_a_label_has_no_effect_there(
 
 
 def test_an_unknown_method_is_refused(exam: Exam, neurons: NeuronSet, stats: ActivationStats) -> None:
-    with pytest.raises(InputError, match="method is 'mine', expected one of paper"):
+    with pytest.raises(InputError, match=r"methods\[0\] is 'mine', expected one of paper"):
         compare_methods(exam, neurons, stats, methods=("mine",))

@@ -7,6 +7,7 @@ import pytest
 
 from affectron.experiments.stability import keep_stable, stability
 from affectron.neurons import NeuronSet
+from affectron.options import Select
 from affectron.screening.screen import screen, screen_folds
 from affectron.stats import FIELDS, ActivationStats
 from tests.experiments.planted_model import CORPUS, MODEL, planted
@@ -33,7 +34,7 @@ def test_folds_are_the_whole_dealt_out(folds: list[ActivationStats], stats: Acti
 
 
 def test_planted_neurons_are_stable_and_chance_is_not(folds: list[ActivationStats], neurons: NeuronSet) -> None:
-    selection = {"top": 0.05, "filter_rate": None}
+    selection = Select(top=0.05, filter_rate=None)
     result = stability(folds, selection=selection, resamples=25, splits=4, seed=1)
     for label, stable in result.labels.items():
         frequency = {(site, index): share for site, index, share in stable.neurons}

@@ -14,3 +14,5 @@ LABEL_LIKELIHOOD, LINEAR_PROBE = EVALUATORS = ("label_likelihood", "linear_probe
 ON_BAD_LINE = ("error", "skip")
 #: The types that a model is loaded in; ``auto`` is the saved one, but float32 on a CPU that is slow at 16 bits.
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+#: The task of all labels where nothing names one.
+DEFAULT_TASK = "label"

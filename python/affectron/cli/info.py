@@ -34,8 +34,9 @@ def info(
     import torch
     import transformers
 
-    from affectron.ops import backend_for, native
-    from affectron.ops.library import KERNELS
+    from affectron.ops import backend_for
+    from affectron.ops._backends import KERNELS
+    from affectron.ops.backends import native
 
     devices = ["cpu"] + [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     backends = {

@@ -15,7 +15,7 @@ import typer
 from affectron._internal.checks import OneOf
 from affectron._internal.records import hints, members
 from affectron.errors import InputError
-from affectron.options import About, Options, default_of, described
+from affectron.options import About, Common, Options, default_of, described
 
 # Text, not a path: ./gpt2 is a folder, and gpt2, where no such folder is, a name.
 ModelArgument = Annotated[
@@ -32,13 +32,11 @@ CorpusArgument = Annotated[
         "hf://datasets/OWNER/NAME.",
     ),
 ]
-TaskOption = Annotated[
-    str | None, typer.Option(help="Only this task's labels; without a task column, the name of the one task.")
-]
+_COMMON = described(Common)
+TaskOption = Annotated[str | None, typer.Option(help=_COMMON["task"].help)]
+SeedOption = Annotated[int, typer.Option(help=_COMMON["seed"].help)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-AllowOverlap = Annotated[
-    bool, typer.Option("--allow-overlap", help="State in the result that sentences were screened too; else refused.")
-]
+AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help=_COMMON["allow_overlap"].help)]
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,9 +9,17 @@ import typer
 
 import affectron
 from affectron.cli.inputs import load_model, read_corpus, stats_beside
-from affectron.cli.options import AllowOverlap, CorpusArgument, JsonOption, ModelArgument, TaskOption, checked_output
+from affectron.cli.options import (
+    AllowOverlap,
+    CorpusArgument,
+    JsonOption,
+    ModelArgument,
+    SeedOption,
+    TaskOption,
+    checked_output,
+)
 from affectron.cli.output import print_json, print_validation, save
-from affectron.options import Columns, Evaluate, Load, Validate
+from affectron.options import Columns, Common, Evaluate, Load, Validate
 
 
 def validate(
@@ -24,7 +32,7 @@ def validate(
     columns: Columns,
     load: Load,
     stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
-    seed: Annotated[int, typer.Option(help="Of random sets, resamples and limited sentences.")] = 0,
+    seed: SeedOption = Common.seed,
     allow_overlap: AllowOverlap = False,
     task: TaskOption = None,
     as_json: JsonOption = False,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from affectron._internal.checks import Whole, check
 from affectron._internal.files import digest
+from affectron._internal.names import DEFAULT_TASK
 from affectron.corpus.keywords import Keywords, OnBadLine, column_names, columns_of, shows_keywords
 from affectron.corpus.labels import LabelSet
 from affectron.corpus.rows import Message
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["DEFAULT_TASK", "Corpus", "Message", "OnBadLine", "Sentence"]
-
-#: The task of all labels if neither a task column nor the caller names one.
-DEFAULT_TASK = "label"
 
 
 @dataclass(frozen=True, slots=True)

@@ -307,23 +307,3 @@ class Steps:
     def __call__(self, count: int = 1) -> None:
         self._done += count
         self._advance(self._done)
-
-
-def fraction(name: str, value: Any, zero_too: bool = False) -> None:
-    """Raise InputError unless the value is a number in (0, 1], or in [0, 1]."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not (0 <= value <= 1) or (value == 0 and not zero_too):
-        raise InputError(f"{name} is {value!r}, expected a number in {'[' if zero_too else '('}0, 1]")
-
-
-def whole_number(name: str, value: Any, least: int) -> None:
-    """Raise InputError unless the value is an integer of at least ``least``, and below 2^32."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
-        raise InputError(f"{name} is {value!r}, expected an integer of at least {least}, below 2^32")
-
-
-def finite_numbers(name: str, values: Sequence[Any]) -> None:
-    """Raise InputError unless all values are finite numbers."""
-    for value in values:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-            raise InputError(f"{name} has {value!r}, expected finite numbers")

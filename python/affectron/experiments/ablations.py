@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from affectron.errors import InputError
 from affectron.evaluation.effects import Ranked, measure_effects
-from affectron.evaluation.exam import Exam, fraction, whole_number
+from affectron.evaluation.exam import Exam
 from affectron.evaluation.resampling import label_rng
 from affectron.experiments.results import THIRDS, Ablation, Ablations, AblationsOptions, ExamOptions
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.selection import choose, selection_options
+from affectron.options import Ablate, Select, documented
+from affectron.selection import choose
 from affectron.stats import ActivationStats
 
 
@@ -32,19 +32,20 @@ class _Setting:
         return f"{self.alpha} {members}"
 
 
+@documented(Ablate)
 def ablate(
     exam: Exam,
     neurons: NeuronSet,
     stats: ActivationStats,
     *,
-    alpha: float = 1.0,
-    alphas: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
-    shares: Sequence[float] = (0.1, 0.25, 0.5, 1.0),
-    model_shares: Sequence[float] = (0.01, 0.02, 0.03, 0.04, 0.05),
-    selection: Mapping[str, Any] | None = None,
+    alpha: float = Ablate.alpha,
+    alphas: Sequence[float] = Ablate.alphas,
+    shares: Sequence[float] = Ablate.shares,
+    model_shares: Sequence[float] = Ablate.model_shares,
+    selection: Select | None = None,
     task: str | None = None,
-    random_sets: int = 20,
-    bootstrap: int = 1000,
+    random_sets: int = Ablate.random_sets,
+    bootstrap: int = Ablate.bootstrap,
     progress: bool = False,
 ) -> Ablations:
     """Attenuate parts of each label's neurons and report the test split, in four sweeps.
@@ -58,23 +59,20 @@ def ablate(
     :class:`affectron.evaluation.verdicts.Effect` for what is measured.
 
     Args:
-        alpha: the strength wherever it is not swept.
-        alphas, shares, model_shares: the values of each sweep, all in (0, 1].
-        selection: what :func:`affectron.select` was given beside ``top``, for the sweep of model shares.
+        {options}
+        selection: options that the neurons were selected with, for the sweep of model shares.
 
     Raises:
         InputError: a value out of its range, or as :meth:`Exam.require`.
     """
-    fraction("alpha", alpha)
-    for name, values in (("alphas", alphas), ("shares", shares), ("model_shares", model_shares)):
-        for value in values:
-            fraction(name, value)
-    whole_number("random_sets", random_sets, 0)
-    whole_number("bootstrap", bootstrap, 1)
+    Ablate(
+        random_sets=random_sets, bootstrap=bootstrap, alpha=alpha, alphas=tuple(alphas), shares=tuple(shares),
+        model_shares=tuple(model_shares),
+    )  # fmt: skip
     tasks = exam.require(neurons, stats, task)
-    selection = {key: value for key, value in (selection or {}).items() if key not in ("top", "task")}
+    selection = selection or Select()
     larger = {
-        share: {name: choose(stats, selection_options(task=name, top=share, **selection)) for name in tasks}
+        share: {name: choose(stats, name, replace(selection, top=share)) for name in tasks}
         for share in sorted(model_shares)
     }
     swept: list[tuple[Ranked, list[_Setting]]] = []
@@ -112,8 +110,8 @@ def ablate(
                 for setting in settings
             ]  # fmt: skip
     options = AblationsOptions(
-        ExamOptions.of(exam.options(tasks)), alpha, tuple(alphas), tuple(shares), tuple(model_shares), selection,
-        random_sets, bootstrap,
+        ExamOptions.of(exam.options(tasks)), alpha, tuple(alphas), tuple(shares), tuple(model_shares),
+        selection.values(), random_sets, bootstrap,
     )  # fmt: skip
     return Ablations(exam.provenance(neurons), options, tuple(rows))
 

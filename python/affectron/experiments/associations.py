@@ -14,6 +14,7 @@ from scipy import stats as distributions
 from affectron.experiments.ablations import site_thirds
 from affectron.experiments.results import AssociatedPair, Associations, AssociationsOptions, LabelLayers
 from affectron.neurons import NeuronSet
+from affectron.options import Associate
 from affectron.scores import fdr, score
 from affectron.stats import ActivationStats
 
@@ -24,7 +25,7 @@ def overlap_p(population: int, first: int, second: int, common: int) -> float:
     return float(distributions.hypergeom.sf(common - 1, population, first, second))
 
 
-def associate(neurons: NeuronSet, stats: ActivationStats, score_name: str = "hedges_g") -> Associations:
+def associate(neurons: NeuronSet, stats: ActivationStats, score_name: str = Associate.score) -> Associations:
     """Compare every two labels: the neurons they have in common, and their scores over all neurons.
 
     ``overlap`` is the number of neurons in both lists, ``expected`` the number by chance; ``p`` is hypergeometric, and

@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from affectron import ops
+from affectron import ops, options
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, batches
 from affectron.errors import InputError
-from affectron.evaluation.exam import whole_number
 from affectron.evaluation.resampling import label_rng, middle
 from affectron.experiments.results import CandidateNeuron, Candidates, CandidatesOptions, Example, LabelCandidates
 from affectron.experiments.results.candidates import HIGHER, LOWER
 from affectron.models import Reader, Routed, Site, evaluating, max_length, parallel
 from affectron.neurons import NeuronList, NeuronSet
+from affectron.options import Read, documented
 from affectron.scores import SCORES, directions, fdr
 from affectron.screening.accumulate import observed
 from affectron.stats import ActivationStats
@@ -72,11 +72,11 @@ def collect(
     corpus: Corpus,
     neurons: NeuronSet,
     *,
-    tokens: str = "all",
-    active: str = "gate",
-    template: str = "{text}",
-    count_special: bool = False,
-    batch_tokens: int = 8192,
+    tokens: str = Read.tokens,
+    active: str = Read.active,
+    template: str = Read.template,
+    count_special: bool = Read.count_special,
+    batch_tokens: int = Read.batch_tokens,
     memory: int = MEMORY,
     allow_overlap: bool = False,
     progress: bool = False,
@@ -201,15 +201,16 @@ class _Collector:
         self.tables[:, self.rows, self.columns[position]] = both.cpu().numpy()[:, self.kept]
 
 
+@documented(options.Candidates)
 def examine(
     activations: Activations,
     neurons: NeuronSet,
     stats: ActivationStats,
     corpus: Corpus,
     *,
-    bootstrap: int = 1000,
-    permutations: int = 1000,
-    examples: int = 5,
+    bootstrap: int = options.Candidates.bootstrap,
+    permutations: int = options.Candidates.permutations,
+    examples: int = options.Candidates.examples,
     seed: int = 0,
     allow_overlap: bool = False,
 ) -> Candidates:
@@ -234,22 +235,18 @@ def examine(
         activations: what :func:`collect` gives.
         neurons: with the score that selected them in their provenance, as :func:`affectron.select` leaves it.
         stats: what they were selected from.
+        {options}
 
     Raises:
         InputError: a sentence was screened, a number out of its range, neurons without their score, statistics that
             lack a label or neuron, or a label that no sentence or every sentence of its task has.
     """
-    for name, value, least in (
-        ("bootstrap", bootstrap, 1),
-        ("permutations", permutations, 1),
-        ("examples", examples, 0),
-    ):
-        whole_number(name, value, least)
+    options.Candidates(bootstrap, permutations, examples)
     neurons.check(stats.widths)
     score = _selecting_score(neurons)
     reads = SCORES[score].reads
     tested = compare(activations.sentences, {"neurons": neurons.screened}, allow_overlap)
-    options = CandidatesOptions(
+    recorded = CandidatesOptions(
         corpus.split, score, reads, activations.tokens, activations.active, bootstrap, permutations, examples, seed
     )
     labels = {}
@@ -264,10 +261,10 @@ def examine(
                 f"label {label!r}: {int(has.sum())} of the {len(has)} sentences of its task have it; AUROC needs both"
             )
         signs = _signs(members, stats, score)
-        judged = _judge(activations, members, signs, rows, has, options)
+        judged = _judge(activations, members, signs, rows, has, recorded)
         labels[label] = LabelCandidates(members.task, int(has.sum()), int((~has).sum()), judged)
     provenance = {**neurons.provenance, "corpus": [corpus.hash], "corpus_name": corpus.name, "split": corpus.split}
-    return Candidates({**provenance, "tested": tested}, options, _adjusted(labels))
+    return Candidates({**provenance, "tested": tested}, recorded, _adjusted(labels))
 
 
 def _judge(
@@ -276,7 +273,7 @@ def _judge(
     signs: Array,
     rows: NDArray[np.int64],
     has: NDArray[np.bool_],
-    options: CandidatesOptions,
+    recorded: CandidatesOptions,
 ) -> tuple[CandidateNeuron, ...]:
     """Judge the neurons of one label.
 
@@ -288,13 +285,13 @@ def _judge(
     """
     column = {neuron: position for position, neuron in enumerate(activations.neurons)}
     columns = [column[site, index] for site, index, _ in members]
-    rng = label_rng(options.seed, members.task, members.label)
+    rng = label_rng(recorded.seed, members.task, members.label)
     rate, mean = (table[rows][:, columns].astype(np.float64) for table in (activations.rate, activations.mean))
-    values = signs * (rate if options.reads == "rate" else mean)
+    values = signs * (rate if recorded.reads == "rate" else mean)
     known = np.asarray(~np.isnan(values).any(axis=0))
     finite = np.where(known, values, 0.0)
-    area, p = permutation_test(finite, has, options.permutations, rng)
-    intervals = auroc_intervals(finite, has, options.bootstrap, rng)
+    area, p = permutation_test(finite, has, recorded.permutations, rng)
+    intervals = auroc_intervals(finite, has, recorded.bootstrap, rng)
     redundancy = _redundancy(finite)
     # The last key counts first; NaN comes last.
     order = np.lexsort((-signs * np.abs(mean), -values), axis=0)
@@ -313,7 +310,7 @@ def _judge(
             interval=intervals[k] if known[k] else None,
             p=float(p[k]) if known[k] else None,
             redundancy=redundancy[k],
-            examples=tuple(example(row, k) for row in order[: options.examples, k] if not np.isnan(values[row, k])),
+            examples=tuple(example(row, k) for row in order[: recorded.examples, k] if not np.isnan(values[row, k])),
             q=None,
         )
         for k, (site, index, _) in enumerate(members)
@@ -341,8 +338,8 @@ def _selecting_score(neurons: NeuronSet) -> str:
     Raises:
         InputError: the neurons' provenance does not name it.
     """
-    options = neurons.provenance.get("select")
-    name = options.get("score") if isinstance(options, dict) else None
+    selected = neurons.provenance.get("select")
+    name = selected.get("score") if isinstance(selected, dict) else None
     if name not in SCORES:
         raise InputError(
             f"the neurons' provenance has {name!r} for select.score, expected the score that selected them, one of "

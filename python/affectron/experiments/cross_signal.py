@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from affectron import options
 from affectron.errors import InputError
 from affectron.evaluation.effects import Ranked, Trial, measure_effects
-from affectron.evaluation.exam import Exam, finite_numbers, whole_number
+from affectron.evaluation.exam import Exam
 from affectron.evaluation.resampling import label_rng
 from affectron.evaluation.verdicts import Effect
 from affectron.experiments.results import CrossSignal, CrossSignalOptions, ExamOptions, LabelSignals, Signal
 from affectron.interventions import cross_signal
 from affectron.neurons import NeuronSet
+from affectron.options import documented
 from affectron.stats import ActivationStats
 
 
+@documented(options.CrossSignal)
 def cross_signal_matrix(
     exam: Exam,
     neurons: NeuronSet,
     stats: ActivationStats,
     source: str,
     target: str,
-    omegas: Sequence[float] = (0.5, 1.0, 2.0),
+    omegas: Sequence[float] = options.CrossSignal.omegas,
     *,
-    random_sets: int = 20,
-    bootstrap: int = 1000,
+    random_sets: int = options.CrossSignal.random_sets,
+    bootstrap: int = options.CrossSignal.bootstrap,
     progress: bool = False,
 ) -> CrossSignal:
     """Measure the signal of each label of the ``source`` task (a rhetorical device) at the neurons of each label of the
@@ -35,14 +38,15 @@ def cross_signal_matrix(
     reported, beside random neurons that are shifted in the same way. ``helps`` says that the change of test accuracy
     lies above the interval of the random sets and its own interval above zero.
 
+    Args:
+        source: the task whose labels give the signals.
+        target: the task at whose neurons they are added.
+        {options}
+
     Raises:
         InputError: an unknown task, twice the same, omegas that are not finite numbers, or as :meth:`Exam.require`.
     """
-    finite_numbers("omegas", omegas)
-    whole_number("random_sets", random_sets, 0)
-    whole_number("bootstrap", bootstrap, 1)
-    if not omegas:
-        raise InputError("omegas is empty, expected at least one number")
+    options.CrossSignal(random_sets=random_sets, bootstrap=bootstrap, omegas=tuple(omegas))
     if source == target:
         raise InputError(f"source and target are both {source!r}, expected two tasks")
     if source not in stats.tasks:
@@ -81,10 +85,10 @@ def cross_signal_matrix(
             step(len(devices) * (1 + random_sets))
             signals = {device: _signal(effects[device], *choice) for device, choice in chosen[ranked.label].items()}
             labels[ranked.label] = LabelSignals(len(asked.own(ranked.target)), len(ranked.neurons), signals)
-    options = CrossSignalOptions(
+    recorded = CrossSignalOptions(
         ExamOptions.of(exam.options(tasks)), source, target, tuple(map(float, omegas)), random_sets, bootstrap
     )
-    return CrossSignal(exam.provenance(neurons), options, labels)
+    return CrossSignal(exam.provenance(neurons), recorded, labels)
 
 
 def _signal(effect: Effect, dev: Sequence[float], omega: float) -> Signal:

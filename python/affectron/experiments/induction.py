@@ -7,23 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 
 from affectron.evaluation.effects import Ranked
-from affectron.evaluation.exam import Exam, finite_numbers, whole_number
+from affectron.evaluation.exam import Exam
 from affectron.evaluation.resampling import bootstrap_interval, label_rng, middle
 from affectron.experiments.results import ExamOptions, Induction, InductionOptions, LabelInduction
 from affectron.interventions import induce
 from affectron.neurons import NeuronSet
+from affectron.options import Induce, documented
 from affectron.stats import ActivationStats
 
 
+@documented(Induce)
 def induction(
     exam: Exam,
     neurons: NeuronSet,
     stats: ActivationStats,
-    betas: Sequence[float] = (1.0, 2.0, 4.0),
+    betas: Sequence[float] = Induce.betas,
     *,
     task: str | None = None,
-    random_sets: int = 5,
-    bootstrap: int = 1000,
+    random_sets: int = Induce.random_sets,
+    bootstrap: int = Induce.bootstrap,
     progress: bool = False,
 ) -> Induction:
     """Measure, for each beta, how many sentences of other labels are answered with the target, and the model's fluency.
@@ -34,12 +36,13 @@ def induction(
     by their own means under the label, ``random_interval`` the middle 95 % of the sets. ``loss_delta`` is the change
     of the loss of a token on these sentences as plain text, in nats.
 
+    Args:
+        {options}
+
     Raises:
         InputError: betas that are not finite numbers, or as :meth:`Exam.require`.
     """
-    finite_numbers("betas", betas)
-    whole_number("random_sets", random_sets, 0)
-    whole_number("bootstrap", bootstrap, 1)
+    Induce(random_sets=random_sets, bootstrap=bootstrap, betas=tuple(betas))
     tasks = exam.require(neurons, stats, task)
     results: dict[str, dict[str, LabelInduction]] = {name: {} for name in tasks}
     runs = sum(len(neurons[label]) > 0 for labels in tasks.values() for label in labels) * len(betas)

@@ -8,44 +8,45 @@ from typing import Any
 
 import numpy as np
 
+from affectron import options
 from affectron.evaluation.effects import Ranked, measure_effects
-from affectron.evaluation.exam import Exam, fraction, whole_number
+from affectron.evaluation.exam import Exam
 from affectron.evaluation.resampling import label_rng
 from affectron.evaluation.verdicts import SPECIFIC
 from affectron.experiments.results import ExamOptions, LabelMethods, MethodResult, Methods, MethodsOptions, TaskMethods
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.selection import METHODS, select_by
+from affectron.options import documented
+from affectron.selection import select_by
 from affectron.stats import ActivationStats
 
 
+@documented(options.Methods)
 def compare_methods(
     exam: Exam,
     neurons: NeuronSet,
     stats: ActivationStats,
     *,
-    methods: tuple[str, ...] = tuple(METHODS),
-    top: float = 0.01,
-    alpha: float = 1.0,
+    methods: tuple[str, ...] = options.Methods.methods,
+    top: float = options.Methods.top,
+    alpha: float = options.Methods.alpha,
     task: str | None = None,
-    random_sets: int = 20,
-    bootstrap: int = 1000,
+    random_sets: int = options.Methods.random_sets,
+    bootstrap: int = options.Methods.bootstrap,
     progress: bool = False,
 ) -> Methods:
     """Select by each method and mask what it selects, by one and the same attenuation, on the test split.
 
     Args:
         neurons: names the tasks and labels, and is checked against the model; its neurons are not used.
-        methods: of ``METHODS``.
-        top: share of all neurons that a method selects for all labels of a task together.
-        alpha: of the attenuation (dynamic) of all that a method selected for a label.
+        {options}
+            (A method with a score for each label takes its part of ``top`` for each; the attenuation is dynamic.)
 
     Raises:
         InputError: an unknown method, a value out of its range, or as :meth:`Exam.require`.
     """
-    fraction("top", top)
-    fraction("alpha", alpha)
-    whole_number("random_sets", random_sets, 0)
-    whole_number("bootstrap", bootstrap, 1)
+    options.Methods(
+        random_sets=random_sets, bootstrap=bootstrap, methods=tuple(methods), top=top, alpha=alpha
+    )  # fmt: skip
     tasks = exam.require(neurons, stats, task)
     chosen = {name: {method: select_by(stats, method, name, top) for method in methods} for name in tasks}
     results: dict[str, TaskMethods] = {}
@@ -58,8 +59,8 @@ def compare_methods(
                 by_label[label] = _compare(exam, stats, name, label, lists, alpha, random_sets, bootstrap)
                 step(len(methods) * (1 + random_sets))
             results[name] = TaskMethods(by_label, _agreement(chosen[name]))
-    options = MethodsOptions(ExamOptions.of(exam.options(tasks)), tuple(methods), top, alpha, random_sets, bootstrap)
-    return Methods(exam.provenance(neurons), options, results)
+    recorded = MethodsOptions(ExamOptions.of(exam.options(tasks)), tuple(methods), top, alpha, random_sets, bootstrap)
+    return Methods(exam.provenance(neurons), recorded, results)
 
 
 def _compare(

@@ -4,25 +4,27 @@ same kind would select."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from affectron import options
+from affectron._internal.checks import SHARE, check
 from affectron.errors import InputError
-from affectron.evaluation.exam import fraction, whole_number
 from affectron.experiments.results import LabelStability, Stability, StabilityOptions
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.selection import choose, selection_options
+from affectron.options import documented
+from affectron.selection import choose
 from affectron.stats import ActivationStats
 
 
+@documented(options.Stability)
 def stability(
     folds: Sequence[ActivationStats],
     *,
-    selection: Mapping[str, Any] | None = None,
-    resamples: int = 100,
-    splits: int = 20,
+    selection: options.Select | None = None,
+    resamples: int = options.Stability.resamples,
+    splits: int = options.Stability.splits,
     seed: int = 0,
 ) -> Stability:
     """Measure how often a neuron is selected for a label when the folds are resampled, and how far two halves agree.
@@ -30,26 +32,23 @@ def stability(
     Args:
         folds: of one screening (:func:`affectron.screening.screen.screen_folds`).
         selection: options of :func:`affectron.select`.
-        resamples: bootstrap samples, each of as many folds with replacement; a neuron's frequency is the share of
-            them in which it is selected for the label.
-        splits: number of random halvings of the folds; ``split_half`` is the mean Jaccard index of the neurons of two
-            halves.
+        {options}
+            (A neuron's frequency is the share of the resamples in which it is selected for the label, and
+            ``split_half`` the mean Jaccard index of the neurons of two halves.)
         seed: of resamples and halvings.
 
     Raises:
         InputError: fewer than two folds, or an option of the selection that cannot be used.
     """
-    whole_number("resamples", resamples, 1)
-    whole_number("splits", splits, 1)
+    options.Stability(resamples, splits)
     if len(folds) < 2:
         raise InputError(f"folds is {len(folds)}, expected at least two")
     rng = np.random.default_rng(seed)
-    options = dict(selection or {})
-    checked = selection_options(**options)
+    chosen_by = selection or options.Select()
     count = len(folds)
 
     def chosen(members: Sequence[int]) -> NeuronSet:
-        return choose(ActivationStats.pooled([folds[member] for member in members]), checked)
+        return choose(ActivationStats.pooled([folds[member] for member in members]), None, chosen_by)
 
     whole = chosen(range(count))
     times: dict[str, Counter[tuple[str, int]]] = {label: Counter() for label in whole}
@@ -76,7 +75,7 @@ def stability(
             split_half=float(np.mean(halves[label])) if halves[label] else None,
         )
     provenance = {key: value for key, value in folds[0].provenance.items() if key != "fold"}
-    return Stability(provenance, StabilityOptions(count, options, resamples, splits, seed), labels)
+    return Stability(provenance, StabilityOptions(count, chosen_by.values(), resamples, splits, seed), labels)
 
 
 def keep_stable(neurons: NeuronSet, measured: Stability, min_frequency: float) -> NeuronSet:
@@ -85,7 +84,7 @@ def keep_stable(neurons: NeuronSet, measured: Stability, min_frequency: float) -
     Raises:
         InputError: ``min_frequency`` is not in (0, 1], or a label is not in the stability.
     """
-    fraction("min_frequency", min_frequency)
+    check("min_frequency", min_frequency, SHARE)
     lists = []
     for label, members in neurons.items():
         if label not in measured.labels:

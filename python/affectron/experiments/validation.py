@@ -7,71 +7,25 @@ the test split read, and reported. Choices that the notes on the source leave op
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from affectron.corpus import Corpus
-from affectron.errors import InputError
 from affectron.evaluation.effects import Ranked, Trial, measure_effects
 from affectron.evaluation.evaluators import Evaluator
-from affectron.evaluation.exam import Exam, Questions, Steps, Text, fraction, whole_number
+from affectron.evaluation.exam import Exam, Questions, Steps, Text
 from affectron.evaluation.resampling import label_rng
 from affectron.evaluation.verdicts import Effect
 from affectron.experiments.results import MASKS, Accuracy, LabelResult, Mask, Round, TaskResult, Validation
 from affectron.interventions import mean, zero
 from affectron.neurons import NeuronList, NeuronSet
+from affectron.options import Evaluate, Validate, documented
 from affectron.stats import ActivationStats
 
 DROP_REACHED, CAPS_REACHED, NOTHING_SELECTED = "drop reached", "caps reached", "no neuron selected"
 
 
-@dataclass(frozen=True)
-class Options:
-    """The numbers of the feedback loop and the report; :func:`validate` says what each means.
-
-    Raises:
-        InputError: one is out of its range.
-    """
-
-    alpha: float
-    alpha_step: float
-    alpha_cap: float
-    share: float
-    share_step: float
-    share_cap: float
-    min_drop: float
-    random_sets: int
-    bootstrap: int
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "share", "min_drop"):
-            fraction(name, getattr(self, name))
-        for name in ("alpha", "share"):
-            fraction(f"{name}_step", getattr(self, f"{name}_step"), zero_too=True)
-            fraction(f"{name}_cap", getattr(self, f"{name}_cap"))
-            start, cap = getattr(self, name), getattr(self, f"{name}_cap")
-            if start > cap:
-                raise InputError(f"{name} is {start}, which is above {name}_cap, {cap}")
-        whole_number("random_sets", self.random_sets, 0)
-        whole_number("bootstrap", self.bootstrap, 1)
-
-    def rounds(self) -> list[tuple[float, float]]:
-        """(alpha, share) of each round of the feedback loop, until both are at their caps or no step is left."""
-        rounds: list[tuple[float, float]] = []
-        while True:
-            # Rounded: 0.3 + 3 steps of 0.1 is meant to be 0.6.
-            alpha, share = (
-                min(round(start + len(rounds) * step, 10), cap)
-                for start, step, cap in (
-                    (self.alpha, self.alpha_step, self.alpha_cap),
-                    (self.share, self.share_step, self.share_cap),
-                )
-            )
-            if rounds and (alpha, share) == rounds[-1]:
-                return rounds
-            rounds.append((alpha, share))
-
-
+@documented(Evaluate, Validate)
 def validate(
     model: Any,
     tokenizer: Any,
@@ -79,24 +33,24 @@ def validate(
     neurons: NeuronSet,
     stats: ActivationStats,
     *,
-    evaluator: str | Evaluator = "label_likelihood",
+    evaluator: str | Evaluator = Evaluate.evaluator,
     prompts: Mapping[str, str] | None = None,
     task: str | None = None,
-    dev: str = "dev",
-    test: str = "test",
-    train: str = "train",
-    neutral: str | None = None,
-    alpha: float = 0.3,
-    alpha_step: float = 0.1,
-    alpha_cap: float = 1.0,
-    share: float = 0.1,
-    share_step: float = 0.1,
-    share_cap: float = 1.0,
-    min_drop: float = 0.05,
-    random_sets: int = 20,
-    bootstrap: int = 1000,
+    dev: str = Evaluate.dev,
+    test: str = Evaluate.test,
+    train: str = Evaluate.train,
+    neutral: str | None = Validate.neutral,
+    alpha: float = Validate.alpha,
+    alpha_step: float = Validate.alpha_step,
+    alpha_cap: float = Validate.alpha_cap,
+    share: float = Validate.share,
+    share_step: float = Validate.share_step,
+    share_cap: float = Validate.share_cap,
+    min_drop: float = Validate.min_drop,
+    random_sets: int = Validate.random_sets,
+    bootstrap: int = Validate.bootstrap,
     seed: int = 0,
-    limit: int | None = None,
+    limit: int | None = Evaluate.limit,
     allow_overlap: bool = False,
     progress: bool = False,
 ) -> Validation:
@@ -125,20 +79,9 @@ def validate(
         corpus: sentences with splits, not narrowed to one.
         neurons: what was selected. A label without neurons is listed as such and not tested.
         stats: statistics of the same model, which the masks are made from.
-        evaluator: ``label_likelihood``, ``linear_probe``, or an object like those in affectron.evaluation.evaluators.
-        prompts: task -> template, for ``label_likelihood``.
         task: test this task only; all tasks of ``neurons`` when None.
-        dev, test: the splits that the feedback sees and that is reported.
-        train: the split that a probe is fitted on; not read otherwise.
-        neutral: measure the loss on this label's test sentences; on the task's that do not have the tested label
-            when None.
-        alpha, alpha_step, alpha_cap: strength of the attenuation, all in [0, 1].
-        share, share_step, share_cap: share of a label's neurons that is masked, all in [0, 1].
-        min_drop: the drop of dev accuracy, a fraction, at which the loop stops.
-        random_sets: 0 for none.
-        bootstrap: number of resamples.
         seed: of random sets, resamples and the choice of sentences under ``limit``.
-        limit: sentences of a label in a split at most, chosen at random; all when None.
+        {options}
         allow_overlap: test sentences of the dev and test split that were screened too, and state it in the result, in
             place of refusing them.
         progress: show a bar on stderr.
@@ -148,24 +91,23 @@ def validate(
             without a sentence in the dev or test split, statistics or neurons of another model, a neuron beyond the
             model, sentences of the dev or test split that were screened. All before the model is run.
     """
-    options = Options(
-        alpha, alpha_step, alpha_cap, share, share_step, share_cap, min_drop, random_sets, bootstrap
-    )  # fmt: skip
+    options = Validate(
+        alpha, alpha_step, alpha_cap, share, share_step, share_cap, min_drop, random_sets, bootstrap, neutral
+    )
     exam = Exam(
         model, tokenizer, corpus, evaluator=evaluator, prompts=prompts, dev=dev, test=test, train=train, limit=limit,
         seed=seed, allow_overlap=allow_overlap,
     )  # fmt: skip
-    return validate_exam(exam, neurons, stats, options, task=task, neutral=neutral, progress=progress)
+    return validate_exam(exam, neurons, stats, options, task=task, progress=progress)
 
 
 def validate_exam(
     exam: Exam,
     neurons: NeuronSet,
     stats: ActivationStats,
-    options: Options,
+    options: Validate,
     *,
     task: str | None = None,
-    neutral: str | None = None,
     progress: bool = False,
 ) -> Validation:
     """:func:`validate` with an exam that other experiments share.
@@ -174,7 +116,7 @@ def validate_exam(
         InputError: as :func:`validate`.
     """
     tasks = exam.require(neurons, stats, task)
-    corpus = exam.corpus
+    corpus, neutral = exam.corpus, options.neutral
     if neutral is not None:
         corpus.where(split=exam.test).require([neutral])
     every = list(Ranked.each(exam, neurons, stats, tasks))
@@ -209,7 +151,7 @@ def validate_exam(
                     if ranked.task == name
                 },
             )
-    given = {**exam.options(tasks), **asdict(options), "neutral": neutral}
+    given = {**exam.options(tasks), **options.values()}
     return Validation(exam.provenance(neurons), given, results)
 
 
@@ -224,7 +166,7 @@ class _Settled:
     trace: tuple[Round, ...]
 
 
-def _settle(ranked: Ranked, dev: Questions, options: Options, step: Steps) -> _Settled:
+def _settle(ranked: Ranked, dev: Questions, options: Validate, step: Steps) -> _Settled:
     """Attenuate the label's neurons and raise alpha and the share until the accuracy on dev has dropped."""
     rows = dev.own(ranked.target)
     before = float(dev.right(dev.unmasked[rows], rows).mean())
@@ -260,7 +202,7 @@ class _TestSplit:
     test: Questions
     text: Text
     neutral: bool
-    options: Options
+    options: Validate
     seed: int
 
     def report(self, ranked: Ranked, settled: _Settled | None, step: Steps) -> LabelResult:

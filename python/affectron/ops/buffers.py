@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from affectron._internal.names import ACTIVE_RULES
 from affectron.ops._checks import as_rows
 from affectron.ops.segments import SegmentPlan, plan_for
-
-ACTIVE_RULES = ("gate", "product")
 
 
 @dataclass(frozen=True)

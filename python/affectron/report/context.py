@@ -15,9 +15,9 @@ from affectron._internal.wording import count
 from affectron.evaluation.verdicts import RULE
 from affectron.experiments.results import MASKS, LabelResult, Validation
 from affectron.neurons import NeuronSet
+from affectron.options import Common, Evaluate, KeepStable, Options, Select, Validate, described
 from affectron.report import text as words
 from affectron.report.definitions import decisions, definitions
-from affectron.report.option_notes import SELECT_OPTIONS, VALIDATION_OPTIONS
 from affectron.report.pieces import Pieces
 from affectron.report.tables import cell_text
 from affectron.report.tested import without_texts
@@ -303,16 +303,17 @@ def _text_cells(result: LabelResult) -> list[str]:
 
 def _options(pieces: Pieces) -> list[tuple[str, list[dict[str, str]]]]:
     """Heading and rows of each table of options."""
-    groups: list[tuple[str, Mapping[str, Any], Mapping[str, tuple[str, str]]]] = []
+    groups: list[tuple[str, Mapping[str, Any], tuple[type[Options], ...]]] = []
     if pieces.neurons is not None:
-        groups.append(("Selection", _select_options(pieces.neurons), SELECT_OPTIONS))
+        groups.append(("Selection", _select_options(pieces.neurons), (Select, KeepStable, Common)))
     if pieces.validation is not None:
-        groups.append(("Validation", pieces.validation.options, VALIDATION_OPTIONS))
+        groups.append(("Validation", pieces.validation.options, (Evaluate, Validate, Common)))
     tables = []
-    for heading, values, notes in groups:
+    for heading, values, kinds in groups:
+        known = {name: about for kind in kinds for name, about in described(kind).items()}
         rows = []
         for name, value in values.items():
-            meaning, origin = notes.get(name, ("", ""))
+            meaning, origin = (known[name].help, known[name].origin) if name in known else ("", "")
             rows.append({"name": name, "value": words.plain(value), "meaning": meaning, "origin": origin})
         if rows:
             tables.append((heading, rows))

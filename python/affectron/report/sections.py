@@ -24,12 +24,12 @@ from affectron.experiments.results import (
     Stability,
     Validation,
 )
+from affectron.options import METHODS
 from affectron.report import figures
 from affectron.report import text as words
 from affectron.report.drawing import Drawing
 from affectron.report.pieces import Pieces, Result
 from affectron.report.tables import Column, Table
-from affectron.selection import METHODS
 
 
 @dataclass(frozen=True)

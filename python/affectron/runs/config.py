@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from affectron._internal.checks import SHARE, Whole
+from affectron._internal.checks import Whole
 from affectron._internal.files import read_text
 from affectron._internal.records import from_plain, to_plain
 from affectron.corpus.sources import HUB
@@ -24,9 +24,11 @@ from affectron.options import (
     Associate,
     Candidates,
     Columns,
+    Common,
     CrossSignal,
     Evaluate,
     Induce,
+    KeepStable,
     Load,
     Methods,
     Options,
@@ -68,12 +70,8 @@ class ScreenTable(Screen):
 
 
 @dataclass(frozen=True)
-class SelectTable(Select):
+class SelectTable(KeepStable, Select):
     """The table ``[select]``."""
-
-    min_frequency: float | None = option(
-        None, "Keep neurons that stability selects with this frequency or more.", SHARE
-    )
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class CrossDatasetTable(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Load):
+class Config(Common, Load):
     """A whole run. Paths are relative to the folder of the configuration file."""
 
     model: Path | str = option(REQUIRED, "Folder of a transformers causal language model, or its name on the hub.")
@@ -140,9 +138,6 @@ class Config(Load):
         "hf://datasets/OWNER/NAME.",
     )
     output: Path = option(REQUIRED, "Folder that all files go to.")
-    task: str | None = option(None, "Only this task's labels; without a task column, the name of the one task.")
-    seed: int = option(0, "Of everything that is drawn.", Whole())
-    allow_overlap: bool = option(False, "Test sentences that were screened too, and state it; else they are refused.")
     columns: Columns = option(Columns(), "How the rows of the corpus are read.")
     screen: ScreenTable = option(ScreenTable(), "Statistics of every neuron for each label.")
     select: SelectTable = option(SelectTable(), "Which neurons belong to a label.")

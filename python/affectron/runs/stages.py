@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from affectron import options
 from affectron._internal.artifacts import CROSS_DATASET, NEURONS, PAGE, REPORT, STATS, VALIDATION, findings_file
 from affectron._internal.records import to_plain
 from affectron.corpus import Corpus
@@ -19,7 +20,6 @@ from affectron.experiments.induction import induction
 from affectron.experiments.methods import compare_methods
 from affectron.experiments.results import Stability as StabilityResult
 from affectron.experiments.stability import keep_stable, stability
-from affectron.experiments.validation import Options as LoopOptions
 from affectron.experiments.validation import validate_exam
 from affectron.options import Options, described
 from affectron.report import build_report
@@ -148,7 +148,7 @@ class Select(Stage):
         return (NEURONS,)
 
     def work(self, session: Session) -> None:
-        neurons = select(session.stats(), **_selection(session.config))
+        neurons = select(session.stats(), **_selection(session.config).values())
         frequency = session.config.select.min_frequency
         if frequency is not None:
             stable = StabilityResult.load(session.folder / findings_file(Stability.name))
@@ -156,9 +156,9 @@ class Select(Stage):
         neurons.save(session.folder / NEURONS)
 
 
-def _selection(config: Config) -> dict[str, Any]:
+def _selection(config: Config) -> options.Select:
     """The options of :func:`affectron.select`."""
-    return {name: value for name, value in config.select.values().items() if name != "min_frequency"}
+    return options.Select(**{name: getattr(config.select, name) for name in described(options.Select)})
 
 
 class Candidates(Stage):
@@ -201,18 +201,13 @@ class Validate(Stage):
             session.exam,
             session.neurons(),
             session.stats(),
-            _loop(session.config),
-            neutral=session.config.validate.neutral,
+            session.config.validate,
             progress=session.progress,
         ).save(session.folder / VALIDATION)
 
     def tokens(self, session: Session) -> float:
         table = session.config.evaluate
         return _validation_tokens(session, session.corpus, None, table.dev, table.test, None)
-
-
-def _loop(config: Config) -> LoopOptions:
-    return LoopOptions(**{name: value for name, value in config.validate.values().items() if name != "neutral"})
 
 
 def _validation_tokens(
@@ -347,7 +342,7 @@ class CrossDataset(Stage):
             session.other_corpus, dev=table.dev, test=table.test, train=table.train, limit=table.limit
         )
         validate_exam(
-            exam, session.neurons(), session.stats(), _loop(session.config), task=table.task,
+            exam, session.neurons(), session.stats(), replace(session.config.validate, neutral=None), task=table.task,
             progress=session.progress,
         ).save(session.folder / CROSS_DATASET)  # fmt: skip
 

@@ -13,30 +13,39 @@ from torch import Tensor
 from affectron import ops
 from affectron._internal.overlap import hashed
 from affectron._internal.progress import track
-from affectron.corpus import DEFAULT_TASK, Sentence
+from affectron.corpus import Sentence
 from affectron.corpus.encoding import Encoded, encode, template_frame
 from affectron.corpus.pairs import Pair
 from affectron.errors import InputError
 from affectron.models import Reader, Routed, Site, evaluating, max_length, parallel
 from affectron.models.provenance import made_with
+from affectron.options import ScreenPairs, documented
 from affectron.screening.accumulate import whole_arrays
 from affectron.stats import PAIRS, ActivationStats, check_finite
 
 
+@documented(ScreenPairs)
 def screen_pairs(
     model: Any,
     tokenizer: Any,
     pairs: Sequence[Pair],
     *,
-    template: str = "{text}",
-    batch_tokens: int = 8192,
-    task: str = DEFAULT_TASK,
+    template: str = ScreenPairs.template,
+    batch_tokens: int = ScreenPairs.batch_tokens,
+    task: str = ScreenPairs.task,
     progress: bool = False,
 ) -> ActivationStats:
     """Screen pairs: of each pair and neuron, the mean of h over the tokens of the text minus that over the other's.
 
     An expert sees only the tokens that are routed to it: its means are over the tokens of each text that reached it,
     and a pair is an observation of the expert only if tokens of both texts did.
+
+    Args:
+        model: as in :func:`affectron.screen`.
+        tokenizer: its tokenizer.
+        pairs: at least one.
+        {options}
+        progress: show a bar on stderr.
 
     Returns:
         statistics whose observations are pairs: ``mean`` and ``m2`` are of the differences, ``active`` counts those

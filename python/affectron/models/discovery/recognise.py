@@ -20,8 +20,8 @@ from affectron.models.discovery import stand_in
 from affectron.models.discovery.blocks import fed_widths, has_dropout, is_passthrough, linears
 from affectron.models.discovery.stand_in import Call, Recording
 from affectron.models.layout import Structure, sizes
-from affectron.ops.library import ACTIVATIONS
-from affectron.ops.reference import activate
+from affectron.ops._codes import ACTIVATIONS
+from affectron.ops.backends.reference import activate
 
 
 class _Form(NamedTuple):
