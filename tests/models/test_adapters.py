@@ -210,7 +210,7 @@ PROMPTS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("kind", PROMPTS)
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_learned_prompt_is_refused(kind: str, compiled: bool) -> None:
-    """Where the model inside would read the text without it, or positions would be counted without it."""
+    """The model inside would read the text, or count its positions, without it."""
     model = peft.get_peft_model(build("llama"), PROMPTS[kind]()).eval()
     wrapped = torch.compile(model, backend="eager") if compiled else model
     told = f"adapter 'default' ({kind}) is a learned prompt, expected one that changes weights"

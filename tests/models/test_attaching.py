@@ -127,7 +127,7 @@ def test_kernels_on_one_site_follow_each_other_and_leave_in_any_order(model: nn.
 
 
 def test_a_forward_that_someone_put_there_is_kept() -> None:
-    """What it computes beside the MLP is not known: the kernel is given h instead of taking its place."""
+    """It may compute more than the MLP: the kernel is given h instead of taking its place."""
     model = build("llama")
     mlp = model.model.layers[1].mlp
     own = lambda x: 2 * type(mlp).forward(mlp, x)  # noqa: E731

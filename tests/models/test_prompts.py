@@ -1,5 +1,5 @@
-"""Where in a text a schedule is: states instead of keys and values, generate inside generate, prompts that a cache or
-an adapter lengthens. Against hooks on a model that computes its whole text anew for every token."""
+"""The position of a schedule in a text: states, generate inside generate, prompts that a cache or an
+adapter lengthens. Against hooks on a model that computes its whole text anew for every token."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def program(family: str = "llama", factor: float = 3.0) -> interventions.Program
 
 @contextmanager
 def amplified(lasts: list[nn.Module], factor: float = 3.0) -> Iterator[None]:
-    """What the program does, with a hook before each last linear layer."""
+    """Do what the program does with a hook before each last linear layer."""
     handles = []
     for layer, last in enumerate(lasts):
         index = {0: [1, 5], 2: [40]}.get(layer, [])

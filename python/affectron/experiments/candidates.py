@@ -176,10 +176,10 @@ class _Collector:
         site, index = self.sites[position], self.index[position]
         if routed is not None:  # its rows are some of the batch's tokens: there is no mean over a sentence
             raise InputError(f"{site.name} is an expert, expected neurons of MLPs that every token passes")
-        here = parallel.neurons_here(site, h.shape[-1])
+        run = parallel.local_neurons(site, h.shape[-1])
         # The index ascends, so the neurons that this process computes are a run of the site's columns.
-        first, last = torch.searchsorted(index, torch.tensor([here.start, here.stop])).tolist()
-        local = (index[first:last] - here.start).to(h.device)
+        first, last = torch.searchsorted(index, torch.tensor([run.start, run.stop])).tolist()
+        local = (index[first:last] - run.start).to(h.device)
         counted = self.counted.to(h.device)[..., None]
 
         def picked(whole: Tensor) -> Tensor:

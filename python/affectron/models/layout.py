@@ -85,7 +85,7 @@ class Site:
 
     @property
     def plain_activation(self) -> bool:
-        """Whether the kernel can take the place of the activation module, because nothing multiplies its output."""
+        """Return whether the kernel can take the place of the activation module: nothing multiplies its output."""
         return self.layout == "plain" and self.structure.activation is not None
 
 
@@ -129,7 +129,7 @@ def split(output: Tensor, layout: str) -> tuple[Tensor, Tensor | None]:
 
 
 def is_time_first(shape: torch.Size, batch: int, tokens: int) -> bool | None:
-    """Whether the activation [*shape, F] of B texts of T tokens is [T, B, F]; None if B = T, which shows no order."""
+    """Return whether the activation [*shape, F] of B texts of T tokens is [T, B, F]; None if B = T shows no order."""
     if batch == tokens:
         return None
     return shape == (tokens, batch)

@@ -196,7 +196,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _named_in(name: str, names: Collection[str]) -> bool:
-    """Whether ``name`` is one of ``names``, with or without the prefix by which a model with a head names its body."""
+    """Return whether ``name`` is one of ``names``, with or without the name of the body in a model with a head."""
     return any(other == name or other.endswith(f".{name}") or name.endswith(f".{other}") for other in names)
 
 
@@ -262,7 +262,7 @@ def model_folder(path: str | Path, trust_remote_code: bool = False, weights: boo
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether the text has the form of a model's name on the hub: ``name`` or ``owner/name``."""
+    """Return whether the text has the form of a model's name on the hub: ``name`` or ``owner/name``."""
     try:
         validate_repo_id(text)
     except HFValidationError:
@@ -299,7 +299,7 @@ def _snapshot(name: str, patterns: list[str]) -> Path:
 
 
 def _slow_at_16_bits(dtype: torch.dtype) -> bool:
-    """Whether matrix products of this dtype are far slower on this CPU than float32 ones (ten times, with AVX2)."""
+    """Return whether this CPU is far slower at matrix products of this dtype than of float32 (ten times, with AVX2)."""
     return dtype in (torch.bfloat16, torch.float16) and "AVX512" not in torch.backends.cpu.get_cpu_capability()
 
 

@@ -40,14 +40,14 @@ def tensor_group(model: nn.Module) -> dist.ProcessGroup | None:
 
 
 def is_fully_sharded(model: nn.Module) -> bool:
-    """Whether every forward gathers weights from other processes, which must run one at the same time."""
+    """Return whether every forward gathers weights from other processes, which must run one at the same time."""
     return any(
         name != _TENSOR_PARALLEL and weight.device_mesh.size(dimension) > 1
         for weight, dimension, name in _spread(model)
     )
 
 
-def neurons_here(site: Site, width: int) -> slice:
+def local_neurons(site: Site, width: int) -> slice:
     """The neurons of the site that an activation of ``width`` neurons holds: all, or under tensor parallelism the run
     that this process computes. The weights alone do not show it, because a plan may gather what it has sharded.
 
@@ -68,11 +68,11 @@ def neurons_here(site: Site, width: int) -> slice:
     raise RuntimeError(f"{site.name}: the activation has {width} neurons, expected {site.neurons}, or a run of them")
 
 
-def assemble(local: Tensor, here: slice, neurons: int, group: dist.ProcessGroup) -> Tensor:
-    """[..., neurons] from the run ``local`` of each process, bit for bit: the runs are padded with zeros and added as
-    integers."""
-    whole = local.new_zeros((*local.shape[:-1], neurons))
-    whole[..., here] = local
+def assemble(local: Tensor, neurons: slice, total: int, group: dist.ProcessGroup) -> Tensor:
+    """[..., total] from the ``neurons`` of each process, of which it has the values ``local``: bit for bit, because the
+    values are padded with zeros and added as integers."""
+    whole = local.new_zeros((*local.shape[:-1], total))
+    whole[..., neurons] = local
     dist.all_reduce(whole.view(torch.int64 if local.element_size() == 8 else torch.int32), group=group)
     return whole
 

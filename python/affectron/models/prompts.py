@@ -28,7 +28,7 @@ class Listener(Protocol):
 
     @property
     def scheduled(self) -> bool:
-        """Whether the position in the text matters."""
+        """Return whether the position in the text matters."""
 
     def generating(self, counts: bool) -> AbstractContextManager[None]:
         """Open a context around a call of ``generate``; ``counts``: its tokens can be counted from the first."""

@@ -154,7 +154,7 @@ class Steering(Sequence["Program | Schedule | None"]):
 
     @property
     def scheduled(self) -> bool:
-        """Whether the program of any request changes with the position in the text."""
+        """Return whether the program of any request changes with the position in the text."""
         return bool(self._tables.changing)
 
     @property
@@ -189,7 +189,7 @@ class Steering(Sequence["Program | Schedule | None"]):
             self._seen.copy_(seen)
 
     def is_batch_first(self, shape: torch.Size) -> bool:
-        """Whether hidden states [*shape, H] of the forward that runs begin with the rows of the batch."""
+        """Return whether hidden states [*shape, H] of the forward that runs begin with the rows of the batch."""
         text = next((text for text in self._text_of if text is not None and text.rows is not None), None)
         if text is None:
             return True
@@ -251,7 +251,7 @@ class Steering(Sequence["Program | Schedule | None"]):
         return self._tables.rows(batch, steps)
 
     def _is_timed(self, position: int) -> bool:
-        """Whether the position of a token in the text matters at a site."""
+        """Return whether the position of a token in the text matters at a site."""
         text = self._text_of[position]
         timed = position in self._tables.changing and self._prompt_length is not None
         return timed and text is not None and text.generates
@@ -325,7 +325,7 @@ class _TextModule:
         self.rows = None
 
     def is_time_first(self, shape: torch.Size) -> bool:
-        """Whether an activation [*shape, F] of the text is [T, B, F]."""
+        """Return whether an activation [*shape, F] of the text is [T, B, F]."""
         batch, length = self.shape
         if batch == 1 or length == 1 or len(shape) != 2:  # the same rows in either order
             return False

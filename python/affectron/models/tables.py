@@ -10,7 +10,7 @@ from torch import Tensor
 from affectron.errors import InputError
 from affectron.interventions import MAX_PIECES, Program, Schedule
 from affectron.models.layout import Site, device_of
-from affectron.models.parallel import neurons_here
+from affectron.models.parallel import local_neurons
 
 #: A step that no text reaches, and a length that none has.
 NEVER = 2**62
@@ -138,8 +138,8 @@ class ProgramTables:
         if table.device != h.device:  # the model was moved since
             table = self._tables[position] = table.to(h.device)
         if table.shape[-1] != h.shape[-1]:
-            here = self._neurons[position] = neurons_here(self._sites[position], h.shape[-1])
-            table = self._tables[position] = table[..., here].contiguous()
+            neurons = self._neurons[position] = local_neurons(self._sites[position], h.shape[-1])
+            table = self._tables[position] = table[..., neurons].contiguous()
         return table
 
     def rows(self, batch: int, steps: Tensor) -> tuple[Tensor, ...]:

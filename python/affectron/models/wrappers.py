@@ -49,7 +49,7 @@ def active_module(module: nn.Module) -> tuple[str, nn.Module]:
 
 
 def has_adapter(model: Any) -> bool:
-    """Whether ``model`` is a PEFT model around another one."""
+    """Return whether ``model`` is a PEFT model around another one."""
     return callable(getattr(getattr(model, "_orig_mod", model), "get_base_model", None))
 
 

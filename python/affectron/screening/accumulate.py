@@ -102,9 +102,9 @@ class Accumulator:
             site, width = self.sites[position], h.shape[-1]
             buffers = ops.StatsBuffers(self.segments, width, self.active, device=h.device)
             if self.kept is not None:
-                here = parallel.neurons_here(site, width)
+                local = parallel.local_neurons(site, width)
                 arrays = {name: torch.from_numpy(getattr(self.kept, name)[site.name]) for name in FIELDS}
-                buffers.restore({name: array if name == "count" else array[:, here] for name, array in arrays.items()})
+                buffers.restore({name: array if name == "count" else array[:, local] for name, array in arrays.items()})
             self.buffers[position] = buffers
         return buffers
 
@@ -164,8 +164,8 @@ def whole_arrays(buffers: ops.StatsBuffers, site: Site, group: dist.ProcessGroup
     final = buffers.finalize()
     tensors: dict[str, Tensor] = {name: getattr(final, name) for name in FIELDS}
     if group is not None and buffers.neurons < site.neurons:
-        here = parallel.neurons_here(site, buffers.neurons)
+        local = parallel.local_neurons(site, buffers.neurons)
         for name, value in tensors.items():
             if name != "count":
-                tensors[name] = parallel.assemble(value, here, site.neurons, group)
+                tensors[name] = parallel.assemble(value, local, site.neurons, group)
     return {name: value.cpu().numpy() for name, value in tensors.items()}

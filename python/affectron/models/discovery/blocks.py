@@ -97,10 +97,10 @@ def signature(block: nn.Module) -> tuple[object, ...]:
 
 
 def is_passthrough(module: nn.Module) -> bool:
-    """Whether the module returns its input in evaluation mode: identity and dropout."""
+    """Return whether the module returns its input in evaluation mode: identity and dropout."""
     return isinstance(module, (nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd))
 
 
 def has_dropout(block: nn.Module) -> bool:
-    """Whether the block drops out anything in training mode."""
+    """Return whether the block drops out anything in training mode."""
     return any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in block.modules())

@@ -167,8 +167,10 @@ def _activation_module(block: nn.Module, recording: Recording, at: int, gate: Te
 
 
 def _forward_is_a_method(block: nn.Module) -> bool:
-    """Whether the block's forward is a method: of its class, or one that a patch has bound to it. Another function
-    there (accelerate's wrapper, a closure) may do more than the stand-in has shown."""
+    """Return whether the block's forward is a method: of its class, or one that a patch has bound to it.
+
+    Another function there (accelerate's wrapper, a closure) may do more than the stand-in has shown.
+    """
     forward = vars(block).get("forward")
     return forward is None or getattr(forward, "__self__", None) is block
 
@@ -209,7 +211,7 @@ def _since_linear(calls: list[Call], neurons: int) -> list[Call]:
 
 
 def _is_copied(h: Tensor, calls: list[Call]) -> bool:
-    """Whether h is the output of a linear layer as it stands."""
+    """Return whether h is the output of a linear layer as it stands."""
     return any(
         call.output.numel() == h.numel() and torch.equal(call.output.reshape(h.shape), h)
         for call in calls
@@ -218,7 +220,7 @@ def _is_copied(h: Tensor, calls: list[Call]) -> bool:
 
 
 def _is_function(block: nn.Module, call: Call, neurons: int) -> bool:
-    """Whether the call can be that of the activation function of F neurons."""
+    """Return whether the call can be that of the activation function of F neurons."""
     fits = call.kind == "function" and call.output.shape[-1] == neurons
     return fits and not is_passthrough(block.get_submodule(call.name))
 
@@ -243,8 +245,11 @@ def _by_declaration(block: nn.Module) -> Structure | None:
 
 
 def _can_activate(module: nn.Module) -> bool:
-    """Whether the module can be an activation function: no softmax, which attention normalises with, and nothing that
-    holds parameters or tables, as rotary embeddings do."""
+    """Return whether the module can be an activation function.
+
+    A softmax, with which attention normalises, cannot, nor a module with parameters or tables, as rotary embeddings
+    have them.
+    """
     if is_passthrough(module) or isinstance(module, nn.Softmax):
         return False
     return not any(True for _ in (*module.parameters(), *module.buffers()))

@@ -19,7 +19,7 @@ ExpertActivation = Callable[[int, Tensor, Routed], Tensor]
 
 
 def is_described(module: nn.Module) -> bool:
-    """Whether the module is an experts class that describes what it computes."""
+    """Return whether the module is an experts class that describes what it computes."""
     down = module._parameters.get("down_proj")
     return down is not None and down.dim() == 3 and hasattr(module, "has_bias") and hasattr(module, "is_transposed")
 

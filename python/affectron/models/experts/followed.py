@@ -82,8 +82,8 @@ def _flat_stack(name: str, child: nn.Module, parts: dict[str, torch.Size]) -> St
 
 
 def is_unknown(module: nn.Module) -> bool:
-    """Whether the module looks like stacked experts in an unknown form: three stacks of equal size and an activation
-    function."""
+    """Return whether the module looks like stacked experts in an unknown form: three stacks of equal size and an
+    activation function."""
     stacks = [
         value.numel()
         for value in module._parameters.values()
