@@ -69,7 +69,7 @@ def elementwise(
     except Exception:  # foreign code on made-up numbers
         return "other", "?"
     for layout, gate, up in _parts(z, neurons):
-        act = _activation(h, gate, up)
+        act = _activation_of(h, gate, up)
         if act is not None:
             return layout, act
     return "other", "?"
@@ -86,12 +86,12 @@ def _known_form(recording: Recording, at: int) -> _Form | None:
     ]
     for call, z in before:
         for layout, gate, up in _parts(z, neurons):
-            act = _activation(h, gate, up)
+            act = _activation_of(h, gate, up)
             if act is not None:
                 return _Form(layout, act, gate, (call,))
     for (gate_call, gate), (up_call, up) in permutations(before, 2):
         if gate.shape[-1] == up.shape[-1] == neurons:
-            act = _activation(h, gate, up)
+            act = _activation_of(h, gate, up)
             if act is not None:
                 return _Form("gated", act, gate, (gate_call, up_call))
     return None
@@ -107,7 +107,7 @@ def _parts(z: Tensor, neurons: int) -> list[tuple[str, Tensor, Tensor | None]]:
     return [("gate_up", left, right), ("up_gate", right, left), ("interleaved", even, odd)]
 
 
-def _activation(h: Tensor, gate: Tensor, up: Tensor | None) -> str | None:
+def _activation_of(h: Tensor, gate: Tensor, up: Tensor | None) -> str | None:
     """The activation function for which h = act(gate) · up.
 
     The tolerance covers the rounding of h, of an act that is written out in several steps (1 + tanh cancels far below

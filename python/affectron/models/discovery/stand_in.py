@@ -38,7 +38,7 @@ class Call(NamedTuple):
 
     Attributes:
         name: name of the leaf in the block.
-        kind: ``linear``, ``weights`` (another leaf with parameters) or ``function`` (a leaf without parameters).
+        kind: ``linear``, ``weights`` (another leaf with parameters for its features) or ``function`` (any other leaf).
         input, output: its first argument and its result.
     """
 

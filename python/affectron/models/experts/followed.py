@@ -66,7 +66,7 @@ def find_stack(module: nn.Module) -> Stack | None:
         # Both as linear layers store them, [outputs, inputs], or both the other way round.
         for neurons, fits in ((d, (a, b) == (2 * d, c)), (c, (a, b) == (d, 2 * c))):
             if fits and 1 < experts <= e:
-                return Stack((first,), last, experts, neurons, _activation(module))
+                return Stack((first,), last, experts, neurons, _activation_child(module))
     return None
 
 
@@ -77,7 +77,7 @@ def _flat_stack(name: str, child: nn.Module, parts: dict[str, torch.Size]) -> St
     shape = parts[last]
     if len(shape) != 2 or not isinstance(experts, int) or experts <= 1 or shape[0] % experts:
         return None
-    function = _activation(child)
+    function = _activation_child(child)
     return Stack(tuple(firsts), last, experts, shape[0] // experts, f"{name}.{function}" if function else None)
 
 
@@ -89,10 +89,10 @@ def is_unknown(module: nn.Module) -> bool:
         for value in module._parameters.values()
         if value is not None and value.dim() == 3 and len(value) > 1
     ]
-    return len(stacks) >= 3 and len(set(stacks)) == 1 and _activation(module) is not None
+    return len(stacks) >= 3 and len(set(stacks)) == 1 and _activation_child(module) is not None
 
 
-def _activation(module: nn.Module) -> str | None:
+def _activation_child(module: nn.Module) -> str | None:
     """Name of the one child that can be the activation function."""
     functions = [
         name

@@ -23,7 +23,7 @@ from affectron.models.layout import Structure, split
 from affectron.models.swapping import swap_forward
 
 
-class _Attached(NamedTuple):
+class _ExpertKernel(NamedTuple):
     """A kernel on some experts of a layer; ``positions`` are those of their sites, by the expert's number."""
 
     positions: dict[int, int]
@@ -33,7 +33,7 @@ class _Attached(NamedTuple):
 
 
 # For each module with kernels on it: the kernels in order of arrival, and the way back.
-_ATTACHED: WeakKeyDictionary[nn.Module, tuple[list[_Attached], ExitStack]] = WeakKeyDictionary()
+_ATTACHED: WeakKeyDictionary[nn.Module, tuple[list[_ExpertKernel], ExitStack]] = WeakKeyDictionary()
 
 
 def structures(module: nn.Module) -> list[Structure]:
@@ -74,12 +74,12 @@ def attach_experts(
         positions: position of an expert's site, by the expert's number.
     """
     if module not in _ATTACHED:
-        kernels: list[_Attached] = []
+        kernels: list[_ExpertKernel] = []
         undo = ExitStack()
         swap_forward(module, _forward(module, owner, kernels, undo), undo)
         _ATTACHED[module] = kernels, undo
     kernels, undo = _ATTACHED[module]
-    attached = _Attached(positions, kernel, given, needed)
+    attached = _ExpertKernel(positions, kernel, given, needed)
     kernels.append(attached)
 
     def remove() -> None:
@@ -92,7 +92,7 @@ def attach_experts(
 
 
 def _forward(
-    module: nn.Module, owner: nn.Module | None, kernels: list[_Attached], undo: ExitStack
+    module: nn.Module, owner: nn.Module | None, kernels: list[_ExpertKernel], undo: ExitStack
 ) -> Callable[..., Any]:
     inner = module.forward
     stack = None if described.is_described(module) else followed.find_stack(module)
@@ -100,7 +100,7 @@ def _forward(
         structure = _described_structure(module)
 
         def replaced(*args: Any, **named: Any) -> Any:
-            activation = partial(_activation, module, structure, _working(kernels))
+            activation = partial(_expert_activation, module, structure, _working(kernels))
             return described.forward(module, activation, *args, *named.values())
 
     else:
@@ -116,7 +116,7 @@ def _forward(
     return forward
 
 
-def _working(kernels: Sequence[_Attached]) -> Sequence[_Attached]:
+def _working(kernels: Sequence[_ExpertKernel]) -> Sequence[_ExpertKernel]:
     """The kernels that have work now."""
     # A graph that is captured now must also serve what is needed later.
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
@@ -124,7 +124,7 @@ def _working(kernels: Sequence[_Attached]) -> Sequence[_Attached]:
     return [attached for attached in kernels if attached.needed(attached.positions.values())]
 
 
-def _chain(kernels: Sequence[_Attached], expert: int, routed: Routed) -> Chain:
+def _chain(kernels: Sequence[_ExpertKernel], expert: int, routed: Routed) -> Chain:
     links = [
         Link(attached.positions[expert], attached.kernel, attached.given)
         for attached in kernels
@@ -133,8 +133,8 @@ def _chain(kernels: Sequence[_Attached], expert: int, routed: Routed) -> Chain:
     return Chain(links, routed)
 
 
-def _activation(
-    module: nn.Module, structure: Structure, kernels: Sequence[_Attached], expert: int, z: Tensor, routed: Routed
+def _expert_activation(
+    module: nn.Module, structure: Structure, kernels: Sequence[_ExpertKernel], expert: int, z: Tensor, routed: Routed
 ) -> Tensor:
     """h of an expert from its first product z."""
     chain = _chain(kernels, expert, routed)
