@@ -35,10 +35,10 @@ def intervene(
     inside the context: no later change then needs a compiled or captured step to be made again. A step that was
     compiled serves later contexts with as many requests and the same capacity, too.
 
-    Requests are rows of the text: of the text that the decoder reads and, in an encoder-decoder model, of the one that
-    the encoder reads. At other sites, such as those of an image tower, it is not known which rows belong to a request:
-    there all requests must have the same program, or none. What is not computed while the context is open, such as
-    given ``encoder_outputs`` or the tokens in a cache, is not steered.
+    Requests are rows of a text: the one that the decoder reads and, in an encoder-decoder model, also the one that the
+    encoder reads. At other sites, such as those of an image tower, it is not known which rows belong to a request:
+    there all requests must have the same program, or none. Activations that are not computed while the context is
+    open, such as those behind given ``encoder_outputs`` or the tokens in a cache, are not steered.
 
     Prefill, cached decoding and padding on either side need nothing further: padded positions are steered too, and
     attention ignores them as always. A :class:`Schedule` changes with the position in the text
