@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# The folder of the trained model and its tokenizer (:mod:`affectron.demo.train` writes it).
+#: The folder of the trained model and its tokenizer (:mod:`affectron.demo.train` writes it).
 MODEL = Path(__file__).resolve().parent / "model"
 
-# How the model is asked for a sentence's label, by task. The answer is one token, with its leading space.
+#: How the model is asked for a sentence's label, by task. The answer is one token, with its leading space.
 PROMPTS = {"emotion": "{bos}{text}\nEmotion:", "rhetoric": "{bos}{text}\nDevice:"}
 
 __all__ = ["MODEL", "PROMPTS"]
