@@ -1,7 +1,7 @@
-"""A coverage-guided fuzzer of the loaders (libFuzzer by atheris): ``make fuzz``. The first byte says which loader.
+"""A coverage-guided fuzzer of the loaders (libFuzzer by atheris): ``make fuzz``. The first byte chooses the loader.
 
-Options are libFuzzer's, as ``-max_total_time=600``. What it finds is written to a file that, given as an argument,
-runs again.
+The options are those of libFuzzer, such as ``-max_total_time=600``. An input that fails is written to a file; with this
+file as an argument, it runs again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ FOLDER = Path(tempfile.mkdtemp(prefix="affectron-fuzz-"))
 
 
 def instrument(module: ModuleType) -> None:
-    """Watch the branches of a module's functions: atheris' own hook misses a package that is installed in place."""
-    classes = [one for one in vars(module).values() if inspect.isclass(one) and one.__module__ == module.__name__]
+    """Watch the branches of a module's functions. The hook of atheris misses a package that is installed in place."""
+    classes = [
+        value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__
+    ]
     for owner in [module, *classes]:
         for value in vars(owner).values():
             function = getattr(value, "__func__", value)  # of a class or static method
@@ -30,7 +32,8 @@ def instrument(module: ModuleType) -> None:
                 atheris.instrument_func(function)
 
 
-def one(data: bytes) -> None:
+def check_input(data: bytes) -> None:
+    """Check one input of the fuzzer."""
     if data:
         check(KINDS[data[0] % len(KINDS)], data[1:], FOLDER)
 
@@ -40,12 +43,12 @@ def main() -> None:
     corpus.mkdir()
     for number, kind in enumerate(KINDS):
         data = seed(kind, FOLDER)
-        check(kind, data, FOLDER)  # imports what it needs
+        check(kind, data, FOLDER)  # imports the modules that are to be watched
         (corpus / kind).write_bytes(bytes([number]) + data)
     for name, module in list(sys.modules.items()):
         if name.startswith("affectron."):
             instrument(module)
-    atheris.Setup([*sys.argv, str(corpus)], atheris.instrument_func(one))
+    atheris.Setup([*sys.argv, str(corpus)], atheris.instrument_func(check_input))
     atheris.Fuzz()
 
 

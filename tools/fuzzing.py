@@ -1,4 +1,4 @@
-"""What both fuzzers of the loaders share: a valid file of each kind to start from, and what holds for any bytes."""
+"""A valid file of each kind, and the check that any bytes must pass: for the fuzzer and the tests of the loaders."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from affectron.models import load_skeleton
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import FIELDS, ActivationStats
 
-# Beside what the file's size explains: what a first call imports.
-_ALLOWANCE = 128 << 20
+# Memory that loading may take: for each byte of the file, and for the modules that a first call imports.
 _BYTES_A_BYTE = 200
+_ALLOWANCE = 128 << 20
 
 
 def _read_corpus(path: Path) -> None:
     list(Corpus.from_file(path, on_bad_line="skip"))
 
 
-#: Each kind of file: its name, and how it is loaded.
+#: Kind of file -> its name and its loader.
 LOADERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "stats": ("stats.safetensors", ActivationStats.load),
     "neurons": ("neurons.json", NeuronSet.load),
@@ -39,7 +39,7 @@ LOADERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 def seed(kind: str, folder: Path) -> bytes:
-    """A valid file of the kind."""
+    """The bytes of a valid file of this kind."""
     path = folder / LOADERS[kind][0]
     if kind == "stats":
         shapes = {name: (2,) if name == "count" else (2, 3) for name in FIELDS}
@@ -64,8 +64,10 @@ def seed(kind: str, folder: Path) -> bytes:
 
 
 def check(kind: str, data: bytes, folder: Path) -> bool:
-    """Load ``data`` as a file of this kind; whether that works. If not, it ends in one line that names the file;
-    memory stays within what the file's size explains."""
+    """Load ``data`` as a file of this kind, and return whether it is valid.
+
+    A refusal must be one line that names the file, and the memory must be within the bounds above.
+    """
     name, load = LOADERS[kind]
     path = folder / name
     path.write_bytes(data)

@@ -1,8 +1,8 @@
-"""Tests and benchmarks on a GPU that is there for minutes: ``make gpu``, described in docs/gpu.md.
+"""Tests and benchmarks for a GPU that is available for minutes: ``make gpu``, described in docs/gpu.md.
 
-Each part is a process of its own with a time limit, so that one that hangs or crashes costs its own time alone. All
-output goes to gpu.log in the folder $OUT (build/gpu without it), a part's figures to a JSON file beside it as soon as
-they are there, and a summary to the terminal, last. Needs nothing but Python before the package is installed.
+Each part runs as a process with a time limit, so that a part that hangs or crashes costs only its own time. All output
+goes to gpu.log in the folder $OUT (default: build/gpu). A part's measurements go to a JSON file beside it as soon as
+they are taken, and a summary to the terminal at the end. Only Python is needed before the package is installed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / "build" / f"gpu{sys.version_info[0]}{sys.version_info[1]}"
-# Seconds that a part may take at most. The tests and the first two benchmarks fit a run of 290 s, the others a second.
+# Time limit of each part in seconds. The tests and the first two benchmarks fit into 290 s, the others into 290 s more.
 LIMITS = {"tests": 165, "ops": 65, "mlp": 35, "screen": 85, "attribution": 25, "decode": 100, "sanitize": 70}
 SECONDS = 285  # for everything together
 PARTS = tuple(LIMITS)
 BENCHMARKS = tuple(part for part in PARTS if part not in ("tests", "sanitize"))
 SHOWN = 30  # rows of a benchmark in the summary
-FAREWELL = 10  # seconds of a limit that a process gets to say what it has found
+FAREWELL = 10  # seconds at the end of a limit in which an interrupted process prints its results
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Outcome:
         return self.verdict == "passed"
 
 
-class Run:
-    """Processes one after another, within ``seconds`` in all."""
+class Runner:
+    """Runs processes one after another, within ``seconds`` in all."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "gpu.log"
         self.log.write_text("")
         self.end = time.monotonic() + seconds
-        # A shell lets what it starts in the background ignore the interrupt by which a part is told to end.
+        # Processes that a shell starts in the background ignore SIGINT, and so would the parts, which are ended by it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # Compiled kernels and records lie where the next run on the same machine finds them.
+        # The cache of compiled kernels is kept for the next run on the same machine.
         self.environment = {
             **os.environ,
             "OUT": str(folder),
@@ -64,7 +64,7 @@ class Run:
         }
 
     def step(self, part: str, command: list[str], limit: float, **environment: str) -> Outcome:
-        """Run ``command`` for ``limit`` seconds at most; its output goes to the log."""
+        """Run ``command`` for at most ``limit`` seconds, with its output in the log."""
         limit = min(limit, self.end - time.monotonic())
         if limit < 5:
             return Outcome(part, 0.0, "not started: no time was left", "")
@@ -83,7 +83,7 @@ class Run:
                 verdict = "passed" if status == 0 else f"FAILED with status {status}"
             except subprocess.TimeoutExpired:
                 verdict = f"STOPPED before {limit:.0f} s"
-                process.send_signal(signal.SIGINT)  # pytest then prints what has failed
+                process.send_signal(signal.SIGINT)  # pytest then prints the failures
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(min(FAREWELL, limit / 2))
             finally:
@@ -94,7 +94,7 @@ class Run:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it started."""
+    """End a process and all processes that it started."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -103,28 +103,28 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def sources() -> str:
-    """A hash of all that a wheel is built from."""
+    """A hash of all files that a wheel is built from."""
     files = [ROOT / "CMakeLists.txt", ROOT / "pyproject.toml"]
     for folder, pattern in (("csrc", "*.*"), ("kernels", "*.py"), ("python", "*.py")):
         files += sorted((ROOT / folder).rglob(pattern))
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
-        found.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
-    return found.hexdigest()
+        digest.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
-def install(run: Run) -> Outcome:
-    """The wheel of ``make gpu-wheel`` where there is one of this Python and of these sources, else a build."""
+def install(runner: Runner) -> Outcome:
+    """Install the wheel of ``make gpu-wheel`` if it is for this Python and these sources, else build the package."""
     wheels, stamp = sorted(WHEELS.glob("*.whl")), WHEELS / "sources.sha256"
     fresh = bool(wheels) and stamp.is_file() and stamp.read_text().strip() == sources()
     if wheels and not fresh:
         print(f"{wheels[-1].name} was built from other sources: building anew", flush=True)
-    what = ["--no-index", str(wheels[-1])] if fresh else ["--no-build-isolation", "."]
-    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--force-reinstall", *what]
-    return run.step("install", command, 150, PIP_BREAK_SYSTEM_PACKAGES="1")
+    target = ["--no-index", str(wheels[-1])] if fresh else ["--no-build-isolation", "."]
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--force-reinstall", *target]
+    return runner.step("install", command, 150, PIP_BREAK_SYSTEM_PACKAGES="1")
 
 
-# What all parts need, in one line: without it each of them would fail in its own way.
+# Requirements of all parts, checked once: without them each part would fail in a different way.
 CHECK = """
 import torch, triton
 from affectron import _native
@@ -135,52 +135,53 @@ print(torch.cuda.get_device_name(), target, "torch", torch.__version__, "triton"
 """
 
 
-def check(run: Run) -> Outcome:
-    """Whether torch, Triton and the package find the GPU."""
-    return run.step("device", [sys.executable, "-c", CHECK], 60)
+def check(runner: Runner) -> Outcome:
+    """Check that torch, Triton and the package find the GPU."""
+    return runner.step("device", [sys.executable, "-c", CHECK], 60)
 
 
 def tests_command(dry_run: bool) -> list[str]:
     command = [sys.executable, "-m", "pytest", "tests/gpu", "-p", "no:cacheprovider", "-rfE", "--tb=short"]
     if not dry_run and importlib.util.find_spec("xdist"):
-        # Compiling takes most of the time: as many processes as find work, all on one GPU.
+        # Compiling takes most of the time, so that several processes on one GPU are faster.
         command += ["-n", str(max(1, min(12, (os.cpu_count() or 2) - 2))), "--dist", "worksteal"]
     if importlib.util.find_spec("pytest_timeout"):
         command += ["--timeout", "60", "--timeout-method", "thread"]
     return command
 
 
-def sanitize(run: Run, limit: float, dry_run: bool) -> Outcome:
-    """memcheck and racecheck over one small call of each native op."""
+def sanitize(runner: Runner, limit: float, dry_run: bool) -> Outcome:
+    """Run memcheck and racecheck over one small call of each native op."""
     calls = [sys.executable, "-m", "tests.gpu.each_op"]
     if dry_run:
-        return run.step("sanitize", [*calls, "--dry-run"], limit)
+        return runner.step("sanitize", [*calls, "--dry-run"], limit)
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         return Outcome("sanitize", 0.0, "not run: compute-sanitizer was not found", "")
-    found = []
+    outcomes = []
     for check, share in (("memcheck", 0.6), ("racecheck", 0.4)):
         command = [tool, "--tool", check, "--error-exitcode", "9", *calls]
-        # Without the caching allocator every tensor has its own allocation, whose end is checked.
-        found.append(run.step(f"sanitize ({check})", command, share * limit, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
-    verdict = "; ".join(f"{o.part}: {o.verdict}" for o in found if not o.passed) or "passed"
-    return Outcome("sanitize", sum(o.seconds for o in found), verdict, "".join(o.output for o in found))
+        # Without the caching allocator every tensor has its own allocation, and reads beyond its end are found.
+        outcomes.append(runner.step(f"sanitize ({check})", command, share * limit, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
+    verdict = "; ".join(f"{o.part}: {o.verdict}" for o in outcomes if not o.passed) or "passed"
+    return Outcome("sanitize", sum(o.seconds for o in outcomes), verdict, "".join(o.output for o in outcomes))
 
 
-def perform(run: Run, part: str, dry_run: bool) -> Outcome:
+def perform(runner: Runner, part: str, dry_run: bool) -> Outcome:
+    """Run one part."""
     if part == "sanitize":
-        return sanitize(run, LIMITS[part], dry_run)
+        return sanitize(runner, LIMITS[part], dry_run)
     if part == "tests":
         extra = {"AFFECTRON_REHEARSE": "1"} if dry_run else {}
-        return run.step(part, tests_command(dry_run), LIMITS[part], **extra)
-    # The benchmark stops starting new work before it is told to end.
-    seconds = max(5.0, min(LIMITS[part], run.end - time.monotonic()) - FAREWELL - 5)
+        return runner.step(part, tests_command(dry_run), LIMITS[part], **extra)
+    # The benchmark starts no new work shortly before the limit.
+    seconds = max(5.0, min(LIMITS[part], runner.end - time.monotonic()) - FAREWELL - 5)
     command = [sys.executable, "benchmarks/gpu.py", "--only", part, "--seconds", f"{seconds:.0f}"]
-    return run.step(part, [*command, "--dry-run"] if dry_run else command, LIMITS[part])
+    return runner.step(part, [*command, "--dry-run"] if dry_run else command, LIMITS[part])
 
 
 def goals(output: str) -> list[str]:
-    """The lines of a benchmark about its goals, those that were missed first; the log and the JSON file have all."""
+    """The lines of a benchmark's output about its goals, missed goals first, at most SHOWN."""
     lines = [re.sub(r"  +", "  ", line.strip()) for line in output.splitlines()]
     wanted = [line for line in lines if re.search(r"goal \d.* MISSED|FAILED|NOT MEASURED", line)]
     met = [line for line in lines if re.search(r"goal \d.* met", line)]
@@ -188,7 +189,7 @@ def goals(output: str) -> list[str]:
 
 
 def summarise(outcomes: list[Outcome], log: Path) -> None:
-    """Goals of the benchmarks, the tests that failed, and a line for each part, which stands last."""
+    """Print the goals of the benchmarks, the tests that failed, and at the end a line for each part."""
     for outcome in outcomes:
         if outcome.part in BENCHMARKS:
             print(f"\n--- {outcome.part}", *goals(outcome.output), sep="\n")
@@ -216,16 +217,16 @@ def main() -> int:
     parts = arguments.parts or list(PARTS)
     if unknown := [part for part in parts if part not in PARTS]:
         parser.exit(2, f"error: part is {unknown[0]!r}, expected one of {', '.join(PARTS)}\n")
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it, and so would the parts
-    run = Run(Path(os.environ.get("OUT") or ROOT / "build" / "gpu").resolve(), SECONDS)
-    steps = [] if arguments.dry_run else [partial(install, run), partial(check, run)]
-    steps += [partial(perform, run, part, arguments.dry_run) for part in parts]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in Runner: a background job ignores it
+    runner = Runner(Path(os.environ.get("OUT") or ROOT / "build" / "gpu").resolve(), SECONDS)
+    steps = [] if arguments.dry_run else [partial(install, runner), partial(check, runner)]
+    steps += [partial(perform, runner, part, arguments.dry_run) for part in parts]
     outcomes: list[Outcome] = []
     for step in steps:
         outcomes.append(step())
         if outcomes[-1].part in ("install", "device") and not outcomes[-1].passed:
             break
-    summarise(outcomes, run.log)
+    summarise(outcomes, runner.log)
     return 0 if all(outcome.passed for outcome in outcomes) else 1
 
 

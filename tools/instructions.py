@@ -2,16 +2,20 @@
 
     python tools/instructions.py [--arch sm_90] [--kernel REGEX] [--triton]
 
-Method. The code is the built module's, or with --triton what Triton compiles ahead of time. A kernel's hot loop is the
-innermost one that reads the most vectors of 16 bytes; where none does, the smallest loop around others that does; else
-the whole kernel. The branches inside make a graph of basic blocks, and a turn is a walk through it. Counted is the
-shortest walk among those that do the whole work (MARKS): all vectors loaded and stored; a power of two and a reciprocal
-for each element's silu; no more of what is rare than there must be, which leaves out the careful path of statistics and
-the end of a segment; then as many multiplications as there can be: the product with up, the intervention, the
-statistics, masked_mlp's sums. Other activations, the reading of another program and a division's rare cases do not
-count. The two forms of silu differ in that CUDA's expf begins with a saturating FFMA, while the short silu and Triton's
-exp take ex2 as it is. Of glu_stats and neuron_stats in the two-pass form, the loop that measures a tile in shared
-memory is a row of its own. Kernels that multiply on tensor cores are left out.
+The machine code is that of the built module, or with --triton that of Triton's ahead-of-time compiler.
+
+A kernel's hot loop is the innermost loop that reads the most vectors of 16 bytes. If no innermost loop reads any, it is
+the smallest outer loop that does, else the whole kernel. The branches inside make a graph of basic blocks, and a turn
+is a walk through it. The tool counts the shortest walk among those that do the whole work (MARKS):
+
+- it loads and stores all vectors, with a power of two and a reciprocal for each element's silu;
+- it has the fewest rare instructions, which leaves out the careful path of statistics and the end of a segment;
+- of these it has the most multiplications: the product with up, the intervention, the statistics, masked_mlp's sums.
+
+Other activations, the reading of another program and a division's rare cases do not count. The two forms of silu differ
+in their power of two: CUDA's expf begins with a saturating FFMA, while the short silu and Triton's exp take ex2 as it
+is. In the two-pass form of glu_stats and neuron_stats, the loop that measures a tile in shared memory has its own row.
+Kernels that multiply on tensor cores are left out.
 
 An element is one neuron of one token; in masked_mlp it is one weight. `slots` is the time that the busiest pipe of an
 SM takes for an element, where 1 is an instruction for each of its 128 lanes: floating point takes 1, compare, logic,
@@ -34,36 +38,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-DTYPES = ("float32", "bfloat16", "float16")  # as csrc/common/types.h numbers them
-# Operands that are read 16 bytes at a time for each element: gate and up, or one matrix of weights.
+DTYPES = ("float32", "bfloat16", "float16")  # in the order of their numbers in csrc/common/types.h
+# Number of operands of which each element is read, in vectors of 16 bytes, where it is not 2 (gate and up).
 OPERANDS = {"gate_up_kernel": 1, "down_by_neuron_kernel": 1, "down_by_output_kernel": 1}
-OPERANDS["neuron_stats_kernel, Triton"] = 1  # where the compiled C++ kernel reads an absent gate's operand twice
-OPERANDS |= {"glu_backward_kernel": 3, "glu_attribution_kernel": 3}  # and the gradient
+OPERANDS["neuron_stats_kernel, Triton"] = 1  # the C++ kernel reads h twice when there is no gate
+OPERANDS |= {"glu_backward_kernel": 3, "glu_attribution_kernel": 3}  # gate, up and the gradient
 FLOAT = ("FFMA", "FMUL", "FADD", "HFMA2", "HMUL2", "HADD2")
 MEMORY = ("LDG", "LDS", "LDL", "ST", "SHFL", "ATOM", "RED")
-# Instructions that say what work a walk has done.
+# Instructions that show the work of a walk, one regular expression each.
 MARKS = {
-    "loads": r"LDG\.E\.EF\.128 ",  # marked for early eviction: read once
+    "loads": r"LDG\.E\.EF\.128 ",  # EF: marked for early eviction, since it is read once
     "stores": r"STG\.E\.(EF\.)?128 ",
     "powers": r"MUFU\.EX2 ",
     "reciprocals": r"MUFU\.RCP ",
-    "rare": r"(MUFU\.RCP64H|STG\.E(?!\.(EF\.)?128)\S*) ",  # in the careful path, and when a segment ends
+    "rare": r"(MUFU\.RCP64H|STG\.E(?!\.(EF\.)?128)\S*) ",  # of the careful path and of a segment's end
     "expf": r"FFMA\.SAT ",
     "gelu_tanh": r"F\S+ .* 0\.0447149",  # its cubic term
-    "products": r"(FMUL|FFMA|HMUL2|HFMA2)\S* (?!\S+ -RZ, RZ)",  # less HFMA2's use for constants
+    "products": r"(FMUL|FFMA|HMUL2|HFMA2)\S* (?!\S+ -RZ, RZ)",  # but not HFMA2 that loads a constant
 }
 COLUMNS = ("kernel", "dtype", "form", "turn", "elements", "each", "slots", "registers", "stack")
 LINE = "{:33} {:9} {:13} {:>5} {:>9} {:>6} {:>6} {:>10} {:>6}"
 
 
 def find_tool(name: str) -> str | None:
-    """Path of cuobjdump or nvdisasm: from the CUDA toolkit, or from triton, which brings its own."""
-    places = [shutil.which(name)]
+    """Path of cuobjdump or nvdisasm, from the CUDA toolkit or from the copy in triton; None if there is none."""
+    candidates = [shutil.which(name)]
     if nvcc := shutil.which("nvcc"):
-        places.append(str(Path(nvcc).resolve().with_name(name)))
+        candidates.append(str(Path(nvcc).resolve().with_name(name)))
     if (triton := importlib.util.find_spec("triton")) and triton.origin:
-        places.append(str(Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name))
-    return next((place for place in places if place and Path(place).is_file()), None)
+        candidates.append(str(Path(triton.origin).parent / "backends" / "nvidia" / "bin" / name))
+    return next((path for path in candidates if path and Path(path).is_file()), None)
 
 
 def run_tool(name: str, *arguments: str | Path, folder: str | None = None) -> str:
@@ -74,7 +78,7 @@ def run_tool(name: str, *arguments: str | Path, folder: str | None = None) -> st
 
 
 class Work(NamedTuple):
-    """How many of each of MARKS."""
+    """The number of instructions of each of MARKS."""
 
     loads: int = 0
     stores: int = 0
@@ -88,7 +92,7 @@ class Work(NamedTuple):
 
 @dataclass
 class Block:
-    """Instructions that run one after the other, and the blocks that may follow."""
+    """A basic block: instructions that run one after the other, and the indices of the blocks that may follow."""
 
     instructions: list[str] = field(default_factory=list)
     next: list[int] = field(default_factory=list)
@@ -96,7 +100,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Cost:
-    """Instructions of a walk by pipe, ordered by their number."""
+    """The instructions of a walk, in all and by pipe."""
 
     instructions: int = 0
     floating: int = 0
@@ -141,70 +145,71 @@ def functions(listing: str) -> Iterator[tuple[str, list[Block]]]:
                 labels[label[1]] = len(blocks) - 1
                 ended = False
                 continue
-            found = re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*(?:;|\(\*\"BRANCH_TARGETS (.*?)\"\*\))", line)
-            if not found:
+            instruction = re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*(?:;|\(\*\"BRANCH_TARGETS (.*?)\"\*\))", line)
+            if not instruction:
                 continue
             if ended:
                 blocks.append(Block())
                 ended = False
-            text, place = found[1].strip(), len(blocks) - 1
+            text, index = instruction[1].strip(), len(blocks) - 1
             blocks[-1].instructions.append(text)
             kind = opcode(text).split(".")[0]
-            targets = re.findall(r"\.L_x_\d+", found[2] or text)
+            targets = re.findall(r"\.L_x_\d+", instruction[2] or text)
             if kind == "BSSY":
                 barriers[text.split()[-2].rstrip(",")] = targets[0]
             elif kind in ("BRA", "BRX", "EXIT", "RET", "BSYNC"):
                 if kind == "BSYNC":
                     targets = [barriers[text.split()[-1]]]
-                jumps.append((place, targets))
+                jumps.append((index, targets))
                 conditional = text.startswith("@") or re.match(r"BRA\S*\s+!?U?P\d", text)
                 if conditional and kind != "BSYNC":
                     blocks[-1].next.append(len(blocks))
                     blocks.append(Block())
                 else:
                     ended = True
-        for place, targets in jumps:
-            blocks[place].next += [labels[target] for target in targets]
+        for index, targets in jumps:
+            blocks[index].next += [labels[target] for target in targets]
         for block in blocks:
             block.next = [following for following in block.next if following < len(blocks)]
         yield name, blocks
 
 
 def reachable(blocks: list[Block], head: int, body: set[int] | None = None) -> list[int]:
-    """Blocks after ``head``, inside ``body`` where it is given, each after those that lead to it but by a loop."""
+    """The blocks reachable from ``head``, inside ``body`` if given, in reverse postorder: back edges aside, each block
+    comes after those that lead to it."""
     order: list[int] = []
     seen: set[int] = set()
 
-    def visit(place: int) -> None:
-        seen.add(place)
-        for following in blocks[place].next:
+    def visit(index: int) -> None:
+        seen.add(index)
+        for following in blocks[index].next:
             if following not in seen and (body is None or following in body):
                 visit(following)
-        order.append(place)
+        order.append(index)
 
     visit(head)
     return order[::-1]
 
 
 def natural_loops(blocks: list[Block]) -> dict[int, set[int]]:
-    """Head and blocks of each loop."""
+    """The natural loops: head -> blocks of the loop."""
     order = reachable(blocks, 0)
-    before: dict[int, set[int]] = {place: set() for place in order}
-    for place in order:
-        for following in blocks[place].next:
-            before[following].add(place)
-    dominators = {place: set(order) for place in order} | {0: {0}}
+    before: dict[int, set[int]] = {index: set() for index in order}
+    for index in order:
+        for following in blocks[index].next:
+            before[following].add(index)
+    dominators = {index: set(order) for index in order} | {0: {0}}
     changed = True
     while changed:
         changed = False
-        for place in order[1:]:
-            now = set.intersection(*(dominators[p] for p in before[place])) | {place}
-            changed |= now != dominators[place]
-            dominators[place] = now
+        for index in order[1:]:
+            now = set.intersection(*(dominators[p] for p in before[index])) | {index}
+            changed |= now != dominators[index]
+            dominators[index] = now
     loops: dict[int, set[int]] = {}
-    for place in order:
-        for head in dominators[place].intersection(blocks[place].next):
-            body, waiting = loops.setdefault(head, {head}), [place]
+    for index in order:
+        for head in dominators[index].intersection(blocks[index].next):
+            body, waiting = loops.setdefault(head, {head}), [index]
             while waiting:
                 if (member := waiting.pop()) not in body:
                     body.add(member)
@@ -213,19 +218,20 @@ def natural_loops(blocks: list[Block]) -> dict[int, set[int]]:
 
 
 def walks(blocks: list[Block], head: int, body: set[int] | None = None) -> dict[Work, Cost]:
-    """The shortest walk from ``head`` back to it, or to the kernel's end, for each amount of work."""
-    steps = {place: step for step, place in enumerate(reachable(blocks, head, body))}
-    arrivals: dict[int, dict[Work, Cost]] = {place: {} for place in steps}
+    """The shortest walk from ``head`` back to it, or to the kernel's end, for each amount of work; back edges are not
+    taken."""
+    steps = {index: step for step, index in enumerate(reachable(blocks, head, body))}
+    arrivals: dict[int, dict[Work, Cost]] = {index: {} for index in steps}
     arrivals[head] = {Work(): Cost()}
     ends: dict[Work, Cost] = {}
-    for place, step in steps.items():
-        instructions, following = blocks[place].instructions, blocks[place].next
+    for index, step in steps.items():
+        instructions, following = blocks[index].instructions, blocks[index].next
         spent = sum(map(cost, instructions), Cost())
         done = [sum(bool(re.search(rf"(^| ){mark}", i)) for i in instructions) for mark in MARKS.values()]
-        departures = [arrivals[f] for f in following if step < steps.get(f, -1)]  # back edges left out
+        departures = [arrivals[f] for f in following if step < steps.get(f, -1)]  # no back edges
         if head in following or not following:
             departures.append(ends)
-        for so_far, paid in arrivals[place].items():
+        for so_far, paid in arrivals[index].items():
             work, total = Work(*map(int.__add__, so_far, done)), paid + spent
             for known in departures:
                 if work not in known or total.instructions < known[work].instructions:
@@ -238,9 +244,10 @@ def loads_of(turn: dict[Work, Cost]) -> int:
 
 
 def measure(kernel: str, itemsize: int, operands: int, blocks: list[Block]) -> Iterator[tuple[str, int, Cost]]:
-    """(form, elements of a turn, cost of a turn) of the hot loop, and of the two-pass statistics'."""
+    """(form, elements of a turn, cost of a turn) of the hot loop, and of the loop over shared memory of two-pass
+    statistics."""
     loops = natural_loops(blocks)
-    # Innermost loops first, then the smallest that has others inside, the whole kernel last.
+    # Innermost loops first, then outer loops by size.
     order = sorted(loops, key=lambda head: (bool(loops[head].intersection(loops.keys() - {head})), len(loops[head])))
     turns = [walks(blocks, head, loops[head]) for head in order]
     innermost = [turn for head, turn in zip(order, turns, strict=True) if not loops[head] & (loops.keys() - {head})]
@@ -262,20 +269,20 @@ def measure(kernel: str, itemsize: int, operands: int, blocks: list[Block]) -> I
         if elements and complete:
             yield form, elements, max(complete, key=lambda walk: walk[:3])[3]
     for body in loops.values() if "stats" in kernel else ():
-        instructions = [i for place in body for i in blocks[place].instructions]
+        instructions = [i for index in body for i in blocks[index].instructions]
         words = sum(opcode(i) == "LDS" for i in instructions)
         if len(body) == 1 and words and any(opcode(i) == "FFMA" for i in instructions):
             yield "shared memory", words * 4 // itemsize, sum(map(cost, instructions), Cost())
 
 
 def report(dtype: str, listing: str, usage: str) -> Iterator[tuple[str | int, ...]]:
-    """COLUMNS of each kernel of a cubin; ``dtype`` is Triton's, empty where the kernels' names say it."""
+    """The values of COLUMNS for each kernel of a cubin. ``dtype`` is empty if the kernels' names have it, as in C++."""
     resources = {name: (regs, stack) for name, regs, stack in re.findall(r"(\S+):\s+REG:(\d+) STACK:(\d+)", usage)}
     for name, blocks in functions(listing):
         kernel, element, rows = name, dtype, ""
         if not dtype:
             match = re.search(r"\d([a-z_]+_kernel)ILNS\w*?DtypeE(\d)ELb1E(?:Li(\d+)E|(Lb1E))?", name)
-            if not match:  # rows that no vector fits, or no rows at all
+            if not match:  # kernels for rows that no vector fits, or without rows
                 continue
             kernel, element, rows = match[1], DTYPES[int(match[2])], f", {match[3]} rows" if match[3] else ""
             kernel += ", single pass" if match[4] else ""
@@ -296,7 +303,7 @@ def native(arch: str) -> Iterator[tuple[str, str, str]]:
 
 
 def triton(arch: str) -> Iterator[tuple[str, str, str]]:
-    """The same of each kernel of affectron.kernels, for each dtype."""
+    """(dtype, listing, resource usage) of each kernel of affectron.kernels, for each dtype."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     ahead = importlib.import_module("tests.kernels.compile")
     for name, dtype in itertools.product(ahead.kernels.__all__, ahead.DTYPES):
@@ -306,7 +313,7 @@ def triton(arch: str) -> Iterator[tuple[str, str, str]]:
                 cubin.write(code.asm["cubin"])
                 cubin.flush()
                 usage = run_tool("cuobjdump", "--dump-resource-usage", cubin.name)
-                listing = run_tool("nvdisasm", cubin.name).replace("LDG.E.128 ", "LDG.E.EF.128 ")  # without that mark
+                listing = run_tool("nvdisasm", cubin.name).replace("LDG.E.128 ", "LDG.E.EF.128 ")  # Triton sets no mark
                 yield str(dtype).split(".")[-1], listing, usage
 
 

@@ -1,8 +1,8 @@
-"""Try the package with other versions of torch and transformers; what passes goes into docs/compatibility.md.
+"""Test the package with other versions of torch and transformers, and record the results in docs/compatibility.md.
 
-Apart from the tests that it runs, which know one environment: ``python tools/matrix.py [TORCH:TRANSFORMERS ...]``, or
-``make matrix`` for all of ``PAIRS``. The kernels are those that are installed here, since the native module links no
-torch. There is one environment a release of torch, in build/matrix; it is removed when nothing failed in it.
+Usage: ``python tools/matrix.py [TORCH:TRANSFORMERS ...]``, or ``make matrix`` for all of ``PAIRS``. The installed
+native module serves all versions, since it does not link torch. Each release of torch has an environment in
+build/matrix, which is removed when no test failed in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import affectron._native
 
-# The oldest and the newest of both, crosswise, and what lies between.
+# The oldest and the newest release of both, crosswise, and some between.
 PAIRS = (
     "2.8.0:4.56.2",
     "2.8.0:5.24.0",
@@ -30,9 +30,9 @@ PAIRS = (
     "2.15.0:4.56.2",
     "2.15.0:5.24.0",
 )
-#: What builds, loads, reads or changes models of transformers, or registers something with torch.
-TESTS = tuple(f"tests/models/test_{name}.py" for name in ("sites", "families", "changed", "load"))
-TESTS += ("tests/ops/test_registration.py",)
+#: The tests that build, load, read or change models of transformers, or register something with torch.
+TESTS = tuple(f"tests/models/test_{name}.py" for name in ("attaching", "families", "load", "wrappers"))
+TESTS += ("tests/models/discovery", "tests/ops/test_registration.py")
 PACKAGES = [
     *("numpy", "rich", "safetensors", "scipy", "typer", "pytest", "hypothesis", "expecttest"),
     *("accelerate", "datasets", "peft", "protobuf", "pyarrow", "sentencepiece"),
@@ -40,11 +40,11 @@ PACKAGES = [
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "matrix"
 RECORD = ROOT / "docs" / "compatibility.md"
-HEADER = """# Versions that it was tried with
+HEADER = """# Tested versions
 
-`make matrix` runs the tests of sites, families, changed models, loading and op registration with each pair of
-versions, on the CPU, and writes this table: the last result of each pair. A test is skipped where a version lacks the
-family that it builds, or where the environment lacks the package or the hardware that it needs.
+`make matrix` runs the tests of sites, families, changed models, loading and op registration with each pair of versions
+on the CPU. It writes the last result of each pair into this table. A test is skipped where a version lacks the family
+that it builds, or where the environment lacks a package or hardware that it needs.
 
 | torch | transformers | Python | passed | failed | on | skipped |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -81,7 +81,7 @@ def checkout() -> Path:
 
 
 def environment(torch: str) -> Path:
-    """The Python of an environment with this release of torch, made where it is not there yet."""
+    """The Python of an environment with this release of torch, which is made if it does not exist."""
     folder = BUILD / f"torch-{torch}"
     python = folder / "bin" / "python"
     if not (folder / "installed").is_file():
@@ -100,7 +100,7 @@ def install(python: Path, *packages: str) -> None:
 
 
 def attempt(python: Path, torch: str, transformers: str, package: Path) -> tuple[str, int]:
-    """Run the tests with these versions: the row of the table, and how many failed."""
+    """Run the tests with these versions; return the row of the table and the number of failures."""
     install(python, f"torch=={torch}", f"transformers=={transformers}", *PACKAGES)
     path = {**os.environ, "PYTHONPATH": str(package)}
     command = [str(python), "-m", "pytest", *TESTS, "-p", "no:cacheprovider", "-rfEs"]
@@ -108,7 +108,7 @@ def attempt(python: Path, torch: str, transformers: str, package: Path) -> tuple
     (BUILD / f"torch-{torch}-transformers-{transformers}.log").write_text(done.stdout + done.stderr)
     last = done.stdout.splitlines()[-1] if done.stdout else ""
     count = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", last)}
-    # No last line that counts tests: they did not run.
+    # Without a last line that counts tests, they did not run: one failure.
     wrong = count.get("failed", 0) + count.get("error", 0) if "passed" in count else 1
     reasons: dict[str, int] = {}
     for number, reason in re.findall(r"^SKIPPED \[(\d+)\] \S+: (.*)$", done.stdout, re.MULTILINE):
@@ -121,13 +121,14 @@ def attempt(python: Path, torch: str, transformers: str, package: Path) -> tuple
 
 
 def write(row: str) -> None:
-    """Put a pair's row into the table, in the place of its last one."""
+    """Put a pair's row into the table, in place of its previous row."""
     rows = RECORD.read_text().splitlines() if RECORD.is_file() else []
     found = {key(line): line for line in (*rows, row) if re.match(r"\| \d", line)}
     RECORD.write_text(HEADER + "\n".join(found[pair] for pair in sorted(found)) + "\n")
 
 
 def key(row: str) -> tuple[tuple[int, ...], ...]:
+    """The versions of torch and transformers in a row, as numbers."""
     return tuple(tuple(map(int, re.findall(r"\d+", cell))) for cell in row.split("|")[1:3])
 
 

@@ -1,4 +1,4 @@
-"""What an installed wheel must do, in an environment that holds nothing else: run by ``make wheel``, not by pytest."""
+"""Checks of an installed wheel in an environment with nothing else. ``make wheel`` runs this file, not pytest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ assert "site-packages" in package.parts, package
 
 
 def files(folder: Path) -> set[str]:
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return {str(path) for path in found if path.suffix not in {".pyc", ".so"}}
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path) for path in paths if path.suffix not in {".pyc", ".so"}}
 
 
-# Every file of the package has come along, the demo's model included, and none is a pickle.
+# The wheel has every file of the package, the demo's model included, and none is a pickle.
 expected = files(source) | {f"kernels/{name}" for name in files(kernels)}
 assert files(package) == expected, files(package) ^ expected
 assert not [name for name in files(package) if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))]
@@ -34,22 +34,22 @@ torch.manual_seed(0)
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
     gate, up = torch.randn(199, 431, dtype=dtype), torch.randn(199, 431, dtype=dtype)
     segments = torch.randint(-1, 3, (199,))
-    found = {}
+    results = {}
     for backend in ("native", "reference"):
         with ops.use_backend(backend):
             buffers = ops.StatsBuffers(3, 431)
-            found[backend] = (ops.glu_stats(gate, up, segments, buffers), buffers.finalize())
-    (h, native), (plain, reference) = found["native"], found["reference"]
+            results[backend] = (ops.glu_stats(gate, up, segments, buffers), buffers.finalize())
+    (h, native), (plain, reference) = results["native"], results["reference"]
     torch.testing.assert_close(h, plain)
     assert torch.equal(native.count, reference.count)
     assert torch.equal(native.active, reference.active)
-    # Either mean is good to 1e-6 of its own size or of the spread, whichever is larger; a last bit of difference in h
-    # moves it by no more than that bit.
+    # Each mean is accurate to 1e-6 of its own size or of the spread, whichever is larger. A difference of h in its last
+    # bit moves the mean by at most that bit.
     scale = torch.maximum(reference.mean.abs(), reference.var.sqrt())
     bound = 2e-6 * scale + float(torch.finfo(dtype).eps) / 64
     assert ((native.mean - reference.mean).abs() <= bound).all()
 
-# One OpenMP runtime, torch's: two would fight for the cores.
+# Only torch's OpenMP runtime is loaded: two runtimes would compete for the cores.
 maps = Path("/proc/self/maps").read_text()
 runtimes = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line or "libomp" in line}
 assert len(runtimes) == 1, runtimes

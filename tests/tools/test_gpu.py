@@ -49,7 +49,7 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
 
 
 def test_what_hangs_is_stopped_with_all_that_it_started(gpu: ModuleType, tmp_path: Path) -> None:
-    run = gpu.Run(tmp_path, 100)
+    run = gpu.Runner(tmp_path, 100)
     start = time.monotonic()
     outcome = run.step("hangs", ["bash", "-c", "sleep 87654 & echo begun; sleep 87654"], 5.5)
     assert time.monotonic() - start < 30
@@ -62,7 +62,7 @@ def test_what_hangs_is_stopped_with_all_that_it_started(gpu: ModuleType, tmp_pat
 
 def test_what_runs_out_of_time_may_say_what_it_found(gpu: ModuleType, tmp_path: Path) -> None:
     work = "try:\n import time; time.sleep(60)\nexcept KeyboardInterrupt: print('1 failed')"
-    outcome = gpu.Run(tmp_path, 100).step("late", [sys.executable, "-c", work], 6)
+    outcome = gpu.Runner(tmp_path, 100).step("late", [sys.executable, "-c", work], 6)
     assert (outcome.verdict, outcome.output) == ("STOPPED before 6 s", "1 failed\n")
 
 
@@ -75,7 +75,7 @@ def running(command: str) -> bool:
 
 
 def test_what_fails_does_not_stop_the_rest_and_no_time_is_overrun(gpu: ModuleType, tmp_path: Path) -> None:
-    run = gpu.Run(tmp_path, 7)
+    run = gpu.Runner(tmp_path, 7)
     failed = run.step("fails", ["bash", "-c", "echo why; exit 3"], 60)
     assert failed.verdict == "FAILED with status 3"
     assert not failed.passed
