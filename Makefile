@@ -1,18 +1,23 @@
-# Every target sets up what it needs: an environment in .venv with the package installed in place. `make` lists them.
+# Every target sets up what it needs: an environment in .venv with the package installed in place. `make` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench fuzz sanitize gpu gpu-wheel matrix wheel clean another
+.PHONY: help demo test test-quick slow-list lint format docs bench fuzz sanitize gpu gpu-wheel matrix wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
 LOG := build/setup.log
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
-# An environment of another Python than the one that `make PYTHON=...` names is made anew.
+# The editable install finds modules by a list that it keeps: it is made again when a module comes, goes or moves.
+MODULES := $(sort $(shell find python kernels -name '*.py'))
+ifneq ($(MODULES),$(strip $(file < $(VENV)/modules)))
+MOVED := another
+endif
+# `make PYTHON=...` makes the environment anew if it has another Python.
 ifdef PYTHON
 OTHER := $(shell [ "$$($(PYTHON) -V 2>&1)" = "$$($(BIN)/python -V 2>&1)" ] || echo another)
 endif
-# The first that is there, works and is supported.
+# The default is the first Python that exists, works and is supported.
 SUPPORTED := import sys; sys.exit(sys.version_info < (3, 10))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3.10 python3; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
@@ -23,31 +28,49 @@ help: ## list the targets
 demo: $(VENV)/installed ## find, test and steer the neurons of the embedded model; ends in a table and an HTML report
 	@$(BIN)/affectron demo
 
-# In several processes, at most four: some tests start as many of their own. What shares a file stays together.
+# Four processes at most, since some tests start as many of their own. The tests of a file run in one process.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/installed ## run all tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(PYTEST)
 
-lint: $(VENV)/installed ## check style, types and formatting
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/clang-format --dry-run -Werror $(filter csrc/%,$(NATIVE)) $$(find tests -name '*.cpp' -o -name '*.h')
+test-quick: $(VENV)/installed ## run the tests that tests/slow.txt does not name: under two minutes on two cores
+	@OMP_NUM_THREADS=1 $(PYTEST) -m 'not slow'
 
-# The allocator keeps its memory, as in a process that has run for a while: without that, half of a float32 round is
-# the kernel handing out fresh pages, for every contender alike.
-bench: $(VENV)/installed ## time the kernels and the screening against what they replace; ends in a short table
+# A fixture that takes five seconds or more makes its file slow, since the other tests of the file need it too.
+slow-list: $(VENV)/installed ## run all tests, and write those that take a second or more to tests/slow.txt
+	@mkdir -p build
+	@$(PYTEST) --durations=0 --durations-min=1 | tee build/durations.log
+	@awk '$$2 == "call" && $$1 + 0 >= 1 { sub(/\[.*/, "", $$3); print $$3 } \
+		$$2 == "setup" && $$1 + 0 >= 5 { sub(/::.*/, "", $$3); print $$3 }' build/durations.log | sort -u > tests/slow.txt
+
+lint: $(VENV)/installed ## run the checks of .pre-commit-config.yaml on all files: style, types, formatting, spelling
+	@$(BIN)/pre-commit run --all-files
+
+format: $(VENV)/installed ## format Python and C++ code, and make the corrections that ruff can make
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@git ls-files '*.cpp' '*.cu' '*.h' | xargs $(BIN)/clang-format -i
+
+docs: $(VENV)/installed ## build the documentation as a site in build/docs, without a network
+	@$(BIN)/sphinx-build -E -W --keep-going -q docs build/docs
+	@echo build/docs/index.html
+
+# The allocator keeps its memory, as in a process that has run for a while. Otherwise half of a float32 round is spent on
+# fresh pages, for every contender alike.
+bench: $(VENV)/installed ## time the kernels and the screening against plain torch and transformers; ends in a short table
 	@MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest benchmarks \
 		--benchmark-json=benchmarks/results/cpu-$$(date +%F).json --benchmark-columns=min,median,rounds
 
-# In the Python that has torch for this machine's GPU, not in .venv, and with nothing downloaded: torch, Triton,
-# transformers, pytest and, without a wheel of gpu-wheel, the build tools have to be there. docs/gpu.md has the rest.
+# This target uses the Python that has torch for this machine's GPU, not .venv, and downloads nothing. That Python needs
+# torch, Triton, transformers and pytest, and without a wheel of gpu-wheel also the build tools. See docs/gpu.md.
 gpu: ## on a machine with a GPU: install, run the GPU tests and benchmarks (PARTS="tests ops mlp"), end in a table
 	@python=$$(for p in $(PYTHON) python3 python; do $$p -c 'import torch' 2> /dev/null && echo $$p && break; done) \
 		|| { echo "error: no Python with torch was found: name one (make gpu PYTHON=...)"; exit 1; }; \
 	$$python tools/gpu.py $(PARTS)
 
-# Built with isolation: nothing but Python, the CUDA compiler and the C++ compiler has to be there. A wheel without CUDA
-# kernels is none.
+# The build is isolated: it needs only Python, the CUDA compiler and the C++ compiler. A wheel without CUDA kernels is an
+# error.
 GPU_PYTHON ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python3.12; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2> /dev/null && echo $$p && break; done)
 GPU_WHEEL := build/gpu312
@@ -67,7 +90,7 @@ gpu-wheel: ## on a machine without a GPU: build the wheel that `make gpu` instal
 	@$(GPU_PYTHON) tools/gpu.py --sources > $(GPU_WHEEL)/sources.sha256
 	@ls -s --block-size=KiB $(GPU_WHEEL)/*.whl
 
-matrix: $(VENV)/installed ## try other versions of torch and transformers; writes docs/compatibility.md
+matrix: $(VENV)/installed ## test other versions of torch and transformers; writes docs/compatibility.md
 	@$(BIN)/python tools/matrix.py
 
 fuzz: $(VENV)/installed ## fuzz the loaders for ten minutes, guided by coverage
@@ -75,12 +98,12 @@ fuzz: $(VENV)/installed ## fuzz the loaders for ten minutes, guided by coverage
 	@mkdir -p build/fuzz && cd build/fuzz && PYTHONPATH=$(CURDIR) $(CURDIR)/$(BIN)/python -m tools.fuzz_loaders \
 		-max_total_time=600
 
-# The package with a native module of another build lies apart. -S: without the editable install, whose module would come
-# first. Python and torch keep what they have allocated until the end: no search for leaks.
+# A copy of the package has the native module of a build with sanitizers. -S leaves out the editable install, whose module
+# would come first. Leaks are not looked for, since Python and torch keep memory until the end.
 SANITIZED := build/sanitize
 TESTS := tests/ops tests/cpu tests/cuda/test_emulated.py
 
-sanitize: $(VENV)/installed ## run what reaches csrc/ with AddressSanitizer, UBSan and ThreadSanitizer
+sanitize: $(VENV)/installed ## run the tests of csrc/ with AddressSanitizer, UBSan and ThreadSanitizer
 	@mkdir -p $(SANITIZED)
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/pip install --no-build-isolation --no-deps --upgrade \
 		--target $(SANITIZED)/package -C build-dir=$(SANITIZED)/build -C cmake.build-type=Debug \
@@ -91,7 +114,7 @@ sanitize: $(VENV)/installed ## run what reaches csrc/ with AddressSanitizer, UBS
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -S -m pytest -p no:cacheprovider $(TESTS)
 
-# By way of a source archive, so that what an archive lacks a wheel lacks too.
+# The wheel is built from the source archive, so that a file missing there is missing in the wheel, and noticed.
 wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in an empty environment
 	@rm -rf dist build/wheel && mkdir -p build/wheel
 	@$(BIN)/python -m build --outdir build/wheel . > build/wheel/build.log 2>&1 \
@@ -102,10 +125,10 @@ wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in
 		|| $(call failed,build/wheel/install.log,the wheel could not be installed)
 	@cd build/wheel && empty/bin/python $(CURDIR)/tools/wheel_smoke.py
 
-clean: ## remove everything that these targets made
+clean: ## remove the files that these targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
 
-# The build tools first: an editable install without isolation uses the environment's own, and is quick to build again.
+# The build tools come first: an editable install without isolation uses those of the environment, and is fast to repeat.
 $(VENV)/tools: pyproject.toml constraints.txt $(OTHER)
 	@mkdir -p build
 	@[ -n "$(PYTHON)" ] \
@@ -124,17 +147,18 @@ $(VENV)/tools: pyproject.toml constraints.txt $(OTHER)
 		|| $(call failed,$(LOG),pip could not install the build tools: $$(grep -m 1 ERROR $(LOG)))
 	@touch $@
 
-# A build that failed leaves nothing: CMake would stay with a compiler that does not work.
-$(VENV)/kernels: $(VENV)/tools $(NATIVE)
+# A failed build is removed: CMake would keep a compiler that does not work.
+$(VENV)/kernels: $(VENV)/tools $(NATIVE) $(MOVED)
 	@$(BIN)/pip install --no-build-isolation --no-deps -C build-dir=build/editable -e . > $(LOG) 2>&1 \
 		|| { rm -rf build/editable; $(call failed,$(LOG),the kernels could not be built: install a C++17 compiler with OpenMP (apt install g++)); }
+	@echo '$(MODULES)' > $(VENV)/modules
 	@touch $@
 
-# The package is there by now: this adds what it and its extras need.
+# The package is installed by now; this adds its dependencies and those of the extra.
 $(VENV)/installed: $(VENV)/kernels
 	@$(BIN)/pip install -c constraints.txt 'affectron[dev]' > $(LOG) 2>&1 \
 		|| $(call failed,$(LOG),pip could not install the packages: $$(grep -m 1 ERROR $(LOG)))
 	@touch $@
 
-# One line that says what failed; a CI run shows the end of the log too.
+# One line that names the failure. With CI set, the end of the log comes first.
 failed = { [ -z "$${CI:-}" ] || tail -n 50 $(1); echo "error: $(2) (all of it: $(1))"; exit 1; }
