@@ -44,13 +44,21 @@ slow-list: $(VENV)/installed ## run all tests, and write those that take a secon
 	@awk '$$2 == "call" && $$1 + 0 >= 1 { sub(/\[.*/, "", $$3); print $$3 } \
 		$$2 == "setup" && $$1 + 0 >= 5 { sub(/::.*/, "", $$3); print $$3 }' build/durations.log | sort -u > tests/slow.txt
 
-lint: $(VENV)/installed ## run the checks of .pre-commit-config.yaml on all files: style, types, formatting, spelling
-	@$(BIN)/pre-commit run --all-files
+# C++ and CUDA sources, and the texts whose spelling is checked.
+SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+TEXTS := Makefile pyproject.toml $(wildcard *.md) benchmarks csrc docs examples kernels python tests tools
+
+lint: $(VENV)/installed ## check style, complexity, types, formatting and spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+	@$(BIN)/typos $(TEXTS)
 
 format: $(VENV)/installed ## format Python and C++ code, and make the corrections that ruff can make
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
-	@git ls-files '*.cpp' '*.cu' '*.h' | xargs $(BIN)/clang-format -i
+	@$(BIN)/clang-format -i $(SOURCES)
 
 docs: $(VENV)/installed ## build the documentation as a site in build/docs, without a network
 	@$(BIN)/sphinx-build -E -W --keep-going -q docs build/docs

@@ -29,8 +29,8 @@ template <Dtype D> bool equal(float a, float b) {
   return std::isnan(b) ? std::isnan(a) : rounded<D>(a) == rounded<D>(b);
 }
 
-// Cases in which silu's quotient rounds unlike the IEEE quotient: every 16-bit x, denominators up to 4 ulp from the exact
-// one, and reciprocals up to 1 ulp from theirs.
+// Cases in which silu's quotient rounds unlike the IEEE quotient: every 16-bit x, denominators up to 4 ulp from the
+// exact one, and reciprocals up to 1 ulp from theirs.
 template <Dtype D> int64_t quotient_mismatches() {
   int64_t wrong = 0;
   for (uint32_t bits = 0; bits < 65536; ++bits) {
