@@ -18,7 +18,7 @@ STRIP_BYTES = 128
 
 @cache
 def may_overlap(device: torch.device) -> bool:
-    """Whether a kernel may be launched while the one before it drains: CUDA's programmatic dependent launch."""
+    """Tell whether a kernel may be launched while the one before it drains (CUDA's programmatic dependent launch)."""
     return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (9, 0)
 
 

@@ -239,7 +239,14 @@ def merge_kernel(
 
 
 class Partials:
-    """How the tiles of one call are shared out among blocks, and the workspace for the partials."""
+    """Division of one call's tiles among blocks, and the workspace for the partials.
+
+    Attributes:
+        grid: of the first kernel.
+        shape: number of tiles, tiles in a group, slots.
+        form: columns of a strip, rows of a part, and the first kernel's three flags, its last arguments.
+        workspace: the rows of each segment before this call, then the partials, [2, slots, F] each.
+    """
 
     def __init__(self, values: Tensor, tiles: Tensor, count: Tensor) -> None:
         f, segments, num_tiles = values.shape[1], count.shape[0], tiles.shape[0]
@@ -255,7 +262,7 @@ class Partials:
         part_rows = 16 * launch.WARP // launch.STRIP_BYTES
         self.form = (self.columns, part_rows, f % self.columns == 0, forms.single_pass, self.overlap)
         self.workspace = (
-            torch.empty(segments, dtype=torch.int64, device=values.device),  # rows before this call
+            torch.empty(segments, dtype=torch.int64, device=values.device),
             torch.empty((2, slots, f), dtype=torch.int32, device=values.device),  # active, nonfinite
             torch.empty((2, slots, f), dtype=torch.float64, device=values.device),  # mean, m2
             torch.empty((2, slots, f), dtype=torch.float32, device=values.device),  # min, max

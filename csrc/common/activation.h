@@ -98,7 +98,7 @@ template <class V> AFFECTRON_DEVICE inline V intervene(V h, V scale, V damping, 
   return zero_unless(factor != V(0.0f), h * factor) + shift;
 }
 
-// Whether that factor is 0 for every h, so that h' = shift and h need not be computed. Without branches, so that the
+// True if that factor is 0 for every h, so that h' = shift and h need not be computed. Without branches, so that the
 // compiler vectorises loops of it.
 AFFECTRON_DEVICE inline bool hard_masked(float scale, float damping, float floor) {
   const bool zero = (scale > floor ? scale : floor) == 0.0f;

@@ -40,7 +40,7 @@ template <Dtype D> struct Sums {
   alignas(64) Tally<D> active[kStrip]; // rows
 };
 
-// Whether x > 0. 16 bits are compared as an integer: positive numbers lie from 1 to infinity, NaN beyond.
+// x > 0. 16 bits are compared as an integer: positive numbers lie from 1 to infinity, NaN beyond.
 template <Dtype D> bool positive(typename Format<D>::type x) {
   if constexpr (D == Dtype::f32) {
     return x > 0.0f;

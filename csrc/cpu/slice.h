@@ -7,7 +7,7 @@
 
 namespace affectron::AFFECTRON_ISA {
 
-// What the loop writes.
+// Output of the loop.
 enum class Emit {
   output,  // `out`, h in the model's dtype
   fetched, // `out`, and fetches the memory of the slice `next`

@@ -26,7 +26,7 @@ struct Groups {
   int64_t tiles; // in each but the last
 };
 
-// Whether every row can be read in vectors of 16 bytes and addressed by 32-bit factors; true for an absent tensor
+// True if every row can be read in vectors of 16 bytes and addressed by 32-bit factors, and for an absent tensor
 // (null, stride 0).
 inline bool in_vectors(const void *data, int64_t stride, Shape shape, Dtype dtype) {
   const int64_t size = element_size(dtype), lanes = 16 / size, limit = int64_t(1) << 32;

@@ -74,8 +74,8 @@ def test_glu_as_exact_as_torch(backend, shape, dtype, act, gated):
 
 
 def erf_is_torchs(backend: str) -> bool:
-    """Whether ``backend`` has the erff of the CUDA version that compiled torch: CUDA 13 changed its coefficients beyond
-    1. Triton brings a device library of its own, which has the old ones in 3.6."""
+    """Tell whether ``backend`` has the erff of the CUDA version that compiled torch. CUDA 13 changed the coefficients
+    beyond 1; Triton 3.6 has its own device library, with the old coefficients."""
     return backend == "reference" or (
         backend == "native" and str(_native.CUDA_TOOLKIT // 1000) == str(torch.version.cuda).split(".")[0]
     )

@@ -37,7 +37,7 @@ def test_functions_take_the_arguments_of_the_stub():
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_a_value_that_cannot_be_read_is_a_type_error(wrong):
-    """In a call without rows, which touches no memory."""
+    """The call has no rows, so that it touches no memory."""
     arguments = {"out": (0, 0), "gate": (0, 0), "up": (0, 0), "shape": (0, 0), "dtype": 0, "act": 0, "threads": 1}
     _native.glu(**arguments)
     with pytest.raises(TypeError, match="incompatible function arguments"):

@@ -122,8 +122,8 @@ def torch_op(schema: str, implementation: Callable[P, R]) -> Callable[[Callable[
 
 
 def serves_directly(*args: Tensor | None) -> bool:
-    """Whether the native kernel may be called without torch's dispatcher: plain CPU tensors, no gradient, and neither
-    a compiler nor a transform nor a dispatch mode that wants to see the op."""
+    """Tell whether the native kernel may be called without torch's dispatcher: for plain CPU tensors, without a
+    gradient, and without a compiler, a transform or a dispatch mode, which must see the op."""
     if torch.compiler.is_compiling() or _forced not in (None, "native") or torch._C._len_torch_dispatch_stack():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:

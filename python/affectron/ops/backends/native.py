@@ -124,7 +124,7 @@ def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | N
 
 
 def stored_by_neuron(w_down: Tensor) -> bool:
-    """Whether the weights [O, F] of one neuron lie next to one another, as ops.neuron_major stores them."""
+    """Tell whether the weights [O, F] of one neuron lie next to one another, as ops.neuron_major stores them."""
     return w_down.dim() == 2 and w_down.stride(0) == 1 != w_down.stride(1)
 
 
