@@ -1,7 +1,7 @@
 """Every option once: a frozen dataclass for each step, whose fields carry help, default, bound and origin.
 
-The functions of the package take their defaults from these classes, the command line makes its options of them,
-``affectron run`` its tables, and the report says by them what an option means.
+The functions of the package take their defaults from these classes. The command line, the tables of ``affectron run``
+and the notes of the report are made from them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from affectron._internal.checks import SHARE, UNIT, Bound, Each, Finite, OneOf, Positive, Whole, check, check_template
 from affectron._internal.names import (
@@ -25,8 +25,9 @@ from affectron._internal.names import (
     LINEAR_PROBE,
     LONG_TEXTS,
     ON_BAD_LINE,
+    TOKEN_RULES,
 )
-from affectron._internal.names import TOKEN_RULES as TOKENS
+from affectron._internal.records import hints
 from affectron.errors import InputError
 from affectron.scores import SCORES
 
@@ -38,17 +39,17 @@ _NOTES = "published notes"
 
 @dataclass(frozen=True)
 class About:
-    """What an option is beside its name, type and default.
+    """Description of an option, stored in the metadata of its field.
 
     Attributes:
-        help: its meaning, in a sentence.
-        bound: what its value has to be; None where the type says all. A value of None is not checked.
-        origin: where the option comes from, with the value named there.
-        parameter: its name as an argument of a function, and with dashes on the command line; None is the field's.
-        flag: its name on the command line where that is another one.
-        metavar: what stands for its value in the help.
-        template: whether it is a prompt template, in which a shell's ``\\n`` is a line break.
-        counts: whether the numbers of a result depend on it.
+        help: meaning, in one sentence.
+        bound: the values that are allowed; None if the type says everything.
+        origin: source of the option, with the value that the source names.
+        parameter: name as an argument of a function, and with dashes on the command line; None for the field's name.
+        flag: name on the command line, if it differs from ``parameter``.
+        metavar: placeholder of the value in the help.
+        template: True for a prompt template, in which a shell's ``\\n`` means a line break.
+        counts: False if no number of a result depends on the option.
     """
 
     help: str
@@ -84,21 +85,23 @@ def _field(default: Any, about: About) -> Any:
 
 
 class Options:
-    """The base of all options classes: every value is checked when the object is made.
+    """Base of all options classes. Every value is checked when an object is made.
 
     Raises:
         InputError: a value is out of its bound, or does not go with another; names the option.
     """
 
     def __post_init__(self) -> None:
+        kinds = hints(type(self))
         for name, about in described(type(self)).items():
             value = getattr(self, name)
-            if about.bound is not None and value is not None:
-                check(about.parameter or name, value, about.bound)
+            if about.bound is None or (value is None and type(None) in get_args(kinds[name])):
+                continue
+            check(about.parameter or name, value, about.bound)
         self.check_together()
 
     def check_together(self) -> None:
-        """Check what a single value cannot show."""
+        """Check values that depend on each other."""
 
     def values(self) -> dict[str, Any]:
         """Option -> value, as arguments of a function."""
@@ -107,17 +110,13 @@ class Options:
 
 def described(kind: type[Options]) -> dict[str, About]:
     """Field -> its description, in order."""
-    return {
-        found.name: found.metadata["about"]
-        for found in dataclasses.fields(kind)  # type: ignore[arg-type]
-        if "about" in found.metadata
-    }
+    return {entry.name: entry.metadata["about"] for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
 
 
 def default_of(kind: type[Options], name: str) -> Any:
     """The default of a field."""
-    found = next(one for one in dataclasses.fields(kind) if one.name == name)  # type: ignore[arg-type]
-    return found.default if found.default_factory is dataclasses.MISSING else found.default_factory()
+    entry = next(entry for entry in dataclasses.fields(kind) if entry.name == name)  # type: ignore[arg-type]
+    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
 
 
 def documented(*kinds: type[Options]) -> Callable[[F], F]:
@@ -144,7 +143,7 @@ def documented(*kinds: type[Options]) -> Callable[[F], F]:
 
 @dataclass(frozen=True)
 class Columns(Options):
-    """How the rows of a corpus are read."""
+    """Reading the rows of a corpus."""
 
     text: str = option("text", "Column of the sentence.", parameter="text_column")
     label: str | tuple[str, ...] = option(
@@ -170,7 +169,7 @@ class Columns(Options):
 
 @dataclass(frozen=True)
 class Load(Options):
-    """How a model is loaded."""
+    """Loading a model."""
 
     dtype: str = option("auto", "Type of the weights; auto: as saved, but float32 on a CPU that is slow at 16 bits.",
                         OneOf(DTYPES))  # fmt: skip
@@ -194,10 +193,10 @@ class Common(Options):
 
 @dataclass(frozen=True)
 class Read(Options):
-    """How a model reads sentences, and which of their tokens count."""
+    """Reading sentences: the tokens that count, and the batches."""
 
     tokens: str = option(
-        "all", "Tokens that count: all of a sentence, its last, or mean: one observation a sentence.", OneOf(TOKENS),
+        "all", "Tokens that count: all of a sentence, its last, or mean: one observation a sentence.", OneOf(TOKEN_RULES),
         origin=_NOTES,
     )  # fmt: skip
     active: str = option("gate", "A neuron is active where act(g) > 0 (gate) or h > 0 (product).", OneOf(ACTIVE_RULES))
@@ -333,7 +332,7 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True)
 class Evaluate(Options):
-    """How a model is asked for the label of a sentence."""
+    """Asking a model for the label of a sentence."""
 
     evaluator: str | Any = option(
         LABEL_LIKELIHOOD,
@@ -368,7 +367,7 @@ class Evaluate(Options):
 
 @dataclass(frozen=True)
 class Controls(Options):
-    """What an effect is judged by."""
+    """Controls that an effect is judged by."""
 
     random_sets: int = option(20, "Random neuron sets to compare with, matched in size at each site.", Whole())
     bootstrap: int = option(1000, "Resamples behind each interval.", Whole(1))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Saved(Protocol):
-    """What is written to a file."""
+    """A result that can be written to a file."""
 
     def save(self, path: Path) -> None: ...
 

@@ -78,43 +78,37 @@ def steer(
     selected = affectron.NeuronSet.load(neurons)
     steering = []
     strengths: Sequence[float | None] = strength or [None]
-    for one in dict.fromkeys(label):
-        chosen = selected[one].top(share)
-        if not chosen:
-            raise InputError(f"label {one!r} has no neurons in {neurons}; select more with a larger --top")
-        for each in strengths:
-            steering.append(_program(program, chosen, lambda: stats_beside(neurons, stats), each, signal))
+    for name in dict.fromkeys(label):
+        members = selected[name].top(share)
+        if not members:
+            raise InputError(f"label {name!r} has no neurons in {neurons}; select more with a larger --top")
+        for value in strengths:
+            steering.append(_program(program, members, lambda: stats_beside(neurons, stats), value, signal))
     loaded, tokenizer = load_model(model, load)
     check_model(loaded, selected)
-    columns = ["unsteered", *(f"{each.name}, {count(len(each), 'neuron')}" for each in steering)]
-    found = []
+    columns = ["unsteered", *(f"{steered.name}, {count(len(steered), 'neuron')}" for steered in steering)]
+    results = []
     for text in texts:
         with watched(text, columns, as_json) as watch:
             written = continuations(
-                loaded,
-                tokenizer,
-                text,
-                [None, *steering],
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                chat=chat,
-                watch=watch,
-            )
+                loaded, tokenizer, text, [None, *steering], max_new_tokens=max_new_tokens, temperature=temperature,
+                seed=seed, chat=chat, watch=watch,
+            )  # fmt: skip
             watch(written.texts)
-        found.append(written)
-    tokens, seconds = sum(one.tokens for one in found), sum(one.seconds for one in found)
+        results.append(written)
+    tokens, seconds = sum(written.tokens for written in results), sum(written.seconds for written in results)
     if as_json:
-        result = {
-            "programs": [{"name": each.name, "neurons": len(each)} for each in steering],
-            "texts": [
-                {"prompt": text, "unsteered": one.texts[0], "steered": one.texts[1:]}
-                for text, one in zip(texts, found, strict=True)
-            ],
-            "tokens": tokens,
-            "tokens_per_second": round(tokens / seconds, 1),
-        }
-        print_json(result)
+        print_json(
+            {
+                "programs": [{"name": steered.name, "neurons": len(steered)} for steered in steering],
+                "texts": [
+                    {"prompt": text, "unsteered": written.texts[0], "steered": written.texts[1:]}
+                    for text, written in zip(texts, results, strict=True)
+                ],
+                "tokens": tokens,
+                "tokens_per_second": round(tokens / seconds, 1),
+            }
+        )
         return
     print(f"{count(tokens, 'token')} in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
 

@@ -30,7 +30,7 @@ class Planned:
 def run(
     config: Config, *, say: Callable[[str], None] = lambda _: None, progress: bool = False
 ) -> tuple[Path, list[Planned]]:
-    """Run what of the configuration is not done yet, and end in the report.
+    """Run the stages that are not done yet, and end in the report.
 
     Each stage is recorded in ``run.json`` of the output folder when its files are whole; a run that was stopped goes
     on with the stage that it was in. A stage that the configuration leaves out loses the files that it once left.
@@ -78,7 +78,7 @@ def _run(session: Session, say: Callable[[str], None]) -> list[Planned]:
 
 
 def plan(config: Config) -> list[Planned]:
-    """What :func:`run` would do, and about how long each stage would take; nothing is written.
+    """Plan :func:`run`: the stages that it would run, and about how long each would take. Nothing is written.
 
     The estimate is the number of tokens that a stage feeds to the model over what the model reads in a second, which
     is measured for a moment.

@@ -1,4 +1,4 @@
-"""What the stages of one run share: the model, the corpora, the exam; each is loaded when a stage first needs it."""
+"""Inputs that the stages of a run share: the model, the corpora, the exam. Each is loaded when it is first needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages of a run, a class each: what a stage depends on, what it leaves, its work, and about what it costs."""
+"""The stages of a run, a class each: its options, inputs, outputs, work and cost."""
 
 from __future__ import annotations
 
