@@ -68,13 +68,17 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(source: str) -> Iterator[str]:
-    """The modules of the package that a source imports, wherever the import stands, without ``affectron.``."""
+def imports(source: str, package: str = "") -> Iterator[str]:
+    """The modules of the package that a source imports, wherever the import stands, without ``affectron.``.
+
+    ``package`` is what a relative import is relative to.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            home = f"affectron.{package}{f'.{node.module}' if node.module else ''}" if node.level else node.module
+            names = [f"{home}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
@@ -90,7 +94,7 @@ def against_the_layers(module: str, source: str) -> list[str]:
     level = {part: number for number, parts in enumerate(LAYERS) for part in parts}
     part = module.partition(".")[0]
     wrong = []
-    for target in imports(source):
+    for target in imports(source, part):
         other = target.partition(".")[0]
         if other == part:
             continue
@@ -123,7 +127,11 @@ def test_an_import_against_the_layers_is_found(module: str, source: str, target:
 
 def test_nothing_is_imported_in_a_circle() -> None:
     graph = {
-        name: {target for target in imports(path.read_text(encoding="utf-8")) if target in MODULES and target != name}
+        name: {
+            target
+            for target in imports(path.read_text(encoding="utf-8"), name.partition(".")[0])
+            if target in MODULES and target != name
+        }
         for name, path in MODULES.items()
     }
     try:

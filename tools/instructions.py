@@ -9,7 +9,7 @@ the smallest outer loop that does, else the whole kernel. The branches inside ma
 is a walk through it. The tool counts the shortest walk among those that do the whole work (MARKS):
 
 - it loads and stores all vectors, with a power of two and a reciprocal for each element's silu;
-- it has the fewest rare instructions, which leaves out the careful path of statistics and the end of a segment;
+- it has the fewest rare instructions, which leaves out merge_exactly, which few tiles take, and the end of a segment;
 - of these it has the most multiplications: the product with up, the intervention, the statistics, masked_mlp's sums.
 
 Other activations, the reading of another program and a division's rare cases do not count. The two forms of silu differ
@@ -51,7 +51,7 @@ MARKS = {
     "stores": r"STG\.E\.(EF\.)?128 ",
     "powers": r"MUFU\.EX2 ",
     "reciprocals": r"MUFU\.RCP ",
-    "rare": r"(MUFU\.RCP64H|STG\.E(?!\.(EF\.)?128)\S*) ",  # of the careful path and of a segment's end
+    "rare": r"(MUFU\.RCP64H|STG\.E(?!\.(EF\.)?128)\S*) ",  # of merge_exactly and of a segment's end
     "expf": r"FFMA\.SAT ",
     "gelu_tanh": r"F\S+ .* 0\.0447149",  # its cubic term
     "products": r"(FMUL|FFMA|HMUL2|HFMA2)\S* (?!\S+ -RZ, RZ)",  # but not HFMA2 that loads a constant

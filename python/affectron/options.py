@@ -196,8 +196,8 @@ class Read(Options):
     """Reading sentences: the tokens that count, and the batches."""
 
     tokens: str = option(
-        "all", "Tokens that count: all of a sentence, its last, or mean: one observation a sentence.", OneOf(TOKEN_RULES),
-        origin=_NOTES,
+        "all", "Tokens that count: all of a sentence, its last, or mean: one observation a sentence.",
+        OneOf(TOKEN_RULES), origin=_NOTES,
     )  # fmt: skip
     active: str = option("gate", "A neuron is active where act(g) > 0 (gate) or h > 0 (product).", OneOf(ACTIVE_RULES))
     template: str = option(
