@@ -1,4 +1,4 @@
-"""The demo's generated corpus: what it promises about labels, splits and repetition, and that it never changes."""
+"""The demo's generated corpus: its labels, splits and distinct texts, and that it is reproducible."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_many_sentences_carry_an_emotion_and_a_device() -> None:
 
 
 def test_held_out_phrases_are_new_to_train() -> None:
-    """Every sixth phrase of a long table never occurs in train, and does in dev or test."""
+    """Every sixth phrase of a long table occurs in dev or test and never in train."""
     texts = {
         split: [r["text"].casefold() for r in RECORDS if r["split"] == split] for split in ("train", "dev", "test")
     }
@@ -67,7 +67,7 @@ def test_held_out_phrases_are_new_to_train() -> None:
     assert len(fixed) >= 6
     unseen = 0
     for phrase in fixed:
-        # Others may say it too, where it stands under a second emotion at a place that is not held out.
+        # A phrase of two emotions may be held out under one of them only.
         if sum(phrase in table["act"] for table in phrases.EMOTIONS.values()) > 1:
             continue
         unseen += 1
@@ -77,12 +77,12 @@ def test_held_out_phrases_are_new_to_train() -> None:
 
 
 def test_no_single_word_gives_an_emotion_away() -> None:
-    """The best word of a label stands in fewer than a third of its sentences: there is more to learn than a list."""
+    """The most telling word of a label occurs in fewer than a third of its sentences."""
     for emotion in EMOTIONS:
-        own = [set(r["text"].casefold().split()) for r in RECORDS if emotion in labels(r)]
+        sentences = [set(r["text"].casefold().split()) for r in RECORDS if emotion in labels(r)]
         rest = Counter(word for r in RECORDS if emotion not in labels(r) for word in set(r["text"].casefold().split()))
-        telling = Counter(word for words in own for word in words if rest[word] < 5)
-        assert telling.most_common(1)[0][1] < len(own) / 3
+        telling = Counter(word for words in sentences for word in words if rest[word] < 5)
+        assert telling.most_common(1)[0][1] < len(sentences) / 3
 
 
 def test_the_written_file_reads_as_a_corpus(tmp_path: Path) -> None:

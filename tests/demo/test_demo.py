@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it."""
+"""The demo through its command: files, fields and figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import golden
 
 
 def described(folder: Path) -> Iterator[str]:
-    """Every file of a folder, and the fields that each JSON file has; labels, sites and lists are one field."""
+    """The files of a folder and the fields of each JSON file; labels, sites and list items count as one field."""
     for file in sorted(folder.rglob("*")):
         if file.is_file():
             name = file.relative_to(folder).as_posix()
@@ -61,6 +61,6 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     assert found["sample"]["unsteered"] != found["sample"]["steered"]
     page = Path(found["report"]).read_text(encoding="utf-8")
     assert page.count("<svg") >= 3
-    # Readable without a network: whatever is loaded lies in the page itself.
+    # The page is readable without a network: it loads nothing from outside itself.
     loaded = re.findall(r'(?:src|href)="([^"#]+)"', page)
     assert all(not link.startswith(("http:", "https:", "//")) for link in loaded)

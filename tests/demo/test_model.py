@@ -1,4 +1,4 @@
-"""The embedded model's record: that it is of this model and of this corpus, and that loading needs no network."""
+"""The embedded model's record: it belongs to this model and this corpus; loading needs no network."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_network")
 def test_the_record_is_of_this_model_and_this_corpus() -> None:
-    """A phrase, an option or the weights changed without a new training: the sums no longer agree."""
+    """The sums disagree where a phrase, an option or the weights changed without a new training."""
     model, tokenizer = load_model(MODEL, dtype=torch.float32)
     assert RECORD["options"] == asdict(Options())
     assert RECORD["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     shown = examples([record for record in RECORDS if record["split"] == "train"], tokenizer)
     assert RECORD["sequences"] == len(shown)
     assert RECORD["tokens_an_epoch"] == sum(len(example.ids) for example in shown)
-    # Learnt, and not only by heart: above chance on new sentences, and below what was seen.
+    # The model has generalised: its accuracy on new sentences is above chance, and below that on train.
     for task, labels in TASKS.items():
         train, test = (RECORD["accuracy"][split][task]["accuracy"] for split in ("train", "test"))
         assert 1.5 / len(labels) < test < train
@@ -47,8 +47,8 @@ def test_the_record_is_of_this_model_and_this_corpus() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_recorded_test_accuracy_is_reproduced(task: str) -> None:
-    """The whole test split without padding (prompts of equal length together): but for near ties that other
-    processors may decide otherwise, two at most, the very same number of right answers."""
+    """The whole test split without padding (prompts of equal length together) gives the recorded number of right
+    answers. Two near ties may differ between processors."""
     model, tokenizer = load_model(MODEL, dtype=torch.float32)
     answers = tokenizer.convert_tokens_to_ids(["Ġ" + label for label in TASKS[task]])
     by_length: dict[int, list[tuple[list[int], int]]] = {}

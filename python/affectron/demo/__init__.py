@@ -1,14 +1,16 @@
-"""The embedded demo: a small language model, the corpus it was trained on, and the scripts that made both. Apart
-from the library, which never imports it: nothing in there knows a label by name."""
+"""Embedded demo: a small language model, the corpus it was trained on, and the scripts that made both.
+
+The library never imports it, so no label name is built into the library.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-#: The folder of the trained model and its tokenizer (:mod:`affectron.demo.train` writes it).
+#: Folder of the trained model and its tokenizer, written by :mod:`affectron.demo.train`.
 MODEL = Path(__file__).resolve().parent / "model"
 
-#: How the model is asked for a sentence's label, by task. The answer is one token, with its leading space.
+#: Task -> prompt that asks the model for a sentence's label. The answer is one token, with its leading space.
 PROMPTS = {"emotion": "{bos}{text}\nEmotion:", "rhetoric": "{bos}{text}\nDevice:"}
 
 __all__ = ["MODEL", "PROMPTS"]

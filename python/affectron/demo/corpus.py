@@ -1,9 +1,8 @@
-"""The labelled corpus of the demo, generated: sentences with an emotion, a rhetorical device, or both. Apart from
-the training script because the demo and its tests need the sentences and not the training.
+"""Generator of the demo's labelled corpus: sentences with an emotion, a rhetorical device, or both.
 
-Sentences are composed from the templates and phrases of :mod:`affectron.demo.phrases`. Every sixth phrase of a
-table and every sixth template is *held out*: it is never chosen for train, and about a quarter of all choices for dev
-and test fall on one. So a test sentence is not only new as a whole; its words or its construction often are as well.
+Sentences are composed from the templates and phrases of :mod:`affectron.demo.phrases`. Every sixth phrase of a table
+and every sixth template is *held out*: it is never chosen for train, and about a quarter of the choices for dev and
+test are held-out ones. A test sentence is therefore new as a whole, and often in its words or construction too.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neu
 DEVICES = ("metaphor", "simile", "hyperbole", "sarcasm", "literal")
 TASKS: Mapping[str, tuple[str, ...]] = {"emotion": EMOTIONS, "rhetoric": DEVICES}
 
-# Sentences by split: this many times the table of cells (:func:`_cells`), which has 62 entries.
+# Split -> repetitions of the table of cells (:func:`_cells`), which has 62 entries.
 SPLITS: Mapping[str, int] = {"train": 200, "dev": 16, "test": 16}
 
 _HOLD = 6
@@ -33,7 +32,7 @@ _PERSON_SLOTS = ("I", "i", "me", "my", "was", "myself")
 
 
 def _cells() -> list[tuple[str | None, str | None]]:
-    """(emotion, device) of one round of sentences; None where that task is not labelled.
+    """List the (emotion, device) of each sentence in one round; None where that task is not labelled.
 
     Every emotion occurs 7 times and every device 9 times.
     """
@@ -48,14 +47,14 @@ def _cells() -> list[tuple[str | None, str | None]]:
 
 
 class _Writer:
-    """Composes sentences, by ``rng.random()`` alone: the one method whose stream Python promises to keep."""
+    """Composer of sentences. It draws by ``rng.random()`` alone, the only method whose stream Python guarantees."""
 
     def __init__(self, rng: random.Random, held_share: float) -> None:
         self.rng = rng
         self.held_share = held_share
 
     def pick(self, items: Sequence[Any]) -> Any:
-        """One of ``items``; with probability ``held_share`` a held-out one, where the list is long enough for that."""
+        """Draw one of ``items``; from a list with held-out items, one of these with probability ``held_share``."""
         if len(items) >= _HOLD:
             held = self.rng.random() < self.held_share
             items = [item for i, item in enumerate(items) if (i % _HOLD == _HOLD - 1) == held]
@@ -92,7 +91,7 @@ class _Writer:
 
 
 def _name_once(text: str, person: dict[str, str]) -> str:
-    """The person's words in ``text``, with the name where it comes first and the pronoun after that."""
+    """Fill in the person's words in ``text``: the name at its first mention, the pronoun after that."""
     subjects = iter((person["I"],))
 
     def word(match: re.Match[str]) -> str:
@@ -107,7 +106,7 @@ def _capitalise(text: str) -> str:
 
 
 def _split(split: str, rounds: int, rng: random.Random, seen: set[str]) -> Iterator[dict[str, Any]]:
-    """The records of one split; ``seen`` holds the texts of all splits so far and grows."""
+    """Yield the records of one split. ``seen`` holds the texts of all splits so far; each new text is added to it."""
     writer = _Writer(rng, 0.0 if split == "train" else _HELD_SHARE)
     cells = _cells() * rounds
     for last in range(len(cells) - 1, 0, -1):  # Fisher-Yates
@@ -130,10 +129,12 @@ def _split(split: str, rounds: int, rng: random.Random, seen: set[str]) -> Itera
 
 
 def generate(seed: int = 0) -> list[dict[str, Any]]:
-    """The corpus: 14,384 records with id, text, label, task and split; the same for a seed on every Python version.
+    """Generate the corpus: 14,384 records with id, text, label, task and split.
+
+    The result depends on the seed alone, on every Python version.
 
     ``label`` and ``task`` are strings, or lists of the same length where a sentence carries both an emotion and
-    a device. No text occurs twice, whatever its case.
+    a device. All texts are distinct, even with case ignored.
     """
     rng = random.Random(seed)
     seen: set[str] = set()

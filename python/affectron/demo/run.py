@@ -1,5 +1,4 @@
-"""The main job on the embedded model, from corpus to report: what ``affectron demo`` runs. Apart from the command line
-so that it reads as what it is, the README's steps one after the other."""
+"""Workflow of ``affectron demo``: the README's steps on the embedded model, from corpus to report."""
 
 from __future__ import annotations
 
@@ -23,19 +22,19 @@ from affectron.report import build_report
 from affectron.screening.screen import screen
 from affectron.selection import select
 
-#: Of a model this small the usual 1 % would be two neurons a label.
+#: Share of neurons to select. In a model this small the default of 1 % would leave two neurons a label.
 TOP = 0.05
 #: Strengths of induction.
 BETAS = (1.0, 4.0)
-#: Sentences of a label in a split at most, and random sets: fewer than the defaults, for an answer within a minute.
+#: Largest number of sentences a label and split, and number of random sets: below the defaults, to end in a minute.
 LIMIT, RANDOM_SETS = 45, 10
-#: The same of induction, which asks all other labels' sentences of a task for each label.
+#: The same for induction, which evaluates every label on the sentences of all other labels of its task.
 INDUCTION_LIMIT, INDUCTION_RANDOM_SETS = 20, 2
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt, continued without and with the neurons of ``label`` induced by ``beta``."""
+    """Continuations of one prompt, without and with the neurons of ``label`` induced by ``beta``."""
 
     label: str
     beta: float
@@ -46,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo leaves: the validation, one steered sample, the report, and the seconds each step took."""
+    """Results of the demo: the validation, one steered sample, the path of the report, and the seconds of each step."""
 
     validation: Validation
     sample: Sample
@@ -55,21 +54,22 @@ class Demo:
 
 
 def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
-    """Run the whole path on the embedded model and leave every file in ``folder``.
+    """Run all steps on the embedded model and write every file to ``folder``.
 
     Args:
-        folder: gets corpus.jsonl, stats.safetensors, neurons.json, validation.json, induction.json and report/.
-        say: told of each step as it begins.
+        folder: output folder of corpus.jsonl, stats.safetensors, neurons.json, validation.json, induction.json and
+            report/.
+        say: called with a line of text as each step begins.
         progress: show bars on stderr.
 
     Raises:
         InputError: a file cannot be written.
     """
-    seconds: dict[str, float] = {}
+    started: dict[str, float] = {}
 
-    def begin(step: str, what: str) -> None:
-        seconds[step] = time.perf_counter()
-        say(f"{step}: {what}")
+    def begin(step: str, description: str) -> None:
+        started[step] = time.perf_counter()
+        say(f"{step}: {description}")
 
     begin("corpus", "generate labelled sentences")
     write(folder / "corpus.jsonl")
@@ -100,11 +100,11 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
 
     begin("induce", "push other sentences towards each label")
     exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=INDUCTION_LIMIT)
-    found = induction(exam, neurons, stats, BETAS, random_sets=INDUCTION_RANDOM_SETS, progress=progress)
-    found.save(folder / findings_file(found.kind))
+    findings = induction(exam, neurons, stats, BETAS, random_sets=INDUCTION_RANDOM_SETS, progress=progress)
+    findings.save(folder / findings_file(findings.kind))
 
     begin("steer", "write with and without the neurons of one label")
-    label = max(EMOTIONS[:-1], key=lambda name: len(neurons[name]))  # the last is neutral
+    label = max(EMOTIONS[:-1], key=lambda name: len(neurons[name]))  # all but neutral
     beta, prompt = BETAS[-1], "{bos}Yesterday evening"
     programs = [None, induce(neurons[label], stats, beta)]
     unsteered, steered = continuations(model, tokenizer, prompt, programs, max_new_tokens=32).texts
@@ -112,6 +112,6 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     begin("report", "tables and figures as one HTML page")
     page = build_report(folder)
 
-    ends = [*list(seconds.values())[1:], time.perf_counter()]
-    taken = {step: end - start for (step, start), end in zip(seconds.items(), ends, strict=True)}
-    return Demo(validation, Sample(label, beta, prompt, unsteered, steered), page, taken)
+    ends = [*list(started.values())[1:], time.perf_counter()]
+    seconds = {step: end - start for (step, start), end in zip(started.items(), ends, strict=True)}
+    return Demo(validation, Sample(label, beta, prompt, unsteered, steered), page, seconds)

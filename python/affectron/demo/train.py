@@ -1,10 +1,10 @@
-"""Trains the demo's model from nothing: ``python -m affectron.demo.train [--out FOLDER]``. Apart from the demo
-itself, which only loads what this script once wrote.
+"""Training of the demo's model from scratch: ``python -m affectron.demo.train [--out FOLDER]``.
 
-A byte-level BPE tokenizer and a small Llama, on the train split of :mod:`affectron.demo.corpus` alone. Each sentence is
-shown twice for each of its labels, as ``{bos}{text}\\nEmotion: anger{eos}`` (or ``\\nDevice: ...``) and label first,
-``{bos}Emotion: anger\\n{text}{eos}``, so that the model both classifies and writes. Same options, versions and
-processor: same weights. ``training.json`` beside the weights records their making.
+The script trains a byte-level BPE tokenizer and a small Llama on the train split of :mod:`affectron.demo.corpus` alone.
+Each sentence is shown twice for each of its labels: with the label last, ``{bos}{text}\\nEmotion: anger{eos}`` (or
+``\\nDevice: ...``), so that the model classifies, and with the label first, ``{bos}Emotion: anger\\n{text}{eos}``, so
+that it writes. The same options, versions and processor give the same weights. ``training.json``, beside the weights,
+records how they were made.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What the weights depend on, apart from the corpus and the library versions."""
+    """Options of the training. With the corpus and the library versions they determine the weights."""
 
     seed: int = 0
     vocabulary: int = 1536
@@ -62,7 +62,7 @@ class Options:
 
 
 def label_of(record: Record, task: str) -> str | None:
-    """The record's label in ``task``, if it has one."""
+    """Return the record's label in ``task``, or None if it has none."""
     labels, tasks = record["label"], record["task"]
     if isinstance(labels, str):
         labels, tasks = [labels], [tasks]
@@ -70,10 +70,12 @@ def label_of(record: Record, task: str) -> str | None:
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
-    """Byte-level BPE that adds no token by itself, in which every label is one token with its leading space.
+    """Train a byte-level BPE tokenizer that adds no special token by itself.
+
+    Every label, with its leading space, is one token.
 
     Raises:
-        RuntimeError: a label takes several tokens (the vocabulary is too small).
+        RuntimeError: a label takes several tokens, so the vocabulary is too small.
     """
     model = Tokenizer(BPE())
     model.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -97,14 +99,14 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
 
 @dataclass(frozen=True)
 class Example:
-    """A training sequence; ``answer`` is the position of the label's token where the label comes last, else -1."""
+    """Training sequence. ``answer`` is the position of the label's token if the label comes last, else -1."""
 
     ids: list[int]
     answer: int
 
 
 def examples(records: Sequence[Record], tokenizer: Any) -> list[Example]:
-    """The training sequences of ``records``: two for each label, the label last and the label first."""
+    """Make the training sequences of ``records``: two for each label, with the label last and with the label first."""
     texts: list[tuple[str, bool]] = []
     for record in records:
         for task, prompt in PROMPTS.items():
@@ -119,27 +121,27 @@ def examples(records: Sequence[Record], tokenizer: Any) -> list[Example]:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    """int64 [rows, longest], padded on the right."""
+    """Pad ``rows`` on the right with ``value``: int64 [rows, longest]."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
 def losses(model: Any, batch: Sequence[Example], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean cross-entropy (nats) over all tokens after the first, and over the answers alone.
+    """Compute the mean cross-entropy (nats) over all tokens after the first, and over the answers alone.
 
-    No attention mask is needed: with padding on the right, a causal model never looks at it from a real token.
+    No attention mask is needed: the padding is on the right, where no real token of a causal model attends to it.
     """
     ids = pad([sequence.ids for sequence in batch], pad_id)
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits.float()
-    each = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    entropies = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
     real = (ids[:, 1:] != pad_id).float()
     answered = [(row, s.answer - 1) for row, s in enumerate(batch) if s.answer >= 0]
     rows, columns = torch.tensor(answered).T
-    return (each * real).sum() / real.sum(), each[rows, columns].mean()
+    return (entropies * real).sum() / real.sum(), entropies[rows, columns].mean()
 
 
 def epoch(data: Sequence[Example], batch: int, rng: random.Random) -> Iterator[list[Example]]:
-    """Batches in random order, each of sequences of like length out of a pool of 16 batches."""
+    """Yield the batches of one epoch in random order, each of sequences of similar length from a pool of 16 batches."""
     order = sorted(range(len(data)), key=lambda _: rng.random())
     batches: list[list[int]] = []
     for start in range(0, len(order), batch * 16):
@@ -150,7 +152,7 @@ def epoch(data: Sequence[Example], batch: int, rng: random.Random) -> Iterator[l
 
 
 def train_model(data: Sequence[Example], tokenizer: Any, options: Options) -> tuple[Any, dict[str, float]]:
-    """Train a LlamaForCausalLM (fp32); also the last epoch's mean losses, "token" and "answer"."""
+    """Train a LlamaForCausalLM in float32; return it and the last epoch's mean losses in nats, "token" and "answer"."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=options.hidden,
@@ -208,9 +210,10 @@ def train_model(data: Sequence[Example], tokenizer: Any, options: Options) -> tu
 
 @torch.inference_mode()
 def accuracy(model: Any, tokenizer: Any, records: Sequence[Record], batch: int = 128) -> dict[str, dict[str, Any]]:
-    """Share of ``records`` whose own label is the likeliest of its task's labels after the task's prompt.
+    """Compute the share of ``records`` whose label is the likeliest of its task's labels after the task's prompt.
 
-    Returns {task: {"sentences": n, "accuracy": share, "labels": {label: share of that label's sentences}}}.
+    Returns:
+        {task: {"sentences": n, "accuracy": share, "labels": {label: share of that label's sentences}}}.
     """
     result: dict[str, dict[str, Any]] = {}
     for task, labels in TASKS.items():
@@ -242,10 +245,10 @@ def accuracy(model: Any, tokenizer: Any, records: Sequence[Record], batch: int =
 
 
 def save(model: Any, tokenizer: Any, out: Path) -> None:
-    """Write weights (bf16 safetensors), configuration and tokenizer to the folder ``out``."""
+    """Write the weights (bfloat16 safetensors), the configuration and the tokenizer to the folder ``out``."""
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    # transformers 5 writes a class name that transformers 4 does not know; both know this one.
+    # transformers 5 writes a class name that transformers 4 does not have; both have this one.
     path = out / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, {**settings, "tokenizer_class": "PreTrainedTokenizerFast"})
@@ -253,7 +256,7 @@ def save(model: Any, tokenizer: Any, out: Path) -> None:
 
 @torch.inference_mode()
 def mean_losses(model: Any, tokenizer: Any, records: Sequence[Record], batch: int = 128) -> dict[str, float]:
-    """Mean losses of :func:`losses` over the batches of ``records``, "token" and "answer", in nats."""
+    """Average :func:`losses` over the batches of ``records``: "token" and "answer", in nats."""
     data = examples(records, tokenizer)
     starts = range(0, len(data), batch)
     parts = [losses(model, data[start : start + batch], tokenizer.pad_token_id) for start in starts]
@@ -262,7 +265,7 @@ def mean_losses(model: Any, tokenizer: Any, records: Sequence[Record], batch: in
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, save, and measure what was saved: bf16 weights, in float32 arithmetic."""
+    """Train and save the model, then measure the saved bfloat16 weights in float32 arithmetic."""
     parser = argparse.ArgumentParser(prog="python -m affectron.demo.train", description="Train the demo's model.")
     parser.add_argument("--out", type=Path, default=MODEL, help="folder to write (default: the package's own)")
     out: Path = parser.parse_args(arguments).out
@@ -288,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save(model, tokenizer, out)
     seconds = time.perf_counter() - started
 
-    model, tokenizer = load_model(out, dtype=torch.float32)  # the rounded weights; few CPUs are fast in bf16
+    model, tokenizer = load_model(out, dtype=torch.float32)  # float32 arithmetic: few CPUs are fast in bfloat16
     loss = {"train (last epoch)": means}
     loss.update({split: mean_losses(model, tokenizer, splits[split]) for split in ("dev", "test")})
     scores = {split: accuracy(model, tokenizer, rows) for split, rows in splits.items()}
