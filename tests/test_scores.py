@@ -1,4 +1,4 @@
-"""Scores, each against scipy or a direct float64 computation on the very tokens behind the statistics."""
+"""Scores, each against scipy or a direct float64 computation on the tokens behind the statistics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _no_warning_leaks():
 
 
 def per_neuron(data: Raw, task: str, function) -> dict[str, np.ndarray]:
-    """function(target, rest, total: finite activations of one neuron) for every label and neuron."""
+    """Apply ``function`` to every label and neuron: its finite activations under target, rest and total."""
     expected = {}
     for site, values in data.values.items():
         rows = []
@@ -45,8 +45,10 @@ def per_neuron(data: Raw, task: str, function) -> dict[str, np.ndarray]:
 
 
 def per_count(data: Raw, task: str, function) -> dict[str, np.ndarray]:
-    """function(active and tokens of target, of rest) for every label and neuron, in Python's numbers; NaN for a neuron
-    without a finite activation under one of the labels."""
+    """Apply ``function`` to every label and neuron: active tokens and tokens of target, then of rest, as Python's ints.
+
+    NaN for a neuron without a finite activation under one of the labels.
+    """
     expected = {}
     for site, active in data.active.items():
         finite = np.isfinite(data.values[site])
@@ -56,7 +58,7 @@ def per_count(data: Raw, task: str, function) -> dict[str, np.ndarray]:
             rows.append(
                 [
                     function(int(target[:, f].sum()), len(target), int(rest[:, f].sum()), len(rest))
-                    if all(finite[data.target(one), f].any() for one in data.tasks[task])
+                    if all(finite[data.target(other), f].any() for other in data.tasks[task])
                     else np.nan
                     for f in range(active.shape[1])
                 ]
@@ -120,16 +122,16 @@ def test_contrasts_of_activations(seed, bad, name, oracle):
 
 
 def information(a, n, b, m):
-    """Mutual information by summing over the four cells, the cells counted token by token."""
+    """Sum the mutual information over the four cells of the contingency table."""
     cells = {(1, 1): a, (1, 0): n - a, (0, 1): b, (0, 0): m - b}
     total = n + m
-    found = 0.0
+    result = 0.0
     for (side, on), count in cells.items():
         row = sum(c for (s, _), c in cells.items() if s == side)
         column = sum(c for (_, o), c in cells.items() if o == on)
         if count:
-            found += count / total * math.log(count * total / (row * column))
-    return found
+            result += count / total * math.log(count * total / (row * column))
+    return result
 
 
 @pytest.mark.parametrize(("seed", "bad"), CASES)
@@ -190,8 +192,8 @@ def test_differential_without_any_mean_activation_is_undefined():
     column[:] = 0
     column[data.target("anger").argmax()] = 1
     column[data.target("fear").argmax()] = -1
-    found = score(data.stats(), "differential", "emotion")["model.layers.0.mlp"][:, 0]
-    assert np.isnan(found).all()
+    values = score(data.stats(), "differential", "emotion")["model.layers.0.mlp"][:, 0]
+    assert np.isnan(values).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -257,13 +259,13 @@ def test_a_neuron_without_a_finite_activation_under_one_label_has_no_score(name,
     expected = score(data.stats(), name, "emotion")
     site = "model.layers.1.mlp"
     data.values[site][data.target("fear"), 2] = value
-    data.active[site][data.target("fear"), 2] = value > 0  # what the kernel counts of act(g) > 0
+    data.active[site][data.target("fear"), 2] = value > 0  # as the kernel counts act(g) > 0
     stats = data.stats()
     got = score(stats, name, "emotion")
     assert np.isnan(got[site][:, 2]).all()
     expected[site][:, 2] = np.nan
-    for place, values in got.items():
-        np.testing.assert_array_equal(values, expected[place])
+    for other, values in got.items():
+        np.testing.assert_array_equal(values, expected[other])
     assert unscored(stats, ["emotion"]) == (
         f"task 'emotion': 1 of 15 neurons, the first at {site}, have no finite activation under a label: no score for "
         "them"
@@ -318,7 +320,7 @@ def test_effects_do_not_depend_on_the_unit_of_the_activations(name, power):
 
 
 def test_many_tokens_and_tiny_p_values_match_scipy():
-    """Half a million tokens a side, from summary statistics; the largest effect's p value is below 1e-300."""
+    """Half a million tokens a side, given by summary statistics; the largest effect's p value is below 1e-300."""
     n = np.array([[500_000], [400_000]])
     mean = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.001, 1.01, 1.1]])
     var = np.array([[1.0, 2.0, 1.0, 0.5], [1.0, 1.0, 3.0, 0.5]])
@@ -354,13 +356,13 @@ def test_fdr_is_benjamini_and_hochberg_step_up_over_all_tests(p):
     assert adjusted.shape == p.shape
     np.testing.assert_array_equal(np.isnan(adjusted), np.isnan(p))
     tests = np.sort(p[~np.isnan(p)])
-    for value, found in zip(p.flat, adjusted.flat, strict=True):
+    for value, result in zip(p.flat, adjusted.flat, strict=True):
         if not math.isnan(value):
             expected = min(
                 (tests.size * q / (i + 1) for i, q in enumerate(tests) if q >= value and tests.size),
                 default=1,
             )
-            assert found == pytest.approx(min(1, expected), rel=1e-12, abs=1e-300)
+            assert result == pytest.approx(min(1, expected), rel=1e-12, abs=1e-300)
 
 
 @pytest.mark.parametrize("p", [[0.1, 1.5], [-0.1]])

@@ -1,4 +1,4 @@
-"""ActivationStats: merging against statistics taken from the raw tokens at once, and files that never lie."""
+"""ActivationStats: merges against the statistics of all raw tokens, and the checks of its files."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def test_merging_nothing_changes_no_bit_and_equal_values_have_no_variance():
 
 def test_counts_are_exact_beyond_32_and_53_bits():
     def big(count: int, active: int) -> SiteStats:
-        one = np.ones(1)
+        ones = np.ones(1)
         return SiteStats(
-            count, np.array([active]), np.array([0]), one, one, one.astype(np.float32), one.astype(np.float32)
+            count, np.array([active]), np.array([0]), ones, ones, ones.astype(np.float32), ones.astype(np.float32)
         )
 
     merged = big(2**53, 2**53).merge(big(2**31 + 1, 2**31 + 1)).merge(big(1, 1))
@@ -111,9 +111,9 @@ def test_counts_are_exact_beyond_32_and_53_bits():
 
 def test_unobserved_neurons_read_as_nothing():
     values = np.array([[np.nan, 1.0], [np.inf, 3.0]], dtype=np.float32)
-    found = site_stats(values, np.array([[False, True], [True, True]]))
+    stats = site_stats(values, np.array([[False, True], [True, True]]))
     empty = SiteStats.empty(2)
-    merged = found.merge(empty)
+    merged = stats.merge(empty)
     np.testing.assert_array_equal(merged.observed, [0, 2])
     np.testing.assert_array_equal(merged.var, [np.nan, 1.0])
     np.testing.assert_array_equal(merged.rate, [0.5, 1.0])
@@ -132,12 +132,12 @@ def test_label_rest_and_task_total_are_the_statistics_of_their_tokens(bad):
     for label in stats.labels:
         for got, rows in ((stats.label(label), data.target(label)), (stats.rest(label), data.rest(label))):
             assert tuple(got) == stats.sites
-            for site, found in got.items():
-                assert_agree(found, site_stats(data.values[site][rows], data.active[site][rows]), 10)
+            for site, pooled in got.items():
+                assert_agree(pooled, site_stats(data.values[site][rows], data.active[site][rows]), 10)
     for task, labels in data.tasks.items():
         rows = data.having(labels)
-        for site, found in stats.task_total(task).items():
-            assert_agree(found, site_stats(data.values[site][rows], data.active[site][rows]), 10)
+        for site, pooled in stats.task_total(task).items():
+            assert_agree(pooled, site_stats(data.values[site][rows], data.active[site][rows]), 10)
 
 
 def test_label_order_and_segments_are_canonical():
@@ -303,16 +303,16 @@ def saved(tmp_path_factory):
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_never_gives_a_wrong_number(tmp_path_factory, saved, data):
-    """A byte changed, bytes cut out or put in, the end cut off: refused, or (white space) the same."""
+    """Any changed, removed, inserted or missing bytes are refused; only a change in white space may load the same."""
     stats, content = saved
     path = tmp_path_factory.mktemp("damaged") / "s.safetensors"
     at = data.draw(st.integers(0, len(content) - 1))
-    how = data.draw(st.sampled_from(["truncate", "alter", "cut", "extend"]))
-    if how == "truncate":
+    damage = data.draw(st.sampled_from(["truncate", "alter", "cut", "extend"]))
+    if damage == "truncate":
         damaged = content[:at]
-    elif how == "alter":
+    elif damage == "alter":
         damaged = content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :]
-    elif how == "cut":
+    elif damage == "cut":
         damaged = content[:at] + content[at + data.draw(st.integers(1, 16)) :]
     else:
         damaged = content[:at] + bytes(data.draw(st.integers(1, 16))) + content[at:]
@@ -326,7 +326,7 @@ def test_a_damaged_file_never_gives_a_wrong_number(tmp_path_factory, saved, data
         assert str(path) in message
         assert "\n" not in message
     else:
-        assert how == "alter"
+        assert damage == "alter"
         assert_identical(loaded, stats)
 
 
@@ -404,7 +404,7 @@ def limited(which: int, bytes_: int):
 
 
 def test_a_header_that_promises_terabytes_is_refused_without_allocating_them(tmp_path, saved):
-    """With 1 GiB of address space left to take, so that a huge allocation would be a MemoryError."""
+    """The address space is limited to 1 GiB more, so that a huge allocation would raise a MemoryError."""
     _, content = saved
     header, body = parts(content)
     path = tmp_path / "s.safetensors"
@@ -425,7 +425,7 @@ def test_a_header_that_promises_terabytes_is_refused_without_allocating_them(tmp
 
 
 @pytest.mark.parametrize(
-    ("claim", "said"),
+    ("claim", "expected"),
     [
         ({"sites": [f"s{i}" for i in range(1_500_000)]}, "which are too few for it"),
         ({"tasks": {"emotion": [f"l{i}" for i in range(1_500_000)]}}, "which are too few for it"),
@@ -436,7 +436,7 @@ def test_a_header_that_promises_terabytes_is_refused_without_allocating_them(tmp
     ],
     ids=lambda value: value if isinstance(value, str) else f"{next(iter(value))}",
 )
-def test_a_header_that_claims_more_than_the_tensors_hold_is_refused_at_once(tmp_path, saved, claim, said):
+def test_a_header_that_claims_more_than_the_tensors_hold_is_refused_at_once(tmp_path, saved, claim, expected):
     _, content = saved
     header, body = parts(content)
     described = json.loads(header["__metadata__"]["affectron"])
@@ -445,7 +445,7 @@ def test_a_header_that_claims_more_than_the_tensors_hold_is_refused_at_once(tmp_
     path = tmp_path / "s.safetensors"
     path.write_bytes(joined(header, body))
     start = time.process_time()
-    assert said in message(lambda: ActivationStats.load(path))
+    assert expected in message(lambda: ActivationStats.load(path))
     assert time.process_time() - start < 1
 
 
@@ -485,15 +485,15 @@ def test_screened_texts_are_kept_united_and_covered_by_the_digest(tmp_path):
     def having(screened: np.ndarray | None) -> ActivationStats:
         return ActivationStats(part.tasks, part.segments, arrays, part.provenance, screened)
 
-    one, other = having(texts(3, 5, 2**64 - 1)), having(texts(0, 5))
-    for merged in (one.merge(other), other.merge(one), ActivationStats.pooled([one, other])):
+    first, second = having(texts(3, 5, 2**64 - 1)), having(texts(0, 5))
+    for merged in (first.merge(second), second.merge(first), ActivationStats.pooled([first, second])):
         assert merged.screened.tolist() == [0, 3, 5, 2**64 - 1]
-    assert one.merge(having(texts())).screened.tolist() == [3, 5, 2**64 - 1]
-    for merged in (one.merge(part), part.merge(one), ActivationStats.pooled([part, one])):
+    assert first.merge(having(texts())).screened.tolist() == [3, 5, 2**64 - 1]
+    for merged in (first.merge(part), part.merge(first), ActivationStats.pooled([part, first])):
         assert merged.screened is None
     path = tmp_path / "s.safetensors"
-    one.save(path)
-    assert ActivationStats.load(path).screened.tolist() == one.screened.tolist()
+    first.save(path)
+    assert ActivationStats.load(path).screened.tolist() == first.screened.tolist()
     header, body = parts(path.read_bytes())
     begin, _ = header["screened"]["data_offsets"]
     path.write_bytes(joined(header, body[:begin] + bytes([body[begin] ^ 1]) + body[begin + 1 :]))
@@ -506,12 +506,12 @@ def test_screened_texts_are_kept_united_and_covered_by_the_digest(tmp_path):
 def test_screened_texts_must_be_hashes_in_order(screened):
     part = raw(3).stats()
     arrays = {site: {name: getattr(part, name)[site] for name in FIELDS} for site in part.sites}
-    said = message(lambda: ActivationStats(part.tasks, part.segments, arrays, {}, screened))
-    assert said.startswith("screened is ")
+    line = message(lambda: ActivationStats(part.tasks, part.segments, arrays, {}, screened))
+    assert line.startswith("screened is ")
 
 
 def test_a_tensor_without_elements_cannot_promise_neurons(tmp_path, saved):
-    """Shape [0, 2^40] takes no bytes, so no file size speaks against it."""
+    """Shape [0, 2^40] takes no bytes, so the size of the file cannot contradict it."""
     _, content = saved
     header, body = parts(content)
     entry = header["model.layers.0.mlp/mean"]
@@ -527,7 +527,7 @@ def test_a_tensor_without_elements_cannot_promise_neurons(tmp_path, saved):
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
-    """A limit on file size makes the kernel refuse the write half-way, as a full disk does."""
+    """A limit on the file size makes the kernel refuse the write half-way, as a full disk does."""
     path = tmp_path / "s.safetensors"
     old = raw(10, tokens=40).stats()
     old.save(path)

@@ -1,13 +1,12 @@
-"""What a neuron's statistics say about a label: pure functions of ActivationStats, in float64.
+"""Scores of neurons for a label: pure functions of ActivationStats in float64, each beside its formula and source.
 
-Apart from the selection that uses them, so that every score can be read and checked beside its formula.
+In the formulas, t is the label ("target"), r the rest of its task, P = active / count the activation frequency, A the
+mean activation, n the number of observed tokens and s² = m2 / (n - 1) the sample variance.
 
-In the formulas t is the label ("target"), r the rest of its task, P = active / count the activation
-frequency, A the mean activation, n the observed tokens, s² = m2 / (n - 1) the sample variance. A score is NaN
-where it is undefined; such a neuron has no score and is never selected. No score is defined at a site where fewer
-than two labels of the task have tokens (an expert, say), and none for a neuron without a finite activation under a
-label that has tokens. Tokens of one sentence are not independent, so p values taken over all tokens are far too
-small to be read as error rates; they rank neurons.
+A score is NaN where it is undefined, and such a neuron is never selected. No score is defined at a site where fewer
+than two labels of the task have tokens (an expert, for example), nor for a neuron without a finite activation under a
+label that has tokens. The tokens of a sentence are not independent. p values over all tokens are therefore far too
+small to be read as error rates; they only rank neurons.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import scipy  # its parts are loaded where they are first used
+import scipy  # loads its submodules on first use
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal.wording import count
@@ -32,11 +31,11 @@ class Group:
     """Statistics of L sets of tokens at one site, one row each.
 
     Attributes:
-        count: float64 [L, 1], tokens.
-        active: float64 [L, F], tokens at which the neuron is active.
-        observed: float64 [L, F], tokens with a finite activation.
-        mean: float64 [L, F], NaN where nothing is observed.
-        m2: float64 [L, F].
+        count: float64 [L, 1], number of tokens.
+        active: float64 [L, F], number of tokens at which the neuron is active.
+        observed: float64 [L, F], number of tokens with a finite activation.
+        mean: float64 [L, F], mean activation, NaN where nothing is observed.
+        m2: float64 [L, F], sum of the squared deviations from the mean.
     """
 
     count: Array
@@ -47,24 +46,30 @@ class Group:
 
     @staticmethod
     def of(sets: list[SiteStats]) -> Group:
+        """Stack the statistics of L sets of tokens."""
         return Group(
-            count=np.array([[float(one.count)] for one in sets]),
-            active=np.stack([one.active for one in sets]).astype(np.float64),
-            observed=np.stack([one.observed for one in sets]).astype(np.float64),
-            mean=np.stack([one.mean for one in sets]),
-            m2=np.stack([one.m2 for one in sets]),
+            count=np.array([[float(tokens.count)] for tokens in sets]),
+            active=np.stack([tokens.active for tokens in sets]).astype(np.float64),
+            observed=np.stack([tokens.observed for tokens in sets]).astype(np.float64),
+            mean=np.stack([tokens.mean for tokens in sets]),
+            m2=np.stack([tokens.m2 for tokens in sets]),
         )
 
     @property
     def rate(self) -> Array:
-        """P [L, F]; NaN in the rows of labels without tokens."""
+        """Activation frequency P: float64 [L, F], NaN in the rows of labels without tokens."""
         return self.active / self.count
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """One task at one site: each label (``target``), the rest of its task (``rest``), [L, F] each, and the
-    whole task (``total``), [1, F]."""
+    """Statistics of one task of L labels at one site of F neurons.
+
+    Attributes:
+        target: each label, [L, F].
+        rest: for each label, the rest of its task, [L, F].
+        total: the whole task, [1, F].
+    """
 
     target: Group
     rest: Group
@@ -72,7 +77,7 @@ class Contrast:
 
 
 def contrast(stats: ActivationStats, task: str, site: str) -> Contrast:
-    """The statistics that the scores of ``task`` are made of, at one site; rows in the order of its labels.
+    """Collect the statistics from which the scores of ``task`` are computed at one site; rows in label order.
 
     Raises:
         InputError: no such task.
@@ -122,7 +127,7 @@ def _hedges_g(c: Contrast) -> Array:
 
 
 def _squared_errors(c: Contrast) -> tuple[Array, Array]:
-    """s²/n of target and rest; NaN where a side has fewer than two observed tokens."""
+    """Squared standard errors s²/n of target and rest; NaN where a side has fewer than two observed tokens."""
     sides = []
     for side in (c.target, c.rest):
         n = np.where(side.observed > 1, side.observed, np.nan)
@@ -138,7 +143,7 @@ def _welch_t(c: Contrast) -> Array:
 
 def _welch_p(c: Contrast) -> Array:
     target, rest = _squared_errors(c)
-    # Welch-Satterthwaite in shares of the squared error: no square of a tiny variance that underflows.
+    # Welch-Satterthwaite in shares of the squared error, so that the square of a tiny variance cannot underflow.
     share = target / (target + rest)
     freedom = 1 / (share**2 / (c.target.observed - 1) + (1 - share) ** 2 / (c.rest.observed - 1))
     return 2 * scipy.special.stdtr(freedom, -np.abs(_welch_t(c)))
@@ -165,7 +170,7 @@ def _mutual_information(c: Contrast) -> Array:
         share = np.where(side.count > 0, side.count, np.nan) / count
         information += scipy.special.rel_entr(side.active / count, share * on)
         information += scipy.special.rel_entr((side.count - side.active) / count, share * off)
-    # Never negative; of independent counts, rounding can leave -1e-17.
+    # Mutual information is never negative, but rounding can leave -1e-17 where the counts are independent.
     return np.maximum(information, 0.0)
 
 
@@ -187,17 +192,18 @@ def _paired_p(c: Contrast) -> Array:
 
 
 class Score(NamedTuple):
-    """How a score is computed and read.
+    """Definition of a score.
 
     Attributes:
         function: contrast of one site -> float64 [L, F], or [1, F] for one value a neuron.
-        description: formula and origin, one line.
-        better: which end of the score a neuron of the label is at.
-        reads: what the score compares between labels, and so what it reads of one sentence: ``rate``, the share of
-            the sentence's tokens at which the neuron is active, or ``mean``, the mean activation over its tokens.
-        per_label: whether each label has a value of its own ([L, F]).
-        signed: whether the score is positive where the label exceeds the rest and negative where it is below.
-        paired: whether it is of the differences within contrastive pairs, and not of label and rest.
+        description: formula and source, one line.
+        better: end of the scale at which a label's neurons are.
+        reads: quantity that the score compares between labels, and therefore the feature of a single sentence:
+            ``rate``, the share of the sentence's tokens at which the neuron is active, or ``mean``, the mean
+            activation over its tokens.
+        per_label: True where each label has its own values ([L, F]).
+        signed: True where the score is positive if the label exceeds the rest, and negative if it is below.
+        paired: True where the score is of differences within contrastive pairs, not of label and rest.
     """
 
     function: Callable[[Contrast], Array]
@@ -289,7 +295,7 @@ SCORES: dict[str, Score] = {
 
 
 class Screens(NamedTuple):
-    """The scores by which neurons are screened for the sign, the size and the certainty of a difference."""
+    """Names of the scores that screen a difference by its sign, its size (``effect``) and its p value."""
 
     sign: str
     effect: str
@@ -297,19 +303,19 @@ class Screens(NamedTuple):
 
 
 def scores_for(stats: ActivationStats) -> tuple[str, ...]:
-    """The names of the scores that statistics have: of the labels of a corpus, or of contrastive pairs."""
+    """List the scores that are defined for the statistics: those of labels, or those of contrastive pairs."""
     return tuple(name for name, kind in SCORES.items() if kind.paired == stats.of_pairs)
 
 
 def screens_for(stats: ActivationStats) -> Screens:
-    """The scores that statistics are screened by."""
+    """Choose the scores that screen neurons of the statistics."""
     if stats.of_pairs:
         return Screens("paired_difference", "paired_d", "paired_p")
     return Screens("mean_difference", "hedges_g", "welch_p")
 
 
 def only_task(stats: ActivationStats, task: str | None) -> str:
-    """``task``, or the only task there is when it is None.
+    """Return ``task``, or the only task of the statistics when it is None.
 
     Raises:
         InputError: no such task, or None with several tasks to choose from.
@@ -323,21 +329,21 @@ def only_task(stats: ActivationStats, task: str | None) -> str:
 
 
 def score(stats: ActivationStats, name: str, task: str | None = None) -> dict[str, Array]:
-    """A score of every neuron.
+    """Compute a score of every neuron.
 
     Args:
-        stats: statistics of a labelled corpus.
-        name: one of ``SCORES``.
-        task: the task whose labels are contrasted; may be left out when there is only one.
+        stats: statistics of a labelled corpus, or of contrastive pairs.
+        name: one of ``SCORES``; its description gives the formula and the source.
+        task: the task whose labels are contrasted; may be omitted when there is only one.
 
     Returns:
-        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; [1, F] for the entropies. NaN
-        where the score is undefined: no tokens on a side, no variance, a dead neuron, a site where fewer than two
-        labels have tokens, no finite activation under a label that has tokens.
+        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; [1, F] for the entropies. NaN where the
+        score is undefined: no tokens on a side, no variance, a dead neuron, a site where fewer than two labels have
+        tokens, or no finite activation under a label that has tokens.
 
     Raises:
-        InputError: no such score or task, a score of pairs for the labels of a corpus or the other way round, or fewer
-            than two labels of the task have tokens at any site.
+        InputError: no such score or task, a score of pairs for the labels of a corpus or the reverse, or no site
+            where two labels of the task have tokens (one, for pairs).
     """
     known = scores_for(stats)
     if name not in known:
@@ -347,19 +353,24 @@ def score(stats: ActivationStats, name: str, task: str | None = None) -> dict[st
 
 
 def frequency(stats: ActivationStats, task: str | None = None) -> dict[str, Array]:
-    """P = active / count of every neuron: site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; NaN
-    in the row of a label without tokens, and where no score is defined (see :func:`score`).
+    """Compute P = active / count of every neuron.
+
+    Returns:
+        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; NaN in the row of a label without tokens,
+        and where no score is defined (see :func:`score`).
 
     Raises:
-        InputError: no such task, or fewer than two of its labels have tokens at any site.
+        InputError: no such task, or no site where two of its labels have tokens (one, for pairs).
     """
     return _each_site(stats, _frequency, only_task(stats, task))
 
 
 def unscored(stats: ActivationStats, tasks: Sequence[str]) -> str | None:
-    """One line about what the scores of the tasks leave out for want of tokens or of finite activations: how many
-    sites or neurons, and the first. None where nothing is left out."""
-    found = []
+    """Describe in one line the sites and neurons without a score, for lack of tokens or of finite activations.
+
+    The line has their numbers and the first of each. None where every neuron has a score.
+    """
+    lines = []
     for task in tasks:
         covered = {site: _coverage(stats, task, site) for site in stats.sites}
         most = max(len(cover.labels) for cover in covered.values())
@@ -368,26 +379,30 @@ def unscored(stats: ActivationStats, tasks: Sequence[str]) -> str | None:
         blind = {site: int((~cover.finite).sum()) for site, cover in covered.items() if not cover.finite.all()}
         if bare:
             few = "no label has tokens" if stats.of_pairs else "fewer than two labels have tokens"
-            found.append(
+            lines.append(
                 f"task {task!r}: at {len(bare)} of {count(len(covered), 'site')}, the first {bare[0]}, {few}: "
                 "no score for their neurons"
             )
         if partial:
-            found.append(
+            lines.append(
                 f"task {task!r}: at {len(partial)} of {count(len(covered), 'site')}, the first {partial[0]}, labels "
                 "without tokens are left out of the contrast"
             )
         if blind:
-            found.append(
+            lines.append(
                 f"task {task!r}: {sum(blind.values())} of {count(sum(stats.widths.values()), 'neuron')}, the first at "
                 f"{next(iter(blind))}, have no finite activation under a label: no score for them"
             )
-    return "; ".join(found) or None
+    return "; ".join(lines) or None
 
 
 class _Coverage(NamedTuple):
-    """The labels of a task that have tokens at a site, and bool [F]: the neurons with a finite activation under each
-    of them."""
+    """Data that one site has of a task.
+
+    Attributes:
+        labels: the labels that have tokens there.
+        finite: bool [F], the neurons with a finite activation under each of these labels.
+    """
 
     labels: tuple[str, ...]
     finite: NDArray[np.bool_]
@@ -396,7 +411,7 @@ class _Coverage(NamedTuple):
 def _coverage(stats: ActivationStats, task: str, site: str) -> _Coverage:
     count, nonfinite = stats.count[site], stats.nonfinite[site]
     rows = {label: stats.rows(label) for label in stats.tasks[task]}
-    labels = tuple(label for label, own in rows.items() if count[own].any())
+    labels = tuple(label for label, of_label in rows.items() if count[of_label].any())
     finite = np.ones(stats.widths[site], dtype=np.bool_)
     for label in labels:
         finite &= (nonfinite[rows[label]] < count[rows[label], np.newaxis]).any(axis=0)
@@ -404,7 +419,7 @@ def _coverage(stats: ActivationStats, task: str, site: str) -> _Coverage:
 
 
 def _least(stats: ActivationStats) -> int:
-    """How many labels must have tokens for a contrast: pairs hold the contrast in themselves."""
+    """Least number of labels with tokens that a contrast needs: two, but one for pairs, which are contrasts."""
     return 1 if stats.of_pairs else 2
 
 
@@ -415,24 +430,24 @@ def _each_site(stats: ActivationStats, function: Callable[[Contrast], Array], ta
         cover = _coverage(stats, task, site)
         fullest = max(fullest, cover.labels, key=len)
         sides = contrast(stats, task, site)
-        # 0/0 is how an undefined score becomes NaN.
+        # An undefined score becomes NaN as 0/0.
         with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
             value = function(sides)
         values[site] = np.where(cover.finite & (len(cover.labels) >= _least(stats)), value, np.nan)
     if len(fullest) < _least(stats):
-        found = f"only {fullest[0]!r} has" if fullest else "none has"
+        covered = f"only {fullest[0]!r} has" if fullest else "none has"
         expected = "one" if stats.of_pairs else "two to contrast"
-        raise InputError(f"task {task!r}: of its labels {found} tokens, expected at least {expected}")
+        raise InputError(f"task {task!r}: of its labels {covered} tokens, expected at least {expected}")
     return values
 
 
 def directions(stats: ActivationStats, name: str, task: str | None = None) -> dict[str, Array]:
-    """Which way a label's neurons, selected by the score ``name``, differ in what the score reads.
+    """Compute the direction in which each neuron differs under a label, for a selection by the score ``name``.
 
     Returns:
-        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``: 1 where what the score reads
-        (``SCORES[name].reads``) is higher under the label, -1 where it is lower than under the rest. An entropy gives a
-        neuron to a label because its P is high there: all 1.
+        site -> float64 [L, F], rows in the order of ``stats.tasks[task]``: -1 where the quantity that the score reads
+        (``SCORES[name].reads``) is lower under the label than under the rest, else 1. For an entropy all values are 1,
+        since it assigns a neuron to a label of high P.
 
     Raises:
         InputError: as :func:`score`.
@@ -443,10 +458,14 @@ def directions(stats: ActivationStats, name: str, task: str | None = None) -> di
 
 
 def fdr(p: ArrayLike) -> Array:
-    """Benjamini-Hochberg adjusted p values of one family: all entries of ``p``, whatever its shape.
+    """Adjust p values by the method of Benjamini and Hochberg (1995).
 
-    A neuron is found at false discovery rate q where the result is at most q. NaN entries are no tests: they
-    stay NaN and do not count.
+    Args:
+        p: p values of one family of tests, of any shape. NaN marks an entry without a test; it does not count.
+
+    Returns:
+        float64 of the shape of ``p``, NaN where ``p`` is NaN. A test is significant at false discovery rate q where
+        its value is at most q.
 
     Raises:
         InputError: a p value outside [0, 1].

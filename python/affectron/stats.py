@@ -1,8 +1,8 @@
-"""Activation statistics as plain data: the result of a screening, merged, saved and loaded without torch or a model.
+"""Activation statistics: the result of a screening, merged, saved and loaded without torch or a model.
 
-Tokens are accumulated per *segment*, a distinct set of labels that occurs in the corpus. The statistics of a
-label are the exact merge of the segments that contain it, "rest" is the merge of its task's other segments:
-a sentence with several labels costs nothing extra and is never counted twice in one set.
+Tokens are accumulated per *segment*, a distinct set of labels that occurs in the corpus. The statistics of a label are
+the exact merge of the segments that contain it. Its "rest" is the merge of its task's other segments. A sentence with
+several labels thus costs nothing extra and is never counted twice in one set.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from affectron._internal import overlap
 from affectron._internal.artifacts import SAME_MODEL
 from affectron._internal.provenance import merged, plain_json
+from affectron._internal.site_arrays import FIELDS as FIELDS
+from affectron._internal.site_arrays import LEAST_BYTES, check_arrays, merge_rows
 from affectron._internal.tensor_file import read_arrays, write_arrays
 from affectron._internal.wording import count
 from affectron.errors import InputError
@@ -26,26 +28,13 @@ from affectron.errors import InputError
 FORMAT = "affectron.stats"
 VERSION = 1
 
-#: The arrays of one site, and the type each is kept in. ``count`` is [S], the others are [S, F].
-FIELDS: dict[str, type[np.generic]] = {
-    "count": np.int64,
-    "active": np.int64,
-    "nonfinite": np.int64,
-    "mean": np.float64,
-    "m2": np.float64,
-    "min": np.float32,
-    "max": np.float32,
-}
-#: Bytes that a site and segment take at least, with one neuron: count, and six arrays.
-_LEAST = sum(np.dtype(kind).itemsize for kind in FIELDS.values())
-#: The tensor of the screened texts in a file. No site's: those have a field after a slash.
+#: Name of the tensor of screened texts in a file. No tensor of a site has it: those are named <site>/<field>.
 SCREENED = "screened"
 
-#: What two statistics must have in common to be merged; numbers taken in another way do not add up.
+#: Fields of the provenance that two statistics must agree on to be merged.
 SAME_TO_MERGE = (*SAME_MODEL, "tokens", "active", "dtype", "template", "added_bos", "count_special")
 
-
-#: ``tokens`` of statistics whose observations are the differences within contrastive pairs.
+#: Value of ``tokens`` in the provenance of statistics whose observations are the differences within contrastive pairs.
 PAIRS = "pair"
 
 
@@ -54,10 +43,10 @@ class SiteStats:
     """Statistics of one set of tokens at one site of F neurons.
 
     Attributes:
-        count: tokens in the set.
-        active: int64 [F], tokens at which the neuron is active, by the rule stored with the statistics.
-        nonfinite: int64 [F], tokens at which the activation is NaN or infinite. Such a token is part of
-            ``count`` and of none of the four below.
+        count: number of tokens in the set.
+        active: int64 [F], number of tokens at which the neuron is active, by the rule named in the provenance.
+        nonfinite: int64 [F], number of tokens at which the activation is NaN or infinite. Such a token is part of
+            ``count``, but of no field below.
         mean: float64 [F], mean activation over the observed tokens; NaN where there is none.
         m2: float64 [F], sum of the squared deviations from ``mean``; 0 where nothing is observed.
         min: float32 [F]; +inf where nothing is observed.
@@ -74,94 +63,64 @@ class SiteStats:
 
     @staticmethod
     def empty(neurons: int) -> SiteStats:
-        """The statistics of no tokens: the neutral element of :meth:`merge`."""
+        """Statistics of no tokens: the neutral element of :meth:`merge`."""
         shapes = {name: (0,) if name == "count" else (0, neurons) for name in FIELDS}
         return _pool({name: np.zeros(shapes[name], kind) for name, kind in FIELDS.items()})
 
     @property
     def observed(self) -> NDArray[np.int64]:
-        """int64 [F]: tokens whose activation is finite, ``count - nonfinite``."""
+        """Number of tokens with a finite activation, ``count - nonfinite``: int64 [F]."""
         return self.count - self.nonfinite
 
     @property
     def var(self) -> NDArray[np.float64]:
-        """float64 [F]: population variance, ``m2 / observed``; NaN where nothing is observed."""
+        """Population variance, ``m2 / observed``: float64 [F], NaN where nothing is observed."""
         observed = self.observed
         return np.where(observed > 0, self.m2 / np.maximum(observed, 1), np.nan)
 
     @property
     def rate(self) -> NDArray[np.float64]:
-        """float64 [F]: P, the share of tokens at which the neuron is active; NaN without tokens."""
+        """Activation frequency P, ``active / count``: float64 [F], NaN without tokens."""
         return self.active / self.count if self.count else np.full(self.active.shape, np.nan)
 
     def merge(self, other: SiteStats) -> SiteStats:
-        """The statistics of both sets of tokens together; exact in the counts.
+        """Merge the statistics of two disjoint sets of tokens. Counts are exact.
 
         Raises:
-            ValueError: the two have different numbers of neurons.
+            ValueError: the numbers of neurons differ.
         """
         if self.active.shape != other.active.shape:
             raise ValueError(f"cannot merge {self.active.size} neurons with {other.active.size}")
         return _pool({name: np.stack([getattr(self, name), getattr(other, name)]) for name in FIELDS})
 
 
-def _merge_rows(parts: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Merge disjoint sets of tokens along the first axis: count [K, ...], the others [K, ..., F].
-
-    Chan, Golub and LeVeque (1979) for K sets at once, in float64:
-    mean = Σ n_k mean_k / n and m2 = Σ m2_k + Σ n_k (mean_k - mean)², n_k the observed tokens. The mean is
-    corrected once by the mean of its residuals: equal means then stay what they are, bit for bit, and a merge
-    with an empty set changes nothing.
-    """
-    count = parts["count"]
-    observed = count[..., np.newaxis] - parts["nonfinite"]
-    seen = observed > 0
-    weight = observed.astype(np.float64)
-    total = observed.sum(axis=0)
-    divisor = np.maximum(total, 1).astype(np.float64)
-    means = np.where(seen, parts["mean"], 0.0)
-    mean = (weight * means).sum(axis=0) / divisor
-    mean += (weight * (means - mean)).sum(axis=0) / divisor
-    m2 = np.where(seen, parts["m2"], 0.0).sum(axis=0) + (weight * (means - mean) ** 2).sum(axis=0)
-    return {
-        "count": count.sum(axis=0),
-        "active": parts["active"].sum(axis=0),
-        "nonfinite": parts["nonfinite"].sum(axis=0),
-        "mean": np.where(total > 0, mean, np.nan),
-        "m2": m2,
-        "min": np.where(seen, parts["min"], np.float32(np.inf)).min(axis=0, initial=np.float32(np.inf)),
-        "max": np.where(seen, parts["max"], np.float32(-np.inf)).max(axis=0, initial=np.float32(-np.inf)),
-    }
-
-
 def _pool(parts: Mapping[str, NDArray[Any]]) -> SiteStats:
-    merged = _merge_rows(parts)
-    count = int(merged.pop("count"))
-    return SiteStats(count, **merged)
+    arrays = merge_rows(parts)
+    count = int(arrays.pop("count"))
+    return SiteStats(count, **arrays)
 
 
 class ActivationStats:
     """Statistics of every neuron of a model, per segment of a labelled corpus.
 
     Args:
-        tasks: the labels of each task. A label belongs to one task.
+        tasks: task -> its labels. A label belongs to one task.
         segments: S distinct label sets; row s of every array belongs to ``segments[s]``.
-        arrays: for each site, in the model's forward order, the arrays named in ``FIELDS``: ``count`` [S],
-            ``active``, ``nonfinite``, ``mean``, ``m2``, ``min``, ``max`` [S, F], F the site's neurons. Where
-            nothing is observed, mean, m2, min and max may hold anything. Arrays that have the right type
-            are kept, not copied.
-        provenance: what the numbers were made from, by what, and how; must be JSON.
-        screened: the texts that were measured, by their hashes; None where it is not known.
+        arrays: site -> the arrays named in ``FIELDS``, sites in the model's forward order. ``count`` is [S], the
+            others are [S, F] for a site of F neurons. Where nothing is observed, mean, m2, min and max may hold
+            anything. Arrays of the right type are kept without a copy.
+        provenance: model, corpus and options that the numbers come from; must be JSON.
+        screened: hashes of the measured texts; None if they are not known.
 
     Attributes:
-        labels: all labels, by task, then alphabetically.
+        labels: all labels, ordered by task, then alphabetically.
         tasks: task -> its labels.
         task_of: label -> its task.
         segments: the label sets, each in label order.
         sites: the sites in forward order.
         widths: site -> number of neurons F.
         count: site -> int64 [S].
-        active, nonfinite, mean, m2, min, max: site -> [S, F], types and meaning as in :class:`SiteStats`.
+        active, nonfinite, mean, m2, min, max: site -> [S, F]; types and meaning as in :class:`SiteStats`.
         provenance: a plain dictionary.
         screened: uint64 [texts], ascending, or None.
 
@@ -201,7 +160,7 @@ class ActivationStats:
         self.min: dict[str, NDArray[np.float32]] = {}
         self.max: dict[str, NDArray[np.float32]] = {}
         for site, given in arrays.items():
-            checked = _checked(site, given, len(self.segments))
+            checked = check_arrays(site, given, len(self.segments))
             self.widths[site] = checked["active"].shape[1]
             for name, array in checked.items():
                 getattr(self, name)[site] = array
@@ -229,8 +188,9 @@ class ActivationStats:
         )
 
     def tokens(self, label: str) -> int:
-        """The label's tokens at the site that has most of them: all that were counted, unless each site is passed by
-        some of them only, as each expert of a mixture is.
+        """Count the label's tokens at the site that has most of them.
+
+        Every site has all tokens, except the experts of a mixture: each of these has the tokens routed to it.
 
         Raises:
             InputError: no such label.
@@ -240,23 +200,23 @@ class ActivationStats:
 
     @property
     def uneven(self) -> bool:
-        """Whether the sites differ in their number of tokens."""
+        """True where the sites differ in their numbers of tokens."""
         first = self.count[self.sites[0]]
         return any(not np.array_equal(first, count) for count in self.count.values())
 
     @property
     def nonfinite_share(self) -> float:
-        """The share of all activations that are NaN or infinite."""
-        bad, taken = _nonfinite([self])
-        return sum(bad.values()) / max(sum(taken.values()), 1)
+        """Share of all activations that are NaN or infinite."""
+        nonfinite, total = _nonfinite([self])
+        return sum(nonfinite.values()) / max(sum(total.values()), 1)
 
     @property
     def of_pairs(self) -> bool:
-        """Whether the observations are differences within contrastive pairs, and not activations."""
+        """True where the observations are differences within contrastive pairs, not activations."""
         return self.provenance.get("tokens") == PAIRS
 
     def label(self, name: str) -> dict[str, SiteStats]:
-        """site -> statistics of the label: the exact merge of the segments that contain it.
+        """Merge the segments that contain the label, exactly: site -> statistics.
 
         Raises:
             InputError: no such label; the message lists the known ones.
@@ -265,7 +225,7 @@ class ActivationStats:
         return {site: self.pool(site, rows) for site in self.sites}
 
     def rest(self, name: str) -> dict[str, SiteStats]:
-        """site -> statistics of the segments of the label's task that do not contain the label.
+        """Merge the segments of the label's task that do not contain the label: site -> statistics.
 
         Raises:
             InputError: no such label.
@@ -274,7 +234,7 @@ class ActivationStats:
         return {site: self.pool(site, rows) for site in self.sites}
 
     def task_total(self, task: str) -> dict[str, SiteStats]:
-        """site -> statistics of all segments that have a label of the task, each once.
+        """Merge all segments that have a label of the task, each once: site -> statistics.
 
         Raises:
             InputError: no such task; the message lists the known ones.
@@ -283,34 +243,47 @@ class ActivationStats:
         return {site: self.pool(site, rows) for site in self.sites}
 
     def rows(self, label: str) -> list[int]:
-        """The segments (row numbers) that contain the label."""
+        """List the segments (row numbers) that contain the label.
+
+        Raises:
+            InputError: no such label; the message lists the known ones.
+        """
         if label not in self.task_of:
             raise InputError(f"label {label!r} is not in the statistics, which have {', '.join(self.labels)}")
         return [row for row, segment in enumerate(self.segments) if label in segment]
 
     def rest_rows(self, label: str) -> list[int]:
-        """The segments (row numbers) of the label's task that do not contain the label."""
+        """List the segments (row numbers) of the label's task that do not contain the label.
+
+        Raises:
+            InputError: no such label.
+        """
         inside = set(self.rows(label))
         return [row for row in self.task_rows(self.task_of[label]) if row not in inside]
 
     def task_rows(self, task: str) -> list[int]:
-        """The segments (row numbers) that have any label of the task."""
+        """List the segments (row numbers) that have a label of the task.
+
+        Raises:
+            InputError: no such task; the message lists the known ones.
+        """
         if task not in self.tasks:
             raise InputError(f"task {task!r} is not in the statistics, which have {', '.join(self.tasks)}")
         labels = set(self.tasks[task])
         return [row for row, segment in enumerate(self.segments) if labels.intersection(segment)]
 
     def pool(self, site: str, rows: Sequence[int]) -> SiteStats:
-        """Statistics of the given segments (row numbers) together, at one site."""
+        """Merge the segments ``rows`` (row numbers) at one site."""
         index = np.asarray(rows, dtype=np.intp)
         return _pool({name: getattr(self, name)[site][index] for name in FIELDS})
 
     @classmethod
     def pooled(cls, parts: Sequence[ActivationStats], provenance: Mapping[str, Any] | None = None) -> ActivationStats:
-        """The statistics of all parts together, a part as often as it is listed; exact in the counts.
+        """Merge folds of one corpus, or a resample of them; a part counts as often as it is listed. Counts are exact.
 
-        The parts are folds of one corpus or a resample of them, with the same segments and sites. ``provenance`` is
-        that of the first without its fold, unless given.
+        Args:
+            parts: statistics with the same segments and sites.
+            provenance: that of the result; the first part's without its ``fold`` when None.
 
         Raises:
             InputError: no part, or parts with different segments or sites.
@@ -322,7 +295,7 @@ class ActivationStats:
             _same("the segments", first.segments, part.segments)
             _same("the sites", first.widths, part.widths)
         arrays = {
-            site: _merge_rows({name: np.stack([getattr(part, name)[site] for part in parts]) for name in FIELDS})
+            site: merge_rows({name: np.stack([getattr(part, name)[site] for part in parts]) for name in FIELDS})
             for site in first.sites
         }
         if provenance is None:
@@ -330,20 +303,20 @@ class ActivationStats:
         return cls(first.tasks, first.segments, arrays, provenance, overlap.union(part.screened for part in parts))
 
     def merge(self, other: ActivationStats) -> ActivationStats:
-        """The statistics of both corpora together; exact in the counts, any order agrees to 1e-12.
+        """Merge the statistics of two corpora. Counts are exact; moments agree in any order of merges to 1e-12.
 
-        Segments are matched by their label sets; one that only one side has is taken over as it is. The two
-        must come from one model, measured in one way, with every common label in the same task.
+        Segments are matched by their label sets; a segment of one side alone is kept as it is. Both statistics must
+        come from the same model, measured in the same way, with every common label in the same task.
 
         Raises:
-            InputError: they differ in something that must be the same; names the field and both values.
+            InputError: a field that must be the same differs; names the field and both values.
         """
         for key in SAME_TO_MERGE:
             _same(key, self.provenance.get(key), other.provenance.get(key))
         _same("the number of sites", len(self.sites), len(other.sites))
-        for mine, theirs in zip(self.sites, other.sites, strict=True):
-            _same("a site", mine, theirs)
-            _same(f"the number of neurons of {mine}", self.widths[mine], other.widths[mine])
+        for site, other_site in zip(self.sites, other.sites, strict=True):
+            _same("a site", site, other_site)
+            _same(f"the number of neurons of {site}", self.widths[site], other.widths[site])
         for label in self.labels:
             if label in other.task_of:
                 _same(f"the task of label {label!r}", self.task_of[label], other.task_of[label])
@@ -352,14 +325,14 @@ class ActivationStats:
             task: sorted({*self.tasks.get(task, ()), *other.tasks.get(task, ())})
             for task in {*self.tasks, *other.tasks}
         }
-        mine_at = {frozenset(segment): row for row, segment in enumerate(self.segments)}
-        theirs_at = {frozenset(segment): row for row, segment in enumerate(other.segments)}
+        row_of = {frozenset(segment): row for row, segment in enumerate(self.segments)}
+        other_row_of = {frozenset(segment): row for row, segment in enumerate(other.segments)}
         alike = self.segments == other.segments
-        union = list(mine_at) if alike else sorted({*mine_at, *theirs_at}, key=sorted)
+        union = list(row_of) if alike else sorted({*row_of, *other_row_of}, key=sorted)
         arrays = {}
         for site in self.sites:
-            halves = (_aligned(self, site, mine_at, union), _aligned(other, site, theirs_at, union))
-            arrays[site] = _merge_rows({name: np.stack([half[name] for half in halves]) for name in FIELDS})
+            sides = (_aligned(self, site, row_of, union), _aligned(other, site, other_row_of, union))
+            arrays[site] = merge_rows({name: np.stack([side[name] for side in sides]) for name in FIELDS})
         segments = [sorted(segment) for segment in union]
         provenance = merged(self.provenance, other.provenance)
         screened = overlap.union([self.screened, other.screened])
@@ -368,12 +341,12 @@ class ActivationStats:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, atomically; equal statistics give equal files.
 
-        Tensors are named ``<site>/<field>``; where the screened texts are known, ``screened`` is one more. The
+        Tensors are named ``<site>/<field>``. If the screened texts are known, the tensor ``screened`` holds them. The
         metadata entry ``affectron`` is JSON: the format, its version, ``content`` (tasks, segments, sites and
         provenance) and a BLAKE2b digest of the content and of every tensor.
 
         Raises:
-            InputError: the file cannot be written; what was there before is unchanged.
+            InputError: the file cannot be written; an older file is left unchanged.
         """
         content = {
             "tasks": self.tasks,
@@ -388,13 +361,13 @@ class ActivationStats:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ActivationStats:
-        """Read a file that :meth:`save` wrote; the same statistics, bit for bit.
+        """Read a file that :meth:`save` wrote. The statistics are the same, bit for bit.
 
-        Sizes, and the number of sites and segments, are checked against the file before anything is read, and the
-        digest before anything is used.
+        Sizes and the numbers of sites and segments are checked against the file before any tensor is read, and the
+        digest before any number is used.
 
         Raises:
-            InputError: the file is missing, truncated, altered, something else, or of another version.
+            InputError: the file is missing, truncated, altered, of another format or of another version.
         """
         content, tensors = read_arrays(path, FORMAT, VERSION, _tensors_of, {SCREENED: np.uint64})
         arrays = {site: {name: tensors[f"{site}/{name}"] for name in FIELDS} for site in content["sites"]}
@@ -405,103 +378,73 @@ class ActivationStats:
 
 
 def _tensors_of(content: dict[str, Any], room: int) -> dict[str, type[np.generic]] | None:
-    """The tensors of a file by its content; None where that has not its names in their places and all text, or has more
-    sites and segments than ``room`` bytes can hold."""
+    """List the tensors that ``content`` describes: name -> type.
+
+    None if a field is missing or of another type, or if ``room`` bytes cannot hold all sites and segments.
+    """
     try:
         tasks, segments, sites = content["tasks"], content["segments"], content["sites"]
         lists = [sites, *tasks.values(), *segments]
-        whole = isinstance(segments, list) and isinstance(content["provenance"], dict)
-        whole = whole and all(isinstance(names, list) for names in lists)
-        whole = whole and all(isinstance(name, str) for names in lists for name in names)
-        whole = whole and len(set(sites)) == len(sites)
-        whole = whole and len(sites) * len(segments) * _LEAST <= room
+        valid = (
+            isinstance(segments, list)
+            and isinstance(content["provenance"], dict)
+            and all(isinstance(names, list) for names in lists)
+            and all(isinstance(name, str) for names in lists for name in names)
+            and len(set(sites)) == len(sites)
+            and len(sites) * len(segments) * LEAST_BYTES <= room
+        )
     except (KeyError, TypeError, AttributeError):
         return None
-    return {f"{site}/{name}": kind for site in sites for name, kind in FIELDS.items()} if whole else None
+    return {f"{site}/{name}": kind for site in sites for name, kind in FIELDS.items()} if valid else None
 
 
 def _nonfinite(parts: Sequence[ActivationStats]) -> tuple[dict[str, int], dict[str, int]]:
-    """site -> activations that are NaN or infinite, and site -> all activations, of parts with the same sites."""
-    bad = {site: sum(int(part.nonfinite[site].sum()) for part in parts) for site in parts[0].sites}
-    taken = {
+    """Count activations of parts with the same sites: site -> those that are NaN or infinite, and site -> all."""
+    nonfinite = {site: sum(int(part.nonfinite[site].sum()) for part in parts) for site in parts[0].sites}
+    total = {
         site: width * sum(int(part.count[site].sum()) for part in parts) for site, width in parts[0].widths.items()
     }
-    return bad, taken
+    return nonfinite, total
 
 
 def check_finite(parts: Sequence[ActivationStats]) -> None:
-    """Warn of NaN and infinite activations in what was measured, which may be in parts with the same sites.
+    """Warn of NaN and infinite activations in the statistics, given as one or more parts with the same sites.
 
     Raises:
         InputError: a site has tokens and not one finite activation; names the first such site.
     """
-    bad, taken = _nonfinite(parts)
-    empty = [site for site, number in bad.items() if number == taken[site] > 0]
+    nonfinite, total = _nonfinite(parts)
+    empty = [site for site, number in nonfinite.items() if number == total[site] > 0]
     if empty:
         raise InputError(
-            f"{empty[0]}: all {taken[empty[0]]:,} activations are NaN or infinite, as at {len(empty)} of "
-            f"{count(len(bad), 'site')}; expected finite ones: the weights hold NaN, or the dtype's range is too small"
+            f"{empty[0]}: all {total[empty[0]]:,} activations are NaN or infinite, as at {len(empty)} of "
+            f"{count(len(nonfinite), 'site')}; expected finite ones: the weights hold NaN, or the dtype's range is too "
+            "small"
         )
-    if any(bad.values()):
-        share = sum(bad.values()) / sum(taken.values())
-        sites = [site for site, number in bad.items() if number]
+    if any(nonfinite.values()):
+        affected, activations = sum(nonfinite.values()), sum(total.values())
+        sites = [site for site, number in nonfinite.items() if number]
         warnings.warn(
-            f"{sum(bad.values()):,} of {sum(taken.values()):,} activations ({share:.2g}) are NaN or infinite and left "
-            f"out of means and extremes, at {len(sites)} of {count(len(bad), 'site')}, the first {sites[0]}",
+            f"{affected:,} of {activations:,} activations ({affected / activations:.2g}) are NaN or infinite and left "
+            f"out of means and extremes, at {len(sites)} of {count(len(nonfinite), 'site')}, the first {sites[0]}",
             stacklevel=3,
         )
 
 
-def _checked(site: str, given: Mapping[str, ArrayLike], segments: int) -> dict[str, NDArray[Any]]:
-    """The arrays of one site in their types, with one fixed content where nothing is observed."""
-    arrays: dict[str, NDArray[Any]] = {}
-    for name, kind in FIELDS.items():
-        if name not in given:
-            raise InputError(f"{site}: {name} is missing, expected {', '.join(FIELDS)}")
-        array = np.asarray(given[name])
-        whole = kind is np.int64
-        if not np.issubdtype(array.dtype, np.integer if whole else np.floating):
-            raise InputError(f"{site}: {name} is {array.dtype}, expected {np.dtype(kind)}")
-        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite and is refused below
-            arrays[name] = np.ascontiguousarray(array, dtype=kind)
-    shape = arrays["active"].shape
-    if len(shape) != 2 or shape[0] != segments or shape[1] < 1:
-        raise InputError(f"{site}: active has shape {shape}, expected ({segments} segments, neurons)")
-    for name, array in arrays.items():
-        expected = shape[:1] if name == "count" else shape
-        if array.shape != expected:
-            raise InputError(f"{site}: {name} has shape {array.shape}, expected {expected}")
-
-    count = arrays["count"][:, np.newaxis]
-    for name in ("active", "nonfinite"):
-        if not ((arrays[name] >= 0) & (arrays[name] <= count)).all():
-            raise InputError(f"{site}: {name} has values outside 0 to the token count")
-    seen = count > arrays["nonfinite"]
-    for name in ("mean", "m2", "min", "max"):
-        if not np.isfinite(arrays[name][seen]).all():
-            raise InputError(f"{site}: {name} is not finite where there are finite activations")
-    if (arrays["m2"][seen] < 0).any() or (arrays["min"][seen] > arrays["max"][seen]).any():
-        raise InputError(f"{site}: m2 is negative or min exceeds max")
-    if not seen.all():
-        for name, blank in (("mean", np.nan), ("m2", 0.0), ("min", np.inf), ("max", -np.inf)):
-            arrays[name] = np.where(seen, arrays[name], FIELDS[name](blank))
-    return arrays
-
-
-def _same(field: str, mine: object, theirs: object) -> None:
-    if mine != theirs:
-        raise InputError(f"cannot merge statistics: {field} is {mine!r} in one and {theirs!r} in the other")
+def _same(field: str, first: object, second: object) -> None:
+    if first != second:
+        raise InputError(f"cannot merge statistics: {field} is {first!r} in one and {second!r} in the other")
 
 
 def _aligned(
     stats: ActivationStats, site: str, rows: Mapping[frozenset[str], int], union: Sequence[frozenset[str]]
 ) -> dict[str, NDArray[Any]]:
-    """The site's arrays with a row for every segment of the union, zero tokens where ``stats`` has none."""
-    here = [i for i, segment in enumerate(union) if segment in rows]
-    source = [rows[union[i]] for i in here]
+    """Align the site's arrays with the segments of ``union``; a segment that ``stats`` lacks has no tokens."""
+    targets = [i for i, segment in enumerate(union) if segment in rows]
+    sources = [rows[union[i]] for i in targets]
     aligned = {}
     for name in FIELDS:
         array = getattr(stats, name)[site]
         aligned[name] = np.zeros((len(union), *array.shape[1:]), array.dtype)
-        aligned[name][here] = array[source]
+        aligned[name][targets] = array[sources]
     return aligned
