@@ -1,4 +1,4 @@
-"""Programs against their definitions, from the very tokens that the statistics hold."""
+"""Programs against their definitions, computed from the tokens behind the statistics."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_the_neutral_row_keeps_every_bit() -> None:
     h = np.array([0.0, -0.0, 1.5, -3e38, 1e-45, np.inf, -np.inf], dtype=np.float32)
     for index in (0, 2):
         scale, damping, floor, shift = table[:, index]
-        # |h| is kept finite, as every backend does, so that 0 · inf does not arise.
+        # |h| is clamped to a finite value, as in every backend, so that 0 · inf does not occur.
         kept = h * np.maximum(scale - damping * np.minimum(np.abs(h), np.finfo(np.float32).max), floor) + shift
         assert kept.tobytes() == h.tobytes()
 
@@ -98,10 +98,10 @@ def test_the_neutral_row_keeps_every_bit() -> None:
 def test_a_label_can_be_named_for_other_neurons() -> None:
     plain = [(site, index) for site, index, _ in ANGER]
     named = interventions.induce(plain, STATS, 1.0, label="anger").table(SITES[0], 7)
-    own = interventions.induce(ANGER, STATS, 1.0).table(SITES[0], 7)
+    default = interventions.induce(ANGER, STATS, 1.0).table(SITES[0], 7)
     other = interventions.induce(ANGER, STATS, 1.0, label="joy").table(SITES[0], 7)
-    assert np.array_equal(named, own)
-    assert own[3, 6] == np.float32(under("anger", SITES[0], 6).mean())
+    assert np.array_equal(named, default)
+    assert default[3, 6] == np.float32(under("anger", SITES[0], 6).mean())
     assert other[3, 6] == np.float32(under("joy", SITES[0], 6).mean())
 
 
@@ -158,11 +158,11 @@ def test_a_composition_does_both_or_refuses(first, second) -> None:
     try:
         both = interventions.compose(a, b)
     except InputError:
-        # Only a second factor that depends on h, or a negative one after such, may be refused.
+        # A refusal requires that one of the factors depends on h.
         assert first[1] > 0 or second[1] > 0
         return
-    one_by_one = apply(b.table(SITE, 1)[:, 0], apply(a.table(SITE, 1)[:, 0], H))
-    np.testing.assert_allclose(apply(both.table(SITE, 1)[:, 0], H), one_by_one, rtol=1e-5, atol=1e-5)
+    sequential = apply(b.table(SITE, 1)[:, 0], apply(a.table(SITE, 1)[:, 0], H))
+    np.testing.assert_allclose(apply(both.table(SITE, 1)[:, 0], H), sequential, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_a_composition_does_both_or_refuses(first, second) -> None:
 )
 def test_these_compose(first, second) -> None:
     both = interventions.compose(program(*first), program(*second)).table(SITE, 1)[:, 0]
-    one_by_one = apply(np.array(second), apply(np.array(first), H))
-    np.testing.assert_allclose(apply(both, H), one_by_one, rtol=1e-6, atol=1e-6)
+    sequential = apply(np.array(second), apply(np.array(first), H))
+    np.testing.assert_allclose(apply(both, H), sequential, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -264,8 +264,8 @@ def test_a_share_of_a_program_goes_that_share_of_the_way() -> None:
     program = Program({"a": SiteProgram(np.arange(9), *fields)}, "some")
     h = rng.normal(size=9)
 
-    def applied(one: Program) -> np.ndarray:
-        scale, damping, floor, shift = one.table("a", 9).astype(np.float64)
+    def applied(program: Program) -> np.ndarray:
+        scale, damping, floor, shift = program.table("a", 9).astype(np.float64)
         return h * np.maximum(scale - damping * abs(h), floor) + shift
 
     for weight in (0.1, 0.5, 1.0):
@@ -283,7 +283,7 @@ def test_the_pieces_of_a_schedule() -> None:
     fading = schedule(program, half_life=10, start=2, stop=30)
     starts = [start for start, _ in fading.generated]
     assert starts == [0, 2, 7, 12, 17, 22, 27, 30]
-    scales = [1 - one.sites["a"].scale[0] for _, one in fading.generated if one is not None]
+    scales = [1 - piece.sites["a"].scale[0] for _, piece in fading.generated if piece is not None]
     np.testing.assert_allclose(scales, 2.0 ** (-np.arange(6) / 2), rtol=1e-6)
     whole = schedule(program, half_life=1)
     assert [start for start, _ in whole.generated] == list(range(13))

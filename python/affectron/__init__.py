@@ -1,7 +1,7 @@
 """Find, test and steer the MLP neurons of a language model.
 
-The names below are imported from their modules when they are first used: ``import affectron`` costs nothing, and
-a model that only wants ``affectron.ops`` never loads transformers.
+Names are imported from their modules on first use. ``import affectron`` is therefore fast, and a program that needs
+``affectron.ops`` alone never loads transformers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MODULES = {
     "experiments.results": ("Findings", "Validation"),
     "experiments.validation": ("validate",),
 }
-#: Public name -> the module that it comes from.
+#: Public name -> module that defines it.
 HOMES = {name: home for home, names in _MODULES.items() for name in names}
 
 __all__ = sorted([*HOMES, "__version__", "models", "ops"])

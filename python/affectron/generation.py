@@ -1,5 +1,4 @@
-"""Text that a model writes after a prompt under several programs at once; apart because the command line and the demo
-both show it."""
+"""Generation: continuations of one prompt under several programs, in one batch."""
 
 from __future__ import annotations
 
@@ -21,8 +20,13 @@ from affectron.models import intervene, max_length
 
 @dataclass(frozen=True)
 class Continuations:
-    """What was written after one prompt: a text for each program, the tokens in all of them (a token that ends a text
-    counts), and the seconds that it took."""
+    """Continuations of one prompt.
+
+    Attributes:
+        texts: one text for each program.
+        tokens: number of tokens in all texts; a token that ends a text counts.
+        seconds: duration of the generation.
+    """
 
     texts: list[str]
     tokens: int
@@ -41,19 +45,22 @@ def continuations(
     chat: bool = False,
     watch: Callable[[list[str]], None] | None = None,
 ) -> Continuations:
-    """What the model writes after ``prompt`` under each program, without the prompt: one batch, so that no text waits
-    for another and none is padded.
+    """Continue ``prompt`` under each program; the texts do not contain the prompt.
+
+    All texts are generated in one batch. They have the same prompt, so none is padded.
 
     Args:
-        prompt: a text. With {bos} in it, it is read as it stands, with the beginning-of-sequence token there; any
-            other gets the special tokens of this model: those that the tokenizer adds, but for one that ends a text
-            which a decoder is to continue. Either begins with the beginning-of-sequence token, where there is one.
-        programs: one a text; None writes the unsteered one.
-        max_new_tokens: tokens to write at most; fewer where the model ends its text.
-        temperature: 0 takes the likeliest token each time, more draws from all tokens.
-        seed: of the draws. All texts are drawn with the same random numbers, so that they differ by the programs.
+        model: a transformers language model.
+        tokenizer: its tokenizer.
+        prompt: the text to continue. If it contains {bos}, that stands for the beginning-of-sequence token, and no
+            other special token is added. Any other prompt gets the tokenizer's special tokens, except those after the
+            text if a decoder is to continue it. Either begins with the beginning-of-sequence token, if there is one.
+        programs: one for each text; None gives the unsteered text.
+        max_new_tokens: largest number of tokens to generate; the model may end a text earlier.
+        temperature: 0 takes the likeliest token at each step; a positive value samples from all tokens.
+        seed: seed of the samples. All texts use the same random numbers, so that they differ by the programs alone.
         chat: put the prompt into the tokenizer's chat template, as the user's turn.
-        watch: is given the texts so far after every token.
+        watch: called after every token with the texts so far.
 
     Raises:
         InputError: the tokenizer has no token for {bos}, or no chat template; the prompt has no token, or prompt and
@@ -68,7 +75,7 @@ def continuations(
             f"prompt has {ids.shape[1]} tokens and max_new_tokens is {max_new_tokens}, but the model reads {limit}"
         )
     ends = model.generation_config.eos_token_id
-    written = _Written(tokenizer, {ends} if isinstance(ends, int) else set(ends or ()), len(programs), watch)
+    texts = _GeneratedTexts(tokenizer, {ends} if isinstance(ends, int) else set(ends or ()), len(programs), watch)
     ids = ids.expand(len(programs), -1)
     start = time.perf_counter()
     with intervene(model, programs):
@@ -78,34 +85,37 @@ def continuations(
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             do_sample=False,
-            logits_processor=[_Draws(temperature, seed)] if temperature > 0 else [],
-            streamer=written,
+            logits_processor=[_GumbelNoise(temperature, seed)] if temperature > 0 else [],
+            streamer=texts,
         )
-    return Continuations(written.texts(), sum(map(len, written.ids)), time.perf_counter() - start)
+    return Continuations(texts.decode(), sum(map(len, texts.ids)), time.perf_counter() - start)
 
 
 def _prompt_ids(model: Any, tokenizer: Any, prompt: str, chat: bool) -> Tensor:
-    """int64 [1, T], on the model's device."""
+    """Encode the prompt: int64 [1, T], on the model's device."""
     if chat and not tokenizer.chat_template:
         raise InputError("chat is asked for, but the tokenizer has no chat template")
-    written = "{bos}" in prompt
-    if written and tokenizer.bos_token is None:
+    explicit_bos = "{bos}" in prompt
+    if explicit_bos and tokenizer.bos_token is None:
         raise InputError(f"prompt is {prompt!r}, but the tokenizer has no beginning-of-sequence token for {{bos}}")
     text = prompt.replace("{bos}", tokenizer.bos_token or "")
     if chat:
         turn = [{"role": "user", "content": text}]
         text, frame = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False), Frame()
     else:
-        frame = Frame.of_prompt(tokenizer, text) if written else Frame.of_text(tokenizer)
+        frame = Frame.of_prompt(tokenizer, text) if explicit_bos else Frame.of_text(tokenizer)
         if not model.config.is_encoder_decoder:
             frame = frame._replace(after=())
     ids = frame.around(tokenizer(text, add_special_tokens=False)["input_ids"])
     return torch.tensor([ids], dtype=torch.int64, device=model.device)
 
 
-class _Draws(LogitsProcessor):
-    """Turns the choice of the likeliest token into a draw: the maximum of logits / temperature plus Gumbel noise is a
-    sample of their softmax. The noise of a step is one and the same for all texts."""
+class _GumbelNoise(LogitsProcessor):
+    """Noise that turns the choice of the likeliest token into a sample.
+
+    The maximum of logits / temperature + Gumbel noise is a sample of softmax(logits / temperature) (Gumbel-max trick).
+    All texts get the same noise at a step.
+    """
 
     def __init__(self, temperature: float, seed: int) -> None:
         self.temperature = temperature
@@ -116,8 +126,8 @@ class _Draws(LogitsProcessor):
         return scores.float() / self.temperature + noise.to(scores.device)
 
 
-class _Written(BaseStreamer):
-    """The tokens of each text, up to the one that ends it. Transformers' own streamers take one text only."""
+class _GeneratedTexts(BaseStreamer):
+    """Tokens of each text, up to the one that ends it. The streamers of transformers take a single text."""
 
     def __init__(self, tokenizer: Any, ends: set[int], texts: int, watch: Callable[[list[str]], None] | None) -> None:
         self.tokenizer, self.ends, self.watch = tokenizer, ends, watch
@@ -125,17 +135,17 @@ class _Written(BaseStreamer):
         self.begun = False
 
     def put(self, value: Tensor) -> None:
-        if not self.begun:  # the first are the prompts
+        if not self.begun:  # the first call has the prompts
             self.begun = True
             return
         for ids, token in zip(self.ids, value.reshape(-1).tolist(), strict=True):
             if not ids or ids[-1] not in self.ends:
                 ids.append(token)
         if self.watch is not None:
-            self.watch(self.texts())
+            self.watch(self.decode())
 
     def end(self) -> None:
         pass
 
-    def texts(self) -> list[str]:
+    def decode(self) -> list[str]:
         return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self.ids]

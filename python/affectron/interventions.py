@@ -1,12 +1,10 @@
-"""Programs: what an intervention does to each neuron, as data (docs/method.md).
+"""Intervention programs: the parameters of each neuron, computed from statistics with numpy alone (docs/method.md).
 
-Apart because this is arithmetic on statistics: it knows numpy only. models/intervention.py applies a program to
-a model, csrc/common/activation.h holds the form itself:
+All interventions have one form, which :func:`affectron.models.intervene` applies to a model:
 
     h' = h · max(scale - damping·|h|, floor) + shift
 
-A neuron with scale 1, damping 0, floor -inf and shift -0 is untouched, bit for bit (a shift of +0 would turn
--0 to 0).
+A neuron with scale 1, damping 0, floor -inf and shift -0 keeps every bit of h (a shift of +0 would turn -0 to 0).
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from affectron.stats import ActivationStats, SiteStats
 
 Neurons = Iterable[tuple[Any, ...]]
-"""A NeuronList, or anything that yields tuples beginning with (site, index)."""
+"""A NeuronList, or any iterable of tuples that begin with (site, index)."""
 
 _FIELDS = ("scale", "damping", "floor", "shift")
 _NEUTRAL = np.array([1.0, 0.0, -np.inf, -0.0], dtype=np.float32)
@@ -35,13 +33,17 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False)
 class SiteProgram:
-    """The neurons of one site that a program touches, and the parameters of each.
+    """Neurons of one site that a program touches, with their parameters.
 
-    ``index`` is int64 [K], ascending, each neuron once. ``scale``, ``damping``, ``floor`` and ``shift`` are
-    float32 [K] and finite, but that a floor may be -inf; damping is not negative.
+    Attributes:
+        index: int64 [K], ascending, each neuron once.
+        scale: float32 [K], finite.
+        damping: float32 [K], finite and not negative.
+        floor: float32 [K], finite or -inf.
+        shift: float32 [K], finite.
 
     Raises:
-        InputError: an index or a parameter that breaks these rules.
+        InputError: an index or a parameter breaks these rules.
     """
 
     index: NDArray[np.int64]
@@ -74,20 +76,25 @@ class SiteProgram:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """An intervention: the neurons it touches, by site, and their parameters. ``name`` is for people."""
+    """Intervention as data.
+
+    Attributes:
+        sites: site -> the neurons that the program touches, and their parameters.
+        name: description for reports and messages.
+    """
 
     sites: dict[str, SiteProgram]
     name: str
 
     def __len__(self) -> int:
-        """The number of neurons touched."""
+        """Number of neurons that the program touches."""
         return sum(len(site.index) for site in self.sites.values())
 
     def scaled(self, weight: float) -> Program:
-        """A share of what this program does: h + weight · (h' - h), for a weight in (0, 1].
+        """Weaken the program: the result computes h + weight · (h' - h), for a weight in (0, 1].
 
         Raises:
-            InputError: another weight.
+            InputError: the weight is outside (0, 1].
         """
         if not 0 < weight <= 1:
             raise InputError(f"weight is {weight}, expected a number in (0, 1]")
@@ -104,7 +111,10 @@ class Program:
         return Program(sites, f"{self.name} x {weight:.3g}")
 
     def table(self, site: str, width: int) -> NDArray[np.float32]:
-        """Float32 [4, width]: scale, damping, floor, shift of a site's neurons, neutral where untouched.
+        """Make the parameter table of a site of ``width`` neurons.
+
+        Returns:
+            float32 [4, width], rows scale, damping, floor and shift; neutral where a neuron is untouched.
 
         Raises:
             InputError: the program touches a neuron beyond ``width``.
@@ -121,19 +131,23 @@ class Program:
         return table
 
 
-#: Programs that a schedule can hold one after the other, the prompt's included.
+#: Largest number of programs in a schedule, with that of the prompt.
 MAX_PIECES = 16
-# A decay is a staircase of this many steps, each half of the half-life wide: the last one does 2 % of the program.
+# Steps of a decay, each half a half-life long. The last acts at 2 % of full strength.
 _DECAY_STEPS = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Programs by position in a text: see :func:`schedule` for the usual ones.
+    """Programs by position in a text; :func:`schedule` makes the usual ones.
 
-    A program acts in the forward that reads a token. ``prompt`` acts on the tokens of the prompt; ``generated`` holds
-    pairs (k, program), k ascending from 0: the program that acts from the k-th generated token on, counted from 0.
-    None leaves the tokens alone. ``name`` is for people.
+    A program acts in the forward that reads a token. A program of None leaves tokens untouched.
+
+    Attributes:
+        prompt: program of the prompt's tokens.
+        generated: pairs (k, program), k ascending from 0: the program acts from generated token k on, counted from 0,
+            until that of the next pair.
+        name: description for reports and messages.
 
     Raises:
         InputError: the starts do not ascend from 0, or there are more than 15 of them.
@@ -159,20 +173,22 @@ def schedule(
     stop: int | None = None,
     half_life: float | None = None,
 ) -> Schedule:
-    """Let ``program`` act on a part of a text only, or fade away.
+    """Restrict ``program`` to a part of a text, or let it decay.
 
-    Generated tokens are counted from 0. The first is written by the forward over the prompt, so that what acts on
-    generated tokens only is first seen in the second.
+    Generated tokens are counted from 0. The forward over the prompt already writes the first of them. A program that
+    acts on generated tokens alone therefore first changes the second one.
 
     Args:
-        prompt: whether it acts on the prompt.
-        start: the first generated token that it acts on.
-        stop: the first that it no longer acts on; 0 with ``prompt``: the prompt only. None: it goes on.
-        half_life: tokens from ``start`` on after which it does half as much (:meth:`Program.scaled`), falling in steps
-            of half of that time (one token at least), twelve of them, and then to nothing.
+        program: the program.
+        prompt: let the program act on the prompt.
+        start: first generated token on which the program acts.
+        stop: first generated token on which it no longer acts. 0 restricts it to the prompt; None means no end.
+        half_life: generated tokens after ``start`` at which the program acts at half strength (:meth:`Program.scaled`).
+            The decay is a staircase of 12 steps, each max(1, round(half_life / 2)) tokens; after the last the program
+            is off. None means no decay.
 
     Raises:
-        InputError: start or stop is negative, stop is not after start (but for 0), or half_life is below 1.
+        InputError: start or stop is negative, stop is not after start (unless both are 0), or half_life is below 1.
     """
     if start < 0 or (stop is not None and stop < 0):
         raise InputError(f"start is {start} and stop is {stop}, expected at least 0")
@@ -198,19 +214,22 @@ def schedule(
 
 
 def zero(neurons: Neurons) -> Program:
-    """Hard mask: scale 0, shift 0, so h' = 0."""
+    """Mask neurons with zero: h' = 0 (scale 0, shift 0)."""
     neurons = _as_list(neurons)
     return _build(_name("zero", neurons), _by_site(neurons), lambda site, index: {"scale": 0.0, "shift": 0.0})
 
 
 def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> Program:
-    """Mean mask: scale 0, shift = the neuron's mean over all tokens of the task.
+    """Mask neurons with their mean over all tokens of a task: h' = mean (scale 0, shift = mean).
 
-    The task is that of ``neurons`` unless ``task`` names one.
+    Args:
+        neurons: the neurons.
+        stats: statistics of activations.
+        task: the task; that of ``neurons``, or the only one that has their label, when None.
 
     Raises:
-        InputError: the task is not known, a site or neuron is not in the statistics, or never finite there; or
-            statistics of pairs, which hold differences.
+        InputError: the task is unknown, a site or neuron is not in the statistics or has no finite activation there,
+            or the statistics are of pairs, which hold differences.
     """
     _of_activations("mean", stats)
     neurons = _as_list(neurons)
@@ -232,15 +251,22 @@ def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> P
 def attenuate(
     neurons: Neurons, stats: ActivationStats, alpha: float, dynamic: bool = True, label: str | None = None
 ) -> Program:
-    """Weaken neurons in proportion to how active they are under their label.
+    """Attenuate neurons in proportion to their activation under their label.
 
-    With A the absolute mean activation under the label and A_max the largest absolute one: static,
-    scale = 1 - alpha·A/A_max for every token alike; dynamic, each token by its own activation,
-    h' = h · max(1 - alpha·|h|/A_max, 1 - alpha). Which of the two the source means is open
+    Let A be the absolute mean activation under the label and A_max the largest absolute activation. Static
+    attenuation has scale = 1 - alpha·A/A_max for every token. Dynamic attenuation depends on the token's own
+    activation: h' = h · max(1 - alpha·|h|/A_max, 1 - alpha). The source leaves open which of the two it means
     (docs/choices.md). A neuron with A_max = 0 is left untouched.
 
+    Args:
+        neurons: the neurons.
+        stats: statistics of activations.
+        alpha: strength, at least 0.
+        dynamic: attenuate by the token's own activation.
+        label: the label; that of ``neurons`` when None.
+
     Raises:
-        InputError: alpha is negative or not finite, statistics of pairs, or as for :func:`induce`.
+        InputError: alpha is negative or not finite, the statistics are of pairs, or as for :func:`induce`.
     """
     _of_activations("attenuate", stats)
     if not (math.isfinite(alpha) and alpha >= 0):
@@ -251,15 +277,15 @@ def attenuate(
     by_site: dict[str, NDArray[np.int64]] = {}
     peaks: dict[str, NDArray[np.float64]] = {}
     for site, index in _by_site(neurons).items():
-        found = _observed(measured, site, index, f"label {label!r}")
-        peak = np.maximum(np.abs(found.min[index]), np.abs(found.max[index])).astype(np.float64)
+        of_site = _observed(measured, site, index, f"label {label!r}")
+        peak = np.maximum(np.abs(of_site.min[index]), np.abs(of_site.max[index])).astype(np.float64)
         if (peak > 0).any():
             by_site[site], peaks[site] = index[peak > 0], peak[peak > 0]
 
     def parameters(site: str, index: NDArray[np.int64]) -> dict[str, Any]:
         if not dynamic:
             return {"scale": 1 - alpha * np.abs(measured[site].mean[index]) / peaks[site]}
-        # A subnormal peak would overflow the quotient, and inf · |0| is NaN.
+        # The quotient of a subnormal peak would overflow to inf, and inf · |0| is NaN.
         return {"damping": np.minimum(alpha / peaks[site], _FLOAT32_MAX), "floor": 1 - alpha}
 
     kind = f"attenuate {'dynamic' if dynamic else 'static'} {alpha:g}"
@@ -267,23 +293,32 @@ def attenuate(
 
 
 def induce(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: str | None = None) -> Program:
-    """Push towards a label: shift = beta · the neuron's mean activation under it.
+    """Induce a label: shift = beta · the neuron's mean activation under it.
 
-    The label is that of ``neurons`` unless ``label`` names one.
+    Args:
+        neurons: the neurons.
+        stats: statistics of activations, or of pairs (then the shift is along the mean difference).
+        beta: strength, in units of the mean.
+        label: the label; that of ``neurons`` when None.
 
     Raises:
-        InputError: beta is not finite, the label is not known, a site or neuron is not in the statistics, or
-            was never finite under that label.
+        InputError: beta is not finite, the label is unknown, or a site or neuron is not in the statistics or has no
+            finite activation under the label.
     """
     neurons = _as_list(neurons)
     return _shifted("induce", neurons, stats, "beta", beta, _label(neurons, label))
 
 
 def cross_signal(neurons: Neurons, stats: ActivationStats, label: str, omega: float) -> Program:
-    """Carry a label's signal to another's neurons: shift = omega · the neuron's mean over ``label``'s tokens.
+    """Carry the signal of one label to the neurons of another: shift = omega · the neuron's mean under ``label``.
 
-    ``neurons`` are those of an emotion, ``label`` a rhetorical device, or any other two labels. Which mean to
-    take is open in the source (docs/choices.md); that of each neuron is our choice.
+    The source leaves open which mean it takes (docs/choices.md); the mean of each neuron is our choice.
+
+    Args:
+        neurons: the neurons of a label, an emotion for example.
+        stats: statistics of activations.
+        label: another label, a rhetorical device for example.
+        omega: strength, in units of the mean.
 
     Raises:
         InputError: omega is not finite, or as for :func:`induce`.
@@ -292,7 +327,7 @@ def cross_signal(neurons: Neurons, stats: ActivationStats, label: str, omega: fl
 
 
 def amplify(neurons: Neurons, factor: float) -> Program:
-    """Strengthen neurons: scale = ``factor``.
+    """Amplify neurons: scale = ``factor``.
 
     Raises:
         InputError: factor is below 1 or not finite.
@@ -305,14 +340,15 @@ def amplify(neurons: Neurons, factor: float) -> Program:
 
 
 def compose(*programs: Program) -> Program:
-    """One program that does what ``programs`` do one after the other, from left to right.
+    """Compose programs into a single one that applies them from left to right.
 
-    Where two touch the same neuron the result keeps the form only if one of them multiplies by a constant
-    there (and, if the first adds a shift, the second does). Such neurons get the exact parameters, rounded to
-    float32.
+    Where two programs touch the same neuron, the form can hold their composition only if one of them multiplies by a
+    constant there. A constant factor of the second must not be negative if that of the first depends on h. If only the
+    first has a constant factor, it must be 0, or positive and without a shift. The composed parameters are exact,
+    rounded to float32.
 
     Raises:
-        InputError: two programs touch one neuron in a way that the form cannot hold; names site and neuron.
+        InputError: the form cannot hold the composition for a neuron; names site and neuron.
     """
     merged: dict[str, dict[int, tuple[float, ...]]] = {}
     for program in programs:
@@ -339,7 +375,7 @@ def compose(*programs: Program) -> Program:
 
 
 def _then(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, ...] | None:
-    """The parameters of ``second`` applied to what ``first`` returns; None if the form cannot hold them."""
+    """Compose the parameters of a neuron, ``first`` then ``second``; None if the form cannot hold the composition."""
     scale1, damping1, floor1, shift1 = first
     scale2, damping2, floor2, shift2 = second
     factor1, factor2 = _constant(first), _constant(second)
@@ -347,11 +383,11 @@ def _then(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, .
         shift = factor2 * shift1 + shift2
         if factor1 is not None:
             return factor1 * factor2, 0.0, -math.inf, shift
-        # c·max(a, b) = max(c·a, c·b) needs c >= 0; and 0·(-inf) has to be 0 here.
+        # c·max(a, b) = max(c·a, c·b) needs c >= 0. c = 0 has its own case, since 0·(-inf) is NaN.
         if factor2 > 0:
             return factor2 * scale1, factor2 * damping1, factor2 * floor1, shift
         return (0.0, 0.0, -math.inf, shift) if factor2 == 0 else None
-    if factor1 == 0:  # the first returns its shift, whatever h is
+    if factor1 == 0:  # the first returns its shift for every h
         return 0.0, 0.0, -math.inf, shift1 * max(scale2 - damping2 * abs(shift1), floor2) + shift2
     if factor1 is not None and factor1 > 0 and shift1 == 0:
         return factor1 * scale2, factor1**2 * damping2, factor1 * floor2, shift2
@@ -359,7 +395,7 @@ def _then(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, .
 
 
 def _constant(row: tuple[float, ...]) -> float | None:
-    """max(scale - damping·|h|, floor) where it does not depend on h."""
+    """Factor max(scale - damping·|h|, floor) if it does not depend on h, else None."""
     scale, damping, floor, _ = row
     return max(scale, floor) if damping == 0 or floor >= scale else None
 
@@ -383,21 +419,21 @@ def _of_activations(kind: str, stats: ActivationStats) -> None:
 
 
 def _as_list(neurons: Neurons) -> Neurons:
-    """A NeuronList as it is, since it tells its label; else a list, since an iterator serves once."""
+    """Keep a NeuronList, which has a label; make a list of any other iterable, since an iterator is read only once."""
     return neurons if hasattr(neurons, "label") else list(neurons)
 
 
 def _by_site(neurons: Neurons) -> dict[str, NDArray[np.int64]]:
-    """Site -> the indices in it, ascending, each once."""
-    found: dict[str, set[int]] = {}
+    """Group the indices by site: site -> int64 [K], ascending, each once."""
+    indices: dict[str, set[int]] = {}
     for neuron in neurons:
         site, index = neuron[0], neuron[1]
         if not isinstance(site, str) or isinstance(index, bool) or not isinstance(index, (int, np.integer)):
             raise InputError(f"neuron is {neuron!r}, expected (site, index, ...)")
         if index < 0:
             raise InputError(f"neuron index of {site} is {index}, expected 0 or more")
-        found.setdefault(site, set()).add(int(index))
-    return {site: np.array(sorted(indices), dtype=np.int64) for site, indices in found.items()}
+        indices.setdefault(site, set()).add(int(index))
+    return {site: np.array(sorted(of_site), dtype=np.int64) for site, of_site in indices.items()}
 
 
 def _build(
@@ -405,7 +441,7 @@ def _build(
     by_site: Mapping[str, NDArray[np.int64]],
     parameters: Callable[[str, NDArray[np.int64]], dict[str, Any]],
 ) -> Program:
-    """A program from the parameters that differ from neutral, each a number or an array over the indices."""
+    """Make a program of ``parameters(site, index)``: the fields that are not neutral, each a number or an array [K]."""
     sites = {}
     for site, index in by_site.items():
         given = parameters(site, index)
@@ -415,30 +451,30 @@ def _build(
 
 
 def _observed(measured: Mapping[str, SiteStats], site: str, index: NDArray[np.int64], where: str) -> SiteStats:
-    """The statistics of a site, in which every neuron of ``index`` has a finite activation."""
+    """Return the statistics of a site, after a check that every neuron of ``index`` has a finite activation there."""
     if site not in measured:
         raise InputError(f"site {site!r} is not in the statistics; expected one of {_listed(measured)}")
-    found = measured[site]
-    if index[-1] >= len(found.mean):
-        raise InputError(f"neuron {index[-1]} of {site} is beyond the {len(found.mean)} in the statistics")
-    unseen = index[found.observed[index] == 0]
+    of_site = measured[site]
+    if index[-1] >= len(of_site.mean):
+        raise InputError(f"neuron {index[-1]} of {site} is beyond the {len(of_site.mean)} in the statistics")
+    unseen = index[of_site.observed[index] == 0]
     if len(unseen):
         raise InputError(f"neuron {unseen[0]} of {site} has no finite activation under {where}")
-    return found
+    return of_site
 
 
 def _label(neurons: Neurons, label: str | None) -> str:
-    found = label if label is not None else getattr(neurons, "label", None)
-    if found is None:
+    label = label if label is not None else getattr(neurons, "label", None)
+    if label is None:
         raise InputError("label is not given and the neurons do not tell it; pass label=")
-    return str(found)
+    return str(label)
 
 
 def _name(kind: str, neurons: Neurons, label: str | None = None) -> str:
-    own = getattr(neurons, "label", None)
-    if own is None or label in (None, own):
-        return f"{kind} {own or label or 'neurons'}"
-    return f"{kind} {label} at {own}"
+    owner = getattr(neurons, "label", None)
+    if owner is None or label in (None, owner):
+        return f"{kind} {owner or label or 'neurons'}"
+    return f"{kind} {label} at {owner}"
 
 
 def _listed(names: Iterable[str], most: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""Lists of neurons, one a label: plain data that is read without a model, with its overlap and its file."""
+"""Neuron lists, one for each label: plain data that needs no model, with its overlap and its JSON file."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Neuron = tuple[str, int, float]
 
 
 class NeuronList(Sequence[Neuron]):
-    """The neurons of one label, best first: a sequence of (site, index, score).
+    """Neurons of one label, best first: a sequence of (site, index, score).
 
     Args:
-        label: the label they belong to.
+        label: the label.
         task: the label's task.
         items: (site, index, score), each neuron once; their order is kept.
 
     Raises:
-        InputError: a site that is not text, an index that is not an integer >= 0, a score that is not a
-            finite number, or a neuron that is there twice; names the label and the position.
+        InputError: a site that is not text, an index that is not an integer >= 0, a score that is not a finite number,
+            or a neuron that occurs twice; names the label and the position.
     """
 
     def __init__(self, label: str, task: str, items: Iterable[tuple[str, SupportsIndex, SupportsFloat]]) -> None:
@@ -70,14 +70,14 @@ class NeuronList(Sequence[Neuron]):
         return f"NeuronList({self.label!r}, {len(self)} neurons at {len(self.by_site())} sites)"
 
     def by_site(self) -> dict[str, NDArray[np.int64]]:
-        """site -> int64 [K], the indices there in ascending order; only sites that have any."""
+        """Group the indices by site: site -> int64 [K], ascending; sites without a neuron are absent."""
         indices: dict[str, list[int]] = {}
         for site, index, _ in self.items:
             indices.setdefault(site, []).append(index)
-        return {site: np.array(sorted(found), dtype=np.int64) for site, found in indices.items()}
+        return {site: np.array(sorted(of_site), dtype=np.int64) for site, of_site in indices.items()}
 
     def top(self, share: float) -> NeuronList:
-        """The best ``share`` of the list, rounded to the nearest whole number of neurons and at least one.
+        """Take the best ``share`` of the list, rounded to the nearest whole number of neurons and at least one.
 
         Raises:
             InputError: ``share`` is outside (0, 1].
@@ -105,14 +105,13 @@ class NeuronList(Sequence[Neuron]):
 
 
 class NeuronSet(Mapping[str, NeuronList]):
-    """The neurons of every label: label -> :class:`NeuronList`.
+    """Neurons of every label: label -> :class:`NeuronList`.
 
     Args:
-        lists: one list a label, in label order.
-        widths: site -> number of neurons, of the model that was measured, sites in forward order.
-        provenance: what the statistics were made from and how the neurons were selected; must be JSON.
-        screened: the texts that the neurons were found on, by their hashes; None where it is
-            not known.
+        lists: one list for each label, in label order.
+        widths: site -> number of neurons of the measured model, sites in forward order.
+        provenance: provenance of the statistics, and the options of the selection; must be JSON.
+        screened: hashes of the texts on which the neurons were found; None if they are not known.
 
     Attributes:
         labels: the labels, in order.
@@ -120,7 +119,7 @@ class NeuronSet(Mapping[str, NeuronList]):
         widths, provenance, screened: as given.
 
     Raises:
-        InputError: a label twice, or a neuron that ``widths`` does not have.
+        InputError: a label occurs twice, or a neuron is not in ``widths``.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class NeuronSet(Mapping[str, NeuronList]):
         self.tasks: dict[str, tuple[str, ...]] = {task: tuple(labels) for task, labels in tasks.items()}
 
     def __getitem__(self, label: str) -> NeuronList:
-        """The neurons of a label.
+        """Return the neurons of a label.
 
         Raises:
             InputError: no such label; the message lists the known ones.
@@ -154,7 +153,7 @@ class NeuronSet(Mapping[str, NeuronList]):
             raise InputError(f"label {label!r} is not in the neuron set, which has {', '.join(self.labels)}")
         return self._lists[label]
 
-    # Mapping's own two expect a KeyError of __getitem__.
+    # Mapping defines these two by a KeyError of __getitem__, which raises an InputError instead.
     def __contains__(self, label: object) -> bool:
         return label in self._lists
 
@@ -170,19 +169,24 @@ class NeuronSet(Mapping[str, NeuronList]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NeuronSet):
             return NotImplemented
-        mine = (self._lists, list(self.widths.items()), self.provenance)
-        same = mine == (other._lists, list(other.widths.items()), other.provenance)
-        return same and np.array_equal(self.screened, other.screened)  # type: ignore[arg-type] # of None too
+        fields, other_fields = (
+            (neurons._lists, list(neurons.widths.items()), neurons.provenance) for neurons in (self, other)
+        )
+        # array_equal compares None too, although its annotation does not say so.
+        return fields == other_fields and np.array_equal(self.screened, other.screened)  # type: ignore[arg-type]
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{label}: {len(neurons)}" for label, neurons in self._lists.items())
-        return f"NeuronSet({found})"
+        lengths = ", ".join(f"{label}: {len(neurons)}" for label, neurons in self._lists.items())
+        return f"NeuronSet({lengths})"
 
     def overlap(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """The labels, and float64 [L, L]: Jaccard index |a ∩ b| / |a ∪ b| of each two labels' neurons, NaN
-        where both have none."""
+        """Compute the Jaccard index |a ∩ b| / |a ∪ b| of the neurons of each two labels.
+
+        Returns:
+            the labels, and float64 [L, L], NaN where both labels have no neuron.
+        """
         sets = [{(site, index) for site, index, _ in neurons} for neurons in self._lists.values()]
         matrix = np.full((len(sets), len(sets)), np.nan)
         for i, a in enumerate(sets):
@@ -192,10 +196,14 @@ class NeuronSet(Mapping[str, NeuronList]):
         return self.labels, matrix
 
     def site_counts(self) -> tuple[tuple[str, ...], NDArray[np.int64]]:
-        """The sites in forward order, and int64 [L, sites]: how many neurons each label has at each site."""
-        found = [neurons.by_site() for neurons in self._lists.values()]
-        counts = [[len(one.get(site, ())) for site in self.widths] for one in found]
-        return tuple(self.widths), np.array(counts, dtype=np.int64).reshape(len(found), len(self.widths))
+        """Count the neurons of each label at each site.
+
+        Returns:
+            the sites in forward order, and int64 [L, sites].
+        """
+        indices = [neurons.by_site() for neurons in self._lists.values()]
+        counts = [[len(of_label.get(site, ())) for site in self.widths] for of_label in indices]
+        return tuple(self.widths), np.array(counts, dtype=np.int64).reshape(len(indices), len(self.widths))
 
     def check(self, widths: Mapping[str, int]) -> None:
         """Check that a model has every neuron of every label.
@@ -210,12 +218,13 @@ class NeuronSet(Mapping[str, NeuronList]):
             neurons.check(widths)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write JSON, atomically: format, version, provenance, tasks, sites with their widths, and for each
-        label its neurons as [site, index, score]; and, where they are known, the texts that were screened, as
-        base64 of their hashes.
+        """Write JSON, atomically.
+
+        The fields are format, version, provenance, tasks, sites (with their widths) and labels (for each its neurons
+        as [site, index, score]). If the screened texts are known, ``screened`` is the base64 of their hashes.
 
         Raises:
-            InputError: the file cannot be written; what was there before is unchanged.
+            InputError: the file cannot be written; an older file is left unchanged.
         """
         write_json(
             path,
@@ -235,8 +244,8 @@ class NeuronSet(Mapping[str, NeuronList]):
         """Read a file that :meth:`save` wrote.
 
         Raises:
-            InputError: the file is missing, not JSON, of another format or version, or a field of it is not
-                what it should be; the message names the field.
+            InputError: the file is missing, not JSON, or of another format or version, or a field is missing or has
+                an invalid value; the message names the field.
         """
         value = read_json(path, FORMAT, VERSION)
         try:
@@ -249,7 +258,7 @@ class NeuronSet(Mapping[str, NeuronList]):
         for field in ("provenance", "tasks", "sites", "labels"):
             if not isinstance(value.get(field), dict):
                 raise InputError(f"{field} is {shown(value.get(field))}, expected an object")
-        tasks, widths, found = value["tasks"], value["sites"], value["labels"]
+        tasks, widths, neurons = value["tasks"], value["sites"], value["labels"]
         for site, width in widths.items():
             if type(width) is not int or width < 1:
                 raise InputError(f"sites: width of {site!r} is {shown(width)}, expected an integer >= 1")
@@ -261,14 +270,14 @@ class NeuronSet(Mapping[str, NeuronList]):
                 if label in task_of:
                     raise InputError(f"tasks: label {label!r} is there twice")
                 task_of[label] = task
-        if set(task_of) != set(found):
-            odd = sorted(set(task_of).symmetric_difference(found))[0]
-            raise InputError(f"labels: {odd!r} is {'in no task' if odd in found else 'missing'}")
-        for label, items in found.items():
+        if set(task_of) != set(neurons):
+            odd = sorted(set(task_of).symmetric_difference(neurons))[0]
+            raise InputError(f"labels: {odd!r} is {'in no task' if odd in neurons else 'missing'}")
+        for label, items in neurons.items():
             if not isinstance(items, list):
                 raise InputError(f"labels: {label!r} is {shown(items)}, expected a list of neurons")
         return cls(
-            [NeuronList(label, task, found[label]) for label, task in task_of.items()],
+            [NeuronList(label, task, neurons[label]) for label, task in task_of.items()],
             widths,
             value["provenance"],
             decode(value["screened"], "screened") if "screened" in value else None,
