@@ -1,4 +1,4 @@
-"""Files are there whole or not at all. A full disk is a limit on the size of files: the kernel then refuses a write."""
+"""Files are whole or absent, also on a full disk, which a limit on the file size stands for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.errors import message
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """While in it, no file of this process grows beyond ``size`` bytes: a write fails with EFBIG."""
+    """Limit the files of this process to ``size`` bytes while in the block: a write beyond that fails with EFBIG."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -56,7 +56,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
     with atomic_write(path) as temporary:
         temporary.write_bytes(b"new, half")
         assert path.read_bytes() == b"old"
-        assert temporary.parent == tmp_path  # another file system could not be renamed from
+        assert temporary.parent == tmp_path  # a rename needs the same file system
         temporary.write_bytes(b"new")
     assert content_of(tmp_path) == {"a.bin": b"new"}
 
@@ -108,7 +108,7 @@ def test_a_failure_after_the_last_write_leaves_everything_as_it_was(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, function, full)  # a disk on a network may say so only then
+    monkeypatch.setattr(os, function, full)  # a network disk may report an error only then
     assert message(lambda: write(path, b"new")) == f"cannot write {path}: No space left on device; nothing was changed"
     assert content_of(tmp_path) == {"a.bin": b"old"}
 
@@ -254,9 +254,9 @@ def test_text_that_is_not_utf8_is_named_by_line_and_byte(tmp_path: Path) -> None
 
 
 @given(st.lists(st.binary(max_size=3), max_size=4), st.lists(st.binary(max_size=3), max_size=4))
-def test_digests_are_equal_exactly_where_the_chunks_are(one: list[bytes], other: list[bytes]) -> None:
-    assert (digest(*one) == digest(*other)) == (one == other)
-    assert re.fullmatch("[0-9a-f]{32}", digest(*one))
+def test_digests_are_equal_exactly_where_the_chunks_are(left: list[bytes], right: list[bytes]) -> None:
+    assert (digest(*left) == digest(*right)) == (left == right)
+    assert re.fullmatch("[0-9a-f]{32}", digest(*left))
 
 
 def test_digests_in_saved_files_keep_their_meaning() -> None:

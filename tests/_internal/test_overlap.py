@@ -1,4 +1,4 @@
-"""Whether a tested sentence was screened: by its text alone, through every way that statistics take."""
+"""Overlap of screened and tested texts, by the text alone and through every way of making statistics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support.tiny import build, make_tokenizer
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 MODEL, CORPUS = make_model(), make_corpus()
-TEXTS = {split: [one.text for one in CORPUS.where(split=split)] for split in CORPUS.splits}
+TEXTS = {split: [sentence.text for sentence in CORPUS.where(split=split)] for split in CORPUS.splits}
 hashes = st.lists(st.integers(0, 2**64 - 1), max_size=30)
 
 
@@ -49,7 +49,7 @@ def test_records_unite_as_sets_do(records: list[list[int]], asked: list[int]) ->
     assert union.tolist() == sorted(set().union(*records))
     assert overlap.union([*map(sorted_texts, records), None]) is None
     inside = overlap.are_among(np.array(asked, dtype=np.uint64), union)
-    assert inside.tolist() == [one in set(union.tolist()) for one in asked]
+    assert inside.tolist() == [number in set(union.tolist()) for number in asked]
     assert overlap.decode(overlap.encode(union), "screened").tolist() == union.tolist()
 
 
@@ -63,9 +63,9 @@ def test_a_text_is_itself_in_every_form_and_spacing() -> None:
 
 @pytest.mark.parametrize("text", ["AAAA", "not base64", None, 3, overlap.encode(np.array([2, 1], np.uint64))])
 def test_what_is_no_record_is_refused(text: object) -> None:
-    said = message(lambda: overlap.decode(text, "screened"))
-    assert said.startswith("screened is ")
-    assert said.endswith("expected base64 of ascending 64-bit numbers")
+    line = message(lambda: overlap.decode(text, "screened"))
+    assert line.startswith("screened is ")
+    assert line.endswith("expected base64 of ascending 64-bit numbers")
 
 
 def test_the_first_screened_sentence_is_named_and_each_counts_once() -> None:
@@ -100,10 +100,10 @@ def test_every_way_of_measuring_keeps_the_texts(tmp_path: Path) -> None:
     stable = keep_stable(
         neurons, stability(folds, selection=Select(top=0.05, filter_rate=None), resamples=3, splits=1), 0.5
     )
-    for found in (neurons, stable):
-        found.save(tmp_path / "n.json")
+    for selected in (neurons, stable):
+        selected.save(tmp_path / "n.json")
         loaded = NeuronSet.load(tmp_path / "n.json")
-        assert loaded == found
+        assert loaded == selected
         assert loaded.screened is not None
         assert loaded.screened.tolist() == expected
     neurons.screened = None
@@ -143,9 +143,9 @@ def test_every_experiment_refuses_the_sentences_it_was_selected_on() -> None:
     with pytest.warns(UserWarning, match="60 of the 120 tested sentences were screened"):
         found = induction(allowed, neurons, stats, [1.0], random_sets=0, bootstrap=5)
     assert found["provenance"]["tested"]["screened"] == 60
-    # Neurons of other sentences do not make the statistics, which the masks are made of, others too.
-    apart = NeuronSet(neurons.values(), neurons.widths, neurons.provenance, overlap.hashed(["w0"]))
-    assert "60 of the 120" in message(lambda: induction(exam, apart, stats))
+    # The masks are made of the statistics, so that these count even if the neurons are of other sentences.
+    others = NeuronSet(neurons.values(), neurons.widths, neurons.provenance, overlap.hashed(["w0"]))
+    assert "60 of the 120" in message(lambda: induction(exam, others, stats))
 
 
 def test_candidates_refuse_or_state_what_was_screened() -> None:

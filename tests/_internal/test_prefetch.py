@@ -1,4 +1,4 @@
-"""What is read and tokenised is made ahead, in a thread, while the model computes; and no process is forked."""
+"""Prefetching: reading and tokenising run ahead in a thread while the model computes; no process is forked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_items_are_made_while_the_consumer_is_busy() -> None:
 
     with prefetch(source(), 3) as items:
         for number in items:
-            # Three wait in the queue, and a fourth is in the thread's hand.
+            # Three items wait in the queue; the thread holds a fourth.
             assert made[min(number + 4, 8)].wait(10)
             assert not any(event.is_set() for event in made[number + 6 :])
         assert number == 8
@@ -63,7 +63,7 @@ def test_a_screening_tokenises_in_a_thread_of_its_own(tmp_path: Path, monkeypatc
     call = kind.__call__
 
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(args[0], list):  # the sentences; a word is asked for once, to see what the tokenizer adds
+        if isinstance(args[0], list):  # sentences come in lists; single words probe the special tokens
             threads["tokenizer"].add(threading.current_thread().name)
         return call(self, *args, **kwargs)
 
@@ -78,7 +78,7 @@ def test_a_screening_tokenises_in_a_thread_of_its_own(tmp_path: Path, monkeypatc
     assert checkpoint["bytes"] == (tmp_path / "shards" / "shard-00000.safetensors").stat().st_size
     assert checkpoint["took"] == pytest.approx(summary["checkpoint_seconds"], abs=1e-3)
     assert (summary["sentences"], summary["checkpoints"], summary["rank"]) == (60, 1, 0)
-    lengths = [len(tokenizer(one.text)["input_ids"]) for one in corpus]
+    lengths = [len(tokenizer(sentence.text)["input_ids"]) for sentence in corpus]
     assert summary["tokens"] == sum(lengths)
     assert summary["tokens_per_second"] == pytest.approx(sum(lengths) / summary["seconds"], rel=0.05)
     assert 0 < summary["padding"] < 0.5

@@ -1,4 +1,4 @@
-"""Progress where nobody looks on: a line every half minute, with what is done and what is left."""
+"""Progress without a terminal: a line every half minute, with the steps done and the time left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from affectron._internal.progress import duration, track
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, which a test sets."""
+    """Current time, set by the test."""
     now = [1000.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now

@@ -1,4 +1,4 @@
-"""Checks of values that users give: each bound says what it expects, and raises one line where a value is not that."""
+"""Checks of user input: bounds, and errors of one line that state the value and the expected bound."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _SHORT.maxstring = _SHORT.maxother = 100
 
 
 def shown(value: object) -> str:
-    """The value as it stands in a message: its repr, no deeper and no longer than a line has room for."""
+    """Format a value for a message: its repr, limited in depth and length to fit a line."""
     return _SHORT.repr(value)
 
 
 class Bound(Protocol):
-    """What the value of an option has to be."""
+    """Bound of a value."""
 
     def accepts(self, value: Any) -> bool:
         """Tell whether ``value`` is within the bound."""
         ...
 
     def __str__(self) -> str:
-        """What is expected, as it ends the sentence "expected ..."."""
+        """Description that completes the sentence "expected ..."."""
         ...
 
 
 def check(name: str, value: Any, bound: Bound) -> None:
-    """Check a value.
+    """Check that a value is within its bound.
 
     Raises:
-        InputError: the value is out of its bound; names it, the value and what was expected.
+        InputError: it is not; gives the name, the value and the bound.
     """
     if isinstance(bound, Each) and isinstance(value, Sequence) and not isinstance(value, str):
         for position, item in enumerate(value):
@@ -47,7 +47,7 @@ def check(name: str, value: Any, bound: Bound) -> None:
 
 
 def check_template(name: str, template: str) -> None:
-    """Check that a prompt template has ``{text}`` in it exactly once.
+    """Check that a prompt template contains ``{text}`` exactly once.
 
     Raises:
         InputError: it does not.
@@ -58,7 +58,7 @@ def check_template(name: str, template: str) -> None:
 
 
 def number(value: object) -> float:
-    """``value`` as a float; NaN where it is no real number, or one beyond a float."""
+    """Convert ``value`` to a float; NaN if it is no real number or too large for a float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         return math.nan
     try:
@@ -69,7 +69,7 @@ def number(value: object) -> float:
 
 @dataclass(frozen=True)
 class Between:
-    """A number from ``low`` to ``high``; ``above`` leaves ``low`` itself out."""
+    """A number from ``low`` to ``high``; ``above`` excludes ``low`` itself."""
 
     low: float
     high: float
@@ -84,13 +84,13 @@ class Between:
 
 @dataclass(frozen=True)
 class Positive:
-    """A finite number above zero, or zero too."""
+    """A finite number above zero, or at least zero with ``zero_too``."""
 
     zero_too: bool = False
 
     def accepts(self, value: Any) -> bool:
-        found = number(value)
-        return 0 <= found < math.inf and (self.zero_too or found > 0)
+        as_float = number(value)
+        return 0 <= as_float < math.inf and (self.zero_too or as_float > 0)
 
     def __str__(self) -> str:
         return "a number >= 0" if self.zero_too else "a number above 0"
@@ -136,7 +136,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Each:
-    """A sequence of values, each within ``bound``; ``least`` says how many at least."""
+    """A sequence of at least ``least`` values, each within ``bound``."""
 
     bound: Bound
     least: int = 0
@@ -150,7 +150,7 @@ class Each:
         return f"a list{f' of at least {self.least}' if self.least else ''}, each {self.bound}"
 
 
-#: A share of something: more than none of it, at most all.
+#: Share of a whole, in (0, 1].
 SHARE = Between(0, 1, above=True)
-#: A quantile, or a step that may be none.
+#: Quantile or step, in [0, 1].
 UNIT = Between(0, 1)

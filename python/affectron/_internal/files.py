@@ -1,5 +1,7 @@
-"""Reading and writing files so that nothing is ever half there: apart because statistics, neuron sets,
-validations and reports all save in this one way."""
+"""Files: atomic writes, locked folders, checked JSON and text, and digests.
+
+Statistics, neuron sets, validations and reports are all written here, so that a file is either whole or not there.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,12 @@ from affectron.errors import InputError
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed over ``path``.
+    """Yield a temporary path beside ``path``; on success, flush it to disk and rename it to ``path``.
 
-    On any error, a full disk and Ctrl-C included, the temporary file is removed and ``path`` is as it was.
+    On any error, a full disk and Ctrl-C included, the temporary file is removed and ``path`` is left unchanged.
 
     Raises:
-        InputError: the file could not be written (the folder is missing, the disk is full, ...).
+        InputError: the file cannot be written: the folder is missing, the disk is full, or the like.
     """
     target = Path(path)
     if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
@@ -56,7 +58,12 @@ def _umask() -> int:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, atomically."""
+    """Write ``value`` as indented UTF-8 JSON, atomically.
+
+    Raises:
+        InputError: the file cannot be written.
+        TypeError, ValueError: ``value`` is not JSON.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -64,15 +71,15 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and hold it against other processes while the block runs; refuse it where one holds it already.
+    """Make ``folder`` and lock it against other processes while the block runs.
 
-    The lock is the operating system's, on the file ``.lock`` in the folder: it goes with the process, however that
-    ends. A folder that was made and is still empty at the end is removed.
+    The operating system locks the file ``.lock`` in the folder, and releases it when the process ends in any way. A
+    folder that was made for the lock and is still empty at the end is removed.
 
     Raises:
-        InputError: another process holds the folder (the message names the process), or it cannot be made.
+        InputError: another process holds the lock (the message names it), or the folder cannot be made.
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     file = folder / ".lock"
     lock = FileLock(file)
     try:
@@ -86,7 +93,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise InputError(f"cannot make or lock the folder {folder}: {error.strerror or error}") from error
     try:
         try:
-            with open(file, "r+", encoding="utf-8") as written:  # fails where the last holder removed it meanwhile
+            with open(file, "r+", encoding="utf-8") as written:  # fails if the last holder has just removed it
                 written.truncate()
                 written.write(f"process {os.getpid()} on {platform.node()}")
         except OSError as error:
@@ -96,12 +103,12 @@ def locked(folder: Path) -> Iterator[None]:
         file.unlink(missing_ok=True)
         lock.release()
         with suppress(OSError):  # not empty
-            for path in made:
+            for path in created:
                 path.rmdir()
 
 
 def load_json(path: str | os.PathLike[str]) -> Any:
-    """The value of a JSON file, whoever wrote it.
+    """Read the value of a JSON file of any origin.
 
     Raises:
         InputError: the file cannot be read, or is not JSON in UTF-8.
@@ -116,7 +123,7 @@ def load_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_json(path: str | os.PathLike[str], format: str, version: int) -> dict[str, Any]:
-    """Read a JSON object written by :func:`write_json` whose ``format`` and ``version`` are the ones given.
+    """Read a JSON object with this ``format`` and ``version``, as :func:`write_json` wrote it.
 
     Raises:
         InputError: the file cannot be read, is not JSON, or is of another format or version.
@@ -125,20 +132,21 @@ def read_json(path: str | os.PathLike[str], format: str, version: int) -> dict[s
 
 
 def check_format(value: Any, file: str, format: str, version: int) -> dict[str, Any]:
-    """Return a JSON object whose ``format`` and ``version`` are the ones given.
+    """Check that a JSON value is an object with this ``format`` and ``version``, and return it.
 
     Raises:
         InputError: it is no object, or of another format or version; names the ``file``.
     """
     if not isinstance(value, dict) or value.get("format") != format:
-        found = value.get("format") if isinstance(value, dict) else type(value).__name__
-        raise InputError(f"{file}: format is {found!r}, expected {format!r}")
+        actual = value.get("format") if isinstance(value, dict) else type(value).__name__
+        raise InputError(f"{file}: format is {actual!r}, expected {format!r}")
     if value.get("version") != version:
         raise InputError(f"{file}: version is {value.get('version')!r}, expected {version}")
     return value
 
 
-#: How files begin that are no UTF-8 text. UTF-32 stands before UTF-16, as its mark begins with that of UTF-16.
+#: First bytes of files that are not UTF-8 text -> encoding or format. UTF-32 comes before UTF-16, whose mark its own
+#: begins with.
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -152,15 +160,15 @@ _MARKS = {
     b"PAR1\x15": "Parquet",
     b"ARROW1\x00": "Arrow",
 }
-#: How many of a file's first bytes :func:`check_text` looks at.
+#: Number of first bytes that :func:`check_text` needs.
 HEAD_BYTES = max(map(len, _MARKS))
 
 
 def check_text(path: str | os.PathLike[str], head: bytes) -> None:
-    """Check that a file's first bytes may be those of UTF-8 text.
+    """Check that a file's first bytes can be UTF-8 text.
 
     Raises:
-        InputError: they are the mark of another encoding or of a binary format; the message names it.
+        InputError: they mark another encoding or a binary format; the message names it.
     """
     for mark, kind in _MARKS.items():
         if head.startswith(mark):
@@ -170,11 +178,11 @@ def check_text(path: str | os.PathLike[str], head: bytes) -> None:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """Read a file of UTF-8 text. A byte-order mark is left out, line ends are kept.
+    """Read a file of UTF-8 text. A byte-order mark is dropped; line ends are kept.
 
     Raises:
-        InputError: the file cannot be read or is not UTF-8; the message names the other encoding or format if its
-            mark tells, else the line and byte.
+        InputError: the file cannot be read or is not UTF-8; the message names the encoding or format if the file has
+            a known mark, else the line and byte.
     """
     try:
         content = Path(path).read_bytes()
@@ -190,7 +198,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def digest(*chunks: bytes) -> str:
-    """Hex BLAKE2b-128 of the chunks, each preceded by its length so that no two splits collide."""
+    """Compute the hexadecimal BLAKE2b-128 of the chunks, each after its length, so that different splits differ."""
     state = hashlib.blake2b(digest_size=16)
     for chunk in chunks:
         state.update(len(chunk).to_bytes(8, "little"))

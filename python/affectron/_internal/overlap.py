@@ -1,9 +1,8 @@
-"""Whether what is tested was screened: a hash of every screened text, kept with the statistics and the neurons, and
-its comparison with the sentences of a test.
+"""Overlap of screened and tested texts: hashes of all screened texts, and their comparison with a test's sentences.
 
-Apart because screening, selection, experiments and report all speak of the same texts. A text is compared in Unicode's
-form NFC, without white space around it and with one space for each run of it: the same sentence from another file is
-the same text, under whatever name, split or label.
+The hashes are kept with the statistics and with the neurons. A text is hashed in Unicode's form NFC, without leading
+and trailing white space and with one space for each run of it. A sentence is therefore recognised in any file, whatever
+its id, split or label.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from numpy.typing import NDArray
 from affectron.errors import InputError
 
 Texts = NDArray[np.uint64]
-"""uint64 [n], ascending: the first 8 bytes of BLAKE2b, little-endian, of each distinct text."""
+"""Hashes of distinct texts: uint64 [n], ascending; each is an 8-byte BLAKE2b digest, little-endian."""
 
 NONE: Texts = np.zeros(0, dtype=np.uint64)
 
 
 class Tested(Protocol):
-    """A sentence with its text, split and id."""
+    """Sentence with its text, split and id."""
 
     @property
     def text(self) -> str: ...
@@ -39,47 +38,47 @@ class Tested(Protocol):
 
 
 def text_hash(text: str) -> int:
-    """64 bits of a text. Two of a million texts against a million others agree by chance once in 18 million times."""
+    """Hash a text to 64 bits. Two sets of a million texts share a hash by chance with probability 1 in 18 million."""
     plain = " ".join(unicodedata.normalize("NFC", text).split())
     return int.from_bytes(blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def hashed(texts: Iterable[str]) -> Texts:
-    """The texts as they are kept."""
+    """Hash texts."""
     return _distinct(np.fromiter(map(text_hash, texts), dtype=np.uint64))
 
 
 def known(records: Iterable[Texts | None]) -> Texts:
-    """The texts of all records that tell them."""
+    """Unite the known records: those that are not None."""
     return _distinct(np.concatenate([NONE, *(texts for texts in records if texts is not None)]))
 
 
 def union(records: Iterable[Texts | None]) -> Texts | None:
-    """All texts of all records; None where one does not tell."""
-    found = list(records)
-    return None if any(texts is None for texts in found) else known(found)
+    """Unite all records; None if one of them is not known."""
+    records = list(records)
+    return None if any(texts is None for texts in records) else known(records)
 
 
 def are_among(hashes: Texts, texts: Texts) -> NDArray[np.bool_]:
-    """bool [n]: which of the ``hashes`` [n], in any order, are in ``texts``."""
+    """Test which of the ``hashes`` [n], in any order, are in ``texts``: bool [n]."""
     if not len(texts):
         return np.zeros(len(hashes), dtype=np.bool_)
-    places = np.minimum(np.searchsorted(texts, hashes), len(texts) - 1)
-    return np.asarray(texts[places] == hashes)
+    positions = np.minimum(np.searchsorted(texts, hashes), len(texts) - 1)
+    return np.asarray(texts[positions] == hashes)
 
 
 def _distinct(hashes: Texts) -> Texts:
-    """The distinct ones in ascending order. The stable sort takes the runs of records that are sorted as they are."""
+    """Sort hashes and drop duplicates. The stable sort is fast on concatenated records, each of which is sorted."""
     ordered = np.sort(hashes, kind="stable")
     distinct: Texts = ordered[np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)]]
     return distinct
 
 
 def check_texts(texts: Any) -> Texts:
-    """``texts`` in their type.
+    """Check that ``texts`` are distinct uint64 in ascending order, and return them as an array.
 
     Raises:
-        InputError: they are not distinct uint64 in ascending order.
+        InputError: they are not.
     """
     array = np.asarray(texts)
     if array.dtype != np.uint64 or array.ndim != 1 or (array[1:] <= array[:-1]).any():
@@ -88,15 +87,15 @@ def check_texts(texts: Any) -> Texts:
 
 
 def encode(texts: Texts) -> str:
-    """Base64 of the little-endian bytes, for JSON."""
+    """Encode hashes for JSON, as base64 of their little-endian bytes."""
     return base64.b64encode(texts.astype("<u8").tobytes()).decode()
 
 
 def decode(text: Any, field: str) -> Texts:
-    """Texts from what :func:`encode` wrote.
+    """Decode hashes that :func:`encode` wrote.
 
     Raises:
-        InputError: it is something else; names the ``field``.
+        InputError: ``text`` is not of that form; names the ``field``.
     """
     try:
         return check_texts(np.frombuffer(base64.b64decode(text, validate=True), dtype="<u8").astype(np.uint64))
@@ -108,19 +107,19 @@ def compare(sentences: Iterable[Tested], records: Mapping[str, Texts | None], al
     """Compare the sentences of a test with the texts that were screened.
 
     Args:
-        sentences: those of the tested splits; one that is there several times counts once.
-        records: the texts that each file (``neurons``, ``statistics``) was made from; None where it does not tell.
-        allow_overlap: warn of an overlap in place of refusing it.
+        sentences: sentences of the tested splits; a duplicate counts once.
+        records: name of a file (``neurons``, ``statistics``) -> texts that it was made from; None if not known.
+        allow_overlap: warn of an overlap instead of refusing it.
 
     Returns:
-        what a result says of it, as JSON: ``sentences`` tested, how many of them were ``screened`` (None where that
-        cannot be told), and the tested ``texts``.
+        the entry of a result, as JSON: number of tested ``sentences``, number of these that were ``screened`` (None if
+        it cannot be known), and the tested ``texts``.
 
     Raises:
-        InputError: a sentence was screened; says how many, and names the first.
+        InputError: a tested sentence was screened; gives their number and names the first.
     """
-    tested = list({(one.split, one.id, one.text): one for one in sentences}.values())
-    hashes = np.fromiter((text_hash(one.text) for one in tested), dtype=np.uint64, count=len(tested))
+    tested = list({(sentence.split, sentence.id, sentence.text): sentence for sentence in sentences}.values())
+    hashes = np.fromiter((text_hash(sentence.text) for sentence in tested), dtype=np.uint64, count=len(tested))
     inside = are_among(hashes, known(records.values()))
     screened: int | None = int(inside.sum())
     if screened:
@@ -138,7 +137,7 @@ def compare(sentences: Iterable[Tested], records: Mapping[str, Texts | None], al
         warnings.warn(
             f"the {' and the '.join(silent)} do not tell which texts were screened: whether tested sentences are "
             "among them cannot be checked",
-            stacklevel=1,  # one place for all: Python says the same line of one place once
+            stacklevel=1,  # the same position for all callers: Python shows a warning once for each position
         )
         screened = screened or None
     return {"sentences": len(tested), "screened": screened, "texts": encode(_distinct(hashes))}

@@ -1,7 +1,7 @@
-"""Work ahead in a thread: what an iterator does next is done while the consumer is busy with what it has given.
+"""Prefetching: a thread computes an iterator's next items while the consumer processes the current one.
 
-A thread, not a process: a forked one could not run the kernels, and tokenizers, the disk and the model's products all
-let other threads run meanwhile.
+A thread is used since a forked process could not run the kernels. Tokenizers, disk access and matrix products all
+release the interpreter lock, so that the threads do run in parallel.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# How long a full queue is waited for before the thread looks whether anyone still wants its items.
-_PATIENCE = 0.1
+# Seconds after which the thread, waiting on a full queue, checks that the consumer has not stopped.
+_CHECK_INTERVAL = 0.1
 
 
 @contextmanager
 def prefetch(source: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
-    """Yield an iterator of the items of ``source``, of which up to ``depth`` are made ahead in a thread.
+    """Yield an iterator over ``source`` that computes up to ``depth`` items ahead in a thread.
 
-    An exception of ``source`` reaches the consumer in its place. When the block is left the thread has ended.
+    An exception of ``source`` is raised to the consumer at its position. The thread has ended when the block is left.
     """
     ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
     closed = threading.Event()
@@ -30,7 +30,7 @@ def prefetch(source: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
     def put(last: bool, item: Any) -> bool:
         while not closed.is_set():
             try:
-                ready.put((last, item), timeout=_PATIENCE)
+                ready.put((last, item), timeout=_CHECK_INTERVAL)
                 return True
             except queue.Full:
                 continue

@@ -1,4 +1,4 @@
-"""Progress of everything that takes long: a bar on a terminal, lines elsewhere."""
+"""Progress of long work: a bar on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from typing import Protocol
 
 #: Seconds between two lines.
-_LINE_EVERY = 30.0
+_LINE_INTERVAL = 30.0
 
 
 class Advance(Protocol):
-    """Report progress: ``done`` of the steps announced so far, and ``tokens`` processed so far."""
+    """Callback that reports progress: the number of steps ``done`` and of ``tokens`` processed so far."""
 
     def __call__(self, done: int, tokens: int = 0) -> None: ...
 
 
 @contextmanager
 def track(what: str, total: int, show: bool) -> Iterator[Advance]:
-    """A bar on stderr, with tokens/s and the time left, while the block runs; nothing where ``show`` is false.
+    """Show a bar on stderr, with tokens/s and the time left, while the block runs; nothing if ``show`` is False.
 
-    Where stderr is a file or a pipe, a line every 30 seconds instead.
+    If stderr is a file or a pipe, print a line every 30 seconds instead.
     """
     if not show:
         yield lambda done, tokens=0: None
@@ -30,7 +30,7 @@ def track(what: str, total: int, show: bool) -> Iterator[Advance]:
     if not sys.stderr.isatty():
         yield _Lines(what, total)
         return
-    # Only here: who asks for no bar needs no rich.
+    # rich is imported here because it is needed for a bar alone.
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -72,13 +72,13 @@ class _Lines:
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total, self.start = what, total, time.monotonic()
-        self.next = self.start + _LINE_EVERY
+        self.next = self.start + _LINE_INTERVAL
 
     def __call__(self, done: int, tokens: int = 0) -> None:
         now = time.monotonic()
         if now < self.next:
             return
-        self.next = now + _LINE_EVERY
+        self.next = now + _LINE_INTERVAL
         seconds = now - self.start
         line = f"{self.what}: {done:,} of {self.total:,}"
         if done:
@@ -88,7 +88,7 @@ class _Lines:
 
 
 def duration(seconds: float) -> str:
-    """``12 s``, ``3 min 20 s``, ``5 h 2 min``."""
+    """Format a duration: ``12 s``, ``3 min 20 s`` or ``5 h 2 min``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"

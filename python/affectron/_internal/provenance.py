@@ -1,4 +1,4 @@
-"""Provenance as plain data: what results say of how they were made, copied and merged."""
+"""Provenance of results as plain data: copies and merges."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from affectron.errors import InputError
 
 
 def plain_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the provenance as it comes back from a file: tuples are lists.
+    """Copy the provenance as it would be read back from a file, with lists for tuples.
 
     Raises:
-        InputError: something in it is not JSON.
+        InputError: a value is not JSON.
     """
     try:
         copy: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
@@ -24,8 +24,10 @@ def plain_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """The provenance of two merged results: equal values stay; of different ones all are kept, in an order that does
-    not depend on the order of the merge."""
+    """Merge the provenance of two results.
+
+    Equal values are kept; different ones become a list, sorted so that it does not depend on the order of the merge.
+    """
     result: dict[str, Any] = {}
     for key in [*first, *(key for key in second if key not in first)]:
         if key == "sources":
@@ -43,7 +45,7 @@ def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any
 
 
 def _merged_sources(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Sentences by label and source; nothing where one side does not tell."""
+    """Add the numbers of sentences by label and source; empty if one side has none."""
     if not (first and second):
         return {}
     result = {}

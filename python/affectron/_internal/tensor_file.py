@@ -1,4 +1,4 @@
-"""Files of named arrays with a JSON description: safetensors with a digest, checked before anything is used."""
+"""Files of named arrays with a JSON description: safetensors with a digest that is checked before the data is used."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from affectron.errors import InputError
 Arrays = dict[str, NDArray[Any]]
 
 _STORED = {np.int64: "I64", np.float64: "F64", np.float32: "F32", np.uint64: "U64"}
-#: Bytes that any file's header may have, and how many more for each byte of its tensors.
-_HEADER, _HEADER_A_BYTE = 1 << 20, 16
+#: Largest header: a fixed number of bytes, and a number for each byte of the arrays.
+_HEADER_BYTES, _HEADER_PER_ARRAY_BYTE = 1 << 20, 16
 
 
 def write_arrays(
     path: str | os.PathLike[str], format: str, version: int, content: Mapping[str, Any], arrays: Arrays
 ) -> None:
-    """Write arrays and what describes them, atomically; equal input gives equal files.
+    """Write arrays and their description ``content``, atomically; equal input gives equal files.
 
     The metadata entry ``affectron`` is JSON: the format, its version, ``content``, and a BLAKE2b digest of the content
     and of every array.
 
     Raises:
-        InputError: the file cannot be written; what was there before is unchanged.
+        InputError: the file cannot be written; an older file is left unchanged.
     """
     header = {"format": format, "version": version, "digest": _digest(content, arrays), "content": content}
-    # One entry only: safetensors writes several in an order that changes from call to call.
+    # There is a single entry because safetensors writes several in an order that varies between calls.
     data = safetensors.numpy.save(arrays, {"affectron": json.dumps(header)})
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
@@ -48,17 +48,20 @@ def read_arrays(
     expected: Callable[[dict[str, Any], int], Mapping[str, type[np.generic]] | None],
     optional: Mapping[str, type[np.generic]],
 ) -> tuple[dict[str, Any], Arrays]:
-    """Read a file that :func:`write_arrays` wrote: its content and its arrays, bit for bit.
+    """Read a file that :func:`write_arrays` wrote.
 
     Args:
         path: the file.
-        format, version: those that it was written with.
-        expected: the arrays that belong to the content, by name and type; None where the content is not as it should
-            be. Its second argument is the bytes that the arrays take, so that no more is believed than they can hold.
-        optional: arrays that may be there as well.
+        format, version: format and version with which it was written.
+        expected: function of the content and of the number of bytes of all arrays. It returns the arrays that the
+            content describes, name -> type, or None if the content is invalid or describes more than these bytes hold.
+        optional: name -> type of arrays that the file may have as well.
+
+    Returns:
+        the content and the arrays, bit for bit as they were written.
 
     Raises:
-        InputError: the file is missing, truncated, altered, something else, or of another version.
+        InputError: the file is missing, truncated, altered, of another format or of another version.
     """
     try:
         return _read(path, format, version, expected, optional)
@@ -77,7 +80,7 @@ def _read(
 ) -> tuple[dict[str, Any], Arrays]:
     if not Path(path).is_file():
         raise InputError(f"cannot read {path}: {'not a file' if Path(path).exists() else 'no such file'}")
-    room = _room(path)
+    room = _array_bytes(path)
     with safetensors.safe_open(path, framework="numpy") as file:
         header = _header(path, (file.metadata() or {}).get("affectron"), format, version)
         content = header.get("content")
@@ -101,18 +104,20 @@ def _read(
 
 
 def _digest(content: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
-    # The bytes of one array at a time: the digest of the digests needs no second copy of everything.
+    # Arrays are digested one at a time, so that no second copy of all data is needed.
     lines = [f"{name} {array.dtype} {array.shape} {digest(array.tobytes())}" for name, array in arrays.items()]
     return digest(json.dumps(content).encode(), *(line.encode() for line in lines))
 
 
-def _room(path: str | os.PathLike[str]) -> int:
-    """Bytes of the file's arrays, by the length of its header, which must not be out of proportion to them: the claims
-    of a file are read in no more time than its arrays."""
+def _array_bytes(path: str | os.PathLike[str]) -> int:
+    """Compute the size of the file's arrays in bytes, from the sizes of the file and of its header.
+
+    A header that is out of proportion to the arrays is refused, since parsing it would take long.
+    """
     with Path(path).open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
         room = os.fstat(file.fileno()).st_size - 8 - header
-    if room >= 0 and header > _HEADER + _HEADER_A_BYTE * room:
+    if room >= 0 and header > _HEADER_BYTES + _HEADER_PER_ARRAY_BYTE * room:
         raise InputError(
             f"{path}: the header has {header:,} bytes and the tensors {room:,}, which are too few for it; the file was "
             "altered or damaged"
@@ -121,7 +126,7 @@ def _room(path: str | os.PathLike[str]) -> int:
 
 
 def _header(path: str | os.PathLike[str], text: str | None, format: str, version: int) -> dict[str, Any]:
-    """The metadata of a file of this format and version."""
+    """Parse the metadata ``text`` of a file, and check its format and version."""
     try:
         header = json.loads(text or "{}")
     except (ValueError, RecursionError):

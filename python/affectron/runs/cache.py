@@ -1,8 +1,7 @@
-"""What of a run is done already: the record ``run.json`` in its folder. Apart from the stages, which say what there is
-to do; here a stage is a name, a key made of all that it depends on, and the files that it left.
+"""Record of finished stages (``run.json``): name, key of all inputs, digests of the output files, and duration.
 
-A stage is recorded after its files are whole, and each file is written atomically: a run that is killed has lost the
-stage it was in and nothing else.
+A stage is recorded after its files are complete, and every file is written atomically. A killed run therefore repeats
+one stage at most.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from affectron.errors import InputError
 RECORD = "run.json"
 FORMAT, VERSION = "affectron.run", 1
 
-# Of a larger file name, size and time of change are taken instead of what is in it.
+# Largest file whose content is hashed. The digest of a larger one covers its name, size and time of change.
 _HASHED_BYTES = 1 << 26
 
 
 class Cache:
-    """The record of a run folder.
+    """Record of the finished stages in a run folder.
 
     Raises:
-        InputError: there is a record that cannot be used.
+        InputError: the folder has a record that cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,54 +39,57 @@ class Cache:
             raise InputError(f"{file}: stages is {self.record.get('stages')!r}, expected an object")
 
     def done(self, stage: str, key: str) -> bool:
-        """Whether the stage was run with this key and its files are what it left."""
+        """Tell whether the stage was finished with this key and its files are unchanged."""
         entry = self.record["stages"].get(stage)
         return entry is not None and entry["key"] == key and self.whole(stage)
 
     def whole(self, stage: str) -> bool:
+        """Tell whether all files of a recorded stage are there and unchanged."""
         files: dict[str, str] = self.record["stages"][stage]["files"]
         return all(
-            (self.folder / name).is_file() and file_digest(self.folder / name) == kept for name, kept in files.items()
+            (self.folder / name).is_file() and file_digest(self.folder / name) == recorded
+            for name, recorded in files.items()
         )
 
     def seconds(self, stage: str) -> float | None:
-        """What the stage took when it was last run."""
+        """Return the duration of the stage's last run, or None if it never ran."""
         entry = self.record["stages"].get(stage)
         return None if entry is None else float(entry["seconds"])
 
     def add(self, stage: str, key: str, files: Sequence[str], seconds: float) -> None:
-        """Record a stage that is done; files that it left before and no longer does are removed."""
+        """Record a finished stage; remove files of an earlier run that it no longer writes."""
         self.drop(stage, keep=files)
-        kept = {name: file_digest(self.folder / name) for name in files}
-        self.record["stages"][stage] = {"key": key, "files": kept, "seconds": round(seconds, 3)}
+        digests = {name: file_digest(self.folder / name) for name in files}
+        self.record["stages"][stage] = {"key": key, "files": digests, "seconds": round(seconds, 3)}
         self.save()
 
     def drop(self, stage: str, keep: Sequence[str] = ()) -> None:
-        """Forget a stage and remove the files that it left."""
+        """Remove a stage from the record, and its files except those in ``keep``."""
         entry = self.record["stages"].pop(stage, None)
         for name in entry["files"] if entry else ():
             if name not in keep:
                 (self.folder / name).unlink(missing_ok=True)
 
     def save(self) -> None:
+        """Write the record, atomically."""
         write_json(self.folder / RECORD, self.record)
 
 
 def stage_key(*parts: Any) -> str:
-    """A digest of all that a stage depends on."""
+    """Compute the key of a stage: a digest of all its inputs."""
     return digest(json.dumps(parts, sort_keys=True).encode())
 
 
 def file_digest(path: Path) -> str:
-    """BLAKE2b-128 of a file's content; of its name, size and time of change where it is larger than 64 MiB.
+    """Compute the BLAKE2b-128 of a file's content; of its name, size and time of change if it exceeds 64 MiB.
 
     Raises:
         InputError: the file cannot be read.
     """
     try:
-        found = path.stat()
-        if found.st_size > _HASHED_BYTES:
-            return digest(path.name.encode(), str(found.st_size).encode(), str(found.st_mtime_ns).encode())
+        status = path.stat()
+        if status.st_size > _HASHED_BYTES:
+            return digest(path.name.encode(), str(status.st_size).encode(), str(status.st_mtime_ns).encode())
         state = hashlib.blake2b(digest_size=16)
         state.update(path.read_bytes())
         return state.hexdigest()
@@ -96,9 +98,9 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digests(folder: Path, suffixes: Sequence[str]) -> Mapping[str, str]:
-    """The digest of every file of a folder with one of these suffixes, by name.
+    """Compute the digests of a folder's files with these suffixes: name -> digest.
 
     Raises:
-        InputError: one cannot be read.
+        InputError: a file cannot be read.
     """
     return {file.name: file_digest(file) for file in sorted(folder.iterdir()) if file.suffix in suffixes}
