@@ -1,4 +1,4 @@
-"""Interrupting, damaging and resuming a screening: the same bytes come out, or one clear line."""
+"""Interrupted, damaged and resumed screenings: they give the same bytes, or an error of one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.workers import measure, start, write_sentences
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# Kills at random points: more of them on request.
+# Number of kills at random points.
 KILLS = int(os.environ.get("AFFECTRON_KILLS", "6"))
 SHARDS = 4
 OFTEN = 1e-9  # minutes: a checkpoint after every batch
@@ -54,8 +54,8 @@ def run(corpus: Corpus, folder: Path | None, model: Any = None, tokenizer: Any =
 
 @contextmanager
 def at_forward(model: Any, number: int, act: Callable[[], None]) -> Iterator[None]:
-    """Call ``act`` within the forward of this number, from 1."""
-    calls = iter(range(-1, 10**6))  # two forwards try the model before any batch
+    """Call ``act`` within forward ``number``, counted from 1."""
+    calls = iter(range(-1, 10**6))  # two forwards probe the model before the first batch
     handle = model.model.layers[1].register_forward_pre_hook(lambda *_: act() if next(calls) == number else None)
     try:
         yield
@@ -78,12 +78,12 @@ def interrupt(corpus: Corpus, folder: Path, model: Any, number: int = 9, **optio
 def test_a_resumed_run_gives_the_same_bytes(corpus: Corpus, tmp_path: Path, tokens: str, when: int) -> None:
     whole = saved(run(corpus, None, tokens=tokens), tmp_path)
     folder, model = tmp_path / "shards", build("llama")
-    told = interrupt(corpus, folder, model, when, tokens=tokens)
-    assert f"kept in {folder}" in told
+    line = interrupt(corpus, folder, model, when, tokens=tokens)
+    assert f"kept in {folder}" in line
     events: list[dict[str, Any]] = []
     assert saved(run(corpus, folder, model, tokens=tokens, resume=True, log=events.append), tmp_path) == whole
-    kept = int(told.split("after ")[1].split(" of")[0])
-    assert events[-1]["sentences"] == len(corpus) - kept > 0  # nothing kept was measured again
+    kept = int(line.split("after ")[1].split(" of")[0])
+    assert events[-1]["sentences"] == len(corpus) - kept > 0  # no kept sentence is measured again
 
 
 def test_observations_that_are_not_finite_are_kept_exactly(corpus: Corpus, tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_a_shard_of_another_run_or_place_is_refused(corpus: Corpus, tmp_path: Pa
     shard = folder / "shard-00001.safetensors"
     for foreign in (other / "shard-00001.safetensors", folder / "shard-00002.safetensors"):
         shutil.copy(foreign, shard)
-        told = message(lambda: run(corpus, folder, model, resume=True))
-        assert f"{shard} belongs to another run or shard" in told
+        line = message(lambda: run(corpus, folder, model, resume=True))
+        assert f"{shard} belongs to another run or shard" in line
 
 
 @pytest.mark.parametrize("record", [b"", b"{}", b'{"format": "affectron.shards", "version": 1}'])
@@ -206,7 +206,7 @@ def test_a_damaged_record_of_the_run_is_refused(corpus: Corpus, tmp_path: Path, 
 
 @pytest.mark.parametrize("smallest", [True, False])
 def test_a_full_disk_is_told_and_loses_nothing(corpus: Corpus, tmp_path: Path, smallest: bool) -> None:
-    """A write beyond the limit fails as on a full disk: the first of all, or one after two shards are kept."""
+    """A write beyond the limit fails as on a full disk: the very first one, or one after two shards are kept."""
     folder, model = tmp_path / "shards", build("llama")
     whole = saved(run(corpus, None, model), tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -236,9 +236,9 @@ def test_one_bad_shard_does_not_waste_the_others(corpus: Corpus, tmp_path: Path)
 
     with at_forward(model, 7, fail), pytest.raises(Incomplete) as error:
         run(corpus, folder, model, checkpoint_minutes=OFTEN)
-    told = str(error.value)
-    assert f"3 of 4 shards are measured and kept in {folder}" in told
-    assert "shard 1 (sentences 31 to 60): MemoryError: no memory left" in told
+    line = str(error.value)
+    assert f"3 of 4 shards are measured and kept in {folder}" in line
+    assert "shard 1 (sentences 31 to 60): MemoryError: no memory left" in line
     assert saved(run(corpus, folder, model, resume=True), tmp_path) == whole
 
 
@@ -253,22 +253,21 @@ def test_a_corpus_that_changes_meanwhile_is_noticed(sentences: Path, tmp_path: P
 def test_a_folder_that_another_process_writes_to_is_refused(sentences: Path, corpus: Corpus, tmp_path: Path) -> None:
     output, folder = tmp_path / "out.safetensors", tmp_path / "shards"
     other = start(measure, sentences, output, shards=SHARDS, checkpoint=folder, checkpoint_minutes=OFTEN)
-    while not list(folder.glob("shard-*")):  # it measures, and the rest takes long beside the refusal
+    while not list(folder.glob("shard-*")):  # it has begun, and the rest takes far longer than the refusal
         assert other.is_alive()
     os.kill(other.pid, signal.SIGSTOP)
     line = message(lambda: run(corpus, folder, resume=True))
     assert line.startswith(f"{folder} is in use by process {other.pid} on ")
     other.kill()
     other.join()
-    run(corpus, folder, resume=True)  # its lock went with it
+    run(corpus, folder, resume=True)  # its lock ended with it
     assert not (folder / ".lock").exists()
 
 
 def test_sigkill_at_random_points_changes_nothing(sentences: Path, tmp_path: Path) -> None:
     output, folder = tmp_path / "out.safetensors", tmp_path / "shards"
     options = {"shards": SHARDS, "checkpoint": folder, "checkpoint_minutes": OFTEN, "resume": True}
-    begin = time.perf_counter()
-    start(measure, sentences, output, **options).join()  # the server's own imports
+    start(measure, sentences, output, **options).join()  # the first start includes the server's imports
     begin = time.perf_counter()
     shutil.rmtree(folder)
     start(measure, sentences, output, **options).join()

@@ -1,4 +1,4 @@
-"""Memory that a screening holds does not grow with the corpus: a few sentences by default, two million on request."""
+"""Memory of a screening: it does not grow with the corpus."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from affectron.screening.meter import resident_bytes
 from tests.support.tiny import build, make_tokenizer
 from tests.support.workers import start, succeed, write_sentences
 
-# Sentences of the corpus. 2,000,000 of them take about 20 minutes on one core.
+# Number of sentences. 2,000,000 take about 20 minutes on one core.
 SENTENCES = int(os.environ.get("AFFECTRON_MEMORY_SENTENCES", "24000"))
 
 
 def measure_memory(corpus: Path, folder: Path, output: Path) -> None:
-    """Resident bytes before each forward, of a process that does nothing else."""
+    """Save the resident bytes of this process before each forward."""
     torch.set_num_threads(1)
     model, held = build("llama", num_hidden_layers=1), []
     model.model.register_forward_pre_hook(lambda *_: held.append(resident_bytes()))

@@ -48,17 +48,17 @@ def test_differences_and_t_are_those_of_hooks_and_scipy(family: str) -> None:
         return seen[0].reshape(-1, seen[0].shape[-1])[-len(text.split()) :].double().mean(0).numpy()
 
     for label in "ab":
-        mine = np.array([mean(pair.text) for pair in pairs if pair.label == label])
+        text = np.array([mean(pair.text) for pair in pairs if pair.label == label])
         other = np.array([mean(pair.other) for pair in pairs if pair.label == label])
-        found = stats.label(label)[site]
-        assert found.count == len(mine)
-        np.testing.assert_allclose(found.mean, (mine - other).mean(0), rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(found.var, (mine - other).var(0), rtol=1e-4, atol=1e-9)
-        assert np.abs(found.active - (mine > other).sum(0)).max() <= 1  # but for a difference of nothing
+        differences = stats.label(label)[site]
+        assert differences.count == len(text)
+        np.testing.assert_allclose(differences.mean, (text - other).mean(0), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(differences.var, (text - other).var(0), rtol=1e-4, atol=1e-9)
+        assert np.abs(differences.active - (text > other).sum(0)).max() <= 1  # a difference near zero may change sign
         row = "ab".index(label)
         t, p, d = (score(stats, name)[site][row] for name in ("paired_t", "paired_p", "paired_d"))
-        expected = ttest_rel(mine, other)
-        np.testing.assert_allclose(d, t / np.sqrt(len(mine)), rtol=1e-9)
+        expected = ttest_rel(text, other)
+        np.testing.assert_allclose(d, t / np.sqrt(len(text)), rtol=1e-9)
         np.testing.assert_allclose(t, expected.statistic, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(p, expected.pvalue, rtol=1e-2, atol=1e-4)
 
@@ -67,30 +67,30 @@ Means = dict[str, np.ndarray]
 
 
 def check_means(model: Any, means: Callable[[str], Means], sites: list[str], experts: bool) -> None:
-    """Statistics against ``means(text)``: of each site, that of the tokens which reached it, if there is any."""
+    """Check statistics against ``means(text)``: site -> mean of the tokens that reached it, for sites with any."""
     pairs = make_pairs()
     stats = screen_pairs(model, make_tokenizer(bos=None), pairs, batch_tokens=50)
-    read = [(pair.label, means(pair.text), means(pair.other)) for pair in pairs]
+    measured = [(pair.label, means(pair.text), means(pair.other)) for pair in pairs]
     missing = 0
     for label in "ab":
         for site in sites:
-            mine = [(text, other) for name, text, other in read if name == label]
-            both = [(text[site], other[site]) for text, other in mine if site in text and site in other]
-            found = stats.label(label)[site]
-            assert found.count == len(both)
-            missing += len(mine) - len(both)
+            of_label = [(text, other) for name, text, other in measured if name == label]
+            both = [(text[site], other[site]) for text, other in of_label if site in text and site in other]
+            pooled = stats.label(label)[site]
+            assert pooled.count == len(both)
+            missing += len(of_label) - len(both)
             if both:
                 differences = np.array([text - other for text, other in both])
-                np.testing.assert_allclose(found.mean, differences.mean(0), rtol=1e-3, atol=1e-5)
-                np.testing.assert_allclose(found.var, differences.var(0), rtol=1e-3, atol=1e-6)
-                assert np.abs(found.active - (differences > 0).sum(0)).max() <= 1
+                np.testing.assert_allclose(pooled.mean, differences.mean(0), rtol=1e-3, atol=1e-5)
+                np.testing.assert_allclose(pooled.var, differences.var(0), rtol=1e-3, atol=1e-6)
+                assert np.abs(pooled.active - (differences > 0).sum(0)).max() <= 1
     assert bool(missing) == experts
 
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "jetmoe", "llama4", "apertus", "bitnet", "t5_gated", "bert"])
 @pytest.mark.filterwarnings("ignore:.*exact, but not fused")
 def test_every_kind_of_site_has_pairs(name: str) -> None:
-    """Experts that describe themselves and such that are followed, the fallback path, and an encoder."""
+    """The families cover described and followed experts, the fallback path and an encoder."""
     if not available(name):
         pytest.skip(f"transformers has no such {name}")
     family = FAMILIES[name]
@@ -98,17 +98,17 @@ def test_every_kind_of_site_has_pairs(name: str) -> None:
 
     @torch.no_grad()
     def means(text: str) -> Means:
-        found: Means = {}
+        by_site: Means = {}
 
         def look(site: str, h: torch.Tensor, gate: Any, routed: Any) -> torch.Tensor:
             if h.numel():
-                found[site] = h.reshape(-1, h.shape[-1]).double().mean(0).numpy()
+                by_site[site] = h.reshape(-1, h.shape[-1]).double().mean(0).numpy()
             return h
 
         ids = torch.tensor([make_tokenizer(bos=None)(text)["input_ids"]])
         with watched(model, family, look):
             model(input_ids=ids, **({"decoder_input_ids": ids} if name == "t5_gated" else {}))
-        return found
+        return by_site
 
     # An encoder is screened without its decoder.
     check_means(model, means, [site for site in family.names if "decoder" not in site], experts=family.stacked)
@@ -124,11 +124,11 @@ def test_experts_in_a_list_have_pairs(flat: bool) -> None:
 
     @torch.no_grad()
     def means(text: str) -> Means:
-        found: Means = {}
+        by_site: Means = {}
 
         def look(site: str, h: torch.Tensor) -> None:
             if h.numel():
-                found[site] = h.double().mean(0).numpy()
+                by_site[site] = h.double().mean(0).numpy()
 
         handles = [
             site.module.down_proj.register_forward_pre_hook(lambda _m, args, name=site.name: look(name, args[0]))
@@ -137,7 +137,7 @@ def test_experts_in_a_list_have_pairs(flat: bool) -> None:
         model(input_ids=torch.tensor([make_tokenizer(bos=None)(text)["input_ids"]]))
         for handle in handles:
             handle.remove()
-        return found
+        return by_site
 
     check_means(model, means, [site.name for site in find_sites(model)], experts=True)
 
@@ -148,12 +148,12 @@ def test_the_planted_neuron_has_the_largest_t() -> None:
     pairs = []
     for _ in range(30):
         words = [f"w{w}" for w in rng.integers(20, 48, 5)]
-        place = int(rng.integers(5))
-        changed = [*words[:place], word, *words[place + 1 :], *[word] * int(rng.integers(1, 3))]
+        position = int(rng.integers(5))
+        changed = [*words[:position], word, *words[position + 1 :], *[word] * int(rng.integers(1, 3))]
         pairs.append(Pair("w50", " ".join(changed), " ".join(words)))
     stats = screen_pairs(make_model(), TOKENIZER, pairs)
-    site, found, _ = select(stats, top=0.02, score="paired_t", sign="positive", fdr=0.05, min_effect=0.5)["w50"][0]
-    assert (site, found) == (f"model.layers.{layer}.mlp", index)
+    site, best, _ = select(stats, top=0.02, score="paired_t", sign="positive", fdr=0.05, min_effect=0.5)["w50"][0]
+    assert (site, best) == (f"model.layers.{layer}.mlp", index)
 
 
 def test_scores_and_programs_of_the_other_kind_are_refused() -> None:
@@ -176,10 +176,10 @@ def test_differences_that_are_not_finite_are_warned_of_and_a_site_of_them_refuse
         model.model.layers[2].mlp.up_proj.weight[5] = float("nan")
     with pytest.warns(UserWarning, match="17 of 2,193 activations"):
         stats = screen_pairs(model, tokenizer, make_pairs())
-    with pytest.warns(UserWarning, match=f"1 of 129 neurons, the first at {stats.sites[2]}, have no finite") as said:
-        found = select(stats, score="paired_t", top=1.0)
-    assert len(said) == 1
-    assert {label: len(neurons) for label, neurons in found.items()} == {"a": 128, "b": 128}
+    with pytest.warns(UserWarning, match=f"1 of 129 neurons, the first at {stats.sites[2]}, have no finite") as warned:
+        selected = select(stats, score="paired_t", top=1.0)
+    assert len(warned) == 1
+    assert {label: len(neurons) for label, neurons in selected.items()} == {"a": 128, "b": 128}
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.fill_(float("nan"))
     assert message(lambda: screen_pairs(model, tokenizer, make_pairs())).startswith("model.layers.1.mlp: all ")

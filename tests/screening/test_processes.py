@@ -1,4 +1,4 @@
-"""Several processes on one corpus: the bytes of one alone, whatever their number; a lost one costs its shards only."""
+"""Several processes on one corpus: they give the bytes of a single one, and a lost process costs its shards alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def outputs(tmp_path: Path, size: int) -> list[bytes]:
 def test_any_number_of_processes_gives_the_bytes_of_one(
     sentences: Path, alone: bytes, tmp_path: Path, size: int
 ) -> None:
-    """Also where each has a disk of its own, as on several nodes; 7 processes are more than there are shards."""
+    """Each process has its own folder, as on several nodes. 7 processes are more than there are shards."""
     arguments = (str(tmp_path / "shards-{rank}"), str(tmp_path / "{rank}.safetensors"), False)
     succeed(start_group(size, tmp_path / "store", _measure, sentences, *arguments))
     assert outputs(tmp_path, size) == [alone] * size
@@ -80,7 +80,7 @@ def test_a_killed_process_costs_only_its_own_shards(sentences: Path, alone: byte
     arguments = (str(folder), str(tmp_path / "{rank}.safetensors"), "{rank}")
     first, second = start_group(2, tmp_path / "store", _measure_or_die, sentences, *arguments, False)
     first.join(120)
-    assert first.exitcode == 1  # told, not left waiting
+    assert first.exitcode == 1  # it ends with an error instead of waiting
     assert second.exitcode == -signal.SIGKILL
     kept = sorted(file.name for file in folder.glob("shard-*"))
     assert kept == [f"shard-{shard:05d}.safetensors" for shard in (0, 1, 2)]
@@ -89,8 +89,8 @@ def test_a_killed_process_costs_only_its_own_shards(sentences: Path, alone: byte
 
 
 def _measure_other_options(sentences: Path, folder: str, output: str, rank: str) -> None:
-    told = message(lambda: measure(sentences, Path(output), checkpoint=folder, shards=2 + int(rank)))
-    assert "processes of one screening differ: shards is" in told
+    line = message(lambda: measure(sentences, Path(output), checkpoint=folder, shards=2 + int(rank)))
+    assert "processes of one screening differ: shards is" in line
 
 
 def test_processes_that_differ_are_refused(sentences: Path, tmp_path: Path) -> None:
@@ -111,12 +111,12 @@ def test_torchrun_runs_the_command(sentences: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["sentences"] == 100  # one process prints
+    assert json.loads(done.stdout)["sentences"] == 100  # a single process prints
     whole = ActivationStats.load(output)
-    one = screen(build("llama"), make_tokenizer(), Corpus.from_file(sentences), batch_tokens=64, shards=SHARDS)
+    alone = screen(build("llama"), make_tokenizer(), Corpus.from_file(sentences), batch_tokens=64, shards=SHARDS)
     for site in whole.sites:
-        assert (whole.count[site] == one.count[site]).all()
-        assert (whole.active[site] == one.active[site]).all()
+        assert (whole.count[site] == alone.count[site]).all()
+        assert (whole.active[site] == alone.active[site]).all()
     assert not (tmp_path / "out.safetensors.shards").exists()
     events = [json.loads(line) for line in log.read_text().splitlines()]
     summaries = [event for event in events if event["event"] == "summary"]

@@ -1,4 +1,4 @@
-"""Screening against independent hooks that copy every activation, and against one sentence at a time."""
+"""Screening against independent hooks that copy every activation, and against sentences one at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from affectron.stats import FIELDS, ActivationStats, SiteStats
 from tests.support.errors import message
 from tests.support.tiny import HIDDEN, NEURONS, build, last_inputs, make_tokenizer, site_names, state
 
-# The linear layer whose output (its first half, where gate and up share one) goes into the activation function.
+# Family -> linear layer whose output is the input of the activation function (its first half if it has gate and up).
 GATES = {
     "llama": "gate_proj",
     "gemma": "gate_proj",
@@ -33,7 +33,7 @@ GATES = {
 
 
 def make_corpus(sentences: int = 40, longest: int = 17) -> Corpus:
-    """Random words of w0 to w59. All labels of two tasks, some sentences with both, some with two of one task."""
+    """Random words of w0 to w59, with labels of two tasks; some sentences have labels of both, some two of one task."""
     rng = np.random.default_rng(3)
     kinds = [("anger",), ("joy",), ("irony",), ("anger", "irony"), ("anger", "joy")]
     records = []
@@ -58,9 +58,11 @@ Watched = list[tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]]
 
 @contextmanager
 def watch(model: Any, family: str, tokenizer: Any) -> Iterator[Watched]:
-    """Copy, from hooks, what each forward computes: for each sentence its labels and, by site, h and act(g) > 0 at its
-    own words, [words, neurons]. Sentences are found again by their tokens, so nothing is taken from the batches.
-    Batches of other tokens, by which a model is tried before it is measured, are passed over."""
+    """Copy each sentence's labels and, by site, h and act(g) > 0 at its words, [words, neurons], from hooks.
+
+    Sentences are recognised by their tokens, independently of the batches. Batches of other tokens, which probe the
+    model before the measurement, are skipped.
+    """
     labels: dict[tuple[int, ...], list[tuple[str, ...]]] = {}
     for sentence in CORPUS:
         labels.setdefault(tuple(tokenizer(sentence.text)["input_ids"]), []).append(sentence.labels)
@@ -81,11 +83,11 @@ def watch(model: Any, family: str, tokenizer: Any) -> Iterator[Watched]:
             length = sum(token != 0 for token in ids)  # 0 pads
             if tuple(ids[:length]) not in labels:
                 return
-            found = {
-                site: (h[site][row, 1:length].numpy(), open_gate[site][row, 1:length].numpy())  # less <s>
+            by_site = {
+                site: (h[site][row, 1:length].numpy(), open_gate[site][row, 1:length].numpy())  # without <s>
                 for site in h
             }
-            seen.append((labels[tuple(ids[:length])].pop(), found))
+            seen.append((labels[tuple(ids[:length])].pop(), by_site))
 
     handles = [
         model.base_model.register_forward_pre_hook(begin, with_kwargs=True),
@@ -116,30 +118,32 @@ def test_statistics_agree_with_hooks(family: str, tokens: str, active: str) -> N
     for label in CORPUS.labels:
         for site in stats.sites:
             rows = []
-            for labels, found in seen:
+            for labels, by_site in seen:
                 if label in labels:
-                    h, open_gate = found[site]
+                    h, open_gate = by_site[site]
                     if tokens == "last":
                         h, open_gate = h[-1:], open_gate[-1:]
                     elif tokens == "mean":
                         h = h.mean(0, keepdims=True)
                     rows.append((h, open_gate if active == "gate" else h > 0))
             h, is_active = (np.concatenate(part) for part in zip(*rows, strict=True))
-            # A sentence's mean is a float32 sum; a token's activation is a float32 as it stands.
-            largest = max(np.abs(found[site][0]).max() for _, found in seen)
+            # The mean of a sentence is a float32 sum with rounding; the activation of a token is an exact float32.
+            largest = max(np.abs(by_site[site][0]).max() for _, by_site in seen)
             check(stats.label(label)[site], h, is_active, 4e-7 * largest if tokens == "mean" else 0.0)
 
 
-def check(found: SiteStats, h: np.ndarray, active: np.ndarray, rounding: float) -> None:
-    """Counts are exact, mean and standard deviation are within 1e-6, minimum and maximum to the bit (of float32);
-    beside ``rounding``, that of the observations themselves."""
-    assert found.count == len(h)
-    assert np.array_equal(found.active, active.sum(0))
-    assert not found.nonfinite.any()
-    np.testing.assert_allclose(found.mean, h.mean(0), rtol=1e-6, atol=1e-6 * h.std(0).max() + rounding)
-    np.testing.assert_allclose(np.sqrt(found.var), h.std(0), rtol=1e-6, atol=1e-12 + rounding)
-    np.testing.assert_allclose(found.min, h.min(0), rtol=2e-7, atol=rounding)
-    np.testing.assert_allclose(found.max, h.max(0), rtol=2e-7, atol=rounding)
+def check(stats: SiteStats, h: np.ndarray, active: np.ndarray, rounding: float) -> None:
+    """Check that counts are exact, mean and standard deviation within 1e-6, and minimum and maximum exact in float32.
+
+    ``rounding`` is that of the observations themselves.
+    """
+    assert stats.count == len(h)
+    assert np.array_equal(stats.active, active.sum(0))
+    assert not stats.nonfinite.any()
+    np.testing.assert_allclose(stats.mean, h.mean(0), rtol=1e-6, atol=1e-6 * h.std(0).max() + rounding)
+    np.testing.assert_allclose(np.sqrt(stats.var), h.std(0), rtol=1e-6, atol=1e-12 + rounding)
+    np.testing.assert_allclose(stats.min, h.min(0), rtol=2e-7, atol=rounding)
+    np.testing.assert_allclose(stats.max, h.max(0), rtol=2e-7, atol=rounding)
 
 
 @torch.no_grad()
@@ -154,7 +158,7 @@ def test_a_batch_computes_what_single_sentences_do(family: str) -> None:
             model.base_model(input_ids=torch.tensor([tokenizer(sentence.text)["input_ids"]]))
 
     def keyed(seen: Watched, site: str) -> list[np.ndarray]:
-        return sorted((found[site][0] for _, found in seen), key=lambda h: (len(h), round(float(h.sum()), 3)))
+        return sorted((by_site[site][0] for _, by_site in seen), key=lambda h: (len(h), round(float(h.sum()), 3)))
 
     for site in site_names(family):
         for a, b in zip(keyed(batched, site), keyed(single, site), strict=True):
@@ -206,10 +210,10 @@ def test_templates_and_special_tokens_count_only_on_request() -> None:
 
 def test_batching_changes_no_count_and_moments_only_by_rounding() -> None:
     model, tokenizer = build("phi3"), make_tokenizer()
-    one, other = (screen(model, tokenizer, CORPUS, batch_tokens=n) for n in (1, 100_000))
+    small, large = (screen(model, tokenizer, CORPUS, batch_tokens=n) for n in (1, 100_000))
     for label in CORPUS.labels:
-        for site in one.sites:
-            a, b = one.label(label)[site], other.label(label)[site]
+        for site in small.sites:
+            a, b = small.label(label)[site], large.label(label)[site]
             assert a.count == b.count
             assert np.array_equal(a.active, b.active)
             np.testing.assert_allclose(a.mean, b.mean, rtol=1e-5, atol=1e-7)
@@ -222,8 +226,8 @@ def test_the_same_bits_come_out_again() -> None:
     for site in first.sites:
         for label in CORPUS.labels:
             for name in ("active", "mean", "m2", "min", "max"):
-                one, other = (getattr(stats.label(label)[site], name) for stats in (first, again))
-                assert np.array_equal(one, other), name
+                a, b = (getattr(stats.label(label)[site], name) for stats in (first, again))
+                assert np.array_equal(a, b), name
 
 
 def test_splits_merge_to_the_whole() -> None:
@@ -242,13 +246,13 @@ def test_splits_merge_to_the_whole() -> None:
 def test_provenance_says_what_was_read() -> None:
     tokenizer = make_tokenizer()
     stats = screen(build("llama"), tokenizer, CORPUS, batch_tokens=64)
-    found = stats.provenance
-    assert found["sentences"] == len(CORPUS) == 40
-    assert found["tokens_read"] == sum(len(tokenizer(sentence.text)["input_ids"]) for sentence in CORPUS)
-    assert 0 < found["padding"] < 0.5
-    assert found["truncated"] == 0
-    assert found["corpus"] == [CORPUS.hash]
-    assert (found["tokens"], found["active"], found["dtype"]) == ("all", "gate", "float32")
+    provenance = stats.provenance
+    assert provenance["sentences"] == len(CORPUS) == 40
+    assert provenance["tokens_read"] == sum(len(tokenizer(sentence.text)["input_ids"]) for sentence in CORPUS)
+    assert 0 < provenance["padding"] < 0.5
+    assert provenance["truncated"] == 0
+    assert provenance["corpus"] == [CORPUS.hash]
+    assert (provenance["tokens"], provenance["active"], provenance["dtype"]) == ("all", "gate", "float32")
 
 
 def test_sentences_longer_than_the_model_are_cut_and_counted() -> None:
@@ -271,42 +275,42 @@ def test_nan_in_a_model_is_counted_and_spoils_no_other_neuron() -> None:
         stats = screen(model, tokenizer, CORPUS)
     assert stats.nonfinite_share == pytest.approx(1 / (3 * NEURONS), rel=1e-12)
     for label in CORPUS.labels:
-        found, before = (s.label(label)["model.layers.2.mlp"] for s in (stats, clean))
-        assert found.nonfinite[5] == found.count
-        assert found.nonfinite.sum() == found.count
+        after, before = (s.label(label)["model.layers.2.mlp"] for s in (stats, clean))
+        assert after.nonfinite[5] == after.count
+        assert after.nonfinite.sum() == after.count
         others = np.arange(NEURONS) != 5
-        assert np.array_equal(found.mean[others], before.mean[others])
+        assert np.array_equal(after.mean[others], before.mean[others])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("tokens", ["all", "last", "mean"])
 def test_a_site_without_a_finite_activation_is_refused_by_name(value: float, tokens: str, tmp_path: Path) -> None:
-    """The layer after it reads what it wrote, and is not finite either."""
+    """The next layer, which reads its output, is not finite either."""
     model = build("llama")
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight.fill_(value)
-    said = message(lambda: screen(model, make_tokenizer(), CORPUS, tokens=tokens))
-    assert said.startswith("model.layers.1.mlp: all ")
-    assert "activations are NaN or infinite, as at 2 of 3 sites" in said
-    for resume in (False, True):  # what is kept of it is not finite in the second run either
+    line = message(lambda: screen(model, make_tokenizer(), CORPUS, tokens=tokens))
+    assert line.startswith("model.layers.1.mlp: all ")
+    assert "activations are NaN or infinite, as at 2 of 3 sites" in line
+    for resume in (False, True):  # the second run reads kept statistics, which are refused too
         again = message(
             lambda resume=resume: screen(
                 model, make_tokenizer(), CORPUS, tokens=tokens, checkpoint=tmp_path / "shards", resume=resume
             )
         )
-        assert again == said
-    assert message(lambda: screen_folds(model, make_tokenizer(), CORPUS, 2, Screen(tokens=tokens))) == said
+        assert again == line
+    assert message(lambda: screen_folds(model, make_tokenizer(), CORPUS, 2, Screen(tokens=tokens))) == line
 
 
 def test_numbers_that_are_not_finite_are_said_once_of_all_folds() -> None:
     model = build("llama")
     with torch.no_grad():
         model.model.layers[2].mlp.up_proj.weight[5] = float("nan")
-    with pytest.warns(UserWarning, match="NaN or infinite") as said:
+    with pytest.warns(UserWarning, match="NaN or infinite") as warned:
         folds = screen_folds(model, make_tokenizer(), CORPUS, 3)
-    assert len(said) == 1
+    assert len(warned) == 1
     bad = sum(int(fold.nonfinite[site].sum()) for fold in folds for site in fold.sites)
-    assert str(said[0].message).startswith(f"{bad:,} of ")
+    assert str(warned[0].message).startswith(f"{bad:,} of ")
 
 
 def test_statistics_merged_with_others_that_are_not_finite_count_both() -> None:
@@ -342,7 +346,7 @@ def test_ctrl_c_says_how_far_it_got_and_restores_the_model() -> None:
     calls = []
 
     def interrupt(_module: object, args: tuple[torch.Tensor]) -> None:
-        calls.extend([None] * (len(args[0]) == 1))  # a batch of several is none of the corpus
+        calls.extend([None] * (len(args[0]) == 1))  # a batch of several sentences is a probe
         if len(calls) == 4:
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Several threads of one process: each measures and steers a model of its own, and none another's unawares."""
+"""Threads of one process: each measures and steers its own model; use of another thread's model is refused."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def test_two_screens_in_two_threads_do_not_meet() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(together, (0, 1)))
-    for one, other in zip(alone, both, strict=True):
-        for site in one.sites:
-            assert np.array_equal(one.mean[site], other.mean[site])
-            assert np.array_equal(one.active[site], other.active[site])
+    for expected, stats in zip(alone, both, strict=True):
+        for site in expected.sites:
+            assert np.array_equal(expected.mean[site], stats.mean[site])
+            assert np.array_equal(expected.active[site], stats.active[site])
 
 
 @torch.no_grad()
@@ -60,19 +60,19 @@ def test_a_forward_in_another_thread_is_refused_while_a_context_is_open(family: 
             return model(**inputs).logits
 
     with attach(find_sites(model), nothing):
-        own = model(**inputs).logits
+        masked = model(**inputs).logits
         with pytest.raises(
             RuntimeError, match="thread 'other_0' runs a model that thread 'MainThread' measures or steers"
         ):
             in_thread(forward)
-        assert torch.equal(model(**inputs).logits, own)
-    assert not torch.equal(own, before)
+        assert torch.equal(model(**inputs).logits, masked)
+    assert not torch.equal(masked, before)
     assert torch.equal(in_thread(forward), before)
 
 
 @torch.no_grad()
 def test_another_thread_may_open_the_context() -> None:
-    """As a thread that streams text does: the context belongs to where the model runs."""
+    """A thread that streams text does so: the context belongs to the thread that runs the model."""
     model, inputs = build("llama"), batch()
 
     def steered() -> Tensor:

@@ -1,8 +1,8 @@
-"""The folder in which a screening keeps its shards, so that an interrupted one goes on where it was.
+"""Checkpoints: the folder in which a screening keeps its shards, so that an interrupted one can be resumed.
 
-A shard is a fixed run of the corpus' sentences, and has a file of its own: statistics (:class:`ActivationStats`) with
-the place that they reach. The same file serves a snapshot in the middle of a shard and the finished shard, one process
-and many. What the shards belong to stands in ``run.json``: nothing else may be added to them.
+A shard is a fixed run of the corpus' sentences. Its file has its statistics (:class:`ActivationStats`) and its state. A
+snapshot in the middle of a shard and the finished shard have the same format, for one process and for many.
+``run.json`` records the model, corpus and options of the shards; a run that differs in any of them is refused.
 """
 
 from __future__ import annotations
@@ -26,8 +26,18 @@ _RECORD, _SHARDS = "run.json", "shard-*.safetensors"
 
 
 @dataclass
-class Place:
-    """How far a shard is: batches, sentences and tokens read, positions with their padding, sentences cut."""
+class ShardState:
+    """State of a shard: its number, the data read so far, and whether it is complete.
+
+    Attributes:
+        shard: number of the shard.
+        batches: number of batches.
+        sentences: number of sentences.
+        tokens_read: number of tokens, without padding.
+        positions: number of tokens, with padding.
+        truncated: number of sentences that were cut to the model's length.
+        complete: True once the whole shard is measured.
+    """
 
     shard: int
     batches: int = 0
@@ -37,9 +47,9 @@ class Place:
     truncated: int = 0
     complete: bool = False
 
-    def plus(self, other: Place) -> Place:
-        """Both together."""
-        return Place(
+    def plus(self, other: ShardState) -> ShardState:
+        """Add the counts of two shards; the number is that of the first."""
+        return ShardState(
             self.shard,
             self.batches + other.batches,
             self.sentences + other.sentences,
@@ -51,16 +61,16 @@ class Place:
 
 
 class ShardFolder:
-    """The shards of one run in ``path``; the folder is made when the first of them is saved.
+    """Folder with the shards of one run. It is made when the first shard is saved.
 
     Args:
         path: the folder.
-        run: everything that the numbers depend on, as JSON: a run that differs in any of it is another run.
-        resume: go on from what the folder holds; without it the folder must hold nothing.
+        run: everything on which the numbers depend, as JSON. A run that differs in any field is another run.
+        resume: continue from the shards in the folder; without it the folder must have none.
 
     Raises:
-        InputError: the folder holds shards and ``resume`` is false, or holds those of another run; the message names
-            the first field that differs, and both values.
+        InputError: the folder has shards and ``resume`` is False, or has those of another run; the message names the
+            first field that differs, and both values.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any], resume: bool) -> None:
@@ -71,7 +81,7 @@ class ShardFolder:
         self._recorded = path.is_dir() and any(path.glob(_SHARDS))
         if not self._recorded:
             names = [file.name for file in path.iterdir()] if path.is_dir() else []
-            # A name with a dot is the lock's, or of a file whose writer was killed.
+            # Names with a dot are those of the lock, and of files whose writer was killed.
             other = sorted(name for name in names if name != _RECORD and not name.startswith("."))
             if other:
                 raise InputError(f"checkpoint is {path}, which holds {other[0]}; expected a folder for shards alone")
@@ -92,31 +102,33 @@ class ShardFolder:
                 )
 
     def file(self, shard: int) -> Path:
+        """Path of a shard's file."""
         return self.path / f"shard-{shard:05d}.safetensors"
 
-    def save(self, stats: ActivationStats, place: Place) -> int:
-        """Write what ``stats`` holds of a shard, atomically; returns the bytes written.
+    def save(self, stats: ActivationStats, state: ShardState) -> int:
+        """Write the statistics and the state of a shard, atomically, and return the number of bytes.
 
         Raises:
-            InputError: it cannot be written; what was there before is unchanged.
+            InputError: the file cannot be written; an older file is left unchanged.
         """
         self._begin()
-        stats.provenance = {"run": self._digest, "place": asdict(place)}
-        path = self.file(place.shard)
+        stats.provenance = {"run": self._digest, "place": asdict(state)}
+        path = self.file(state.shard)
         stats.save(path)
         return path.stat().st_size
 
     def receive(self, shard: int, data: bytes) -> None:
-        """Write the file of a shard that another folder of this run holds.
+        """Write the file of a shard from another folder of this run.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the file cannot be written.
         """
         self._begin()
         with atomic_write(self.file(shard)) as temporary:
             temporary.write_bytes(data)
 
     def _begin(self) -> None:
+        """Make the folder and its record, before the first shard is saved."""
         if self._recorded:
             return
         try:
@@ -126,17 +138,18 @@ class ShardFolder:
         try:
             write_json(self._record, {"format": FORMAT, "version": VERSION, "run": self.run})
         except InputError:
-            with suppress(OSError):  # another process may have written to it meanwhile
+            with suppress(OSError):  # not empty: another process has written to it
                 self.path.rmdir()
             raise
         self._recorded = True
 
-    def load(self, shard: int) -> tuple[ActivationStats, Place] | None:
-        """What is kept of a shard. None where there is nothing, or a damaged file: that one is warned of, and the shard
-        measured anew.
+    def load(self, shard: int) -> tuple[ActivationStats, ShardState] | None:
+        """Read the statistics and the state of a shard.
+
+        None if there is no file or it is damaged. A damaged file causes a warning, and the shard is measured again.
 
         Raises:
-            InputError: the file is whole and belongs to another run or shard.
+            InputError: the file is intact but belongs to another run or shard.
         """
         path = self.file(shard)
         if not path.exists():
@@ -146,16 +159,16 @@ class ShardFolder:
         except InputError as error:
             warnings.warn(f"{error}: shard {shard} is measured anew", RuntimeWarning, stacklevel=2)
             return None
-        place = _place(stats.provenance.get("place"))
-        if stats.provenance.get("run") != self._digest or place is None or place.shard != shard:
+        state = _state(stats.provenance.get("place"))
+        if stats.provenance.get("run") != self._digest or state is None or state.shard != shard:
             raise InputError(f"{path} belongs to another run or shard; expected shard {shard} of this run")
-        return stats, place
+        return stats, state
 
-    def whole(self, shard: int) -> tuple[ActivationStats, Place]:
-        """A shard that was complete when it was saved.
+    def whole(self, shard: int) -> tuple[ActivationStats, ShardState]:
+        """Read a shard that was complete when it was saved.
 
         Raises:
-            InputError: it is so no more.
+            InputError: the file has been damaged or removed since.
         """
         kept = self.load(shard)
         if kept is None or not kept[1].complete:
@@ -164,20 +177,20 @@ class ShardFolder:
 
     @staticmethod
     def remove(path: Path) -> None:
-        """Remove the files of a folder of shards, and the folder where nothing else is in it."""
+        """Remove the files of a folder of shards, and the folder if it is empty then."""
         with suppress(OSError):
             for file in (*path.glob(_SHARDS), *path.glob(".*.tmp"), path / _RECORD):
                 file.unlink(missing_ok=True)
             path.rmdir()
 
-    def places(self, shards: int) -> dict[int, Place]:
-        """How far each of the first ``shards`` shards is; those without a whole file are left out."""
-        found = ((shard, self.load(shard)) for shard in range(shards))
-        return {shard: kept[1] for shard, kept in found if kept is not None}
+    def states(self, shards: int) -> dict[int, ShardState]:
+        """Read the states of the first ``shards`` shards; those without an intact file are absent."""
+        loaded = ((shard, self.load(shard)) for shard in range(shards))
+        return {shard: kept[1] for shard, kept in loaded if kept is not None}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """One level of keys, joined by dots, so that a difference can be named."""
+    """Flatten nested keys to one level, joined by dots, so that a difference can be named."""
     if not isinstance(value, dict):
         return {prefix: value}
     flat = {}
@@ -186,8 +199,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _place(found: Any) -> Place | None:
-    names = {field.name for field in fields(Place)}
-    if not isinstance(found, dict) or found.keys() != names:
+def _state(value: Any) -> ShardState | None:
+    """Make a state from plain data; None if a field is missing or of another type."""
+    names = {field.name for field in fields(ShardState)}
+    if not isinstance(value, dict) or value.keys() != names:
         return None
-    return Place(**found) if all(type(value) in (int, bool) for value in found.values()) else None
+    return ShardState(**value) if all(type(item) in (int, bool) for item in value.values()) else None

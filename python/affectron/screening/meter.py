@@ -1,4 +1,4 @@
-"""The meter of a screening: what it counts, and the JSON events that tell of it."""
+"""Meter of a screening: its counts, and the JSON events that report them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ import torch
 from affectron.errors import InputError
 
 T = TypeVar("T")
-#: Told of each event of a screening; :class:`Meter` says what is in one.
+#: Function that is called with each event of a screening; :class:`Meter` describes the events.
 Log = Callable[[dict[str, Any]], None]
 
-#: Seconds between two events of progress.
-_EVERY = 10.0
+#: Seconds between two progress events.
+_PROGRESS_INTERVAL = 10.0
 
 
 class Meter:
-    """Counts what a screening does, and tells ``log`` of it as JSON events.
+    """Meter that counts the work of a screening and reports it to ``log`` as JSON events.
 
-    Every event has ``event``, ``seconds`` since the start and ``rank``. ``progress`` comes every ten seconds and
-    ``summary`` at the end: ``sentences`` and ``tokens`` read by this process in this run, ``tokens_per_second``,
-    ``padding`` (share of the positions), ``waiting`` (share of the time without a batch that was ready: reading and
-    tokenising were too slow), ``memory_bytes`` resident now, ``memory_peak_bytes``, ``device_peak_bytes`` of a GPU, and
-    what the checkpoints took (``checkpoints``, ``checkpoint_seconds``). ``checkpoint`` has the ``bytes`` of one file
-    and the seconds that it ``took``.
+    Every event has ``event`` (its kind), ``seconds`` since the start and ``rank``. There are three kinds:
+
+    - ``progress``, every ten seconds, and ``summary``, at the end: ``sentences`` and ``tokens`` read by this process in
+      this run, ``tokens_per_second``, ``padding`` (share of all positions), ``waiting`` (share of the time in which no
+      batch was ready, since reading and tokenising were too slow), ``memory_bytes`` resident now,
+      ``memory_peak_bytes``, ``device_peak_bytes`` of a GPU, and number and duration of the checkpoints
+      (``checkpoints``, ``checkpoint_seconds``).
+    - ``checkpoint``: ``bytes`` of one file and the seconds that it ``took``.
+
+    Args:
+        log: called with each event; None reports nothing.
+        rank: rank of this process.
     """
 
     def __init__(self, log: Log | None, rank: int = 0) -> None:
@@ -38,10 +44,10 @@ class Meter:
         self.sentences = self.tokens = self.positions = self.checkpoints = 0
         self.waited = self.checkpointing = 0.0
         self.start = time.perf_counter()
-        self.next = self.start + _EVERY
+        self.next = self.start + _PROGRESS_INTERVAL
 
     def waiting(self, source: Iterable[T]) -> Iterator[T]:
-        """The items of ``source``; the time until each is there counts as waiting."""
+        """Yield the items of ``source``, and count the time until each is ready as waiting."""
         items = iter(source)
         while True:
             before = time.perf_counter()
@@ -52,28 +58,28 @@ class Meter:
             yield item
 
     def batch(self, sentences: int, tokens: int, positions: int) -> None:
-        """A batch was measured: so many sentences, tokens, and tokens with their padding."""
+        """Count a measured batch: its sentences, its tokens, and its positions (tokens with padding)."""
         self.sentences += sentences
         self.tokens += tokens
         self.positions += positions
         if time.perf_counter() >= self.next:
-            self.next = time.perf_counter() + _EVERY
-            self._tell("progress", self._figures())
+            self.next = time.perf_counter() + _PROGRESS_INTERVAL
+            self._report("progress", self._figures())
 
     def checkpoint(self, save: Callable[[], int]) -> None:
-        """Save, which returns the bytes written, and count the time that it takes."""
+        """Call ``save``, which returns the number of bytes written, and count its duration."""
         before = time.perf_counter()
         size = save()
         took = time.perf_counter() - before
         self.checkpoints += 1
         self.checkpointing += took
-        self._tell("checkpoint", {"bytes": size, "took": round(took, 4)})
+        self._report("checkpoint", {"bytes": size, "took": round(took, 4)})
 
     def end(self) -> None:
-        """Everything is done."""
-        self._tell("summary", self._figures())
+        """Report the summary."""
+        self._report("summary", self._figures())
 
-    def _tell(self, event: str, figures: dict[str, Any]) -> None:
+    def _report(self, event: str, figures: dict[str, Any]) -> None:
         if self.log is not None:
             seconds = round(time.perf_counter() - self.start, 3)
             self.log({"event": event, "seconds": seconds, "rank": self.rank, **figures})
@@ -87,7 +93,7 @@ class Meter:
             "padding": round(1 - self.tokens / self.positions, 4) if self.positions else 0.0,
             "waiting": round(self.waited / seconds, 4),
             "memory_bytes": held,
-            # The kernel adds each thread's pages to the peak by and by.
+            # The kernel adds each thread's pages to the peak with a delay, so that it can be below the present size.
             "memory_peak_bytes": max(held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
             "device_peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0,
             "checkpoints": self.checkpoints,
@@ -96,12 +102,19 @@ class Meter:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class EventLog:
-    """A log that appends each event to a file, if there is one, as a line of JSON, and keeps the summary."""
+    """Log that appends each event to a file as a line of JSON, and keeps the summary.
+
+    Args:
+        path: the file; None keeps the summary alone.
+
+    Raises:
+        InputError: on an event, if the file cannot be written.
+    """
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.path = None if path is None else Path(path)
@@ -113,7 +126,7 @@ class EventLog:
         if self.path is not None:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                # One write a line, at the end: several processes may share the file.
+                # Each line is a single append, since several processes may share the file.
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(event) + "\n")
             except OSError as error:

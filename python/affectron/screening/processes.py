@@ -1,7 +1,8 @@
-"""Several processes that screen one corpus: who reads which shards, and how the shards come together.
+"""Processes that screen one corpus together: their shares of the shards, and the exchange of results.
 
-The processes meet before the first shard and after the last: in between a slow or lost one holds up no other. All that
-is exchanged are host arrays, over gloo; a model spread over GPUs brings NCCL groups of its own.
+The processes wait for each other before the first shard and after the last. In between, a slow or lost process does not
+hold up the others. They exchange host arrays alone, over gloo. A model that is spread over GPUs has its own NCCL
+groups.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from affectron.errors import Incomplete, InputError
 from affectron.models.parallel import is_fully_sharded, tensor_group
 from affectron.screening.checkpoint import ShardFolder
 
-# At the end the fastest process waits for the slowest, which may have a whole shard more to read.
+# The fastest process waits at the end for the slowest, which may have one shard more to read.
 _TIMEOUT = timedelta(days=7)
 
 
 def launched() -> bool:
-    """Whether ``torchrun`` started this process."""
+    """Tell whether ``torchrun`` started this process."""
     return dist.is_available() and dist.is_torchelastic_launched()
 
 
@@ -36,31 +37,33 @@ def initialise() -> None:
 
 
 def finish() -> None:
-    """Wait for all processes, and part; nothing to do for one alone."""
+    """Wait for all processes and leave their group; does nothing for a single process."""
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
 def local_device(device: str) -> str:
-    """This process' own GPU where ``device`` is ``cuda``, or ``auto`` and there are GPUs; else ``device``."""
-    own = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    return f"cuda:{os.environ['LOCAL_RANK']}" if own else device
+    """Choose this process' GPU if ``device`` is ``cuda``, or ``auto`` with GPUs available; else return ``device``."""
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    return f"cuda:{os.environ['LOCAL_RANK']}" if on_gpu else device
 
 
 def restarted() -> bool:
-    """Whether ``torchrun --max-restarts`` has started this process anew: then it goes on where the last one was."""
+    """Tell whether ``torchrun --max-restarts`` has restarted this process, which then resumes from the checkpoint."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 class Processes:
-    """The processes of a screening; one alone where torch.distributed is not in use.
+    """Processes of a screening; a single one if torch.distributed is not in use.
 
     Attributes:
-        rank, size: as torch.distributed has them.
-        replica, replicas: which copy of the model this process belongs to, and how many there are. A copy is one
-            process, or the several of a tensor parallel model; each copy reads shards of its own.
-        leader: whether this process writes for its copy.
+        group: gloo group of all processes; None for a single process.
+        coupled: gloo group of the processes whose forwards this one takes part in; None if it computes alone.
+        rank, size: rank and world size of torch.distributed.
+        replica, replicas: number of this process' copy of the model, and number of copies. A copy is one process, or
+            all processes of a tensor parallel model. Each copy reads its own shards.
+        leader: True where this process writes the files of its copy.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,7 +74,7 @@ class Processes:
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
             return
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        # Groups of our own: messages of the model's groups cannot come between.
+        # A separate group, so that its messages cannot mix with those of the model's groups.
         self.group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
         tensor = tensor_group(model)
         members = self.gather([self.rank] if tensor is None else dist.get_process_group_ranks(tensor))
@@ -86,7 +89,7 @@ class Processes:
             self.coupled = groups[self.replica]
 
     def step(self, busy: bool, due: bool, stop: bool) -> tuple[bool, bool, bool]:
-        """What holds for any process whose forwards take part in this one's: to be asked before each of them."""
+        """Combine the flags of all coupled processes by "or"; each of them calls this before every forward."""
         if self.coupled is None:
             return busy, due, stop
         flags = torch.tensor([busy, due, stop], dtype=torch.uint8)
@@ -95,26 +98,26 @@ class Processes:
         return busy, due, stop
 
     def gather(self, value: Any) -> list[Any]:
-        """Each process' ``value`` (small, plain data), in rank order.
+        """Collect the ``value`` (small, plain data) of each process, in rank order.
 
         Raises:
             Incomplete: another process has ended.
         """
         if self.group is None:
             return [value]
-        found: list[Any] = [None] * self.size
+        values: list[Any] = [None] * self.size
         try:
-            dist.all_gather_object(found, value, group=self.group)
+            dist.all_gather_object(values, value, group=self.group)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise Incomplete(f"another process of the screening has ended; go on with --resume ({reason})") from error
-        return found
+        return values
 
     def agree(self, value: dict[str, Any]) -> None:
-        """Check that all have the same value.
+        """Check that all processes have the same value.
 
         Raises:
-            InputError: they have not; the message names the field, the rank and both values.
+            InputError: they differ; the message names the field, the rank and both values.
         """
         for rank, other in enumerate(self.gather(value)):
             for key in value:
@@ -125,17 +128,17 @@ class Processes:
                     )
 
     def share(self, items: Sequence[int]) -> Sequence[int]:
-        """This copy's part of the items: a run of them, as long as the others' or one longer."""
-        first, last = (len(items) * (self.replica + one) // self.replicas for one in (0, 1))
+        """Return this copy's share of the items, a run of them. The lengths of all shares differ by one at most."""
+        first, last = (len(items) * replica // self.replicas for replica in (self.replica, self.replica + 1))
         return items[first:last]
 
     def collect(self, folder: ShardFolder, owners: dict[int, int]) -> None:
-        """Bring to rank 0's folder the shards that only another process' folder holds; nothing to do on one disk."""
+        """Copy shards that rank 0's folder lacks from their owners' folders; does nothing if all share one disk."""
         if self.group is None:
             return
-        here = self.gather([shard for shard in owners if folder.file(shard).is_file()])[0]
+        on_rank_0 = self.gather([shard for shard in owners if folder.file(shard).is_file()])[0]
         for shard, owner in owners.items():
-            if shard in here:
+            if shard in on_rank_0:
                 continue
             if self.rank == owner:
                 data = torch.frombuffer(bytearray(folder.file(shard).read_bytes()), dtype=torch.uint8)
@@ -149,7 +152,7 @@ class Processes:
                 folder.receive(shard, data.numpy().tobytes())
 
     def broadcast(self, arrays: Iterable[np.ndarray[Any, Any]]) -> None:
-        """Put rank 0's contents into the arrays, which have the same shapes everywhere."""
+        """Overwrite the arrays with those of rank 0, which have the same shapes."""
         if self.group is not None:
             for array in arrays:
                 dist.broadcast(torch.from_numpy(array), 0, group=self.group)

@@ -1,8 +1,7 @@
-"""A corpus in shards: measured one after the other, kept while they are measured, merged in their order.
+"""Shards of a screening: measured one after the other, saved during the measurement, and merged in their order.
 
-A shard is a run of sentences that the corpus' length alone decides. Each starts from nothing, so that who measured it,
-when, and after how many interruptions changes no bit of the whole: resuming and sharing out are one mechanism. Apart
-from screening.py, which knows what is measured, and from checkpoint.py, which knows files.
+A shard is a run of sentences that depends on the corpus' length alone. Each shard starts from empty statistics. The
+result is therefore the same, bit for bit, for any number of processes and interruptions.
 """
 
 from __future__ import annotations
@@ -24,47 +23,48 @@ from affectron._internal.progress import Advance, track
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch
 from affectron.errors import Incomplete, ScreeningInterrupted
-from affectron.screening.checkpoint import Place, ShardFolder
+from affectron.screening.checkpoint import ShardFolder, ShardState
 from affectron.screening.meter import Meter
 from affectron.screening.processes import Processes
 from affectron.stats import FIELDS, ActivationStats
 
-# Batches made ahead of the forward: so many that the next pool of sentences is tokenised while the last one is used up.
+# Batches prepared ahead of the forward: enough to tokenise the next pool of sentences while the last one is read.
 _BATCHES_AHEAD = 64
 
-Part = tuple[ActivationStats, Place]
-"""What was measured of a shard, or of several, and how far that reaches."""
+Part = tuple[ActivationStats, ShardState]
+"""Statistics of a shard, or of several, and their state."""
 
 
 class Work(Protocol):
-    """What is done with the batches of a shard."""
+    """Measurement of the batches of a shard."""
 
     def start(self, kept: ActivationStats | None) -> None:
-        """Begin a shard: from nothing, or where it was left."""
+        """Begin a shard: from empty statistics, or from those that were kept."""
 
-    def forward(self, batch: Batch) -> None: ...
+    def forward(self, batch: Batch) -> None:
+        """Measure a batch."""
 
     def idle(self) -> None:
-        """A forward that counts nothing, for the sake of processes that need one."""
+        """Run a forward that counts nothing, for coupled processes that need one."""
 
     def stats(self) -> ActivationStats:
-        """What was measured since the start; measuring can go on afterwards."""
+        """Return the statistics since the start; the measurement can go on afterwards."""
 
     def blank(self) -> ActivationStats:
-        """Statistics of no tokens, for others' to be written over."""
+        """Return statistics of no tokens, to be overwritten with those of another process."""
 
 
 class Shards:
-    """The shards of one screening.
+    """Shards of one screening.
 
     Args:
         corpus: the sentences.
-        shards: into how many runs they are divided, of the same length or one more.
-        read: gives the batches of ``sentences``.
-        work: what is done with them.
-        meter: told of every batch and checkpoint.
+        shards: number of shards; their lengths differ by one at most.
+        read: makes batches of sentences.
+        work: measures the batches.
+        meter: counts batches and checkpoints.
         progress: show a bar on stderr.
-        processes: those that share out the shards.
+        processes: the processes that share the shards.
     """
 
     def __init__(
@@ -80,14 +80,14 @@ class Shards:
         self.corpus, self.shards, self.read, self.work, self.meter = corpus, shards, read, work, meter
         self.progress, self.processes = progress, processes
         self._sentences: Iterator[Sentence] = iter(())
-        self._reached: int | None = None  # sentences taken from it; None: it has to be made anew
+        self._reached: int | None = None  # number of sentences taken from it; None if it must be restarted
 
     def bounds(self, shard: int) -> tuple[int, int]:
-        """The sentences of a shard: the first, and the one after the last."""
+        """Range of a shard's sentences: the first, and the one after the last."""
         return len(self.corpus) * shard // self.shards, len(self.corpus) * (shard + 1) // self.shards
 
     def measure(self) -> Part:
-        """Measure all shards and merge them as they come; nothing is kept.
+        """Measure all shards and merge them one by one; nothing is saved.
 
         Raises:
             ScreeningInterrupted: Ctrl-C.
@@ -104,26 +104,26 @@ class Shards:
                 ) from None
 
     def measure_kept(self, folder: ShardFolder, every: float) -> Part:
-        """Measure what ``folder`` lacks of this process' shards, keep it there, and merge all shards of all processes.
+        """Measure this process' shards that ``folder`` lacks, save them there, and merge the shards of all processes.
 
         A shard is saved when it is complete, every ``every`` seconds until then, and on Ctrl-C and SIGTERM.
 
         Raises:
             InputError: the folder cannot be written to.
-            Incomplete: some shards failed, on whichever process.
+            Incomplete: shards failed, on any process.
             ScreeningInterrupted: Ctrl-C or SIGTERM.
         """
-        places = folder.places(self.shards)
-        complete = {shard for shard, place in places.items() if place.complete}
-        everywhere = set().union(*self.processes.gather(complete))
-        own = self.processes.share([shard for shard in range(self.shards) if shard not in everywhere])
+        states = folder.states(self.shards)
+        complete = {shard for shard, state in states.items() if state.complete}
+        complete_anywhere = set().union(*self.processes.gather(complete))
+        share = self.processes.share([shard for shard in range(self.shards) if shard not in complete_anywhere])
         failures: dict[int, Exception] = {}
-        total = sum(stop - start for start, stop in map(self.bounds, own))
+        total = sum(stop - start for start, stop in map(self.bounds, share))
         show = self.progress and self.processes.rank == 0
-        with _told_to_stop() as stop, track("screening", total, show) as advance:
+        with _stop_on_signals() as stop, track("screening", total, show) as advance:
             watch = _Watch(every, stop, self.processes)
-            for shard in own:
-                kept = folder.load(shard) if shard in places else None
+            for shard in share:
+                kept = folder.load(shard) if shard in states else None
                 with closing(self._measure(shard, kept, advance, watch)) as parts:
                     try:
                         self._keep(parts, folder, watch)
@@ -144,13 +144,13 @@ class Shards:
         return self._merge(folder, complete, failures)
 
     def _keep(self, parts: Iterator[Part], folder: ShardFolder, watch: _Watch) -> None:
-        """Save what is measured of a shard whenever there is something, until it is complete or ``watch`` ends it."""
+        """Save each of ``parts`` of a shard, until it is complete or ``watch`` stops it."""
         while True:
             try:
                 part = next(parts, None)
-            except Exception as error:  # whatever it is, it shall not cost the other shards
+            except Exception as error:  # no failure of one shard may end the others
                 if self.processes.coupled is not None:
-                    raise  # the others wait for a forward that will not come: better that all end
+                    raise  # coupled processes would wait forever for this one's forward, so that all must end
                 raise _Failed(error) from error
             if part is None:
                 return
@@ -161,28 +161,28 @@ class Shards:
                 return
 
     def _measure(self, shard: int, kept: Part | None, advance: Advance, watch: _Watch) -> Generator[Part, None, None]:
-        """Measure a shard from where it is kept; gives what there is whenever it is due, and the whole at last."""
-        stats, place = kept or (None, Place(shard))
+        """Measure a shard from its kept state; yield the part so far whenever it is due, and the whole at the end."""
+        stats, state = kept or (None, ShardState(shard))
         self.work.start(stats)
-        with prefetch(islice(self.read(self._sentences_of(shard)), place.batches, None), _BATCHES_AHEAD) as ready:
+        with prefetch(islice(self.read(self._sentences_of(shard)), state.batches, None), _BATCHES_AHEAD) as ready:
             for batch in self.meter.waiting(ready):
                 if watch.due():
-                    yield self.work.stats(), place
+                    yield self.work.stats(), state
                 self.work.forward(batch)
                 tokens, sentences = int(batch.attention_mask.sum()), len(batch.sentences) - batch.continuing
-                place.batches += 1
-                place.sentences += sentences
-                place.tokens_read += tokens
-                place.positions += batch.attention_mask.size
-                place.truncated += batch.truncated
+                state.batches += 1
+                state.sentences += sentences
+                state.tokens_read += tokens
+                state.positions += batch.attention_mask.size
+                state.truncated += batch.truncated
                 self.meter.batch(sentences, tokens, batch.attention_mask.size)
                 advance(self.meter.sentences, self.meter.tokens)
         self.corpus.check_unchanged()
-        place.complete = True
-        yield self.work.stats(), place
+        state.complete = True
+        yield self.work.stats(), state
 
     def _sentences_of(self, shard: int) -> Iterator[Sentence]:
-        """Reads on where the last shard ended: the corpus is read once, as long as shards are asked for in order."""
+        """Iterate over a shard's sentences from where the last shard ended: shards in order read the corpus once."""
         start, stop = self.bounds(shard)
         if self._reached is None or self._reached > start:
             self._sentences, self._reached = iter(self.corpus), 0
@@ -190,16 +190,21 @@ class Shards:
         return islice(self._sentences, skipped, skipped + stop - start)
 
     def _merge(self, folder: ShardFolder, complete: set[int], failures: dict[int, Exception]) -> Part:
-        if self.processes.size == 1 and not complete:  # nothing is kept: there is nothing to tell beside the error
+        """Merge the shards of all processes on rank 0, and send the result to all.
+
+        Raises:
+            Incomplete: a shard is missing.
+        """
+        if self.processes.size == 1 and not complete:  # nothing is kept, so that the error itself says all
             raise next(iter(failures.values()))
         owner: dict[int, int] = {}
         reasons: dict[int, str] = {}
-        found = (
+        outcome = (
             complete if self.processes.leader else set(),
             {shard: f"{type(error).__name__}: {error}" for shard, error in failures.items()},
         )
-        for rank, (theirs, failed) in enumerate(self.processes.gather(found)):
-            owner.update((shard, rank) for shard in theirs if shard not in owner)
+        for rank, (completed, failed) in enumerate(self.processes.gather(outcome)):
+            owner.update((shard, rank) for shard in completed if shard not in owner)
             reasons.update(failed)
         missing = [shard for shard in range(self.shards) if shard not in owner]
         if missing:
@@ -210,9 +215,9 @@ class Shards:
             )
         self.processes.collect(folder, owner)
         if self.processes.rank == 0:
-            stats, place = reduce(_merged, map(folder.whole, range(self.shards)))
+            stats, state = reduce(_merged, map(folder.whole, range(self.shards)))
         else:
-            stats, place = self.work.blank(), Place(0)
+            stats, state = self.work.blank(), ShardState(0)
         self.processes.broadcast(getattr(stats, name)[site] for name in FIELDS for site in stats.sites)
         texts = self.processes.gather(None if stats.screened is None else len(stats.screened))[0]
         if texts is None:
@@ -221,46 +226,53 @@ class Shards:
             if self.processes.rank != 0:
                 stats.screened = np.zeros(texts, dtype=np.uint64)
             assert stats.screened is not None
-            self.processes.broadcast([stats.screened.view(np.int64)])  # of the same bits, which gloo can send
-        return stats, self.processes.gather(place)[0]
+            self.processes.broadcast([stats.screened.view(np.int64)])  # the same bits in a type that gloo can send
+        return stats, self.processes.gather(state)[0]
 
     def _where(self, shard: int) -> str:
         start, stop = self.bounds(shard)
         return f"(sentences {start + 1:,} to {stop:,})"
 
 
-def _merged(one: Part, other: Part) -> Part:
-    (stats, place), (more, further) = one, other
-    return stats.merge(more), place.plus(further)
+def _merged(first: Part, second: Part) -> Part:
+    return first[0].merge(second[0]), first[1].plus(second[1])
 
 
 class _Failed(Exception):
-    """A shard could not be measured."""
+    """Failure of a shard's measurement, which does not end the others."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
 
 class _Watch:
-    """Says before each forward what is to be done first; processes that compute together do the same."""
+    """Decision before each forward whether to save or to stop; coupled processes decide alike.
+
+    Args:
+        every: seconds between two saves.
+        stop: set when the screening is to stop.
+        processes: the processes of the screening.
+    """
 
     def __init__(self, every: float, stop: threading.Event, processes: Processes) -> None:
         self.every, self.stop, self.processes = every, stop, processes
         self.reset()
 
     def reset(self) -> None:
-        self.at = time.monotonic() + self.every
+        """Start the time until the next save."""
+        self.save_at = time.monotonic() + self.every
 
     def due(self) -> bool:
-        """Whether to save: ``every`` seconds are over since the last reset, or it is time to stop."""
-        late = time.monotonic() >= self.at
+        """Tell whether to save: ``every`` seconds have passed since the last reset, or the screening is to stop."""
+        late = time.monotonic() >= self.save_at
         return self._agree(busy=True, due=late or self.stop.is_set())[1]
 
     def others_busy(self) -> bool:
-        """Whether a forward is needed of this process, which has none of its own left."""
+        """Tell whether coupled processes need another forward of this one, which has no batch left."""
         return self._agree(busy=False, due=False)[0] and not self.stop.is_set()
 
     def _agree(self, busy: bool, due: bool) -> tuple[bool, bool]:
+        """Combine ``busy``, ``due`` and the stop event with those of the coupled processes."""
         busy, due, stop = self.processes.step(busy, due, self.stop.is_set())
         if stop:
             self.stop.set()
@@ -268,10 +280,10 @@ class _Watch:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, in place of what they do otherwise; a second Ctrl-C ends at once.
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and SIGTERM set, instead of their usual effect; a second Ctrl-C ends at once.
 
-    Only the main thread is told of signals: in any other the event stays unset.
+    Python handles signals in the main thread alone. In any other thread the event stays unset.
     """
     stop = threading.Event()
     again = False
