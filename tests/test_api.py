@@ -1,4 +1,4 @@
-"""The names of the package: what ``affectron.x`` promises, and what importing it costs."""
+"""Public names of the package, and the modules that an import loads."""
 
 from __future__ import annotations
 

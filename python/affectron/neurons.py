@@ -182,7 +182,7 @@ class NeuronSet(Mapping[str, NeuronList]):
         return f"NeuronSet({lengths})"
 
     def overlap(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        """Compute the Jaccard index |a ∩ b| / |a ∪ b| of the neurons of each two labels.
+        """Compute the Jaccard index |a ∩ b| / |a ∪ b| of the neurons of each pair of labels.
 
         Returns:
             the labels, and float64 [L, L], NaN where both labels have no neuron.

@@ -1,4 +1,4 @@
-"""A model with a program of every kind and the definition of each, and how to compare them."""
+"""Model with a program of every kind and its definition, and helpers to compare them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.raw_activations import Raw, raw
 from tests.support.tiny import LAYERS, NEURONS, build, site_names
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
-# For each site: the neurons changed, and what becomes of them.
+# (site, h) -> changed h.
 Change = Callable[[str, Tensor], Tensor]
 
 
 @dataclass
 class Bench:
-    """A model, statistics of its neurons, and for every kind of program the program and its definition."""
+    """Model, raw activations of its neurons, and for every kind of program the program and its definition."""
 
     family: str
     model: nn.Module
@@ -32,7 +32,7 @@ class Bench:
 
 
 def definition(tokens: Raw, neurons: NeuronList, kind: str) -> Change:
-    """The kind's formula, on the tokens themselves, for the neurons of ``neurons`` only."""
+    """Make the change that a kind of program is defined by, from the tokens themselves, for ``neurons`` alone."""
 
     def change(site: str, h: Tensor) -> Tensor:
         index = [i for name, i, _ in neurons if name == site]
@@ -69,7 +69,7 @@ def make_bench(family: str, dtype: torch.dtype = torch.float32) -> Bench:
     tokens.values = dict(zip(names, tokens.values.values(), strict=True))
     tokens.active = dict(zip(names, tokens.active.values(), strict=True))
     stats = tokens.stats()
-    # The middle site is left alone.
+    # The program leaves the middle site untouched.
     rng = np.random.default_rng(1)
     items = [
         (site, int(index), 0.0)
@@ -94,12 +94,14 @@ def make_bench(family: str, dtype: torch.dtype = torch.float32) -> Bench:
 
 
 def by_request(changes: list[Change | None], batch_rows: int) -> Change:
-    """Each request's own change; a flattened activation gets its batch dimension back first."""
+    """Apply each request's change to its rows. Flattened activations are given their batch dimension back first."""
 
     def change(site: str, h: Tensor) -> Tensor:
         rows = h.view(batch_rows, -1, h.shape[-1])
-        each = batch_rows // len(changes)
-        parts = [part if own is None else own(site, part) for own, part in zip(changes, rows.split(each), strict=True)]
+        parts = [
+            part if change is None else change(site, part)
+            for change, part in zip(changes, rows.split(batch_rows // len(changes)), strict=True)
+        ]
         return torch.cat(parts).view(h.shape)
 
     return change

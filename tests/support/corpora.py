@@ -15,7 +15,7 @@ from affectron.corpus import Corpus, Sentence
 
 FORMATS = ("jsonl", "ndjson", "csv", "tsv", "parquet")
 
-# Two tasks, sentences with labels of both, a label set in either order, one sentence twice, one without a split.
+# Rows of two tasks: sentences with labels of both, a label set in either order, a duplicate, a row without a split.
 ROWS: list[dict[str, Any]] = [
     {"text": "I could scream.", "label": ["anger"], "task": ["emotion"], "split": "train", "id": "a"},
     {
@@ -45,7 +45,7 @@ GOOD = '{"text": "good", "label": ["x", "y"]}'
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """The rows as the path's suffix says; labels as lists, in a table as cells with bars."""
+    """Write rows in the format of the path's suffix; a table has several labels as one cell, joined by bars."""
     if path.suffix in (".jsonl", ".ndjson"):
         kept = [{key: value for key, value in row.items() if value is not None} for row in rows]
         path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
@@ -62,7 +62,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def read(path: Path, **options: Any) -> Corpus:
-    """The corpus that :func:`write` has written: TSV is quoted there, as the csv module does it."""
+    """Read a corpus that :func:`write` wrote. Its TSV is quoted, as the csv module does it."""
     return Corpus.from_file(path, **{"quoting": True} if path.suffix == ".tsv" else {}, **options)
 
 
@@ -72,7 +72,7 @@ def lines(path: Path, *content: str | bytes) -> Path:
 
 
 def sentences_of(rows: Sequence[dict[str, Any]], split: str | None, task: str | None) -> list[Sentence]:
-    """The sentences of one split and task, picked by hand from :data:`ROWS`."""
+    """Select the sentences of one split and task from rows, by definition."""
     sentences = []
     for row in rows:
         tasks = dict(zip(row["label"], row["task"], strict=True))

@@ -1,4 +1,4 @@
-"""What every test of a clear error needs: its one line."""
+"""Access to the message of an error, which must be one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from affectron.errors import InputError
 
 
 def message(call: Callable[[], Any]) -> str:
-    """The message of the InputError that ``call`` raises, which must be one line."""
+    """Return the message of the InputError that ``call`` raises; it must be one line."""
     with pytest.raises(InputError) as error:
         call()
     text = str(error.value)

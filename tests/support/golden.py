@@ -1,4 +1,4 @@
-"""Golden files: text that a change must not alter by accident. ``AFFECTRON_GOLDEN=write`` writes them anew."""
+"""Golden files: output that must not change by accident. ``AFFECTRON_GOLDEN=write`` writes them anew."""
 
 from __future__ import annotations
 

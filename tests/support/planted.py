@@ -1,5 +1,7 @@
-"""A model with neurons planted for two tasks, and its corpus: each label has a word that fires its own neuron, and that
-neuron alone carries the answer. Apart because every experiment is tried on it."""
+"""Model with planted neurons of two tasks, and its corpus.
+
+Each label has a word that activates the label's neuron, and that neuron alone carries the answer.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from affectron.corpus import Corpus
 from tests.support.tiny import NEURONS, build, make_tokenizer
 
 TOKENIZER = make_tokenizer()
-# Label (a word too, which the model answers with) -> the word that calls for it, and its neuron (layer, index).
+# Label (also a word, the model's answer) -> the word that activates its neuron, and the neuron (layer, index).
 MOODS = {"w50": ("w10", 1, 5), "w51": ("w11", 1, 17), "w52": ("w12", 1, 30)}
 TONES = {"w7": ("w14", 0, 8), "w8": ("w15", 0, 21)}
 TASKS = {"mood": MOODS, "tone": TONES}
@@ -19,8 +21,10 @@ LAYERS = 3
 
 
 def make_model() -> torch.nn.Module:
-    """Attention does nothing; each planted neuron fires at its word and writes to its label's logit, all others fire
-    at chance, at any word, and write nothing."""
+    """Make a model in which each planted neuron is active at its word and writes to its label's logit.
+
+    Attention does nothing. All other neurons are active at random words and write nothing.
+    """
     model = build("llama", num_hidden_layers=LAYERS, rms_norm_eps=1e-9)
     generator = torch.Generator().manual_seed(3)
     ids = {word: int(TOKENIZER.convert_tokens_to_ids(word)) for word in TOKENIZER.get_vocab()}
@@ -45,15 +49,14 @@ def make_model() -> torch.nn.Module:
             mlp.gate_proj.weight[index, 0] = -0.5
             mlp.down_proj.weight[dimension + 5, index] = 0.5
             model.lm_head.weight[ids[label], dimension + 5] = 4.0
-            # Without its neuron a word calls weakly for the next label of the task.
-            own = next(list(labels) for labels in TASKS.values() if label in labels)
-            model.lm_head.weight[ids[own[(own.index(label) + 1) % len(own)]], dimension] = 0.3
+            # Without its neuron a word weakly favours the next label of the task.
+            of_task = next(list(labels) for labels in TASKS.values() if label in labels)
+            model.lm_head.weight[ids[of_task[(of_task.index(label) + 1) % len(of_task)]], dimension] = 0.3
     return model.eval()
 
 
 def make_corpus(each: int = 12, shuffled: bool = False) -> Corpus:
-    """Sentences of two words that say nothing and the label's, six times; or with labels dealt out at random. No
-    sentence occurs twice."""
+    """Make distinct sentences of two random words and six times the label's word; ``shuffled`` permutes the labels."""
     rng = np.random.default_rng(6)
     records = []
     seen = set()
@@ -68,8 +71,8 @@ def make_corpus(each: int = 12, shuffled: bool = False) -> Corpus:
                     records.append({"text": text, "label": label, "task": task, "split": split})
     if shuffled:
         for task, labels in TASKS.items():
-            own = [record for record in records if record["task"] == task]
-            for record, label in zip(own, rng.permutation([one["label"] for one in own]), strict=True):
+            of_task = [record for record in records if record["task"] == task]
+            for record, label in zip(of_task, rng.permutation([row["label"] for row in of_task]), strict=True):
                 assert label in labels
                 record["label"] = str(label)
     return Corpus.from_records(records)

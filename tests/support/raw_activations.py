@@ -1,5 +1,4 @@
-"""Raw activations with their labels, and statistics taken from them directly: the oracle of the tests of
-stats, scores and neurons. Apart because all three need the very tokens that the statistics summarise."""
+"""Raw activations with their labels, and their statistics by definition: the oracle of stats, scores and selection."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ PROVENANCE = {
 
 
 def summarise(values: np.ndarray, active: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics of tokens [N, F] straight from their definition, one neuron after the other."""
+    """Compute statistics of tokens [N, F] by definition, one neuron at a time."""
     finite = np.isfinite(values)
     columns = [values[finite[:, f], f].astype(np.float64) for f in range(values.shape[1])]
     return {
@@ -44,13 +43,13 @@ def summarise(values: np.ndarray, active: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def site_stats(values: np.ndarray, active: np.ndarray | None = None) -> SiteStats:
-    found = summarise(values, values > 0 if active is None else active)
-    return SiteStats(int(found.pop("count")), **found)
+    arrays = summarise(values, values > 0 if active is None else active)
+    return SiteStats(int(arrays.pop("count")), **arrays)
 
 
 @dataclass
 class Raw:
-    """Tokens with their labels and, for each site, their activations [N, F] and whether they are active."""
+    """Tokens with their labels and, by site, their activations [N, F] and bool [N, F] ``active``."""
 
     tasks: dict[str, tuple[str, ...]]
     labels: list[tuple[str, ...]]
@@ -88,8 +87,11 @@ def raw(
     both: bool = True,
     bad: bool = False,
 ) -> Raw:
-    """Random tokens: every label occurs alone, and with ``both`` together with another task's, or two of one
-    task. Labels shift the activations. ``bad`` puts NaN and infinities in, one neuron without any number."""
+    """Make random tokens whose labels shift the activations.
+
+    Every label occurs alone; with ``both``, some tokens have labels of two tasks, or two labels of one task. ``bad``
+    inserts NaN and infinities, and leaves one neuron without any finite value.
+    """
     tasks = tasks or {"emotion": ("anger", "fear", "joy"), "rhetoric": ("metaphor", "sarcasm")}
     rng = np.random.default_rng(seed)
     kinds = [(label,) for labels in tasks.values() for label in labels]
@@ -114,7 +116,7 @@ def raw(
 
 
 def starved(stats: ActivationStats, lacking: dict[str, Sequence[str]]) -> ActivationStats:
-    """The same statistics without the tokens of some labels at some sites, as experts have them: site -> labels."""
+    """Remove the tokens of labels at sites (site -> labels), as experts without tokens of a label have them."""
     arrays = {site: {name: getattr(stats, name)[site].copy() for name in FIELDS} for site in stats.sites}
     for site, labels in lacking.items():
         rows = sorted({row for label in labels for row in stats.rows(label)})

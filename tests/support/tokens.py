@@ -1,5 +1,4 @@
-"""Small tokenizers, and the tokens of a text told by bytes: the tokens of a byte-level BPE spell the bytes of their
-string, whatever character offsets say."""
+"""Small tokenizers, and the tokens of a text by their bytes, independently of character offsets."""
 
 from __future__ import annotations
 
@@ -13,12 +12,12 @@ from transformers import PreTrainedTokenizerFast
 from affectron.corpus import Sentence
 from affectron.corpus.encoding import Encoded, encode
 
-# No emoji and nothing but German beyond ASCII: the rest is spelled in bytes.
+# Without emoji, and with no language but English and German: other characters are spelled in bytes.
 TRAINED_ON = ["the cat sat on the mat and said hello there", "Say: was für ein schöner Tag, sagte der Bär"] * 4
 
 
 def byte_level(trim_offsets: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE that puts <s> before and </s> after."""
+    """Train a byte-level BPE that puts <s> before and </s> after a text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -34,7 +33,7 @@ def byte_level(trim_offsets: bool = False) -> PreTrainedTokenizerFast:
 
 
 def word_piece() -> PreTrainedTokenizerFast:
-    """A WordPiece that lowers case, drops control characters, and puts [CLS] before and [SEP] after."""
+    """Make a WordPiece that lowers case, drops control characters, and puts [CLS] before and [SEP] after a text."""
     words = ["[UNK]", "[CLS]", "[SEP]", "the", "cat", "say", "so", "hap", "##py", "##s", "!", ",", "ä", "##r"]
     tokenizer = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=False)
@@ -50,24 +49,24 @@ SPECIAL = {"<s>", "</s>", "<|bos|>", "<|eos|>"}
 
 
 def encode_one(tokenizer: Any, text: str, *options: Any, **named: Any) -> Encoded:
-    """The tokens of one sentence with this text."""
+    """Encode a single sentence of this text."""
     (encoded,) = encode(tokenizer, [Sentence(text, ("x",), None, "1")], *options, **named)
     return encoded
 
 
 def byte_of() -> dict[str, int]:
-    """The characters of the byte-level alphabet: printable bytes stand for themselves, the others for U+0100 on."""
+    """Character of the byte-level alphabet -> byte: printable bytes stand for themselves, others for U+0100 and on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + number): byte for number, byte in enumerate(others)}
 
 
 def own_by_bytes(tokens: Sequence[str], before: str, text: str) -> list[bool]:
-    """Whether each token shares a byte with the text, where the tokens spell before + text + something."""
+    """Tell for each token whether it shares a byte with the text; the tokens spell before + text + a rest."""
     start, first, shares = len(before.encode()), 0, []
     stop = start + len(text.encode())
     for token in tokens:
-        last = first + len(token)  # a special token spells its own name, any other a byte with each character
+        last = first + len(token)  # a character of a token is a byte; a special token spells its name
         shares.append(first < stop and last > start)
         first = last
     return shares
@@ -77,7 +76,7 @@ ALPHABET = byte_of()
 
 
 def spelled(tokens: Sequence[str]) -> bytes:
-    """The bytes that the tokens spell."""
+    """Return the bytes that the tokens spell."""
     return b"".join(
         token.encode() if token in SPECIAL else bytes(ALPHABET[character] for character in token) for token in tokens
     )

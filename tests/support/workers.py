@@ -1,5 +1,7 @@
-"""Processes for the tests of faults and of several processes: a clean server imports the package once and forks a
-worker a call, before any native code has run."""
+"""Worker processes for tests: a server process imports the package once and forks a worker for each call.
+
+The server has run no native code before a fork.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ WORKERS.set_forkserver_preload(["tests.support.workers"])
 
 
 def write_sentences(path: Path, sentences: int) -> Path:
-    """Random words with three labels, of two tasks; some sentences have two."""
+    """Write sentences of random words with three labels of two tasks; some sentences have two labels."""
     rng = np.random.default_rng(11)
     kinds = [(["anger"], ["emotion"]), (["joy"], ["emotion"]), (["anger", "irony"], ["emotion", "rhetoric"])]
     with path.open("w") as file:
@@ -56,13 +58,13 @@ def _joined(function: Callable[..., None], rank: int, size: int, store: Path, ar
 
 
 def start_group(size: int, store: Path, function: Callable[..., None], *arguments: Any) -> list[BaseProcess]:
-    """``size`` processes of one gloo group; ``{rank}`` in an argument that is text becomes the rank."""
+    """Start ``size`` processes of one gloo group; ``{rank}`` in a text argument is replaced by the rank."""
     store.unlink(missing_ok=True)
 
-    def own(rank: int) -> tuple[Any, ...]:
-        return tuple(one.format(rank=rank) if isinstance(one, str) else one for one in arguments)
+    def of_rank(rank: int) -> tuple[Any, ...]:
+        return tuple(item.format(rank=rank) if isinstance(item, str) else item for item in arguments)
 
-    return [start(_joined, function, rank, size, store, own(rank)) for rank in range(size)]
+    return [start(_joined, function, rank, size, store, of_rank(rank)) for rank in range(size)]
 
 
 def succeed(workers: list[BaseProcess], seconds: float = 120) -> None:

@@ -145,8 +145,8 @@ def check_format(value: Any, file: str, format: str, version: int) -> dict[str, 
     return value
 
 
-#: First bytes of files that are not UTF-8 text -> encoding or format. UTF-32 comes before UTF-16, whose mark its own
-#: begins with.
+#: First bytes of a file that is not UTF-8 text -> its encoding or format. UTF-32 comes before UTF-16, since its
+#: little-endian mark begins with that of UTF-16.
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
