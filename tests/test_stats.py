@@ -394,13 +394,13 @@ def test_foreign_files_and_other_versions_are_named(tmp_path, saved):
 
 
 @contextmanager
-def limited(which: int, bytes_: int):
-    before = resource.getrlimit(which)
-    resource.setrlimit(which, (bytes_, before[1]))
+def limited(kind: int, bytes_: int):
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (bytes_, before[1]))
     try:
         yield
     finally:
-        resource.setrlimit(which, before)
+        resource.setrlimit(kind, before)
 
 
 def test_a_header_that_promises_terabytes_is_refused_without_allocating_them(tmp_path, saved):

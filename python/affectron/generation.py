@@ -148,4 +148,5 @@ class _GeneratedTexts(BaseStreamer):
         pass
 
     def decode(self) -> list[str]:
+        """Decode the texts so far, without special tokens."""
         return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self.ids]

@@ -158,6 +158,7 @@ class NeuronSet(Mapping[str, NeuronList]):
         return label in self._lists
 
     def get(self, label: str, default: Any = None) -> Any:
+        """Return the neurons of a label, or ``default`` if there is no such label."""
         return self._lists.get(label, default)
 
     def __iter__(self) -> Iterator[str]:

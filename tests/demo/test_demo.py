@@ -47,19 +47,19 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     start = time.monotonic()
     result = CliRunner().invoke(app, ["demo", "-o", str(tmp_path / "demo"), "--json"])
     assert result.exit_code == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert sum(found["seconds"].values()) <= time.monotonic() - start
+    output = json.loads(result.stdout)
+    assert sum(output["seconds"].values()) <= time.monotonic() - start
     golden.compare("demo-files.txt", "".join(f"{line}\n" for line in described(tmp_path / "demo")))
     validation = json.loads((tmp_path / "demo" / "validation.json").read_text())
-    assert found["validation"] == validation
+    assert output["validation"] == validation
     assert {task: set(part["labels"]) for task, part in validation["tasks"].items()} == {
         task: set(labels) for task, labels in TASKS.items()
     }
     tested = [r for part in validation["tasks"].values() for r in part["results"].values() if r["selected"]]
     assert tested
     assert all({"adaptive", "zero", "mean"} == set(r["masks"]) and r["random"]["sets"] == 10 for r in tested)
-    assert found["sample"]["unsteered"] != found["sample"]["steered"]
-    page = Path(found["report"]).read_text(encoding="utf-8")
+    assert output["sample"]["unsteered"] != output["sample"]["steered"]
+    page = Path(output["report"]).read_text(encoding="utf-8")
     assert page.count("<svg") >= 3
     # The page is readable without a network: it loads nothing from outside itself.
     loaded = re.findall(r'(?:src|href)="([^"#]+)"', page)

@@ -28,7 +28,7 @@ def make_model() -> torch.nn.Module:
     model = build("llama", num_hidden_layers=LAYERS, rms_norm_eps=1e-9)
     generator = torch.Generator().manual_seed(3)
     ids = {word: int(TOKENIZER.convert_tokens_to_ids(word)) for word in TOKENIZER.get_vocab()}
-    everything = [(label, *where) for labels in TASKS.values() for label, where in labels.items()]
+    neurons = [(label, *where) for labels in TASKS.values() for label, where in labels.items()]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name:
@@ -39,7 +39,7 @@ def make_model() -> torch.nn.Module:
         for layer in model.model.layers:
             layer.mlp.gate_proj.weight[:, 12:20] = torch.randn(NEURONS, 8, generator=generator)
             layer.mlp.up_proj.weight[:, 0] = 0.5 + torch.rand(NEURONS, generator=generator)
-        for dimension, (label, word, layer, index) in enumerate(everything, start=1):
+        for dimension, (label, word, layer, index) in enumerate(neurons, start=1):
             embed[ids[word], dimension] = 1.0
             embed[ids[word], 12:20] = 0.0  # silent at all other neurons
             mlp = model.model.layers[layer].mlp

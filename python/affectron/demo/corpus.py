@@ -61,6 +61,7 @@ class _Writer:
         return items[int(self.rng.random() * len(items))]
 
     def sentence(self, emotion: str | None, device: str | None) -> str:
+        """Compose a sentence with this emotion and device; None leaves it without a label of that task."""
         figurative = device not in (None, "literal")
         if emotion is None or (emotion == "neutral" and figurative):
             templates = phrases.WITHOUT_EMOTION[device or "literal"]

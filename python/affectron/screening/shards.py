@@ -246,7 +246,7 @@ class _Failed(Exception):
 
 
 class _Watch:
-    """Decision before each forward whether to save or to stop; coupled processes decide alike.
+    """Timer and stop flag of a measurement, which are read before each forward. Coupled processes share them.
 
     Args:
         every: seconds between two saves.
