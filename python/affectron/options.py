@@ -181,9 +181,7 @@ class Load(Options):
 class Common(Options):
     """Options of several steps."""
 
-    task: str | None = option(
-        None, "Only this task's labels; without a task column, the name of the one task.", origin=_NOTES
-    )
+    task: str | None = option(None, "Only this task's labels; without a task column, the name of the one task.")
     seed: int = option(0, "Of random sets, resamples and limited sentences.", Whole())
     allow_overlap: bool = option(False, "Test sentences that were screened too, and state it; else they are refused.")
 
@@ -288,6 +286,13 @@ class Select(Options):
                 value = getattr(self, name)
                 if value not in (None, 0, usual):
                     raise InputError(f"{name} is {value!r}, which goes with an entropy and not with {self.score!r}")
+
+
+@dataclass(frozen=True)
+class SelectTask(Options):
+    """The task of a selection."""
+
+    task: str | None = option(None, "Contrast the labels of this task; default: every task.", origin=_NOTES)
 
 
 @dataclass(frozen=True)

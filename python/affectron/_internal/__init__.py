@@ -1,1 +1,1 @@
-"""Plumbing that every layer uses and no user imports."""
+"""Internal modules that every layer uses; none is public."""

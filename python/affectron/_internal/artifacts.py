@@ -1,4 +1,4 @@
-"""Names of the files that a run leaves, and the fields that tell whether two of them are of the same model."""
+"""Names of a run's files, and the fields that identify a model."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ SAME_MODEL = {"model_hash": "model configuration", "weights": "weights", "tokeni
 
 
 def findings_file(kind: str) -> str:
-    """The file of one kind of findings."""
+    """Name of the file of one kind of findings."""
     return f"{kind}.json"

@@ -1,4 +1,4 @@
-"""Names that options take, for all who read them."""
+"""Values of options that are chosen by name."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from __future__ import annotations
 TOKEN_RULES = ("all", "last", "mean")
 #: Where a neuron is active: act(g) > 0, or h > 0.
 ACTIVE_RULES = ("gate", "product")
-#: What becomes of a text longer than the model reads.
+#: Treatment of a text longer than the model reads.
 LONG_TEXTS = ("truncate", "windows")
-#: How a model is asked for a label.
+#: Method by which a model is asked for a label.
 LABEL_LIKELIHOOD, LINEAR_PROBE = EVALUATORS = ("label_likelihood", "linear_probe")
-#: What becomes of a line of a corpus that cannot be used.
+#: Treatment of a corpus line that cannot be used.
 ON_BAD_LINE = ("error", "skip")
 #: The types that a model is loaded in; ``auto`` is the saved one, but float32 on a CPU that is slow at 16 bits.
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -27,7 +27,7 @@ INLINE = "inline"
 
 
 def from_plain(kind: type[T], value: Any, file: str, folder: Path | None = None, path: str = "") -> T:
-    """A dataclass from an object of JSON or a table of TOML.
+    """Make a dataclass from an object of JSON or a table of TOML.
 
     A field is a dataclass, text, a number, a truth value, a path, a ``tuple[X, ...]`` or ``tuple[X, Y]`` (a list), a
     ``dict[str, X]`` (an object), ``Any``, one of these with a bound (``Annotated[X, bound]``, a
@@ -49,8 +49,10 @@ def from_plain(kind: type[T], value: Any, file: str, folder: Path | None = None,
 
 
 def to_plain(value: Any) -> Any:
-    """Plain data of a record: dataclasses and mappings as dict, sequences as list, paths as text. The inverse of
-    :func:`from_plain`."""
+    """Convert a record to plain data: dataclasses and mappings as dict, sequences as list, paths as text.
+
+    The inverse of :func:`from_plain`.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain: dict[str, Any] = {}
         for name, kind in hints(type(value)).items():
@@ -98,7 +100,7 @@ def _owners(kind: Any) -> Mapping[str | None, str]:
 
 
 def members(kind: Any) -> tuple[Any, ...]:
-    """The types of a union but for None; any other type alone."""
+    """List the types of a union except None; any other type alone."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
         return tuple(inner for inner in typing.get_args(kind) if inner is not type(None))
     return (kind,)

@@ -10,7 +10,7 @@ import typer
 import affectron
 from affectron.cli.options import JsonOption, checked_output
 from affectron.cli.output import print_json, print_table, save, say
-from affectron.options import Select
+from affectron.options import Select, SelectTask
 
 if TYPE_CHECKING:
     from affectron import NeuronList
@@ -20,14 +20,14 @@ def select(
     stats: Annotated[Path, typer.Argument(metavar="STATS", help="Statistics saved by screen or screen-pairs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to save the neurons to (.json).")],
     options: Select,
-    task: Annotated[str | None, typer.Option(help="Contrast the labels of this task; default: every task.")] = None,
+    contrast: SelectTask,
     as_json: JsonOption = False,
 ) -> None:
     """Select the neurons of each label from the statistics STATS."""
     checked_output(output, stats)
     if options.top == 1:
         say("--top is a share, and 1 is all neurons: none is left out by rank")
-    neurons = affectron.select(affectron.ActivationStats.load(stats), task, **options.values())
+    neurons = affectron.select(affectron.ActivationStats.load(stats), contrast.task, **options.values())
     save(neurons, output)
     if as_json:
         labels = {

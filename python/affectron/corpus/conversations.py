@@ -79,7 +79,7 @@ class _Conversation:
         return str(self.tokenizer.apply_chat_template(turns, tokenize=False))
 
     def is_current(self) -> bool:
-        """Whether the template renders the same text again."""
+        """Tell whether the template renders the same text again."""
         return self._render([message.content for message in self.messages]) == self.text
 
     def counted(self) -> list[Range]:
@@ -139,7 +139,7 @@ class _Conversation:
         raise self._uncertain(turn, content)
 
     def _is_literal(self, turn: int, shown: _Shown) -> bool:
-        """Whether the text shows the part of a turn's content character by character."""
+        """Tell whether the text shows the part of a turn's content character by character."""
         return self.messages[turn].content[slice(*shown.content)] == self.text[slice(*shown.text)]
 
     def _uncertain(self, turn: int, part: str) -> InputError:

@@ -188,7 +188,7 @@ def tokenise(
 
 
 def overlaps(offset: Range, ranges: Sequence[Range]) -> bool:
-    """Whether the characters ``offset`` of a token are in one of ``ranges``, at least in part."""
+    """Tell whether the characters ``offset`` of a token are in one of ``ranges``, at least in part."""
     # Some tokenizers trim blanks from offsets: a blank alone then has no width, and its offset is the blank's end.
     first, last = offset
     return any(last > start and min(first, last - 1) < stop for start, stop in ranges)

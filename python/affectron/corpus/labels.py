@@ -155,7 +155,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_absent(field: Any) -> bool:
-    """Whether a label column has no label in a row; NaN is how pandas writes that."""
+    """Tell whether a label column has no label in a row; NaN is how pandas writes that."""
     if isinstance(field, float):
         return field != field
     return field is None or (isinstance(field, (str, tuple)) and field in ("", "[]", ()))

@@ -51,7 +51,7 @@ class Schema:
             self.names.append(self.source)
 
     def is_met_by(self, columns: Iterable[Any]) -> bool:
-        """Whether every column that must exist is among ``columns``."""
+        """Tell whether every column that must exist is among ``columns``."""
         return all(column in columns for _, column in self._required)
 
     def require(self, columns: Iterable[Any]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether texts for this tokenizer begin with its beginning-of-sequence (BOS) token, also if it does not add it.
+    """Tell whether texts for this tokenizer begin with its beginning-of-sequence (BOS) token, added by it or not.
 
     They do if the tokenizer has a BOS token, unless it frames its texts in another way: with a different token before
     them, or with more than the end-of-sequence token after them (BigBird's [CLS], NLLB's language codes, XLNet's

@@ -31,7 +31,7 @@ def quoted(names: Iterable[Any]) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be encoded, that is, has no lone surrogate."""
+    """Tell whether the text can be encoded, that is, has no lone surrogate."""
     if text.isascii():
         return True
     try:

@@ -15,7 +15,7 @@ from affectron._internal.wording import count
 from affectron.evaluation.verdicts import RULE
 from affectron.experiments.results import MASKS, LabelResult, Validation
 from affectron.neurons import NeuronSet
-from affectron.options import Common, Evaluate, KeepStable, Options, Select, Validate, described
+from affectron.options import Common, Evaluate, KeepStable, Options, Select, SelectTask, Validate, described
 from affectron.report import text as words
 from affectron.report.definitions import decisions, definitions
 from affectron.report.pieces import Pieces
@@ -305,7 +305,7 @@ def _options(pieces: Pieces) -> list[tuple[str, list[dict[str, str]]]]:
     """Heading and rows of each table of options."""
     groups: list[tuple[str, Mapping[str, Any], tuple[type[Options], ...]]] = []
     if pieces.neurons is not None:
-        groups.append(("Selection", _select_options(pieces.neurons), (Select, KeepStable, Common)))
+        groups.append(("Selection", _select_options(pieces.neurons), (SelectTask, Select, KeepStable)))
     if pieces.validation is not None:
         groups.append(("Validation", pieces.validation.options, (Evaluate, Validate, Common)))
     tables = []

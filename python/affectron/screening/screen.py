@@ -1,9 +1,10 @@
 """Screening: run a model over a labelled corpus while the kernels accumulate the statistics of every MLP neuron.
 
-The activations stay where they are computed and are seen once; what comes back is a few arrays per site.
+The activations stay on their device and are read once; a few arrays per site come back.
 
-A corpus is measured in shards, runs of sentences that its length alone decides. Each starts from nothing and is merged
-with the others in their order: who measured it, when, and after how many interruptions, changes no bit of the whole.
+A corpus is measured in shards, runs of sentences that depend on its length alone. Each shard is measured on its own and
+merged with the others in their order. The result is therefore the same, bit for bit, for any number of processes and
+interruptions.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def screen(
 def _measure(
     model: Any, tokenizer: Any, corpus: Corpus, options: Screen, log: Log | None, progress: bool
 ) -> ActivationStats:
-    """:func:`screen` without a look at what is not finite."""
+    """Run :func:`screen` without its check of non-finite values."""
     shards = check_options(corpus, options)
     processes = Processes(model)
     if options.checkpoint is None and (options.resume or processes.size > 1):
@@ -160,24 +161,24 @@ def _measure(
     held = locked(options.checkpoint) if options.checkpoint is not None and processes.rank == 0 else nullcontext()
     with held, torch.no_grad(), evaluating(model), reader.attach(work.kernel, work.given):
         if options.checkpoint is None:
-            stats, place = measured.measure()
+            stats, state = measured.measure()
         else:
             folder = ShardFolder(options.checkpoint, run, options.resume)
             processes.gather(None)  # no process writes to the folder before all have looked
-            stats, place = measured.measure_kept(folder, 60 * options.checkpoint_minutes)
+            stats, state = measured.measure_kept(folder, 60 * options.checkpoint_minutes)
     meter.end()
     stats.provenance = {
         **provenance,
-        "sentences": place.sentences,
-        "tokens_read": place.tokens_read,
-        "padding": round(1 - place.tokens_read / place.positions, 4) if place.positions else 0.0,
-        "truncated": place.truncated,
+        "sentences": state.sentences,
+        "tokens_read": state.tokens_read,
+        "padding": round(1 - state.tokens_read / state.positions, 4) if state.positions else 0.0,
+        "truncated": state.truncated,
     }
     return stats
 
 
 def check_options(corpus: Corpus, options: Screen) -> int:
-    """Check the options of a screening against its corpus; returns the number of shards.
+    """Check the options of a screening against its corpus, and return the number of shards.
 
     Raises:
         InputError: there are more shards than sentences.
@@ -197,7 +198,7 @@ def screen_folds(
     *,
     progress: bool = False,
 ) -> list[ActivationStats]:
-    """:func:`screen` of each of the corpus' ``folds`` (:meth:`Corpus.folds`), one after the other.
+    """Screen each of the corpus' ``folds`` (:meth:`Corpus.folds`), one after the other.
 
     They are disjoint and together the whole: :meth:`ActivationStats.pooled` gives it, or any resample of them. The
     provenance of each is that of the whole, without its padding, and says which fold it is. Each fold has a folder of
