@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from affectron._internal.checks import Whole, check
 from affectron.corpus.corpus import Corpus, Sentence
 from affectron.corpus.encoding import PLAIN, Encoded, encode
+from affectron.options import Screen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,11 +50,11 @@ def batches(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    batch_tokens: int = 8192,
+    batch_tokens: int = Screen.batch_tokens,
     template: str = PLAIN,
-    count_special: bool = False,
+    count_special: bool = Screen.count_special,
     max_length: int | None = None,
-    long_texts: str = "truncate",
+    long_texts: str = Screen.long_texts,
     pool: int = 8192,
     padding: bool = True,
     sentences: Iterable[Sentence] | None = None,

@@ -12,6 +12,7 @@ from affectron.corpus.conversations import Range, render
 from affectron.corpus.corpus import Corpus, Sentence
 from affectron.corpus.special_tokens import Frame, SpecialTokens
 from affectron.errors import InputError
+from affectron.options import Screen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,9 +91,9 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[Sentence],
     template: str = PLAIN,
-    count_special: bool = False,
+    count_special: bool = Screen.count_special,
     max_length: int | None = None,
-    long_texts: str = "truncate",
+    long_texts: str = Screen.long_texts,
 ) -> list[Encoded]:
     """Tokenise sentences in one call of the tokenizer and mark the tokens that count.
 

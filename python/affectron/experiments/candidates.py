@@ -61,8 +61,8 @@ class Activations:
     mean: NDArray[np.float32]
     neurons: tuple[tuple[str, int], ...]
     sentences: tuple[Sentence, ...]
-    tokens: str = "all"
-    active: str = "gate"
+    tokens: str = Read.tokens
+    active: str = Read.active
 
 
 @contextmanager
