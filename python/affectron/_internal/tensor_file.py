@@ -64,40 +64,30 @@ def read_arrays(
         InputError: the file is missing, truncated, altered, of another format or of another version.
     """
     try:
-        return _read(path, format, version, expected, optional)
+        if not Path(path).is_file():
+            raise InputError(f"cannot read {path}: {'not a file' if Path(path).exists() else 'no such file'}")
+        room = _array_bytes(path)
+        with safetensors.safe_open(path, framework="numpy") as file:
+            header = _header(path, (file.metadata() or {}).get("affectron"), format, version)
+            content = header.get("content")
+            if not isinstance(content, dict) or (kinds := expected(content, room)) is None:
+                raise InputError(f"{path}: the metadata do not describe statistics; the file was altered or damaged")
+            names = set(file.keys())
+            missing = next((name for name in kinds if name not in names), None)
+            if missing is not None:
+                raise InputError(f"{path}: tensor {missing!r} is missing")
+            kinds = {**kinds, **{name: kind for name, kind in optional.items() if name in names}}
+            if len(names) > len(kinds):
+                raise InputError(f"{path}: tensor {min(names.difference(kinds))!r} is unexpected")
+            for name, kind in kinds.items():
+                stored = file.get_slice(name).get_dtype()
+                if stored != _STORED[kind]:
+                    raise InputError(f"{path}: tensor {name!r} is {stored}, expected {_STORED[kind]}")
+            arrays = {name: file.get_tensor(name) for name in kinds}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except safetensors.SafetensorError as error:
         raise InputError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _read(
-    path: str | os.PathLike[str],
-    format: str,
-    version: int,
-    expected: Callable[[dict[str, Any], int], Mapping[str, type[np.generic]] | None],
-    optional: Mapping[str, type[np.generic]],
-) -> tuple[dict[str, Any], Arrays]:
-    if not Path(path).is_file():
-        raise InputError(f"cannot read {path}: {'not a file' if Path(path).exists() else 'no such file'}")
-    room = _array_bytes(path)
-    with safetensors.safe_open(path, framework="numpy") as file:
-        header = _header(path, (file.metadata() or {}).get("affectron"), format, version)
-        content = header.get("content")
-        if not isinstance(content, dict) or (kinds := expected(content, room)) is None:
-            raise InputError(f"{path}: the metadata do not describe statistics; the file was altered or damaged")
-        names = set(file.keys())
-        missing = next((name for name in kinds if name not in names), None)
-        if missing is not None:
-            raise InputError(f"{path}: tensor {missing!r} is missing")
-        kinds = {**kinds, **{name: kind for name, kind in optional.items() if name in names}}
-        if len(names) > len(kinds):
-            raise InputError(f"{path}: tensor {min(names.difference(kinds))!r} is unexpected")
-        for name, kind in kinds.items():
-            stored = file.get_slice(name).get_dtype()
-            if stored != _STORED[kind]:
-                raise InputError(f"{path}: tensor {name!r} is {stored}, expected {_STORED[kind]}")
-        arrays = {name: file.get_tensor(name) for name in kinds}
     if header.get("digest") != _digest(content, arrays):
         raise InputError(f"{path}: the content does not match its digest; the file was altered or damaged")
     return content, arrays
