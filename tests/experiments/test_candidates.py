@@ -59,6 +59,19 @@ def everything(stats: ActivationStats) -> NeuronSet:
 # --- the tables --------------------------------------------------------------------------------------------------
 
 
+def test_sentences_that_are_cut_are_told_of() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 5
+    stats = screen(build("llama"), tokenizer, SENTENCES)
+    cut = sum(len(sentence.text.split()) > 4 for sentence in SENTENCES)  # <s> takes one
+    assert 0 < cut < len(SENTENCES)
+    with (
+        pytest.warns(UserWarning, match=f"^{cut} sentences of {len(SENTENCES)} cut to the model's maximum length"),
+        collect(build("llama"), tokenizer, SENTENCES, everything(stats)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("tokens", ["all", "last", "mean"])
 @pytest.mark.parametrize("active", ["gate", "product"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])

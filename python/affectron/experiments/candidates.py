@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from torch import Tensor
 from affectron import ops, options
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
+from affectron._internal.wording import count
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, batches
 from affectron.errors import InputError
@@ -116,7 +118,7 @@ def collect(
             corpus, tokenizer, batch_tokens=batch_tokens, template=template, count_special=count_special,
             max_length=max_length(model), padding=reader.padding,
         )  # fmt: skip
-        read = 0
+        read = truncated = 0
         with (
             torch.no_grad(),
             evaluating(model),
@@ -127,7 +129,14 @@ def collect(
                 work.start(batch)
                 reader(batch.input_ids, batch.attention_mask)
                 read += len(batch.sentences)
+                truncated += batch.truncated
                 advance(read)
+        if truncated:
+            warnings.warn(
+                f"{count(truncated, 'sentence')} of {read:,} cut to the model's maximum length: the rest of the text "
+                "counts for no candidate",
+                stacklevel=3,
+            )
         rate, mean = tables[:, : len(work.sentences)]
         yield Activations(rate, mean, wanted, tuple(work.sentences), tokens, active)
 

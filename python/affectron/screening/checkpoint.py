@@ -19,6 +19,9 @@ from affectron._internal.provenance import plain_json
 from affectron.errors import InputError
 from affectron.stats import ActivationStats
 
+#: How a screening goes on, as the end of a message.
+RESUME = "resume it to go on (--resume; affectron run resumes by itself)"
+
 FORMAT = "affectron.shards"
 VERSION = 1
 
@@ -87,9 +90,7 @@ class ShardFolder:
                 raise InputError(f"checkpoint is {path}, which holds {other[0]}; expected a folder for shards alone")
             return
         if not resume:
-            raise InputError(
-                f"{path} keeps the shards of an interrupted screening: go on with it (--resume), or remove the folder"
-            )
+            raise InputError(f"{path} keeps the shards of an interrupted screening: {RESUME}, or remove the folder")
         if not self._record.is_file():
             raise InputError(f"{path} has no run.json that tells what its files belong to; expected one, or no files")
         self._check(_flat(read_json(self._record, FORMAT, VERSION).get("run")), _flat(self.run))
@@ -172,7 +173,7 @@ class ShardFolder:
         """
         kept = self.load(shard)
         if kept is None or not kept[1].complete:
-            raise InputError(f"{self.file(shard)} was damaged or removed since it was complete: go on with --resume")
+            raise InputError(f"{self.file(shard)} was damaged or removed since it was complete: {RESUME}")
         return kept
 
     @staticmethod

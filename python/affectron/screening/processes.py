@@ -19,7 +19,7 @@ from torch import nn
 
 from affectron.errors import Incomplete, InputError
 from affectron.models.parallel import is_fully_sharded, tensor_group
-from affectron.screening.checkpoint import ShardFolder
+from affectron.screening.checkpoint import RESUME, ShardFolder
 
 # The fastest process waits at the end for the slowest, which may have one shard more to read.
 _TIMEOUT = timedelta(days=7)
@@ -110,7 +110,7 @@ class Processes:
             dist.all_gather_object(values, value, group=self.group)
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            raise Incomplete(f"another process of the screening has ended; go on with --resume ({reason})") from error
+            raise Incomplete(f"another process of the screening has ended ({reason}): {RESUME}") from error
         return values
 
     def agree(self, value: dict[str, Any]) -> None:

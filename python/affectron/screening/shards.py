@@ -23,7 +23,7 @@ from affectron._internal.progress import Advance, track
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch
 from affectron.errors import Incomplete, ScreeningInterrupted
-from affectron.screening.checkpoint import ShardFolder, ShardState
+from affectron.screening.checkpoint import RESUME, ShardFolder, ShardState
 from affectron.screening.meter import Meter
 from affectron.screening.processes import Processes
 from affectron.stats import FIELDS, ActivationStats
@@ -139,7 +139,7 @@ class Shards:
             if stop.is_set():
                 raise ScreeningInterrupted(
                     f"screening was interrupted after {self.meter.sentences:,} of {total:,} sentences; "
-                    f"they are kept in {folder.path}: go on with --resume"
+                    f"they are kept in {folder.path}: {RESUME}"
                 )
         return self._merge(folder, complete, failures)
 
@@ -210,8 +210,8 @@ class Shards:
         if missing:
             listed = "; ".join(f"shard {shard} {self._where(shard)}: {reasons[shard]}" for shard in missing)
             raise Incomplete(
-                f"{len(owner)} of {self.shards} shards are measured and kept in {folder.path}; go on with --resume "
-                f"for the rest. {' '.join(listed.split())}"
+                f"{len(owner)} of {self.shards} shards are measured and kept in {folder.path}: {RESUME}. "
+                f"{' '.join(listed.split())}"
             )
         self.processes.collect(folder, owner)
         if self.processes.rank == 0:
