@@ -53,7 +53,7 @@ def neurons(request: int) -> list[tuple[str, int]]:
 
 @contextmanager
 def hooks(model: nn.Module) -> Iterator[None]:
-    """How it is done without this package: a copy of the activation, and 1 % of it scaled."""
+    """The usual hook without this package: a copy of the activation, and 1 % of it scaled."""
     handles = []
     for layer in range(LAYERS):
         index = torch.tensor([i for site, i in neurons(0) if site == f"model.layers.{layer}.mlp"])

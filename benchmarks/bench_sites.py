@@ -1,7 +1,7 @@
-"""What it costs to find the sites of a model and to put kernels on them, and what a kernel's way in costs in each call.
+"""Cost of finding the sites of a model, of attaching kernels to them, and of a kernel's attachment in each call.
 
-The model has the shape of Llama 3.1 8B and no weights; a stand-in of its blocks is run all the same. The calls are on
-so few numbers that time is what Python takes.
+The model has the shape of Llama 3.1 8B and no weights; a stand-in of its blocks is run. The calls have so few numbers
+that Python takes the time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What every benchmark shares: the record of machine and versions, and the short table that ends a run.
+"""Fixtures of all benchmarks: the record of machine and versions, and the short table that ends a run.
 
 A benchmark is one contender of a piece of work. Contenders of the same work form a group, are timed next to one
-another in one run, and are compared by their fastest round: what others do on the machine only ever adds time.
+another in one run, and are compared by their fastest round, since other work on the machine only adds time.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def _glu_steer(gate: Tensor, up: Tensor, act: str, scale: Scale, mixes: dict[str
 
 
 def _mixes(scale: Scale) -> dict[str, Tensor | None]:
-    """Which program each row has: None where it is one for all."""
+    """The program of each row; None for one program of all rows."""
     token = torch.arange(scale.tokens, dtype=torch.int32, device=scale.device)
     return {
         "one program": None,

@@ -1,4 +1,4 @@
-"""How large a run is, and where it runs."""
+"""Size of a run, and the device that it runs on."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from affectron import interventions
 from affectron.evaluation.batched import text_loss
 from affectron.models import Reader, find_sites, intervene
 from affectron.screening.screen import screen
-from tests.screening.test_screen import CORPUS
 from tests.support import errors
+from tests.support.corpora import CORPUS
 from tests.support.families import FAMILIES, available
 from tests.support.tiny import NEURONS, build, make_tokenizer, site_names, state
 

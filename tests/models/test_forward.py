@@ -23,8 +23,8 @@ from affectron.models import Reader, attach, find_sites, intervene
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.screening.pairs import screen_pairs
 from affectron.screening.screen import screen
-from tests.screening.test_screen import CORPUS
 from tests.support import errors
+from tests.support.corpora import CORPUS
 from tests.support.families import FAMILIES, HIDDEN, NEURONS, VOCABULARY, available
 from tests.support.tiny import build, make_tokenizer, state
 

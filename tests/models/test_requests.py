@@ -1,5 +1,5 @@
-"""Which rows are a request's: towers that read images or sound, encoders, and models that compute [time, batch,
-hidden]. Against hooks, and against the same program for all."""
+"""Rows of a request, in towers that read images or sound, in encoders, and in models that compute [time, batch,
+hidden]: against hooks, and against the same program for all rows."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from affectron import interventions
 from affectron.models import find_sites, intervene, unwrapped
 from affectron.screening.screen import screen
-from tests.screening.test_screen import CORPUS
 from tests.support import errors
+from tests.support.corpora import CORPUS
 from tests.support.families import FAMILIES, Mixture, available
 from tests.support.tiny import HIDDEN, LAYERS, NEURONS, batch, build, make_tokenizer, site_names, state
 

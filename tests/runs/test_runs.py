@@ -141,7 +141,7 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def renewed(inputs: Path, output: Path, **changes: Any) -> list[str]:
-    """Which stages a plan would run after a change of the configuration."""
+    """The stages that a plan would run after a change of the configuration."""
     config = dataclasses.replace(load_config(inputs / "config.toml"), output=output)
     for name, value in changes.items():
         section = getattr(config, name)

@@ -18,6 +18,7 @@ from affectron.models import load_model
 from affectron.options import Screen
 from affectron.screening.screen import screen, screen_folds
 from affectron.stats import FIELDS, ActivationStats, SiteStats
+from tests.support.corpora import CORPUS
 from tests.support.errors import message
 from tests.support.tiny import HIDDEN, NEURONS, build, last_inputs, make_tokenizer, site_names, state
 
@@ -30,27 +31,6 @@ GATES = {
     "opt": "fc1",
     "neox": "dense_h_to_4h",
 }
-
-
-def make_corpus(sentences: int = 40, longest: int = 17) -> Corpus:
-    """Random words of w0 to w59, with labels of two tasks; some sentences have labels of both, some two of one task."""
-    rng = np.random.default_rng(3)
-    kinds = [("anger",), ("joy",), ("irony",), ("anger", "irony"), ("anger", "joy")]
-    records = []
-    for i in range(sentences):
-        labels = kinds[i] if i < len(kinds) else kinds[rng.integers(len(kinds) - 1)]
-        records.append(
-            {
-                "text": " ".join(f"w{w}" for w in rng.integers(0, 60, rng.integers(1, longest))),
-                "label": list(labels),
-                "task": ["rhetoric" if label == "irony" else "emotion" for label in labels],
-                "split": "train" if i % 3 else "dev",
-            }
-        )
-    return Corpus.from_records(records)
-
-
-CORPUS = make_corpus()
 
 
 Watched = list[tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]]

@@ -15,7 +15,7 @@ from torch import Tensor
 from affectron import screen
 from affectron.models import attach, find_sites
 from affectron.ops import glu
-from tests.screening.test_screen import CORPUS
+from tests.support.corpora import CORPUS
 from tests.support.tiny import batch, build, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

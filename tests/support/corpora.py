@@ -1,4 +1,4 @@
-"""Rows of a small corpus, and files of every format that hold them."""
+"""Rows of a small corpus, files of every format that hold them, and a corpus of random words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -80,3 +81,24 @@ def sentences_of(rows: Sequence[dict[str, Any]], split: str | None, task: str | 
         if labels and split in (None, row["split"]):
             sentences.append(Sentence(row["text"], labels, row["split"], row["id"]))
     return sentences
+
+
+def random_corpus(sentences: int = 40, longest: int = 17) -> Corpus:
+    """Random words of w0 to w59, with labels of two tasks; some sentences have labels of both, some two of one task."""
+    rng = np.random.default_rng(3)
+    kinds = [("anger",), ("joy",), ("irony",), ("anger", "irony"), ("anger", "joy")]
+    records = []
+    for i in range(sentences):
+        labels = kinds[i] if i < len(kinds) else kinds[rng.integers(len(kinds) - 1)]
+        records.append(
+            {
+                "text": " ".join(f"w{w}" for w in rng.integers(0, 60, rng.integers(1, longest))),
+                "label": list(labels),
+                "task": ["rhetoric" if label == "irony" else "emotion" for label in labels],
+                "split": "train" if i % 3 else "dev",
+            }
+        )
+    return Corpus.from_records(records)
+
+
+CORPUS = random_corpus()

@@ -320,7 +320,7 @@ FAMILIES = {
 
 
 def available(name: str) -> bool:
-    """Whether this version of transformers has the family in the form described here."""
+    """Tell whether this version of transformers has the family in the form described here."""
     family = FAMILIES[name]
     major = int(transformers.__version__.partition(".")[0])
     broken = family.broken is not None and transformers.__version__.startswith(family.broken)
