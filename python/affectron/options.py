@@ -159,9 +159,7 @@ class Columns(Options):
     )  # fmt: skip
     turns: str | None = option(None, "The text is a list of messages; count those of this role, the last, or all.")
     label_separator: str | None = option(None, "Stands between the labels of a field; default: | in CSV and TSV.")
-    quoting: bool | None = option(
-        None, "Whether fields of a table may be quoted as in CSV; default: in CSV but not in TSV."
-    )
+    quoting: bool | None = option(None, "Fields of a table may be quoted as in CSV; default: in CSV but not in TSV.")
     on_bad_line: Literal["error", "skip"] = option(
         "error", "Stop at a line that cannot be used, or count and skip it.", OneOf(ON_BAD_LINE)
     )
@@ -199,7 +197,7 @@ class Read(Options):
     )  # fmt: skip
     active: str = option("gate", "A neuron is active where act(g) > 0 (gate) or h > 0 (product).", OneOf(ACTIVE_RULES))
     template: str = option(
-        "{text}", "What the model reads, with {text} and perhaps {bos} in it; \\n is a line break.", template=True
+        "{text}", "Text that the model reads, with {text} and perhaps {bos} in it; \\n is a line break.", template=True
     )
     count_special: bool = option(False, "Special tokens count too.")
     batch_tokens: int = option(8192, "Tokens in a batch at most, padding included.", Whole(1))
@@ -232,7 +230,7 @@ class Screen(Read):
         None, "Runs of sentences measured apart; default: one for 8192 of them, 64 at most.", Whole(1)
     )
     checkpoint: Path | None = option(
-        None, "Folder that keeps what is done until all is; default: OUTPUT.shards.", counts=False
+        None, "Folder that keeps what is done until all is; on the command line OUTPUT.shards by default.", counts=False
     )
     checkpoint_minutes: float = option(5.0, "Save what is done as often as this, in minutes.", Positive(), counts=False)
     resume: bool = option(False, "Go on from what the checkpoint folder holds.", counts=False)
@@ -258,7 +256,7 @@ class Select(Options):
 
     top: float = option(0.01, "Share of all neurons to select: 0.01 is 1 in 100.", SHARE, origin=f"{_NOTES}: 0.01")
     score: str = option(
-        "entropy", "What neurons are ranked by, such as entropy or hedges_g.", OneOf(tuple(SCORES)), origin=_NOTES
+        "entropy", "Score that neurons are ranked by, such as entropy or hedges_g.", OneOf(tuple(SCORES)), origin=_NOTES
     )
     filter_rate: float | None = option(
         0.95, "Of entropy: some P of a neuron must exceed this quantile of all P; 0 keeps all neurons.", UNIT,
@@ -341,10 +339,10 @@ class Evaluate(Options):
 
     evaluator: str | Any = option(
         LABEL_LIKELIHOOD,
-        "How the answer is read: label_likelihood, or linear_probe for models without prompts.",
+        "Reader of the answer: label_likelihood, or linear_probe for models without prompts.",
     )
     prompts: dict[str, str] = option(
-        {}, "How a task's label is asked for, with {text} and perhaps {bos} in it; \\n is a line break. One a task; "
+        {}, "Question for a task's label, with {text} and perhaps {bos} in it; \\n is a line break. One a task; "
         "without: in words.", flag="prompt", metavar="TASK=TEMPLATE", template=True,
     )  # fmt: skip
     dev: str = option("dev", "Split that choices are made on.", origin=_NOTES)

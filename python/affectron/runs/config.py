@@ -50,7 +50,7 @@ else:  # pragma: no cover
 class OptionalTable(Options):
     """A stage that may be left out."""
 
-    enabled: bool = option(True, "Whether the stage is run.")
+    enabled: bool = option(True, "Run the stage.")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class CrossDatasetTable(Options):
     test: str = same(Evaluate, "test")
     train: str = same(Evaluate, "train")
     limit: int | None = same(Evaluate, "limit")
-    columns: Columns = option(Columns(), "How the rows of the other corpus are read.")
+    columns: Columns = option(Columns(), "Reading the rows of the other corpus.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +138,12 @@ class Config(Common, Load):
         "hf://datasets/OWNER/NAME.",
     )
     output: Path = option(REQUIRED, "Folder that all files go to.")
-    columns: Columns = option(Columns(), "How the rows of the corpus are read.")
+    columns: Columns = option(Columns(), "Reading the rows of the corpus.")
     screen: ScreenTable = option(ScreenTable(), "Statistics of every neuron for each label.")
     select: SelectTable = option(SelectTable(), "Which neurons belong to a label.")
     stability: Stability = option(Stability(), "Which neurons are selected again under resampling.")
     candidates: CandidatesTable = option(CandidatesTable(), "The selected neurons one by one.")
-    evaluate: Evaluate = option(Evaluate(), "How every later stage asks the model.")
+    evaluate: Evaluate = option(Evaluate(), "Asking the model, in every later stage.")
     validate: Validate = option(Validate(), "The feedback loop that settles each label's mask on dev.")
     methods: MethodsTable = option(MethodsTable(), "Ways to select, by what a mask of their neurons does.")
     ablate: AblateTable = option(AblateTable(), "Parts of a label's neurons, at several strengths.")
