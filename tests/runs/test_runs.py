@@ -184,7 +184,7 @@ def test_a_stopped_screening_goes_on_from_its_checkpoint(
         run(config)
     kept = sorted(path.relative_to(config.output).as_posix() for path in config.output.rglob("shard-*"))
     assert kept
-    assert all(name.startswith("checkpoint/") for name in kept)
+    assert all(name.startswith("checkpoint/screen-") for name in kept)
     again: list[int] = []
 
     def counted(self: Accumulator, batch: Batch) -> None:
@@ -194,9 +194,34 @@ def test_a_stopped_screening_goes_on_from_its_checkpoint(
     monkeypatch.setattr(Accumulator, "forward", counted)
     only_screen = tuple(stage for stage in engine.STAGES if stage.name == "screen")
     monkeypatch.setattr(engine, "STAGES", only_screen)
+    (config.output / "checkpoint" / "notes.txt").write_text("mine")  # what the user keeps there stays
     run(config)
     assert sum(read) + sum(again) == len(load_corpus(str(config.corpus), config.columns, split="train"))
     assert (config.output / "stats.safetensors").read_bytes() == (whole / "stats.safetensors").read_bytes()
+    assert [path.name for path in (config.output / "checkpoint").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("changes", [{"tokens": "last"}, {"resume": False}])
+def test_a_screening_with_other_options_begins_anew(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    config = dataclasses.replace(load_config(inputs / "config.toml"), output=tmp_path / "out")
+    forward = Accumulator.forward
+    read: list[int] = []
+
+    def counted(self: Accumulator, batch: Batch) -> None:
+        if len(read) == 2:
+            raise KeyboardInterrupt
+        forward(self, batch)
+        read.append(len(batch.sentences))
+
+    monkeypatch.setattr(Accumulator, "forward", counted)
+    monkeypatch.setattr(engine, "STAGES", tuple(stage for stage in engine.STAGES if stage.name == "screen"))
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    read[:] = [0, 0, 0]
+    run(dataclasses.replace(config, screen=dataclasses.replace(config.screen, **changes)))
+    assert sum(read) == len(load_corpus(str(config.corpus), config.columns, split="train"))
     assert not (config.output / "checkpoint").exists()
 
 

@@ -11,10 +11,9 @@ from affectron import __version__
 from affectron._internal.artifacts import PAGE, REPORT
 from affectron._internal.files import locked
 from affectron.models.provenance import versions
-from affectron.runs.cache import file_digest, stage_key
 from affectron.runs.config import Config
 from affectron.runs.session import Session
-from affectron.runs.stages import STAGES, Stage
+from affectron.runs.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def _run(session: Session, say: Callable[[str], None]) -> list[Planned]:
         if stage.options(config) is None:
             cache.drop(stage.name)
             continue
-        key = _key(stage, session)
+        key = stage.key(session)
         if cache.done(stage.name, key):
             say(f"{stage.name}: there already")
             done.append(Planned(stage.name, True, "there already", None))
@@ -94,7 +93,7 @@ def plan(config: Config) -> list[Planned]:
         if stage.options(config) is None:
             continue
         changed = [name for name in stage.inputs(config) if name in again or not (config.output / name).is_file()]
-        if not changed and session.cache.done(stage.name, _key(stage, session)):
+        if not changed and session.cache.done(stage.name, stage.key(session)):
             planned.append(Planned(stage.name, True, "there already", None))
             continue
         again |= set(stage.outputs(config))
@@ -103,10 +102,3 @@ def plan(config: Config) -> list[Planned]:
         seconds = stage.tokens(session) / session.tokens_per_second if stage.asks_model else 1.0
         planned.append(Planned(stage.name, False, reason, seconds))
     return planned
-
-
-def _key(stage: Stage, session: Session) -> str:
-    """A digest of all that a stage depends on."""
-    config = session.config
-    files = {name: file_digest(config.output / name) for name in stage.inputs(config)}
-    return stage_key(stage.name, __version__, stage.options(config), files, stage.digests(session))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
-from affectron import options
+from affectron import __version__, options
 from affectron._internal.artifacts import CROSS_DATASET, NEURONS, PAGE, REPORT, STATS, VALIDATION, findings_file
 from affectron._internal.records import to_plain
 from affectron.corpus import Corpus
@@ -23,8 +24,10 @@ from affectron.experiments.stability import keep_stable, stability
 from affectron.experiments.validation import validate_exam
 from affectron.options import Options, described
 from affectron.report import build_report
+from affectron.runs.cache import file_digest, stage_key
 from affectron.runs.config import Config
 from affectron.runs.session import Session
+from affectron.screening.checkpoint import ShardFolder
 from affectron.screening.screen import screen_folds
 from affectron.selection import select
 from affectron.stats import ActivationStats
@@ -70,6 +73,11 @@ class Stage(ABC):
         corpus = session.digest_of(config.corpus, session.corpus)
         return [session.model_digests, corpus, to_plain(config.columns), config.task, config.dtype, config.device]
 
+    def key(self, session: Session) -> str:
+        """A digest of all that it depends on."""
+        files = {name: file_digest(session.folder / name) for name in self.inputs(session.config)}
+        return stage_key(self.name, __version__, self.options(session.config), files, self.digests(session))
+
     def tokens(self, session: Session) -> float:
         """About how many tokens it feeds to the model."""
         return 0.0
@@ -98,9 +106,11 @@ class Screen(Stage):
 
     def work(self, session: Session) -> None:
         table = session.config.screen
-        checkpoint = table.checkpoint or session.folder / "checkpoint"
+        kept = table.checkpoint or session.folder / "checkpoint"
+        # Named by all that the numbers depend on: a screening with other options goes on from nothing.
+        checkpoint = kept / f"screen-{self.key(session)[:16]}"
         if not table.resume:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+            _remove_checkpoint(checkpoint)
         corpus = session.corpus.where(split=table.split)
         options = replace(table, checkpoint=checkpoint, resume=True)
         folds = screen_folds(*session.model, corpus, table.folds, options, progress=session.progress)
@@ -108,10 +118,21 @@ class Screen(Stage):
         for name, fold in zip(_folds(session.config), folds, strict=True):
             fold.save(session.folder / name)
         ActivationStats.pooled(folds).save(session.folder / STATS)
-        shutil.rmtree(checkpoint, ignore_errors=True)
+        for folder in kept.glob("screen-*"):
+            _remove_checkpoint(folder)
+        with suppress(OSError):  # not empty
+            kept.rmdir()
 
     def tokens(self, session: Session) -> float:
         return session.tokens_in(session.config.screen.split)
+
+
+def _remove_checkpoint(folder: Path) -> None:
+    """Remove the shards of each fold, and the folders that are empty then."""
+    with suppress(OSError):
+        for fold in folder.iterdir():
+            ShardFolder.remove(fold)
+        folder.rmdir()
 
 
 def _folds(config: Config) -> list[str]:
