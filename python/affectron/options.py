@@ -141,6 +141,20 @@ def documented(*kinds: type[Options]) -> Callable[[F], F]:
 # --- what is read -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs(Options):
+    """The model and the corpus."""
+
+    model: Path | str = option(
+        REQUIRED, "A transformers causal language model: its folder, or its name on the Hugging Face hub."
+    )
+    corpus: Path | str = option(
+        REQUIRED,
+        "Labelled sentences: .jsonl, .ndjson, .csv, .tsv, .parquet; or a Hugging Face dataset: its folder, or "
+        "hf://datasets/OWNER/NAME.",
+    )
+
+
 @dataclass(frozen=True)
 class Columns(Options):
     """Reading the rows of a corpus."""

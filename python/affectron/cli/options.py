@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -15,24 +16,12 @@ import typer
 from affectron._internal.checks import OneOf
 from affectron._internal.records import hints, members
 from affectron.errors import InputError
-from affectron.options import About, Common, Options, default_of, described
+from affectron.options import About, Common, Inputs, Options, default_of, described
 
 # Text, not a path: ./gpt2 is a folder, and gpt2, where no such folder is, a name.
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL", help="A transformers causal language model: its folder, or its name on the Hugging Face hub."
-    ),
-]
-CorpusArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="CORPUS",
-        help="Labelled sentences: .jsonl, .ndjson, .csv, .tsv, .parquet; or a Hugging Face dataset: its folder, or "
-        "hf://datasets/OWNER/NAME.",
-    ),
-]
-_COMMON = described(Common)
+_INPUTS, _COMMON = described(Inputs), described(Common)
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_INPUTS["model"].help)]
+CorpusArgument = Annotated[str, typer.Argument(metavar="CORPUS", help=_INPUTS["corpus"].help)]
 TaskOption = Annotated[str | None, typer.Option(help=_COMMON["task"].help)]
 SeedOption = Annotated[int, typer.Option(help=_COMMON["seed"].help)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -66,7 +55,7 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def template_text(text: str) -> str:
-    """A prompt template as a shell gives it: its ``\\n`` is two characters that mean a line break."""
+    """Read a prompt template from a shell, where two characters, ``\\n``, mean a line break."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
@@ -75,7 +64,7 @@ def _name(name: str, about: About) -> str:
 
 
 def _parameter(kind: type[Options], name: str, about: About) -> inspect.Parameter:
-    """An option of the command line for a field."""
+    """Make an option of the command line for a field."""
     declared = hints(kind)[name]
     value = members(declared)[0]
     default = default_of(kind, name)
@@ -97,7 +86,7 @@ def _parameter(kind: type[Options], name: str, about: About) -> inspect.Paramete
 
 
 def _made(kind: type[Options], given: dict[str, Any]) -> Options:
-    """An object of an options class from the arguments of a command, which are taken out of ``given``."""
+    """Make an object of an options class from arguments of a command, which are taken out of ``given``."""
     values = {}
     for field in fields(kind):  # type: ignore[arg-type]
         about: About = field.metadata["about"]
@@ -116,7 +105,7 @@ def _made(kind: type[Options], given: dict[str, Any]) -> Options:
 
 
 def _by_task(name: str, given: Sequence[str]) -> dict[str, str]:
-    """TASK -> VALUE of texts TASK=VALUE."""
+    """Map task to value, from texts TASK=VALUE."""
     values: dict[str, str] = {}
     for text in given:
         task, equals, value = text.partition("=")
@@ -129,13 +118,11 @@ def _by_task(name: str, given: Sequence[str]) -> dict[str, str]:
 
 
 def checked_output(path: Path, *inputs: str | Path | None) -> Path:
-    """The path of an output file, once it is known that it can be written and is none of the inputs.
+    """Check an output file before hours are spent on it, and return its path.
 
     Raises:
-        InputError: it cannot be written, or it is an input; before hours are spent on what goes there.
+        InputError: it cannot be written, or it is one of the inputs.
     """
-    import os
-
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; expected the path of a file")
     if path.exists() and not path.is_file():

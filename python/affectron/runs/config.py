@@ -28,6 +28,7 @@ from affectron.options import (
     CrossSignal,
     Evaluate,
     Induce,
+    Inputs,
     KeepStable,
     Load,
     Methods,
@@ -118,7 +119,7 @@ class CrossDatasetTable(Options):
     """The table ``[cross_dataset]``: another corpus that the neurons are validated on. Sentences with a label that has
     no list of neurons are left out."""
 
-    corpus: Path | str = option(REQUIRED, "The other corpus, as the first one.")
+    corpus: Path | str = same(Inputs, "corpus")
     task: str = option(REQUIRED, "Task whose neurons are validated; names that of the other corpus, too.")
     dev: str = same(Evaluate, "dev")
     test: str = same(Evaluate, "test")
@@ -128,15 +129,9 @@ class CrossDatasetTable(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Common, Load):
+class Config(Inputs, Common, Load):
     """A whole run. Paths are relative to the folder of the configuration file."""
 
-    model: Path | str = option(REQUIRED, "Folder of a transformers causal language model, or its name on the hub.")
-    corpus: Path | str = option(
-        REQUIRED,
-        "Labelled sentences: .jsonl, .ndjson, .csv, .tsv, .parquet; or a Hugging Face dataset: its folder, or "
-        "hf://datasets/OWNER/NAME.",
-    )
     output: Path = option(REQUIRED, "Folder that all files go to.")
     columns: Columns = option(Columns(), "Reading the rows of the corpus.")
     screen: ScreenTable = option(ScreenTable(), "Statistics of every neuron for each label.")
