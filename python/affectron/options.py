@@ -103,9 +103,10 @@ class Options:
     def check_together(self) -> None:
         """Check values that depend on each other."""
 
-    def values(self) -> dict[str, Any]:
-        """Option -> value, as arguments of a function."""
-        return {about.parameter or name: getattr(self, name) for name, about in described(type(self)).items()}
+    def values(self, kind: type[Options] | None = None) -> dict[str, Any]:
+        """Option -> value, as arguments of a function. ``kind``, a class that this one extends, leaves out the rest."""
+        known = described(kind or type(self))
+        return {about.parameter or name: getattr(self, name) for name, about in known.items()}
 
 
 def described(kind: type[Options]) -> dict[str, About]:

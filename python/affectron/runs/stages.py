@@ -19,6 +19,7 @@ from affectron.experiments.candidates import collect, examine
 from affectron.experiments.cross_signal import cross_signal_matrix
 from affectron.experiments.induction import induction
 from affectron.experiments.methods import compare_methods
+from affectron.experiments.results import Findings
 from affectron.experiments.results import Stability as StabilityResult
 from affectron.experiments.stability import keep_stable, stability
 from affectron.experiments.validation import validate_exam
@@ -92,6 +93,26 @@ def _counting(value: Any) -> Any:
     }  # fmt: skip
 
 
+class Experiment(Stage):
+    """A stage that measures one result and saves it.
+
+    Attributes:
+        file: the file of the result in the run folder.
+    """
+
+    file: ClassVar[str]
+
+    def outputs(self, config: Config) -> Sequence[str]:
+        return (self.file,)
+
+    @abstractmethod
+    def measure(self, session: Session) -> Findings:
+        """Measure the result."""
+
+    def work(self, session: Session) -> None:
+        self.measure(session).save(session.folder / self.file)
+
+
 _EVALUATED = ("evaluate", "seed", "allow_overlap")
 
 
@@ -139,23 +160,19 @@ def _folds(config: Config) -> list[str]:
     return [f"folds/{fold:02}.safetensors" for fold in range(config.screen.folds)]
 
 
-class Stability(Stage):
+class Stability(Experiment):
     name = "stability"
     needs = ("select", "seed")
     asks_model = False
+    file = findings_file("stability")
 
     def inputs(self, config: Config) -> Sequence[str]:
         return _folds(config)
 
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (findings_file(self.name),)
-
-    def work(self, session: Session) -> None:
-        folds = [ActivationStats.load(session.folder / name) for name in _folds(session.config)]
+    def measure(self, session: Session) -> Findings:
         config = session.config
-        stability(
-            folds, selection=_selection(config), **config.stability.values(), seed=config.seed
-        ).save(session.folder / findings_file(self.name))  # fmt: skip
+        folds = [ActivationStats.load(session.folder / name) for name in _folds(config)]
+        return stability(folds, selection=_selection(config), **config.stability.values(), seed=config.seed)
 
 
 class Select(Stage):
@@ -163,7 +180,7 @@ class Select(Stage):
     asks_model = False
 
     def inputs(self, config: Config) -> Sequence[str]:
-        return [STATS] if config.select.min_frequency is None else [STATS, findings_file(Stability.name)]
+        return [STATS] if config.select.min_frequency is None else [STATS, Stability.file]
 
     def outputs(self, config: Config) -> Sequence[str]:
         return (NEURONS,)
@@ -172,59 +189,46 @@ class Select(Stage):
         neurons = select(session.stats(), **_selection(session.config).values())
         frequency = session.config.select.min_frequency
         if frequency is not None:
-            stable = StabilityResult.load(session.folder / findings_file(Stability.name))
+            stable = StabilityResult.load(session.folder / Stability.file)
             neurons = keep_stable(neurons, stable, frequency)
         neurons.save(session.folder / NEURONS)
 
 
 def _selection(config: Config) -> options.Select:
     """The options of :func:`affectron.select`."""
-    return options.Select(**{name: getattr(config.select, name) for name in described(options.Select)})
+    return options.Select(**config.select.values(options.Select))
 
 
-class Candidates(Stage):
+class Candidates(Experiment):
     name = "candidates"
     needs = ("screen", "seed", "allow_overlap")
+    file = findings_file("candidates")
 
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (findings_file(self.name),)
-
-    def work(self, session: Session) -> None:
+    def measure(self, session: Session) -> Findings:
         config, neurons = session.config, session.neurons()
         corpus = session.corpus.where(split=config.candidates.split)
-        read = {
-            name: getattr(config.screen, name)
-            for name in ("tokens", "active", "template", "count_special", "batch_tokens")
-        }
+        read = config.screen.values(options.Read)
         with collect(
             *session.model, corpus, neurons, **read, allow_overlap=config.allow_overlap, progress=session.progress
         ) as activations:
-            table = config.candidates
-            examine(
-                activations, neurons, session.stats(), corpus, bootstrap=table.bootstrap,
-                permutations=table.permutations, examples=table.examples, seed=config.seed,
-                allow_overlap=config.allow_overlap,
-            ).save(session.folder / findings_file(self.name))  # fmt: skip
+            return examine(
+                activations, neurons, session.stats(), corpus, **config.candidates.values(options.Candidates),
+                seed=config.seed, allow_overlap=config.allow_overlap,
+            )  # fmt: skip
 
     def tokens(self, session: Session) -> float:
         return session.tokens_in(session.config.candidates.split)
 
 
-class Validate(Stage):
+class Validate(Experiment):
     name = "validate"
     needs = _EVALUATED
+    file = VALIDATION
 
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (VALIDATION,)
-
-    def work(self, session: Session) -> None:
-        validate_exam(
-            session.exam,
-            session.neurons(),
-            session.stats(),
-            session.config.validate,
-            progress=session.progress,
-        ).save(session.folder / VALIDATION)
+    def measure(self, session: Session) -> Findings:
+        return validate_exam(
+            session.exam, session.neurons(), session.stats(), session.config.validate, progress=session.progress
+        )
 
     def tokens(self, session: Session) -> float:
         table = session.config.evaluate
@@ -244,17 +248,14 @@ def _validation_tokens(
     return total
 
 
-class Masked(Stage):
-    """A stage that asks the test split under masks of every label, each beside its random sets."""
+class Masked(Experiment):
+    """An experiment that asks the test split under masks of every label, each beside its random sets."""
 
     needs = ("select", *_EVALUATED)
 
     @abstractmethod
     def masks(self, config: Config) -> int:
         """The masks of a label."""
-
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (findings_file(self.name),)
 
     def tokens(self, session: Session) -> float:
         sizes = session.sizes(session.config.evaluate.test)
@@ -265,51 +266,43 @@ class Masked(Stage):
 
 class Methods(Masked):
     name = "methods"
+    file = findings_file("methods")
 
     def masks(self, config: Config) -> int:
         return len(config.methods.methods)
 
-    def work(self, session: Session) -> None:
+    def measure(self, session: Session) -> Findings:
         table = session.config.methods
-        compare_methods(
-            session.exam, session.neurons(), session.stats(), methods=table.methods,
-            top=table.top or session.config.select.top, alpha=table.alpha, random_sets=table.random_sets,
-            bootstrap=table.bootstrap, progress=session.progress,
-        ).save(session.folder / findings_file(self.name))  # fmt: skip
+        chosen = {**table.values(options.Methods), "top": table.top or session.config.select.top}
+        return compare_methods(
+            session.exam, session.neurons(), session.stats(), **chosen, progress=session.progress
+        )  # fmt: skip
 
 
 class Ablate(Masked):
     name = "ablate"
-
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (findings_file("ablations"),)
+    file = findings_file("ablations")
 
     def masks(self, config: Config) -> int:
         table = config.ablate
         return 3 + len(table.alphas) + len(table.shares) + len(table.model_shares)
 
-    def work(self, session: Session) -> None:
-        table = session.config.ablate
-        ablate(
-            session.exam, session.neurons(), session.stats(), alpha=table.alpha, alphas=table.alphas,
-            shares=table.shares, model_shares=table.model_shares, selection=_selection(session.config),
-            random_sets=table.random_sets, bootstrap=table.bootstrap, progress=session.progress,
-        ).save(session.folder / findings_file("ablations"))  # fmt: skip
+    def measure(self, session: Session) -> Findings:
+        swept = session.config.ablate.values(options.Ablate)
+        return ablate(
+            session.exam, session.neurons(), session.stats(), **swept, selection=_selection(session.config),
+            progress=session.progress,
+        )  # fmt: skip
 
 
-class Induce(Stage):
+class Induce(Experiment):
     name = "induce"
     needs = _EVALUATED
+    file = findings_file("induction")
 
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (findings_file("induction"),)
-
-    def work(self, session: Session) -> None:
-        table = session.config.induce
-        induction(
-            session.exam, session.neurons(), session.stats(), table.betas, random_sets=table.random_sets,
-            bootstrap=table.bootstrap, progress=session.progress,
-        ).save(session.folder / findings_file("induction"))  # fmt: skip
+    def measure(self, session: Session) -> Findings:
+        swept = session.config.induce.values(options.Induce)
+        return induction(session.exam, session.neurons(), session.stats(), **swept, progress=session.progress)
 
     def tokens(self, session: Session) -> float:
         table = session.config.induce
@@ -318,19 +311,17 @@ class Induce(Stage):
         return sum(size.labels * each * size.tokens * size.total for size in sizes)
 
 
-class CrossSignal(Stage):
+class CrossSignal(Experiment):
     name = "cross_signal"
     needs = _EVALUATED
+    file = findings_file("cross_signal")
 
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (findings_file(self.name),)
-
-    def work(self, session: Session) -> None:
+    def measure(self, session: Session) -> Findings:
         table = session.config.cross_signal
         assert table is not None
-        cross_signal_matrix(
+        return cross_signal_matrix(
             session.exam, session.neurons(), session.stats(), **table.values(), progress=session.progress
-        ).save(session.folder / findings_file(self.name))  # fmt: skip
+        )
 
     def tokens(self, session: Session) -> float:
         table = session.config.cross_signal
@@ -344,28 +335,26 @@ class CrossSignal(Stage):
         return total
 
 
-class CrossDataset(Stage):
+class CrossDataset(Experiment):
     name = "cross_dataset"
     needs = ("validate", *_EVALUATED)
-
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (CROSS_DATASET,)
+    file = CROSS_DATASET
 
     def digests(self, session: Session) -> list[Any]:
         table = session.config.cross_dataset
         assert table is not None
         return [*super().digests(session), session.digest_of(table.corpus, session.other_corpus)]
 
-    def work(self, session: Session) -> None:
+    def measure(self, session: Session) -> Findings:
         table = session.config.cross_dataset
         assert table is not None
         exam = session.exam_on(
             session.other_corpus, dev=table.dev, test=table.test, train=table.train, limit=table.limit
         )
-        validate_exam(
-            exam, session.neurons(), session.stats(), replace(session.config.validate, neutral=None), task=table.task,
-            progress=session.progress,
-        ).save(session.folder / CROSS_DATASET)  # fmt: skip
+        loop = replace(session.config.validate, neutral=None)
+        return validate_exam(
+            exam, session.neurons(), session.stats(), loop, task=table.task, progress=session.progress
+        )  # fmt: skip
 
     def tokens(self, session: Session) -> float:
         table = session.config.cross_dataset
@@ -373,17 +362,13 @@ class CrossDataset(Stage):
         return _validation_tokens(session, session.other_corpus, table.task, table.dev, table.test, table.limit)
 
 
-class Associate(Stage):
+class Associate(Experiment):
     name = "associate"
     asks_model = False
+    file = findings_file("associations")
 
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (findings_file("associations"),)
-
-    def work(self, session: Session) -> None:
-        associate(
-            session.neurons(), session.stats(), session.config.associate.score
-        ).save(session.folder / findings_file("associations"))  # fmt: skip
+    def measure(self, session: Session) -> Findings:
+        return associate(session.neurons(), session.stats(), session.config.associate.score)
 
 
 class Report(Stage):
