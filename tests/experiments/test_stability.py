@@ -54,3 +54,4 @@ def test_planted_neurons_are_stable_and_chance_is_not(folds: list[ActivationStat
     halves = [[stable.split_half or 0.0 for stable in found.labels.values()] for found in (result, chance)]
     assert np.mean(halves[0]) > np.mean(halves[1]) + 0.2
     assert message(lambda: stability(folds[:1])) == "folds is 1, expected at least two"
+    assert message(lambda: stability(folds, seed=-1)) == "seed is -1, expected an integer of at least 0, below 2^32"

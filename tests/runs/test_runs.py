@@ -166,60 +166,58 @@ def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None
     assert {r["verdict"] for part in validation["tasks"].values() for r in part["results"].values()} == {"specific"}
 
 
+FORWARD = Accumulator.forward
+
+
+def count_sentences(patch: pytest.MonkeyPatch, batches: int | None = None) -> list[int]:
+    """The number of sentences of each batch that is screened from now on; Ctrl-C comes after so many batches."""
+    read: list[int] = []
+
+    def counted(self: Accumulator, batch: Batch) -> None:
+        if len(read) == batches:
+            raise KeyboardInterrupt
+        FORWARD(self, batch)
+        read.append(len(batch.sentences))
+
+    patch.setattr(Accumulator, "forward", counted)
+    return read
+
+
+@pytest.fixture
+def only_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that end with the screening."""
+    monkeypatch.setattr(engine, "STAGES", tuple(stage for stage in engine.STAGES if stage.name == "screen"))
+
+
+@pytest.mark.usefixtures("only_screen")
 def test_a_stopped_screening_goes_on_from_its_checkpoint(
     inputs: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(load_config(inputs / "config.toml"), output=tmp_path / "out")
-    read: list[int] = []
-    forward = Accumulator.forward
-
-    def stopped(self: Accumulator, batch: Batch) -> None:
-        if len(read) == 2:
-            raise KeyboardInterrupt
-        forward(self, batch)
-        read.append(len(batch.sentences))
-
-    monkeypatch.setattr(Accumulator, "forward", stopped)
+    read = count_sentences(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         run(config)
     kept = sorted(path.relative_to(config.output).as_posix() for path in config.output.rglob("shard-*"))
     assert kept
     assert all(name.startswith("checkpoint/screen-") for name in kept)
-    again: list[int] = []
-
-    def counted(self: Accumulator, batch: Batch) -> None:
-        forward(self, batch)
-        again.append(len(batch.sentences))
-
-    monkeypatch.setattr(Accumulator, "forward", counted)
-    only_screen = tuple(stage for stage in engine.STAGES if stage.name == "screen")
-    monkeypatch.setattr(engine, "STAGES", only_screen)
     (config.output / "checkpoint" / "notes.txt").write_text("mine")  # what the user keeps there stays
+    again = count_sentences(monkeypatch)
     run(config)
     assert sum(read) + sum(again) == len(load_corpus(str(config.corpus), config.columns, split="train"))
     assert (config.output / "stats.safetensors").read_bytes() == (whole / "stats.safetensors").read_bytes()
     assert [path.name for path in (config.output / "checkpoint").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.usefixtures("only_screen")
 @pytest.mark.parametrize("changes", [{"tokens": "last"}, {"resume": False}])
 def test_a_screening_with_other_options_begins_anew(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     config = dataclasses.replace(load_config(inputs / "config.toml"), output=tmp_path / "out")
-    forward = Accumulator.forward
-    read: list[int] = []
-
-    def counted(self: Accumulator, batch: Batch) -> None:
-        if len(read) == 2:
-            raise KeyboardInterrupt
-        forward(self, batch)
-        read.append(len(batch.sentences))
-
-    monkeypatch.setattr(Accumulator, "forward", counted)
-    monkeypatch.setattr(engine, "STAGES", tuple(stage for stage in engine.STAGES if stage.name == "screen"))
+    count_sentences(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         run(config)
-    read[:] = [0, 0, 0]
+    read = count_sentences(monkeypatch)
     run(dataclasses.replace(config, screen=dataclasses.replace(config.screen, **changes)))
     assert sum(read) == len(load_corpus(str(config.corpus), config.columns, split="train"))
     assert not (config.output / "checkpoint").exists()
@@ -234,9 +232,7 @@ def test_a_run_reads_what_the_commands_read(inputs: Path, tmp_path: Path) -> Non
         for row in rows
     ]
     write_corpus(tmp_path / "wide.jsonl", [{"text": 7}, *wide])
-    datasets.Dataset.from_list(
-        [{**row, "mood": row.get("mood"), "tone": row.get("tone")} for row in wide]
-    ).save_to_disk(str(tmp_path / "folder"))
+    datasets.Dataset.from_list(wide).save_to_disk(str(tmp_path / "folder"))
     usual = CONFIG.replace('"model"', f'"{inputs / "model"}"').replace("other.jsonl", str(inputs / "other.jsonl"))
     options = '\n[columns]\nlabel = ["mood", "tone"]\n'
     for corpus, more in (("wide.jsonl", 'on_bad_line = "skip"\n'), ("folder", "")):

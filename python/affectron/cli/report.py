@@ -10,6 +10,7 @@ import typer
 import affectron
 from affectron.cli.options import AllowOverlap, JsonOption
 from affectron.cli.output import print_json
+from affectron.options import Common
 
 
 def report(
@@ -19,7 +20,7 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write to; default: RUN/report.")] = (
         None
     ),
-    allow_overlap: AllowOverlap = False,
+    allow_overlap: AllowOverlap = Common.allow_overlap,
     as_json: JsonOption = False,
 ) -> None:
     """Write an HTML page with the tables and figures of a run."""

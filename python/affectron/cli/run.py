@@ -11,6 +11,7 @@ import typer
 from affectron.cli.inputs import quiet_transformers
 from affectron.cli.options import AllowOverlap, JsonOption
 from affectron.cli.output import print_json, print_table, say
+from affectron.options import Common
 
 
 def run(
@@ -19,7 +20,7 @@ def run(
         Path | None, typer.Option("--output", "-o", help="Folder that all files go to; default: the file's output.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be run and about how long.")] = False,
-    allow_overlap: AllowOverlap = False,
+    allow_overlap: AllowOverlap = Common.allow_overlap,
     as_json: JsonOption = False,
 ) -> None:
     """A whole experiment: screen, select, validate, ablate, induce, and a report. What is done is not done again."""

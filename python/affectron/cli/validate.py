@@ -33,7 +33,7 @@ def validate(
     load: Load,
     stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
     seed: SeedOption = Common.seed,
-    allow_overlap: AllowOverlap = False,
+    allow_overlap: AllowOverlap = Common.allow_overlap,
     task: TaskOption = None,
     as_json: JsonOption = False,
 ) -> None:

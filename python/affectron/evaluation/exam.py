@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from affectron._internal.artifacts import SAME_MODEL
-from affectron._internal.checks import Whole, check
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
 from affectron.corpus import Corpus, Sentence
@@ -27,7 +26,7 @@ from affectron.evaluation.labels import label_matrix
 from affectron.models import evaluating, find_sites
 from affectron.models.provenance import made_with
 from affectron.neurons import NeuronSet
-from affectron.options import Evaluate
+from affectron.options import Common, Evaluate
 from affectron.stats import ActivationStats
 
 
@@ -65,10 +64,10 @@ class Exam:
         test: str = Evaluate.test,
         train: str = Evaluate.train,
         limit: int | None = Evaluate.limit,
-        seed: int = 0,
-        allow_overlap: bool = False,
+        seed: int = Common.seed,
+        allow_overlap: bool = Common.allow_overlap,
     ) -> None:
-        check("seed", seed, Whole())
+        Common(seed=seed, allow_overlap=allow_overlap)
         options = Evaluate(
             evaluator=evaluator, prompts=dict(prompts or {}), dev=dev, test=test, train=train, limit=limit
         )

@@ -80,7 +80,7 @@ def collect(
     count_special: bool = Read.count_special,
     batch_tokens: int = Read.batch_tokens,
     memory: int = MEMORY,
-    allow_overlap: bool = False,
+    allow_overlap: bool = options.Common.allow_overlap,
     progress: bool = False,
 ) -> Iterator[Activations]:
     """Collect the activity of every neuron of ``neurons`` in every sentence of the corpus, until the context is left.
@@ -220,8 +220,8 @@ def examine(
     bootstrap: int = options.Candidates.bootstrap,
     permutations: int = options.Candidates.permutations,
     examples: int = options.Candidates.examples,
-    seed: int = 0,
-    allow_overlap: bool = False,
+    seed: int = options.Common.seed,
+    allow_overlap: bool = options.Common.allow_overlap,
 ) -> Candidates:
     """Judge each label's neurons one by one, by their activity in the sentences of the label's task.
 
@@ -251,6 +251,7 @@ def examine(
             lack a label or neuron, or a label that no sentence or every sentence of its task has.
     """
     options.Candidates(bootstrap, permutations, examples)
+    options.Common(seed=seed)
     neurons.check(stats.widths)
     score = _selecting_score(neurons)
     reads = SCORES[score].reads

@@ -25,7 +25,7 @@ def stability(
     selection: options.Select | None = None,
     resamples: int = options.Stability.resamples,
     splits: int = options.Stability.splits,
-    seed: int = 0,
+    seed: int = options.Common.seed,
 ) -> Stability:
     """Measure how often a neuron is selected for a label when the folds are resampled, and how far two halves agree.
 
@@ -41,6 +41,7 @@ def stability(
         InputError: fewer than two folds, or an option of the selection that cannot be used.
     """
     options.Stability(resamples, splits)
+    options.Common(seed=seed)
     if len(folds) < 2:
         raise InputError(f"folds is {len(folds)}, expected at least two")
     rng = np.random.default_rng(seed)

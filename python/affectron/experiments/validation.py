@@ -19,7 +19,7 @@ from affectron.evaluation.verdicts import Effect
 from affectron.experiments.results import MASKS, Accuracy, LabelResult, Mask, Round, TaskResult, Validation
 from affectron.interventions import mean, zero
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.options import Evaluate, Validate, documented
+from affectron.options import Common, Evaluate, Validate, documented
 from affectron.stats import ActivationStats
 
 DROP_REACHED, CAPS_REACHED, NOTHING_SELECTED = "drop reached", "caps reached", "no neuron selected"
@@ -49,9 +49,9 @@ def validate(
     min_drop: float = Validate.min_drop,
     random_sets: int = Validate.random_sets,
     bootstrap: int = Validate.bootstrap,
-    seed: int = 0,
+    seed: int = Common.seed,
     limit: int | None = Evaluate.limit,
-    allow_overlap: bool = False,
+    allow_overlap: bool = Common.allow_overlap,
     progress: bool = False,
 ) -> Validation:
     """Test each label's neurons by weakening them.

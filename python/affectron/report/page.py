@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from affectron._internal.artifacts import VALIDATION
 from affectron._internal.files import atomic_write
 from affectron.errors import InputError
+from affectron.options import Common
 from affectron.report.context import contents, page_context
 from affectron.report.pieces import Pieces
 from affectron.report.tested import overlap_notices
@@ -34,7 +35,10 @@ class _Inlined:
 
 
 def build_report(
-    run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, allow_overlap: bool = False
+    run: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    allow_overlap: bool = Common.allow_overlap,
 ) -> Path:
     """Write the report of a run: one HTML page that needs no network, and its figures as SVG files beside it.
 
