@@ -98,12 +98,13 @@ class _Row:
     """Input tokens for a sentence and one or more labels.
 
     The logits from position ``first`` on are those of a label's first token and of the tokens after it. ``answers``
-    holds (position of the label, its tokens).
+    holds (position of the label, its tokens). ``text`` tells which tokens are the sentence's own.
     """
 
     ids: list[int]
     first: int
     answers: tuple[tuple[int, tuple[int, ...]], ...]
+    text: list[bool]
 
 
 class LikelihoodClassifier:
@@ -186,9 +187,10 @@ def _label_rows(
                 f"sentence {sentence.id}: prompt {template!r} with its label leaves no room for the text in the "
                 f"model's {limit} positions"
             )
-        dropped = set(in_text[len(in_text) - excess :])
-        context = [token for position, token in enumerate(inputs[0][:shared]) if position not in dropped]
-        rows.append(_grouped(context, [tuple(row[shared:]) for row in inputs]))
+        own, dropped = set(in_text), set(in_text[len(in_text) - excess :])
+        kept = [position for position in range(shared) if position not in dropped]
+        context, text = [inputs[0][position] for position in kept], [position in own for position in kept]
+        rows.append(_grouped(context, text, [tuple(row[shared:]) for row in inputs]))
     return rows
 
 
@@ -204,8 +206,8 @@ def _shared_tokens(inputs: Sequence[Sequence[int]], offsets: Sequence[tuple[int,
     return most
 
 
-def _grouped(context: list[int], answers: Sequence[tuple[int, ...]]) -> list[_Row]:
-    """The fewest rows that serve all answers after a context."""
+def _grouped(context: list[int], text: list[bool], answers: Sequence[tuple[int, ...]]) -> list[_Row]:
+    """The fewest rows that serve all answers after a context, of which ``text`` tells the sentence's own tokens."""
     # An answer of k tokens needs its first k - 1 in the input; a longer input with the same beginning does as well.
     inputs = sorted({answer[:-1] for answer in answers}, key=len, reverse=True)
     kept: list[tuple[int, ...]] = []
@@ -216,7 +218,10 @@ def _grouped(context: list[int], answers: Sequence[tuple[int, ...]]) -> list[_Ro
     for label, answer in enumerate(answers):
         row = next(row for row, ids in enumerate(kept) if ids[: len(answer) - 1] == answer[:-1])
         served[row].append((label, answer))
-    return [_Row([*context, *ids], len(context) - 1, tuple(group)) for ids, group in zip(kept, served, strict=True)]
+    return [
+        _Row([*context, *ids], len(context) - 1, tuple(group), [*text, *(False for _ in ids)])
+        for ids, group in zip(kept, served, strict=True)
+    ]
 
 
 def _prefix(rows: Sequence[_Row]) -> list[int]:
