@@ -98,7 +98,7 @@ PYBIND11_MODULE(_native, m) {
 
   m.def("glu", bound(&Kernels::glu), "out"_a, "gate"_a, "up"_a, "shape"_a, "dtype"_a, "act"_a, "threads"_a);
   m.def("glu_backward", bound(&Kernels::glu_backward), "grad_gate"_a, "grad_up"_a, "grad"_a, "gate"_a, "up"_a,
-        "shape"_a, "plan"_a, "sums"_a, "dtype"_a, "act"_a, "threads"_a);
+        "shape"_a, "plan"_a, "sums"_a, "gradients"_a, "dtype"_a, "act"_a, "threads"_a);
   m.def("glu_stats", bound(&Kernels::glu_stats), "out"_a, "gate"_a, "up"_a, "shape"_a, "plan"_a, "stats"_a, "dtype"_a,
         "act"_a, "product"_a, "threads"_a);
   m.def("glu_steer", bound(&Kernels::glu_steer), "out"_a, "gate"_a, "up"_a, "shape"_a, "programs"_a, "dtype"_a, "act"_a,
@@ -121,11 +121,11 @@ PYBIND11_MODULE(_native, m) {
   m.attr("cuda_forms") = pybind11::cast(&cuda::forms, pybind11::return_value_policy::reference);
 
   m.def("cuda_workspace_size", bound(&cuda::workspace_size), "shape"_a, "num_tiles"_a, "num_segments"_a, "dtype"_a);
-  m.def("cuda_backward_workspace_size", bound(&cuda::backward_workspace_size), "neurons"_a, "num_tiles"_a);
+  m.def("cuda_backward_workspace_size", bound(&cuda::backward_workspace_size), "neurons"_a, "num_tiles"_a, "sums"_a);
   m.def("cuda_mlp_workspace_size", bound(&cuda::mlp_workspace_size), "shape"_a, "dtype"_a, "by_neuron"_a);
   m.def("cuda_glu", bound(&cuda::glu), "out"_a, "gate"_a, "up"_a, "shape"_a, "dtype"_a, "act"_a, "stream"_a);
   m.def("cuda_glu_backward", bound(&cuda::glu_backward), "grad_gate"_a, "grad_up"_a, "grad"_a, "gate"_a, "up"_a,
-        "shape"_a, "plan"_a, "sums"_a, "dtype"_a, "act"_a, "workspace"_a, "stream"_a);
+        "shape"_a, "plan"_a, "sums"_a, "gradients"_a, "dtype"_a, "act"_a, "workspace"_a, "stream"_a);
   m.def("cuda_glu_stats", bound(&cuda::glu_stats), "out"_a, "gate"_a, "up"_a, "shape"_a, "plan"_a, "stats"_a, "dtype"_a,
         "act"_a, "product"_a, "workspace"_a, "stream"_a);
   m.def("cuda_glu_steer", bound(&cuda::glu_steer), "out"_a, "gate"_a, "up"_a, "shape"_a, "programs"_a, "dtype"_a,

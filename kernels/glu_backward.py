@@ -1,12 +1,13 @@
-"""The gradients of act(gate) up and, where sums are wanted, h times its gradient summed over the rows of each segment.
+"""The gradients of act(gate) up and, where sums are wanted, h times its gradient, and also the gradient of h alone,
+each summed over the rows of each segment.
 
 Floor: 10 bytes an element in 16 bits (three reads, two writes), 20 in fp32. Without sums it is an elementwise kernel as
-glu's. With sums a block walks a group of the plan's tiles for one strip of columns. It adds up a tile's products in
+glu's. With sums a block walks a group of the plan's tiles for one strip of columns. It adds up a tile's terms in
 fp32 and the tiles of a segment in fp64, and adds the result to the segment's sum, which no other block writes. The part
 of a segment that an earlier group began goes to the workspace, one row a group; the second kernel adds these rows in
 the order of the groups. The groups depend on the shapes alone, and so do the bits.
 
-Cost of the sums (computed): they are read and written once for each segment, 8 bytes a neuron against the 300 that a
+Cost of each sum (computed): it is read and written once for each segment, 8 bytes a neuron against the 300 that a
 sentence of 30 rows moves in 16 bits; the workspace is at most 8 bytes in the 2560 of a group of 8 tiles.
 
 A block has two warps: a full tile of 128 bytes a row takes 160 registers of each lane, and one warp would spill. In the
@@ -57,7 +58,7 @@ def slope(x, y, ACT: tl.constexpr, EXACT: tl.constexpr):
 
 
 @triton.jit
-def gradients(grad, gate, up, GATED: tl.constexpr, ACT: tl.constexpr):
+def input_gradients(grad, gate, up, GATED: tl.constexpr, ACT: tl.constexpr):
     """The gradients of gate and up in their dtype, rounded once. The second is meaningful only if GATED."""
     x, dh = gate.to(tl.float32), grad.to(tl.float32)
     y = activate(x, ACT, gate.dtype == tl.float32)
@@ -81,7 +82,7 @@ def glu_backward_kernel(
     u = g
     if GATED:
         u = tl.load(up + row * up_stride + column, mask=inside)
-    dg, du = gradients(dh, g, u, GATED, ACT)
+    dg, du = input_gradients(dh, g, u, GATED, ACT)
     tl.store(grad_gate + row * f + column, dg, mask=inside)
     if GATED:
         tl.store(grad_up + row * f + column, du, mask=inside)
@@ -96,7 +97,7 @@ def carried_segment(tiles, group, tiles_per_group):
 
 
 @triton.jit
-def add_to_sums(segment, carried, group, column, f, sums, workspace, total):
+def add_to_sum(segment, carried, group, column, f, sums, workspace, total):
     """Add a segment's total in a group to its sum; if an earlier group began the segment, write it to the workspace."""
     inside = column < f
     if segment == carried:
@@ -106,11 +107,22 @@ def add_to_sums(segment, carried, group, column, f, sums, workspace, total):
         tl.store(sum_of, (tl.load(sum_of, mask=inside, other=0.0).to(tl.float64) + total).to(tl.float32), mask=inside)
 
 
+@triton.jit
+def add_to_sums(
+    segment, carried, group, column, f,
+    sums, workspace, total, gradients, gradients_workspace, gradients_total, GRADIENTS: tl.constexpr,
+):  # fmt: skip
+    """Add a segment's totals in a group to its sums."""
+    add_to_sum(segment, carried, group, column, f, sums, workspace, total)
+    if GRADIENTS:
+        add_to_sum(segment, carried, group, column, f, gradients, gradients_workspace, gradients_total)
+
+
 @triton.jit(do_not_specialize=["num_tiles", "tiles_per_group"])
 def glu_attribution_kernel(
     grad_gate, grad_up, grad, gate, up, grad_stride, gate_stride, up_stride, f,
-    order, tiles, num_tiles, tiles_per_group, sums, workspace,
-    GATED: tl.constexpr, ACT: tl.constexpr, COLUMNS: tl.constexpr,
+    order, tiles, num_tiles, tiles_per_group, sums, workspace, gradients, gradients_workspace,
+    GATED: tl.constexpr, ACT: tl.constexpr, COLUMNS: tl.constexpr, GRADIENTS: tl.constexpr,
 ):  # fmt: skip
     strips = tl.cdiv(f, COLUMNS)
     strip, group = tl.program_id(0) % strips, tl.program_id(0) // strips
@@ -118,6 +130,7 @@ def glu_attribution_kernel(
     carried = carried_segment(tiles, group, tiles_per_group)
     current = tl.full([], -1, tl.int64)
     total = tl.zeros([COLUMNS], tl.float64)
+    gradients_total = total
     for t in range(group * tiles_per_group, tl.minimum((group + 1) * tiles_per_group, num_tiles)):
         segment, rows, row_numbers = load_tile(tiles, order, t)
         if rows > 0:
@@ -127,20 +140,29 @@ def glu_attribution_kernel(
             u = g
             if GATED:
                 u = tl.load(up + n * up_stride + column[None, :], mask=inside, other=0.0)
-            dg, du = gradients(dh, g, u, GATED, ACT)
+            dg, du = input_gradients(dh, g, u, GATED, ACT)
             tl.store(grad_gate + n * f + column[None, :], dg, mask=inside)
             if GATED:
                 tl.store(grad_up + n * f + column[None, :], du, mask=inside)
             if segment >= 0:
                 if segment != current:
                     if current >= 0:
-                        add_to_sums(current, carried, group, column, f, sums, workspace, total)
+                        add_to_sums(
+                            current, carried, group, column, f,
+                            sums, workspace, total, gradients, gradients_workspace, gradients_total, GRADIENTS,
+                        )  # fmt: skip
                     current = segment
                     total = tl.zeros([COLUMNS], tl.float64)
+                    gradients_total = total
                 h = glu_values(g, u, GATED, ACT)
                 total += tl.sum(h.to(tl.float32) * dh.to(tl.float32), 0).to(tl.float64)
+                if GRADIENTS:
+                    gradients_total += tl.sum(dh.to(tl.float32), 0).to(tl.float64)
     if current >= 0:
-        add_to_sums(current, carried, group, column, f, sums, workspace, total)
+        add_to_sums(
+            current, carried, group, column, f,
+            sums, workspace, total, gradients, gradients_workspace, gradients_total, GRADIENTS,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["groups", "tiles_per_group"])
@@ -167,7 +189,7 @@ def add_carried_kernel(tiles, groups, tiles_per_group, f, sums, workspace, COLUM
 
 def glu_backward(
     grad: Tensor, gate: Tensor, up: Tensor | None, order: Tensor | None, tiles: Tensor | None, sums: Tensor | None,
-    act: str,
+    gradients: Tensor | None, act: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     n, f = gate.shape
     grad_gate = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
@@ -182,17 +204,19 @@ def glu_backward(
             *operands, n, f, up is not None, act, rows, columns, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
         return grad_gate, grad_up
-    torch.autograd.graph.increment_version(sums)  # autograd cannot see that a kernel writes
+    targets = [sums] if gradients is None else [sums, gradients]
+    torch.autograd.graph.increment_version(targets)  # autograd cannot see that a kernel writes
     columns = STRIP_BYTES // gate.itemsize
     num_tiles, strips = tiles.shape[0], triton.cdiv(f, columns)
     groups, tiles_per_group = make_groups(num_tiles, strips)
-    workspace = torch.empty((groups, f), dtype=torch.float32, device=gate.device)
+    workspaces = torch.empty((len(targets), groups, f), dtype=torch.float32, device=gate.device).unbind()
     glu_attribution_kernel[(strips * groups,)](
-        *operands, f, order, tiles, num_tiles, tiles_per_group, sums, workspace,
-        up is not None, act, columns, num_warps=2, enable_fp_fusion=False,
+        *operands, f, order, tiles, num_tiles, tiles_per_group,
+        targets[0], workspaces[0], targets[-1], workspaces[-1], up is not None, act, columns, gradients is not None,
+        num_warps=2, enable_fp_fusion=False,
     )  # fmt: skip
-    if groups > 1:
+    for target, workspace in zip(targets, workspaces, strict=True) if groups > 1 else ():
         add_carried_kernel[((groups - 1) * triton.cdiv(f, 128),)](
-            tiles, groups, tiles_per_group, f, sums, workspace, 128, num_warps=4, enable_fp_fusion=False,
+            tiles, groups, tiles_per_group, f, target, workspace, 128, num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return grad_gate, grad_up

@@ -42,7 +42,10 @@ DTYPES = ("float32", "bfloat16", "float16")  # in the order of their numbers in 
 # Number of operands of which each element is read, in vectors of 16 bytes, where it is not 2 (gate and up).
 OPERANDS = {"gate_up_kernel": 1, "down_by_neuron_kernel": 1, "down_by_output_kernel": 1}
 OPERANDS["neuron_stats_kernel, Triton"] = 1  # the C++ kernel reads h twice when there is no gate
-OPERANDS |= {"glu_backward_kernel": 3, "glu_attribution_kernel": 3}  # gate, up and the gradient
+# gate, up and the gradient
+OPERANDS |= dict.fromkeys(("glu_backward_kernel", "glu_attribution_kernel", "glu_attribution_kernel, gradients"), 3)
+# The form that the last flag of a C++ kernel's template selects.
+FLAGS = {"glu_stats_kernel": "single pass", "neuron_stats_kernel": "single pass", "glu_attribution_kernel": "gradients"}
 FLOAT = ("FFMA", "FMUL", "FADD", "HFMA2", "HMUL2", "HADD2")
 MEMORY = ("LDG", "LDS", "LDL", "ST", "SHFL", "ATOM", "RED")
 # Instructions that show the work of a walk, one regular expression each.
@@ -285,7 +288,7 @@ def report(dtype: str, listing: str, usage: str) -> Iterator[tuple[str | int, ..
             if not match:  # kernels for rows that no vector fits, or without rows
                 continue
             kernel, element, rows = match[1], DTYPES[int(match[2])], f", {match[3]} rows" if match[3] else ""
-            kernel += ", single pass" if match[4] else ""
+            kernel += f", {FLAGS[kernel]}" if match[4] else ""
         operands = OPERANDS.get(kernel + (", Triton" if dtype else ""), 2)
         for form, elements, paid in measure(kernel, 4 if element == "float32" else 2, operands, blocks):
             each = f"{paid.instructions / elements:.1f}", f"{paid.slots / elements:.1f}"

@@ -52,7 +52,7 @@ constexpr int64_t kMlpRows = 16;
 // Rows in a tile at most.
 constexpr int64_t kTileRows = 32;
 
-// Rows whose products glu_backward adds up in fp32; the sums of such chains are added up in fp64.
+// Rows whose terms glu_backward adds up in fp32; the sums of such chains are added up in fp64.
 constexpr int64_t kChain = 8;
 
 // Rows of one segment, neighbours in a plan's order.

@@ -12,7 +12,7 @@ namespace affectron {
 struct Kernels {
   void (*glu)(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, int threads);
   void (*glu_backward)(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gate, Rows up, Shape shape,
-                       Plan plan, float *sums, Dtype dtype, Act act, int threads);
+                       Plan plan, float *sums, float *gradients, Dtype dtype, Act act, int threads);
   void (*glu_stats)(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,
                     bool product, int threads);
   void (*glu_steer)(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,

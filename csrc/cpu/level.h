@@ -16,7 +16,7 @@ inline void *at(MutableRows rows, int64_t n, int64_t f, int64_t size) {
   namespace level {                                                                                                    \
   void glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, int threads);                       \
   void glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gate, Rows up, Shape shape, Plan plan, \
-                    float *sums, Dtype dtype, Act act, int threads);                                                   \
+                    float *sums, float *gradients, Dtype dtype, Act act, int threads);                                 \
   void glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,       \
                  bool product, int threads);                                                                           \
   void glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act,            \

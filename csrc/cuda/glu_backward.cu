@@ -1,10 +1,12 @@
-// The gradients of act(gate) up and, where sums are wanted, h times its gradient summed over the rows of each segment.
-// Bound by memory: 5 elements moved for about 24 instructions (silu in 16 bits, sm_90), 27 with sums, where an H200 has
-// time for 78 (`python tools/instructions.py`; computed, not measured). Beside them the sums are read and written once
-// for each segment: 8 bytes a neuron against the 300 that a sentence of 30 rows moves in 16 bits.
+// The gradients of act(gate) up and, where sums are wanted, h times its gradient, and also the gradient of h alone,
+// each summed over the rows of each segment.
+// Bound by memory: 5 elements moved for about 24 instructions (silu in 16 bits, sm_90), 26 with sums, 27 with those of
+// the gradients too, where an H200 has time for 78 (`python tools/instructions.py`; computed, not measured). Beside
+// them the sums are read and written once for each segment: 8 bytes a neuron and sum against the 300 that a sentence of
+// 30 rows moves in 16 bits.
 //
 // Without sums a thread takes one vector of two rows, as in glu. With sums it walks the tiles of its block's group, two
-// rows at a time: products of kChain rows are added up in fp32, these chains in fp64, all in registers, and threads
+// rows at a time: terms of kChain rows are added up in fp32, these chains in fp64, all in registers, and threads
 // exchange nothing. The block whose group begins a segment writes the segment's sum. The totals of later groups go to
 // the workspace, one row a group, and `add_carried_kernel` adds them in the order of the groups. The groups depend on
 // the number of tiles alone: the same shapes and segments give the same bits, on any GPU.
@@ -70,8 +72,9 @@ template <Dtype D, bool Aligned> struct Backward {
     if (up.data) row.up = cuda::load<Aligned>(at<D, Aligned>(up, n, f), neurons);
     return row;
   }
-  // Writes the gradients of a row and, unless `chain` is null, adds h times its gradient to it.
-  __device__ void finish(const Row &row, int64_t n, int64_t f, int neurons, float *chain) const {
+  // Writes the gradients of a row and adds, where they are not null, h times its gradient to `products` and the
+  // gradient alone to `gradients`.
+  __device__ void finish(const Row &row, int64_t n, int64_t f, int neurons, float *products, float *gradients) const {
     float x[lanes], dh[lanes], y[lanes], dg[lanes];
     unpack<D>(row.gate, x);
     unpack<D>(row.grad, dh);
@@ -91,10 +94,13 @@ template <Dtype D, bool Aligned> struct Backward {
       store<Aligned>(at<D, Aligned>(grad_up, n, f), pack<D>(y), neurons);
     }
     store<Aligned>(at<D, Aligned>(grad_gate, n, f), pack<D>(dg), neurons);
-    if (!chain) return;
+    if (!products) return;
     unpack<D>(h, x);
 #pragma unroll
-    for (int i = 0; i < lanes; ++i) chain[i] = fmaf(x[i], dh[i], chain[i]);
+    for (int i = 0; i < lanes; ++i) products[i] = fmaf(x[i], dh[i], products[i]);
+    if (!gradients) return;
+#pragma unroll
+    for (int i = 0; i < lanes; ++i) gradients[i] += dh[i];
   }
 };
 
@@ -112,7 +118,7 @@ __global__ void __launch_bounds__(kThreads) glu_backward_kernel(Backward<D, Alig
     }
 #pragma unroll
     for (int b = 0; b < batch; ++b) {
-      if (n + b < shape.rows) rows.finish(row[b], n + b, f, neurons, nullptr);
+      if (n + b < shape.rows) rows.finish(row[b], n + b, f, neurons, nullptr, nullptr);
     }
   }
 }
@@ -150,24 +156,31 @@ __device__ void add_to_sums(float *sums, const double *total, bool carried, int 
   }
 }
 
-template <Dtype D, bool Aligned>
+// Sums [S, F] and their workspace: of the products and, if `Gradients`, of the gradients of h.
+template <bool Gradients> struct Targets {
+  static constexpr int count = Gradients ? 2 : 1;
+  float *to[count];
+  float *workspace[count];
+};
+
+template <Dtype D, bool Aligned, bool Gradients>
 __global__ void __launch_bounds__(kThreads)
-    glu_attribution_kernel(Backward<D, Aligned> rows, Shape shape, Plan plan, int64_t tiles_per_group, float *sums,
-                           float *workspace) {
-  constexpr int batch = Backward<D, Aligned>::batch, lanes = kLanes<D>;
+    glu_attribution_kernel(Backward<D, Aligned> rows, Shape shape, Plan plan, int64_t tiles_per_group,
+                           Targets<Gradients> targets) {
+  constexpr int batch = Backward<D, Aligned>::batch, lanes = kLanes<D>, count = Targets<Gradients>::count;
   const int64_t f = (int64_t(blockIdx.x) * kThreads + threadIdx.x) * lanes;
   if (f >= shape.neurons) return;
   const int neurons = Aligned ? lanes : int(min(shape.neurons - f, lanes));
   const int64_t group = blockIdx.y, first = group * tiles_per_group,
                 last = min(first + tiles_per_group, plan.num_tiles);
   const int64_t carried = carried_segment(plan, tiles_per_group, group);
-  double total[lanes] = {};
+  double total[count][lanes] = {};
   for (int64_t t = first; t < last; ++t) {
     const Tile tile = plan.tiles[t];
     const int64_t *order = plan.order + tile.start;
     const int number = int(tile.rows);
     for (int start = 0; start < number; start += int(kChain)) {
-      float chain[lanes] = {};
+      float chain[count][lanes] = {};
       const int end = int(min(number, start + kChain));
       for (int r = start; r < end; r += batch) {
         typename Backward<D, Aligned>::Row row[batch];
@@ -183,18 +196,25 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int b = 0; b < batch; ++b) {
           if (r + b >= end) continue;
-          rows.finish(row[b], n[b], f, neurons, chain);
+          rows.finish(row[b], n[b], f, neurons, chain[0], Gradients ? chain[count - 1] : nullptr);
         }
       }
 #pragma unroll
-      for (int i = 0; i < lanes; ++i) total[i] += double(chain[i]);
+      for (int s = 0; s < count; ++s) {
+#pragma unroll
+        for (int i = 0; i < lanes; ++i) total[s][i] += double(chain[s][i]);
+      }
     }
     if (t + 1 == last || plan.tiles[t + 1].segment != tile.segment) {
       const bool goes_on = tile.segment == carried;
-      float *to = goes_on ? workspace + group * shape.neurons : sums + tile.segment * shape.neurons;
-      if (tile.segment >= 0) add_to_sums<Aligned, lanes>(to + f, total, goes_on, neurons);
 #pragma unroll
-      for (int i = 0; i < lanes; ++i) total[i] = 0.0;
+      for (int s = 0; s < count; ++s) {
+        float *to =
+            goes_on ? targets.workspace[s] + group * shape.neurons : targets.to[s] + tile.segment * shape.neurons;
+        if (tile.segment >= 0) add_to_sums<Aligned, lanes>(to + f, total[s], goes_on, neurons);
+#pragma unroll
+        for (int i = 0; i < lanes; ++i) total[s][i] = 0.0;
+      }
     }
   }
 }
@@ -217,11 +237,12 @@ __global__ void __launch_bounds__(kThreads)
 } // namespace
 
 int glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gate, Rows up, Shape shape, Plan plan,
-                 float *sums, Dtype dtype, Act act, void *workspace, Stream stream) {
+                 float *sums, float *gradients, Dtype dtype, Act act, void *workspace, Stream stream) {
   if (shape.rows == 0 || shape.neurons == 0) return cudaSuccess;
   auto fits = [&](const auto &rows) { return in_vectors(rows.data, rows.stride, shape, dtype); };
-  const bool aligned = fits(grad_gate) && fits(grad_up) && fits(grad) && fits(gate) && fits(up) &&
-                       reinterpret_cast<uintptr_t>(sums) % 16 == 0;
+  auto fit = [](const float *to) { return reinterpret_cast<uintptr_t>(to) % 16 == 0; };
+  const bool aligned =
+      fits(grad_gate) && fits(grad_up) && fits(grad) && fits(gate) && fits(up) && fit(sums) && fit(gradients);
   return with_instance(dtype, aligned, [&](auto d, auto a) -> int {
     const Backward<d.value, a.value> rows{grad_gate, grad_up, grad, gate, up, kernel_act(act, dtype)};
     const int64_t blocks = ceil_div(shape.neurons, kThreads * kLanes<d.value>);
@@ -230,17 +251,24 @@ int glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gat
                     stream, rows, shape);
     }
     const Groups groups = backward_groups(plan.num_tiles);
-    float *carried = static_cast<float *>(workspace);
-    const int status = launch(glu_attribution_kernel<d.value, a.value>, blocks, groups.number, stream, rows, shape,
-                              plan, groups.tiles, sums, carried);
-    if (status != cudaSuccess || groups.number == 1) return status;
-    return launch(add_carried_kernel<0>, ceil_div(shape.neurons, kThreads), groups.number - 1, stream, shape, plan,
-                  groups, sums, carried);
+    float *const carried = static_cast<float *>(workspace);
+    auto attribute = [&](auto targets) -> int {
+      constexpr bool both = decltype(targets)::count == 2;
+      int status = launch(glu_attribution_kernel<d.value, a.value, both>, blocks, groups.number, stream, rows, shape,
+                          plan, groups.tiles, targets);
+      for (int s = 0; s < targets.count && status == cudaSuccess && groups.number > 1; ++s) {
+        status = launch(add_carried_kernel<0>, ceil_div(shape.neurons, kThreads), groups.number - 1, stream, shape,
+                        plan, groups, targets.to[s], targets.workspace[s]);
+      }
+      return status;
+    };
+    if (!gradients) return attribute(Targets<false>{{sums}, {carried}});
+    return attribute(Targets<true>{{sums, gradients}, {carried, carried + groups.number * shape.neurons}});
   });
 }
 
-int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles) {
-  return backward_groups(num_tiles).number * neurons * int64_t(sizeof(float));
+int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles, int sums) {
+  return sums * backward_groups(num_tiles).number * neurons * int64_t(sizeof(float));
 }
 
 } // namespace affectron::cuda

@@ -12,7 +12,7 @@ using Stream = void *; // a cudaStream_t
 
 int glu(MutableRows out, Rows gate, Rows up, Shape shape, Dtype dtype, Act act, Stream stream);
 int glu_backward(MutableRows grad_gate, MutableRows grad_up, Rows grad, Rows gate, Rows up, Shape shape, Plan plan,
-                 float *sums, Dtype dtype, Act act, void *workspace, Stream stream);
+                 float *sums, float *gradients, Dtype dtype, Act act, void *workspace, Stream stream);
 int glu_stats(MutableRows out, Rows gate, Rows up, Shape shape, Plan plan, Stats stats, Dtype dtype, Act act,
               bool product, void *workspace, Stream stream);
 int glu_steer(MutableRows out, Rows gate, Rows up, Shape shape, Programs programs, Dtype dtype, Act act, Stream stream);
@@ -22,7 +22,7 @@ int neuron_stats(Rows h, Rows gate, Shape shape, Plan plan, Stats stats, Dtype d
 
 // Bytes of `workspace`, aligned to 16: functions of the shapes alone.
 int64_t workspace_size(Shape shape, int64_t num_tiles, int64_t num_segments, Dtype dtype); // of both statistics kernels
-int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles);                       // of glu_backward with sums
+int64_t backward_workspace_size(int64_t neurons, int64_t num_tiles, int sums);             // of glu_backward's sums
 int64_t mlp_workspace_size(MlpShape shape, Dtype dtype, bool by_neuron);                   // of masked_mlp
 
 // Makes `device` current for this thread. The module has its own CUDA runtime, which does not see torch's choice of

@@ -31,6 +31,7 @@ def glu_backward(
     shape: Shape,
     plan: Plan,
     sums: int,
+    gradients: int,
     dtype: int,
     act: int,
     threads: int,
@@ -67,7 +68,7 @@ class CudaForms:
 cuda_forms: CudaForms
 
 def cuda_workspace_size(shape: Shape, num_tiles: int, num_segments: int, dtype: int) -> int: ...
-def cuda_backward_workspace_size(neurons: int, num_tiles: int) -> int: ...
+def cuda_backward_workspace_size(neurons: int, num_tiles: int, sums: int) -> int: ...
 def cuda_mlp_workspace_size(shape: MlpShape, dtype: int, by_neuron: bool) -> int: ...
 def cuda_glu(out: Rows, gate: Rows, up: Rows, shape: Shape, dtype: int, act: int, stream: int) -> int: ...
 def cuda_glu_backward(
@@ -79,6 +80,7 @@ def cuda_glu_backward(
     shape: Shape,
     plan: Plan,
     sums: int,
+    gradients: int,
     dtype: int,
     act: int,
     workspace: int,

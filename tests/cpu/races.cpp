@@ -99,7 +99,7 @@ struct Inputs {
 // All bytes that the kernels write, each called once.
 struct Results {
   std::vector<char> glu, grad_gate, grad_up, summed_gate, summed_up, glu_stats, glu_steer, by_neuron, by_output;
-  std::vector<float> sums = std::vector<float>(kSegments * kNeurons);
+  std::vector<float> sums = std::vector<float>(kSegments * kNeurons), gradients = sums;
   Accumulators fused, given;
 
   Results(const Inputs &in, Accumulators *shared, int threads) {
@@ -110,14 +110,14 @@ struct Results {
     const Programs programs{in.table.data(), in.rows.data()};
     glu.resize(size);
     run.glu({glu.data(), kNeurons}, gate, up, shape, in.dtype, Act::silu, threads);
-    auto backward = [&](std::vector<char> &for_gate, std::vector<char> &for_up, float *to) {
+    auto backward = [&](std::vector<char> &for_gate, std::vector<char> &for_up, float *to, float *to_gradients) {
       for_gate.resize(size);
       for_up.resize(size);
       run.glu_backward({for_gate.data(), kNeurons}, {for_up.data(), kNeurons}, in.of(in.up, kNeurons), gate, up, shape,
-                       in.tiles.plan(), to, in.dtype, Act::silu, threads);
+                       in.tiles.plan(), to, to_gradients, in.dtype, Act::silu, threads);
     };
-    backward(grad_gate, grad_up, nullptr);
-    backward(summed_gate, summed_up, sums.data());
+    backward(grad_gate, grad_up, nullptr, nullptr);
+    backward(summed_gate, summed_up, sums.data(), gradients.data());
     glu_steer.resize(size);
     run.glu_steer({glu_steer.data(), kNeurons}, gate, up, shape, programs, in.dtype, Act::gelu, threads);
     glu_stats.resize(size);
@@ -138,8 +138,8 @@ struct Results {
     return glu == other.glu && glu_stats == other.glu_stats && glu_steer == other.glu_steer &&
            grad_gate == other.grad_gate && grad_up == other.grad_up && grad_gate == summed_gate &&
            grad_up == summed_up && summed_gate == other.summed_gate && summed_up == other.summed_up &&
-           sums == other.sums && by_neuron == other.by_neuron && by_output == other.by_output && fused == other.fused &&
-           given == other.given;
+           sums == other.sums && gradients == other.gradients && by_neuron == other.by_neuron &&
+           by_output == other.by_output && fused == other.fused && given == other.given;
   }
 };
 

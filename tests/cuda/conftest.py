@@ -45,24 +45,26 @@ class Emulated:
 
     def glu_backward(
         self, grad: Tensor, gate: Tensor, up: Tensor | None, act: str = "silu",
-        sums: Tensor | None = None, segments: Tensor | None = None,
+        sums: Tensor | None = None, segments: Tensor | None = None, gradients: Tensor | None = None,
     ) -> list[Tensor]:  # fmt: skip
         """Gradients of gate and, where it is given, up."""
-        gradients = [torch.full(gate.shape, torch.nan, dtype=gate.dtype) for t in (gate, up) if t is not None]
-        addresses, workspace = [0] * 5, torch.empty(0)
+        of_inputs = [torch.full(gate.shape, torch.nan, dtype=gate.dtype) for t in (gate, up) if t is not None]
+        addresses, workspace = [0] * 6, torch.empty(0)
         if sums is not None:
             plan = ops.SegmentPlan(segments, sums.shape[0])
-            addresses = [plan.order.data_ptr(), plan.tiles.data_ptr(), len(plan.tiles), sums.data_ptr(), len(sums)]
+            targets = sums.data_ptr(), 0 if gradients is None else gradients.data_ptr()
+            addresses = [plan.order.data_ptr(), plan.tiles.data_ptr(), len(plan.tiles), *targets, len(sums)]
             self.library.backward_workspace_size.restype = ctypes.c_int64
-            size = self.library.backward_workspace_size(*(ctypes.c_int64(v) for v in (gate.shape[1], len(plan.tiles))))
+            sizes = gate.shape[1], len(plan.tiles), 1 if gradients is None else 2
+            size = self.library.backward_workspace_size(*(ctypes.c_int64(v) for v in sizes))
             workspace = torch.full((size,), 255, dtype=torch.uint8)  # as below
-        outputs = gradients[0].data_ptr(), gradients[1].data_ptr() if up is not None else 0
+        outputs = of_inputs[0].data_ptr(), of_inputs[1].data_ptr() if up is not None else 0
         codes = DTYPES.index(gate.dtype), ACTIVATIONS.index(act)
         self.call(
             "glu_backward", *outputs, *address(grad), *address(gate), *address(up), *gate.shape, *addresses, *codes,
             workspace.data_ptr(),
         )  # fmt: skip
-        return gradients
+        return of_inputs
 
     def glu_steer(self, gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
         out = torch.full(gate.shape, torch.nan, dtype=gate.dtype)

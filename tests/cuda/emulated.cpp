@@ -119,15 +119,17 @@ int glu(void *out, const void *gate, int64_t gate_stride, const void *up, int64_
   return cuda::glu({out, f}, {gate, gate_stride}, {up, up_stride}, {n, f}, Dtype(dtype), Act(act), nullptr);
 }
 
-int64_t backward_workspace_size(int64_t f, int64_t num_tiles) { return cuda::backward_workspace_size(f, num_tiles); }
+int64_t backward_workspace_size(int64_t f, int64_t num_tiles, int sums) {
+  return cuda::backward_workspace_size(f, num_tiles, sums);
+}
 
 int glu_backward(void *grad_gate, void *grad_up, const void *grad, int64_t grad_stride, const void *gate,
                  int64_t gate_stride, const void *up, int64_t up_stride, int64_t n, int64_t f, const int64_t *order,
-                 const Tile *tiles, int64_t num_tiles, float *sums, int64_t num_segments, int dtype, int act,
-                 void *workspace) {
+                 const Tile *tiles, int64_t num_tiles, float *sums, float *gradients, int64_t num_segments, int dtype,
+                 int act, void *workspace) {
   return cuda::glu_backward({grad_gate, f}, {grad_up, f}, {grad, grad_stride}, {gate, gate_stride}, {up, up_stride},
-                            {n, f}, {order, tiles, num_tiles, num_segments}, sums, Dtype(dtype), Act(act), workspace,
-                            nullptr);
+                            {n, f}, {order, tiles, num_tiles, num_segments}, sums, gradients, Dtype(dtype), Act(act),
+                            workspace, nullptr);
 }
 
 int64_t workspace_size(int64_t n, int64_t f, int64_t num_tiles, int64_t num_segments, int dtype) {

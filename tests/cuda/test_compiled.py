@@ -14,10 +14,11 @@ from affectron import _native
 
 # Vectors of 16 bytes that a thread reads and writes before it starts again; neuron_stats writes no output. A single
 # pass has code for four rows and for one.
-LOADS = {"glu_backward_kernel": 6, "glu_attribution_kernel": 6}
+BACKWARD = ("glu_backward_kernel", "glu_attribution_kernel", "glu_attribution_kernel, gradients")
+LOADS = dict.fromkeys(BACKWARD, 6)
 LOADS |= {"glu_kernel": 4, "glu_stats_kernel": 4, "glu_steer_kernel": 4, "neuron_stats_kernel": 4}
 LOADS |= {"glu_stats_kernel, single pass": 10, "neuron_stats_kernel, single pass": 10}
-STORES = {"glu_backward_kernel": 4, "glu_attribution_kernel": 4}  # beside the sums, which are floats
+STORES = dict.fromkeys(BACKWARD, 4)  # beside the sums, which are floats
 STORES |= {"glu_kernel": 2, "glu_stats_kernel": 2, "glu_steer_kernel": 2, "neuron_stats_kernel": 0}
 STORES |= {"glu_stats_kernel, single pass": 5, "neuron_stats_kernel, single pass": 0}
 # Loads of masked_mlp's kernels by the number of rows of an instance: of two rows of weights, or of down's neurons.
@@ -41,7 +42,7 @@ def kernel_of(function: str) -> tuple[str, bool, int]:
     name = re.search(r"\d([a-z_]+_kernel)I", function)
     assert name, function
     rows = re.search(r"Lb[01]ELi(\d+)E", function)
-    form = ", single pass" if re.search(r"Lb[01]ELb1E", function) else ""
+    form = f", {instructions.FLAGS[name[1]]}" if re.search(r"Lb[01]ELb1E", function) else ""
     return name[1] + form, bool(re.search(r"E\dELb1E", function)), int(rows[1]) if rows else 0
 
 
@@ -94,7 +95,8 @@ def test_memory_moves_in_vectors(arch):
         loads = len(re.findall(r"\bLDG\.E\.EF\.128\b", code))
         # Reads that follow an exchange of row numbers may be compiled twice: also for a warp that has diverged.
         assert loads == LOADS[name] or ("single pass" in name and loads > LOADS[name]), function
-        sums = 0 if name != "glu_attribution_kernel" else 1 if "DtypeE0" in function else 2
+        sums = {"glu_attribution_kernel": 1, "glu_attribution_kernel, gradients": 2}.get(name, 0)
+        sums *= 1 if "DtypeE0" in function else 2  # vectors of floats
         assert len(re.findall(r"\bSTG\.E\.128\b", code)) == STORES[name] + sums, function
         # Narrower accesses are no activations but row numbers, tiles and partials.
         assert not re.search(r"\bLDG\.E\.EF(?!\.128)", code), function
@@ -112,7 +114,7 @@ def test_arithmetic_takes_less_time_than_memory():
         for cubin in instructions.native("sm_90")
         for kernel, dtype, form, _, _, _, slots, *_ in instructions.report(*cubin)
     }
-    limits = {"glu_kernel": 47, "glu_steer_kernel": 47, "glu_backward_kernel": 78, "glu_attribution_kernel": 78}
+    limits = {"glu_kernel": 47, "glu_steer_kernel": 47} | dict.fromkeys(BACKWARD, 78)
     for dtype in ("bfloat16", "float16"):
         assert slots["glu_stats_kernel, single pass", dtype, "silu by ex2"] < 47, dtype
     for kernel, limit in limits.items():

@@ -401,12 +401,14 @@ def test_backward_with_and_without_sums(emulated, shape, dtype, act, gated):
     """The sums are of the h that the forward kernel gives."""
     gate, up = halves(*shape, dtype)
     up, grad, segments = up if gated else None, upstream(*shape, dtype), runs(shape[0], 4)
-    sums = torch.ones(4, shape[1])
-    gradients = emulated.glu_backward(grad, gate, up, act, sums, segments)
+    sums, gradients, sums_alone = (torch.ones(4, shape[1]) for _ in range(3))
+    of_inputs = emulated.glu_backward(grad, gate, up, act, sums, segments, gradients)
     plain = emulated.glu_backward(grad, gate, up, act)
-    assert all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
-    check_gradients(gradients, gate, up, act, grad)
-    check_sums(sums, [(emulated.glu(gate, up, act), grad, segments)], torch.ones(4, shape[1]))
+    alone = emulated.glu_backward(grad, gate, up, act, sums_alone, segments)
+    assert all(torch.equal(a, b) for a, b in zip(of_inputs, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((*of_inputs, sums), (*alone, sums_alone), strict=True))
+    check_gradients(of_inputs, gate, up, act, grad)
+    check_sums(sums, [(emulated.glu(gate, up, act), grad, segments)], torch.ones(4, shape[1]), gradients)
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -438,10 +440,10 @@ def test_sums_of_segments_of_any_size(emulated, order, dtype, name):
     n, f = 900, 40
     gate, up = halves(n, f, dtype)
     grad, segments = upstream(n, f, dtype), SEGMENTS[name](n)
-    sums = torch.ones(n, f)
+    sums, gradients = torch.ones(n, f), torch.ones(n, f)
     for _ in range(2):
-        emulated.glu_backward(grad, gate, up, "silu", sums, segments)
-    check_sums(sums, 2 * [(emulated.glu(gate, up), grad, segments)], torch.ones(n, f))
+        emulated.glu_backward(grad, gate, up, "silu", sums, segments, gradients)
+    check_sums(sums, 2 * [(emulated.glu(gate, up), grad, segments)], torch.ones(n, f), gradients)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -455,19 +457,20 @@ def test_the_same_sums_every_time(emulated, dtype, labels):
     odd.copy_(torch.cat([grad, gate, up], 1))
     segments = torch.randint(-1, labels, (n,), generator=torch.Generator().manual_seed(0))
 
-    def once(grad, gate, up, backwards, offset=0):
+    def once(grad, gate, up, backwards, offsets=(0, 0)):
         emulated.library.reverse_order(backwards)
-        sums = torch.zeros(labels * f + offset)[offset:].view(labels, f)
-        gradients = emulated.glu_backward(grad, gate, up, "silu", sums, segments)
+        sums, gradients = (torch.zeros(labels * f + offset)[offset:].view(labels, f) for offset in offsets)
+        of_inputs = emulated.glu_backward(grad, gate, up, "silu", sums, segments, gradients)
         emulated.library.reverse_order(0)
-        return (*gradients, sums)
+        return (*of_inputs, sums, gradients)
 
     first = once(grad, gate, up, 0)
     for again in (
         once(grad, gate, up, 1),
         once(*odd.split(f, 1), 0),
         once(grad.contiguous(), gate, up.contiguous(), 0),
-        once(grad, gate, up, 1, offset=1),
+        once(grad, gate, up, 1, (1, 0)),
+        once(grad, gate, up, 1, (0, 1)),
     ):
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
@@ -475,18 +478,18 @@ def test_the_same_sums_every_time(emulated, dtype, labels):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("f", [264, 131])
 def test_backward_reads_nothing_past_the_end(emulated, fenced, dtype, f):
-    tensors = (*halves(37, f, dtype), upstream(37, f, dtype), torch.zeros(3, f))
-    gate, up, grad, sums = (fenced(t.contiguous()) for t in tensors)
-    gradients = emulated.glu_backward(grad, gate, up, "silu", sums, runs(37, 3))
-    assert all(t.isfinite().all() for t in (*gradients, sums))
+    tensors = (*halves(37, f, dtype), upstream(37, f, dtype), torch.zeros(3, f), torch.zeros(3, f))
+    gate, up, grad, sums, gradients = (fenced(t.contiguous()) for t in tensors)
+    of_inputs = emulated.glu_backward(grad, gate, up, "silu", sums, runs(37, 3), gradients)
+    assert all(t.isfinite().all() for t in (*of_inputs, sums, gradients))
 
 
 def test_a_gradient_that_is_one_row(emulated):
     gate, up = halves(50, 264, torch.bfloat16)
     grad, segments = upstream(1, 264, torch.bfloat16).expand(50, 264), runs(50, 3)
-    sums, other = torch.zeros(3, 264), torch.zeros(3, 264)
-    emulated.glu_backward(grad, gate, up, "silu", sums, segments)
-    emulated.glu_backward(grad.contiguous(), gate, up, "silu", other, segments)
+    sums, other = torch.zeros(2, 3, 264), torch.zeros(2, 3, 264)
+    emulated.glu_backward(grad, gate, up, "silu", sums[0], segments, sums[1])
+    emulated.glu_backward(grad.contiguous(), gate, up, "silu", other[0], segments, other[1])
     assert torch.equal(sums, other)
 
 

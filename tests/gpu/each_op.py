@@ -26,9 +26,10 @@ def call_each(device: str, f: int) -> None:
     stats = ops.StatsBuffers(4, f, device=device)
     ops.neuron_stats(h, segments, stats, gate)
     check(stats, oracle(h, gate, segments, 4, False))
-    sums, inputs = torch.zeros(4, f, device=device), [t.detach().requires_grad_() for t in (gate, up)]
-    ops.glu_attribution(*inputs, sums, segments).backward(h)
-    check_sums(sums, [(h, h, segments)])
+    for gradients in (None, torch.zeros(4, f, device=device)):
+        sums, inputs = torch.zeros(4, f, device=device), [t.detach().requires_grad_() for t in (gate, up)]
+        ops.glu_attribution(*inputs, sums, segments, gradients=gradients).backward(h)
+        check_sums(sums, [(h, h, segments)], gradients=gradients)
     for program, of in ((table[:1].contiguous(), None), (table, rows)):
         assert ops.glu_steer(gate, up, program, of).isfinite().all()
     w_gate, w_up, w_down = (t.to(device) for t in weights((f, 296, 83), torch.bfloat16))

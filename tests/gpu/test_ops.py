@@ -311,24 +311,29 @@ def test_gradient(backend, act):
     torch.testing.assert_close(gate.grad.double(), g64.grad, rtol=1e-5, atol=1e-5)
 
 
-def backward(gate: Tensor, up: Tensor, grad: Tensor, sums: Tensor, segments: Tensor, act: str) -> tuple[Tensor, ...]:
-    """Output and gradients of glu_attribution."""
+def backward(
+    gate: Tensor, up: Tensor, grad: Tensor, sums: Tensor, segments: Tensor, act: str, gradients: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Output of glu_attribution and the gradients of gate and up."""
     inputs = [t.detach().requires_grad_() for t in (gate, up)]
-    h = ops.glu_attribution(*inputs, sums, segments, act)
+    h = ops.glu_attribution(*inputs, sums, segments, act, gradients)
     return h.detach(), *torch.autograd.grad(h, inputs, grad)
 
 
 @pytest.mark.parametrize(("shape", "dtype", "act"), CASES)
 def test_glu_attribution(backend, shape, dtype, act):
     gate, up, grad = gpu(*halves(*shape, dtype), halves(*shape, dtype, seed=3)[0])
-    segments, sums = runs(shape[0], 5).to(CUDA), torch.ones(5, shape[1], device=CUDA)
-    h, *gradients = backward(gate, up, grad, sums, segments, act)
+    segments = runs(shape[0], 5).to(CUDA)
+    sums, gradients, sums_alone = (torch.ones(5, shape[1], device=CUDA) for _ in range(3))
+    h, *of_inputs = backward(gate, up, grad, sums, segments, act, gradients)
     assert torch.equal(h, ops.glu(gate, up, act))
     inputs = [t.detach().requires_grad_() for t in (gate, up)]
     plain = torch.autograd.grad(ops.glu(*inputs, act), inputs, grad)
-    assert all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
-    check_gradients(gradients, gate, up, act, grad)
-    check_sums(sums, [(h, grad, segments)], torch.ones_like(sums))
+    alone = backward(gate, up, grad, sums_alone, segments, act)[1:]
+    assert all(torch.equal(a, b) for a, b in zip(of_inputs, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((*of_inputs, sums), (*alone, sums_alone), strict=True))
+    check_gradients(of_inputs, gate, up, act, grad)
+    check_sums(sums, [(h, grad, segments)], torch.ones_like(sums), gradients)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -356,10 +361,10 @@ def test_sums_of_segments_of_any_size(backend, kind):
     gate, up, grad = gpu(*halves(n, f, torch.bfloat16), halves(n, f, torch.bfloat16, seed=3)[0])
     results = []
     for _ in range(3):
-        sums = torch.zeros(n, f, device=CUDA)
-        h, *_ = backward(gate, up, grad, sums, segments, "silu")
-        results.append(sums)
-    check_sums(sums, [(h, grad, segments)])
+        sums, gradients = torch.zeros(2, n, f, device=CUDA)
+        h, *_ = backward(gate, up, grad, sums, segments, "silu", gradients)
+        results.append(torch.cat([sums, gradients]))
+    check_sums(sums, [(h, grad, segments)], gradients=gradients)
     if backend != "reference":
         assert torch.equal(results[0], results[1])
         assert torch.equal(results[0], results[2])

@@ -53,9 +53,11 @@ def launches(name: str, dtype: torch.dtype, act: str, option: bool) -> list[tupl
     walk = (plan.order, plan.tiles, *stats.tensors)
     if name == "glu":
         kernels.glu(gate, None if option else up, act)
-    elif name == "glu_backward":  # option: with sums
-        sums = torch.zeros(10, NEURONS) if option else None
-        kernels.glu_backward(gate, gate, up, *((plan.order, plan.tiles) if option else (None, None)), sums, act)
+    elif name == "glu_backward":  # option: with sums, first without gradients
+        sums = torch.zeros(10, NEURONS)
+        of_plan = [(*walk[:2], sums, gradients) for gradients in (None, sums)] if option else [(None,) * 4]
+        for arguments in of_plan:
+            kernels.glu_backward(gate, gate, up, *arguments, act)
     elif name == "glu_steer":
         rows = torch.zeros(ROWS, dtype=torch.int32) if option else None
         kernels.glu_steer(gate, up, torch.zeros(1, 4, NEURONS), rows, act)
@@ -148,6 +150,7 @@ def main() -> None:
                 "target": target,
                 "gated": bool(constants.get("GATED")),
                 "single_pass": constants.get("SINGLE_PASS"),
+                "gradients": constants.get("GRADIENTS"),
                 "bytes": block_elements(constants) * dtype.itemsize,
                 "lanes": options["num_warps"] * TARGETS[target].warp_size,
                 **facts(compiled(kernel, arguments, options, TARGETS[target]), target),

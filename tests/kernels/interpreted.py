@@ -305,11 +305,14 @@ def test_masked_mlp_passes_nothing_infinite_through_a_mask(dtype, by_neuron):
     assert not out[-1].isfinite().any()
 
 
-def backward(gate, up, grad, sums, segments, act="silu"):
+def backward(gate, up, grad, sums, segments, act="silu", gradients=None):
     """The output and the gradients of gate and up; by ops.glu where no sums are given."""
     inputs = [t.detach().requires_grad_() for t in (gate, up) if t is not None]
     up = inputs[1] if up is not None else None
-    h = ops.glu(inputs[0], up, act) if sums is None else ops.glu_attribution(inputs[0], up, sums, segments, act)
+    if sums is None:
+        h = ops.glu(inputs[0], up, act)
+    else:
+        h = ops.glu_attribution(inputs[0], up, sums, segments, act, gradients)
     return h.detach(), *torch.autograd.grad(h, inputs, grad)
 
 
@@ -319,13 +322,15 @@ def backward(gate, up, grad, sums, segments, act="silu"):
 def test_glu_attribution(shape, dtype, gated):
     gate, up = halves(*shape, dtype)
     up, grad, segments = up if gated else None, halves(*shape, dtype, seed=3)[0], runs(shape[0], 5)
-    sums = torch.ones(5, shape[1])
-    h, *gradients = backward(gate, up, grad, sums, segments)
+    sums, gradients, sums_alone = (torch.ones(5, shape[1]) for _ in range(3))
+    h, *of_inputs = backward(gate, up, grad, sums, segments, gradients=gradients)
     assert torch.equal(h, ops.glu(gate, up))
     plain = backward(gate, up, grad, None, None)[1:]
-    assert all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
-    check_gradients(gradients, gate, up, "silu", grad, 2 if dtype == torch.bfloat16 else 1)  # as in close
-    check_sums(sums, [(h, grad, segments)], torch.ones(5, shape[1]))
+    alone = backward(gate, up, grad, sums_alone, segments)[1:]
+    assert all(torch.equal(a, b) for a, b in zip(of_inputs, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((*of_inputs, sums), (*alone, sums_alone), strict=True))
+    check_gradients(of_inputs, gate, up, "silu", grad, 2 if dtype == torch.bfloat16 else 1)  # as in close
+    check_sums(sums, [(h, grad, segments)], torch.ones(5, shape[1]), gradients)
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -346,11 +351,11 @@ def test_sums_over_several_groups(monkeypatch, group):
     for segments in (row * 0, row // 20, torch.where(row % 90 == 7, row // 90, 4), row % 7 - 1, row * 0 - 1):
         results = []
         for _ in range(2):
-            sums = torch.ones(15, 37)
+            sums, gradients = torch.ones(15, 37), torch.ones(15, 37)
             for _ in range(2):
-                h, *_ = backward(gate, up, grad, sums, segments)
-            check_sums(sums, 2 * [(h, grad, segments)], torch.ones(15, 37))
-            results.append(sums)
+                h, *_ = backward(gate, up, grad, sums, segments, gradients=gradients)
+            check_sums(sums, 2 * [(h, grad, segments)], torch.ones(15, 37), gradients)
+            results.append(torch.cat([sums, gradients]))
         assert torch.equal(*results)
 
 

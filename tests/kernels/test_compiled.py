@@ -52,3 +52,5 @@ def test_every_kernel_and_form_is_here(code):
     assert {entry["target"] for entry in code} == {"sm_80", "sm_90", "gfx942"}
     statistics = {(entry["target"], entry["single_pass"]) for entry in code if "stats" in entry["kernel"]}
     assert len(statistics) == 6
+    sums = {(entry["target"], entry["gradients"]) for entry in code if entry["kernel"] == "glu_attribution_kernel"}
+    assert len(sums) == 6

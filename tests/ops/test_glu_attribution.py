@@ -25,12 +25,15 @@ def upstream(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 7) -> Tenso
 
 def backward(
     gate: Tensor, up: Tensor | None, grad: Tensor, sums: Tensor | None, segments: Tensor | ops.SegmentPlan | None,
-    act: str = "silu",
+    act: str = "silu", gradients: Tensor | None = None,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The output and the gradients of gate and up; by ops.glu where no sums are given."""
     inputs = [t.detach().requires_grad_() for t in (gate, up) if t is not None]
     up = inputs[1] if up is not None else None
-    h = ops.glu(inputs[0], up, act) if sums is None else ops.glu_attribution(inputs[0], up, sums, segments, act)
+    if sums is None:
+        h = ops.glu(inputs[0], up, act)
+    else:
+        h = ops.glu_attribution(inputs[0], up, sums, segments, act, gradients)
     return h.detach(), *torch.autograd.grad(h, inputs, grad)
 
 
@@ -43,14 +46,39 @@ def test_against_fp64(isa, shape, dtype, act, gated):
     up = up if gated else None
     grad, segments = upstream(shape, dtype), runs(shape[0], 5)
     start = upstream((5, shape[1]), torch.float32, 8)
-    sums = start.clone()
-    h, *gradients = backward(gate, up, grad, sums, segments, act)
+    sums, gradients, sums_alone = (start.clone() for _ in range(3))
+    h, *of_inputs = backward(gate, up, grad, sums, segments, act, gradients)
     plain = backward(gate, up, grad, None, None, act)
+    alone = backward(gate, up, grad, sums_alone, segments, act)
     assert torch.equal(h, ops.glu(gate, up, act))
-    assert all(torch.equal(a, b) for a, b in zip(gradients, plain[1:], strict=True))
-    assert all(t.is_contiguous() and t.dtype == dtype for t in gradients)
-    check_gradients(gradients, gate, up, act, grad)
-    check_sums(sums, [(h, grad, segments)], start)
+    assert all(torch.equal(a, b) for a, b in zip(of_inputs, plain[1:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((h, *of_inputs, sums), (*alone, sums_alone), strict=True))
+    assert all(t.is_contiguous() and t.dtype == dtype for t in of_inputs)
+    check_gradients(of_inputs, gate, up, act, grad)
+    check_sums(sums, [(h, grad, segments)], start, gradients)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_attribution_against_a_baseline(backend):
+    """sums - b gradients is the sum of (h - b) dm/dh that plain autograd gives in fp64, of an m that is not linear."""
+    generator = torch.Generator().manual_seed(1)
+    gate, up = halves(67, 131, torch.float32)
+    weight, b = (torch.randn(shape, generator=generator, dtype=torch.float64) * 0.1 for shape in ((131, 9), (131,)))
+    segments = runs(67, 4)
+    gate64 = gate.double().requires_grad_()
+    h64 = exact(gate64, up, "silu")
+    (gradient,) = torch.autograd.grad((h64 @ weight).tanh().square().sum(), h64)
+    counted = segments >= 0
+    truth, size = (
+        torch.zeros(4, 131, dtype=torch.float64).index_add_(0, segments[counted], terms[counted])
+        for terms in ((h64.detach() - b) * gradient, (h64.detach().abs() + b.abs()) * gradient.abs())
+    )
+    sums, gradients = torch.zeros(4, 131), torch.zeros(4, 131)
+    with ops.use_backend(backend):
+        h = ops.glu_attribution(gate.clone().requires_grad_(), up, sums, segments, gradients=gradients)
+        (h @ weight.float()).tanh().square().sum().backward()
+    error = (sums.double() - b * gradients.double() - truth).abs()
+    assert (error <= 2e-5 * size.mean()).all()  # at most 5e-6 of it in fp32, over six seeds
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -59,11 +87,11 @@ def test_reference(dtype, act):
     for up_of in (lambda up: up, lambda up: None):
         gate, up = halves(67, 131, dtype)
         up, grad, segments = up_of(up), upstream((67, 131), dtype), runs(67, 3)
-        sums = torch.zeros(3, 131)
+        sums, gradients = torch.zeros(3, 131), torch.zeros(3, 131)
         with ops.use_backend("reference"):
-            h, *gradients = backward(gate, up, grad, sums, segments, act)
-        check_gradients(gradients, gate, up, act, grad)
-        check_sums(sums, [(h, grad, segments)])
+            h, *of_inputs = backward(gate, up, grad, sums, segments, act, gradients)
+        check_gradients(of_inputs, gate, up, act, grad)
+        check_sums(sums, [(h, grad, segments)], gradients=gradients)
 
 
 SEGMENTS = {
@@ -84,14 +112,15 @@ def test_segments_of_any_size(isa, dtype, name):
     gate, up = halves(n, f, dtype)
     segments = SEGMENTS[name](n)
     start = upstream((n, f), torch.float32, 8)
-    sums, parts = start.clone(), []
+    sums, gradients, parts = start.clone(), start.clone(), []
     for seed in (1, 2):
         grad = upstream((n, f), dtype, seed)
-        parts.append((backward(gate, up, grad, sums, segments)[0], grad, segments))
-    check_sums(sums, parts, start)
+        parts.append((backward(gate, up, grad, sums, segments, gradients=gradients)[0], grad, segments))
+    check_sums(sums, parts, start, gradients)
     absent = torch.ones(n, dtype=torch.bool)
     absent[segments[segments >= 0]] = False
     assert torch.equal(sums[absent], start[absent])
+    assert torch.equal(gradients[absent], start[absent])
 
 
 @settings(deadline=None, max_examples=60)
@@ -104,11 +133,11 @@ def test_native_and_reference_agree(data):
     gate, up = halves(n, f, dtype, seed=n)
     grad = upstream((n, f), dtype, f)
     for backend in ("native", "reference"):
-        sums = torch.zeros(num, f)
+        sums, gradients = torch.zeros(num, f), torch.zeros(num, f)
         with ops.use_backend(backend):
-            h, *gradients = backward(gate, up, grad, sums, segments, act)
-        check_gradients(gradients, gate, up, act, grad)
-        check_sums(sums, [(h, grad, segments)])
+            h, *of_inputs = backward(gate, up, grad, sums, segments, act, gradients)
+        check_gradients(of_inputs, gate, up, act, grad)
+        check_sums(sums, [(h, grad, segments)], gradients=gradients)
 
 
 def test_sums_that_cancel(isa):
@@ -116,10 +145,12 @@ def test_sums_that_cancel(isa):
     n = 4000
     gate, up = halves(n, 33, torch.float32)
     grad = upstream((n, 33), torch.float32) * 0.01 + torch.where(torch.arange(n) % 2 == 0, 1e3, -1e3)[:, None]
-    grad = grad / ops.glu(gate, up)
-    sums, segments = torch.zeros(1, 33), torch.zeros(n, dtype=torch.int64)
-    h, *_ = backward(gate, up, grad, sums, segments)
-    check_sums(sums, [(h, grad, segments)])
+    sums, gradients, segments = torch.zeros(1, 33), torch.zeros(1, 33), torch.zeros(n, dtype=torch.int64)
+    backward(gate, up, grad, torch.zeros(1, 33), segments, gradients=gradients)
+    over_h = grad / ops.glu(gate, up)
+    h, *_ = backward(gate, up, over_h, sums, segments)
+    check_sums(sums, [(h, over_h, segments)])
+    check_sums(gradients, [(torch.ones_like(h), grad, segments)])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -134,9 +165,9 @@ def test_threads_repetition_and_strides_do_not_change_a_bit(isa, dtype, labels):
 
     def once(threads: int, segments: Tensor | ops.SegmentPlan, *arguments: Tensor) -> tuple[Tensor, ...]:
         torch.set_num_threads(threads)
-        sums = torch.zeros(labels, f)
-        results = [t for _ in range(2) for t in backward(*arguments, sums, segments)]
-        return (*results, sums)
+        sums, gradients = torch.zeros(labels, f), torch.zeros(labels, f)
+        results = [t for _ in range(2) for t in backward(*arguments, sums, segments, gradients=gradients)]
+        return (*results, sums, gradients)
 
     first = once(1, segments, gate, up, grad)
     for again in (
@@ -152,31 +183,33 @@ def test_threads_repetition_and_strides_do_not_change_a_bit(isa, dtype, labels):
 def test_gradients_of_any_stride(expand: Callable[[Tensor], Tensor]):
     """The gradient of a sum is one number or one row, repeated with a stride of 0."""
     gate, up = (t.clone().requires_grad_() for t in halves(50, 33, torch.float32))
-    sums, segments = torch.zeros(3, 33), runs(50, 3)
+    sums, gradients, segments = torch.zeros(3, 33), torch.zeros(3, 33), runs(50, 3)
     weight = upstream(tuple(expand(gate).shape), torch.float32)
-    h = ops.glu_attribution(gate, up, sums, segments)
+    h = ops.glu_attribution(gate, up, sums, segments, gradients=gradients)
     (expand(h) * weight).sum().backward()
     grad = weight.expand(50, 33)
     check_gradients((gate.grad, up.grad), gate, up, "silu", grad)
-    check_sums(sums, [(h.detach(), grad, segments)])
+    check_sums(sums, [(h.detach(), grad, segments)], gradients=gradients)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (4, 0), (0, 0)])
 def test_nothing_to_add(shape):
     gate = torch.randn(shape, requires_grad=True)
-    sums = torch.ones(2, shape[1])
-    ops.glu_attribution(gate, None, sums, torch.zeros(shape[0], dtype=torch.int64)).sum().backward()
+    sums, gradients = torch.ones(2, shape[1]), torch.ones(2, shape[1])
+    segments = torch.zeros(shape[0], dtype=torch.int64)
+    ops.glu_attribution(gate, None, sums, segments, gradients=gradients).sum().backward()
     assert gate.grad.shape == shape
     assert (sums == 1).all()
+    assert (gradients == 1).all()
 
 
 def test_leading_dimensions():
     gate, up = (t.view(2, 25, 33) for t in (t.contiguous() for t in halves(50, 33, torch.float32)))
     grad, segments = upstream((2, 25, 33), torch.float32), runs(50, 3)
-    sums = torch.zeros(3, 33)
-    h, *gradients = backward(gate, up, grad, sums, segments.view(2, 25))
-    assert h.shape == gradients[0].shape == gradients[1].shape == gate.shape
-    check_sums(sums, [(h.view(50, 33), grad.view(50, 33), segments)])
+    sums, gradients = torch.zeros(3, 33), torch.zeros(3, 33)
+    h, *of_inputs = backward(gate, up, grad, sums, segments.view(2, 25), gradients=gradients)
+    assert h.shape == of_inputs[0].shape == of_inputs[1].shape == gate.shape
+    check_sums(sums, [(h.view(50, 33), grad.view(50, 33), segments)], gradients=gradients)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -185,32 +218,35 @@ def test_what_is_not_finite_shows(isa, backend, value):
     gate, up = (t.clone() for t in halves(60, 33, torch.float32))
     grad, segments = upstream((60, 33), torch.float32), torch.arange(60) // 20
     up[25, 4], grad[45, 6] = value, value
-    sums = torch.zeros(3, 33)
+    sums, gradients = torch.zeros(3, 33), torch.zeros(3, 33)
     with ops.use_backend(backend):
-        backward(gate, up, grad, sums, segments)
+        backward(gate, up, grad, sums, segments, gradients=gradients)
     assert (~sums.isfinite()).nonzero().tolist() == [[1, 4], [2, 6]]
+    assert (~gradients.isfinite()).nonzero().tolist() == [[2, 6]]
 
 
 def test_without_gradients_it_is_glu():
     gate, up = halves(50, 33, torch.bfloat16)
-    sums = torch.full((3, 33), 7.0)
+    sums, gradients = torch.full((3, 33), 7.0), torch.full((3, 33), 7.0)
     with torch.no_grad():
-        h = ops.glu_attribution(gate.requires_grad_(), up, sums, runs(50, 3))
+        h = ops.glu_attribution(gate.requires_grad_(), up, sums, runs(50, 3), gradients=gradients)
     assert not h.requires_grad
     assert torch.equal(h, ops.glu(gate, up))
     assert (sums == 7).all()
+    assert (gradients == 7).all()
     assert not ops.glu_attribution(gate.detach(), up.detach(), sums, runs(50, 3)).requires_grad
 
 
 def test_backward_writes_and_forward_does_not():
     gate = torch.ones(4, 8, requires_grad=True)
-    sums = torch.zeros(1, 8)
-    outputs = [ops.glu_attribution(gate, None, sums, torch.zeros(4, dtype=torch.int64), "relu") for _ in range(2)]
-    assert sums._version == 0
+    sums, gradients, segments = torch.zeros(1, 8), torch.zeros(1, 8), torch.zeros(4, dtype=torch.int64)
+    outputs = [ops.glu_attribution(2 * gate, None, sums, segments, "relu", gradients) for _ in range(2)]
+    assert sums._version == gradients._version == 0
     for times, h in enumerate(outputs, 1):  # the second output existed when the first backward wrote
         h.sum().backward()
-        assert sums._version == times
-        assert (sums == 4 * times).all()
+        assert sums._version == gradients._version == times
+        assert (sums == 8 * times).all()
+        assert (gradients == 4 * times).all()
 
 
 def test_only_one_input_requires_a_gradient():
@@ -220,10 +256,10 @@ def test_only_one_input_requires_a_gradient():
     for position in range(2):
         inputs = [gate.clone(), up.clone()]
         inputs[position].requires_grad_()
-        sums = torch.zeros(3, 33)
-        h = ops.glu_attribution(*inputs, sums, segments)
+        sums, gradients = torch.zeros(3, 33), torch.zeros(3, 33)
+        h = ops.glu_attribution(*inputs, sums, segments, gradients=gradients)
         assert torch.equal(torch.autograd.grad(h, inputs[position], grad)[0], both[1 + position])
-        check_sums(sums, [(h.detach(), grad, segments)])
+        check_sums(sums, [(h.detach(), grad, segments)], gradients=gradients)
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -249,7 +285,7 @@ def test_second_derivatives(act):
 
 
 class Block(torch.nn.Module):
-    """Two gated MLPs in a row, each of which adds to its own sums."""
+    """Two gated MLPs in a row, each of which adds to its own sums, the second to its gradients too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,10 +293,12 @@ class Block(torch.nn.Module):
         self.up = torch.nn.Parameter(torch.randn(2, 48, 16, generator=generator) * 0.3)
         self.down = torch.nn.Parameter(torch.randn(2, 16, 24, generator=generator) * 0.3)
         self.sums = [torch.zeros(4, 24) for _ in range(2)]
+        self.gradients = [None, torch.zeros(4, 24)]
 
     def layer(self, x: Tensor, plan: ops.SegmentPlan, i: int) -> Tensor:
         gate, up = (x @ self.up[i].t()).chunk(2, -1)
-        return x + ops.glu_attribution(gate, up, self.sums[i], plan) @ self.down[i].t()
+        h = ops.glu_attribution(gate, up, self.sums[i], plan, gradients=self.gradients[i])
+        return x + h @ self.down[i].t()
 
     def forward(self, x: Tensor, plan: ops.SegmentPlan) -> Tensor:
         return self.layer(self.layer(x, plan, 0), plan, 1)
@@ -283,7 +321,7 @@ def same_sums(run: Callable[[Block, Tensor, ops.SegmentPlan], Tensor], rows: tup
         for h in (expected, out):
             h.square().sum().backward()
         torch.testing.assert_close(y.grad, x.grad)
-    for a, b in zip(eager.sums, other.sums, strict=True):
+    for a, b in zip((*eager.sums, eager.gradients[1]), (*other.sums, other.gradients[1]), strict=True):
         assert a.abs().amax(1).min() > 0.1
         torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-5)
 
@@ -297,17 +335,18 @@ def test_compiled(backend, dynamic):
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled_adds_to_a_slice(dynamic):
-    """The slice of the sums changes, and nothing else."""
+    """The slices of the sums and gradients change, and nothing else."""
     gate, up = (t.clone().requires_grad_() for t in halves(40, 24, torch.float32))
-    plan, every_site = ops.SegmentPlan(torch.arange(40) % 4, 4), torch.ones(3, 4, 24)
+    plan, every_site = ops.SegmentPlan(torch.arange(40) % 4, 4), torch.ones(5, 4, 24)
 
     def value(g: Tensor, u: Tensor, sums: Tensor) -> Tensor:
-        return ops.glu_attribution(g, u, sums[1], plan).square().sum()
+        return ops.glu_attribution(g, u, sums[1], plan, gradients=sums[3]).square().sum()
 
     with torch._inductor.config.patch(force_disable_caches=True):  # their keys ignore the op's backward
         torch.compile(value, fullgraph=True, dynamic=dynamic)(gate, up, every_site).backward()
-    eager = torch.ones(3, 4, 24)
+    eager = torch.ones(5, 4, 24)
     value(gate, up, eager).backward()
+    assert [(site != 1).any() for site in eager] == [False, True, False, True, False]
     torch.testing.assert_close(every_site, eager)
 
 
@@ -345,9 +384,11 @@ def test_export():
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("sums", torch.zeros(4, 24))
+            self.register_buffer("gradients", torch.zeros(4, 24))
 
         def forward(self, both: Tensor, order: Tensor, tiles: Tensor) -> Tensor:
-            return torch.ops.affectron.glu_attribution(*both.chunk(2, -1), order, tiles, self.sums, "silu")
+            targets = self.sums, self.gradients
+            return torch.ops.affectron.glu_attribution(*both.chunk(2, -1), order, tiles, *targets, "silu")
 
     both, plan = torch.cat(halves(16, 24, torch.float32), 1), ops.SegmentPlan(torch.arange(16) % 4, 4)
     program = torch.export.export(Site(), (both, plan.order, plan.tiles), strict=False).module()
@@ -356,7 +397,7 @@ def test_export():
 
 # --- refusals ---
 
-G, S, SUMS = torch.ones(4, 8), torch.zeros(4, dtype=torch.int64), torch.zeros(3, 8)
+G, S, SUMS, GRADIENTS = torch.ones(4, 8), torch.zeros(4, dtype=torch.int64), torch.zeros(3, 8), torch.zeros(3, 8)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +411,18 @@ G, S, SUMS = torch.ones(4, 8), torch.zeros(4, dtype=torch.int64), torch.zeros(3,
         ({"sums": torch.zeros(8, 3).t()}, ValueError, r"sums has shape \[3, 8\], expected contiguous"),
         ({"sums": torch.zeros(8)}, ValueError, r"sums has shape \[8\], expected contiguous"),
         ({"sums": SUMS.clone().requires_grad_()}, ValueError, "sums requires a gradient"),
-        ({"sums": torch.zeros(3, 8, device="meta")}, ValueError, "are on cpu, cpu and meta, expected one device"),
+        (
+            {"sums": torch.zeros(3, 8, device="meta"), "gradients": None},
+            ValueError,
+            "are on cpu, cpu and meta, expected one device",
+        ),
+        ({"gradients": GRADIENTS.half()}, TypeError, "gradients has dtype torch.float16, expected float32"),
+        ({"gradients": GRADIENTS[:, :7]}, ValueError, r"gradients has shape \[3, 7\], expected contiguous"),
+        ({"gradients": torch.zeros(8, 3).t()}, ValueError, r"gradients has shape \[3, 8\], expected contiguous"),
+        ({"gradients": GRADIENTS[:2]}, ValueError, r"gradients has shape \[2, 8\], expected \[3, 8\]"),
+        ({"gradients": GRADIENTS.clone().requires_grad_()}, ValueError, "gradients requires a gradient"),
+        ({"gradients": GRADIENTS.to("meta")}, ValueError, "gradients is on meta, expected cpu"),
+        ({"gradients": SUMS}, ValueError, "gradients is the tensor of sums, expected another one"),
         ({"segments": torch.tensor([0, 1, 2, 3])}, IndexError, "segments holds 3, expected -1"),
         ({"segments": torch.tensor([0, -2, 2, 1])}, IndexError, "segments holds -2, expected -1"),
         ({"segments": S[:3]}, ValueError, "segments has 3 rows, expected the 4"),
@@ -379,10 +431,11 @@ G, S, SUMS = torch.ones(4, 8), torch.zeros(4, dtype=torch.int64), torch.zeros(3,
     ],
 )
 def test_refuses(change, error, message):
-    arguments = {"gate": G, "up": G, "sums": SUMS, "segments": S, "act": "silu"} | change
+    arguments = {"gate": G, "up": G, "sums": SUMS, "segments": S, "act": "silu", "gradients": GRADIENTS} | change
     with pytest.raises(error, match=message):
         ops.glu_attribution(**arguments)
     assert (SUMS == 0).all()
+    assert (GRADIENTS == 0).all()
 
 
 def test_fused_gradients_are_those_of_plain_torch():

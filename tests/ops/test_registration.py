@@ -28,8 +28,8 @@ def arguments(name: str, grad: bool) -> tuple:
     return {
         "glu": (gate, up, "silu"),
         "glu_steer": (gate, up, table, rows, "gelu"),
-        "glu_attribution": (gate, up, plan.order, plan.tiles, torch.zeros(3, 24), "silu"),
-        "glu_backward": (gate, gate, up, plan.order, plan.tiles, torch.zeros(3, 24), "silu"),
+        "glu_attribution": (gate, up, plan.order, plan.tiles, torch.zeros(3, 24), torch.zeros(3, 24), "silu"),
+        "glu_backward": (gate, gate, up, plan.order, plan.tiles, torch.zeros(3, 24), torch.zeros(3, 24), "silu"),
         "glu_stats": (gate, up, plan.order, plan.tiles, *stats.tensors, "silu", False),
         "masked_mlp": (gate[:5], gate[5:20], up[5:20], up[:9, :15], torch.rand(2, 4, 15), rows[:5], "silu"),
         "neuron_stats": (gate, up, plan.order, plan.tiles, *stats.tensors),
@@ -57,7 +57,13 @@ def test_opcheck(name, grad):
 @pytest.mark.parametrize("gated", [True, False])
 def test_opcheck_of_the_backward_without_sums(gated):
     gate, up = halves(40, 24, torch.float32)
-    torch.library.opcheck(L.glu_backward.default, (gate, gate, up if gated else None, None, None, None, "gelu"))
+    torch.library.opcheck(L.glu_backward.default, (gate, gate, up if gated else None, *[None] * 4, "gelu"))
+
+
+@pytest.mark.parametrize(("name", "grad"), [("glu_attribution", True), ("glu_backward", False)])
+def test_opcheck_of_sums_alone(name, grad):
+    *tensors, _, act = arguments(name, grad)
+    torch.library.opcheck(getattr(L, name).default, (*tensors, None, act))
 
 
 class Block(torch.nn.Module):

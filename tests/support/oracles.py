@@ -180,15 +180,26 @@ def check_gradients(
         assert ((value.double() - truth).abs() <= bound + torch.finfo(gate.dtype).smallest_normal).all()
 
 
-def check_sums(sums: Tensor, parts: list[tuple[Tensor, Tensor, Tensor]], start: Tensor | None = None) -> None:
-    """Check that ``sums`` holds ``start`` plus the products of ``parts``, each (h, grad, segments) of one backward."""
+def check_sums(
+    sums: Tensor,
+    parts: list[tuple[Tensor, Tensor, Tensor]],
+    start: Tensor | None = None,
+    gradients: Tensor | None = None,
+) -> None:
+    """Check that ``sums`` holds ``start`` plus the products of ``parts``, each (h, grad, segments) of one backward, and
+    ``gradients``, where it is given, ``start`` plus the grads."""
+    _check_sums(sums, [(h.double() * grad.double(), segments) for h, grad, segments in parts], start)
+    if gradients is not None:
+        _check_sums(gradients, [(grad.double(), segments) for _, grad, segments in parts], start)
+
+
+def _check_sums(sums: Tensor, parts: list[tuple[Tensor, Tensor]], start: Tensor | None) -> None:
     total, size = (torch.zeros(sums.shape, dtype=torch.float64, device=sums.device) for _ in range(2))
     rounding = torch.zeros_like(total)
     total += 0 if start is None else start
-    for h, grad, segments in parts:
+    for terms, segments in parts:
         counted = segments >= 0
-        product = (h.double() * grad.double())[counted]
-        total.index_add_(0, segments[counted], product)
-        size.index_add_(0, segments[counted], product.abs())
+        total.index_add_(0, segments[counted], terms[counted])
+        size.index_add_(0, segments[counted], terms[counted].abs())
         rounding += total.abs() * 2.0**-24
     assert ((sums.double() - total).abs() <= 2.0**-20 * size + 2 * rounding).all()

@@ -24,6 +24,10 @@ def _rows(value: Tensor | None) -> _native.Rows:
     return (0, 0) if value is None else (value.data_ptr(), value.stride(0))
 
 
+def _address(value: Tensor | None) -> int:
+    return 0 if value is None else value.data_ptr()
+
+
 def _plan(order: Tensor, tiles: Tensor, num_segments: int) -> _native.Plan:
     return order.data_ptr(), tiles.data_ptr(), tiles.shape[0], num_segments
 
@@ -68,22 +72,21 @@ def glu(gate: Tensor, up: Tensor | None, act: str) -> Tensor:
 
 def glu_backward(
     grad: Tensor, gate: Tensor, up: Tensor | None, order: Tensor | None, tiles: Tensor | None, sums: Tensor | None,
-    act: str,
+    gradients: Tensor | None, act: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     n, f = gate.shape
     grad_gate = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
     grad_up = gate.new_empty(0) if up is None else torch.empty_like(grad_gate)
-    plan, sums_address, num_tiles = (0, 0, 0, 0), 0, 0
+    plan, written = (0, 0, 0, 0), [t for t in (sums, gradients) if t is not None]
     if order is not None and tiles is not None and sums is not None:
-        torch.autograd.graph.increment_version(sums)  # as in _stats
-        plan, sums_address, num_tiles = _plan(order, tiles, sums.shape[0]), sums.data_ptr(), tiles.shape[0]
+        torch.autograd.graph.increment_version(written)  # as in _stats
+        plan = _plan(order, tiles, sums.shape[0])
     arguments = (
         (grad_gate.data_ptr(), f), (grad_up.data_ptr(), f), _rows(grad), _rows(gate), _rows(up), (n, f),
-        plan, sums_address, DTYPE_CODES[gate.dtype], ACTIVATION_CODES[act],
+        plan, _address(sums), _address(gradients), DTYPE_CODES[gate.dtype], ACTIVATION_CODES[act],
     )  # fmt: skip
     if gate.is_cuda:
-        size = 0 if tiles is None else _native.cuda_backward_workspace_size(f, num_tiles)
-        workspace = _workspace(size, gate.device)
+        workspace = _workspace(_native.cuda_backward_workspace_size(f, plan[2], len(written)), gate.device)
         _check("glu_backward", _native.cuda_glu_backward(*arguments, workspace.data_ptr(), _stream(gate.device)))
     else:
         _native.glu_backward(*arguments, torch.get_num_threads())
@@ -112,7 +115,7 @@ def glu_stats(
 def glu_steer(gate: Tensor, up: Tensor | None, program: Tensor, rows: Tensor | None, act: str) -> Tensor:
     n, f = gate.shape
     out = torch.empty((n, f), dtype=gate.dtype, device=gate.device)
-    programs = program.data_ptr(), 0 if rows is None else rows.data_ptr()
+    programs = program.data_ptr(), _address(rows)
     arguments = (
         (out.data_ptr(), f), _rows(gate), _rows(up), (n, f), programs, DTYPE_CODES[gate.dtype], ACTIVATION_CODES[act],
     )  # fmt: skip
@@ -134,7 +137,7 @@ def masked_mlp(
     (n, inputs), (outputs, f) = x.shape, w_down.shape
     out = torch.empty((n, outputs), dtype=x.dtype, device=x.device)
     by_neuron, dtype, shape = stored_by_neuron(w_down), DTYPE_CODES[x.dtype], (n, inputs, f, outputs)
-    programs = program.data_ptr(), 0 if rows is None else rows.data_ptr()
+    programs = program.data_ptr(), _address(rows)
     weights = _rows(w_gate), _rows(w_up), _rows(w_down.t() if by_neuron else w_down), by_neuron
     arguments = (
         (out.data_ptr(), outputs), _rows(x), weights, shape, programs, dtype, ACTIVATION_CODES[act],

@@ -51,14 +51,19 @@ def activation_gradients(gate: Tensor, up: Tensor | None, act: str, grad: Tensor
 
 def glu_backward(
     grad: Tensor, gate: Tensor, up: Tensor | None, order: Tensor | None, tiles: Tensor | None, sums: Tensor | None,
-    act: str,
+    gradients: Tensor | None, act: str,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of gate and up; h times ``grad`` of every row is added to the sum of the row's segment, if given."""
+    """Gradients of gate and up; of every row, h times ``grad`` is added to ``sums`` and ``grad`` to ``gradients`` at
+    the row's segment, where they are given."""
     grad_gate, grad_up = activation_gradients(gate, up, act, grad)
-    if order is not None and tiles is not None and sums is not None:
-        products = glu(gate, up, act).double() * grad.double()
-        for segment, rows in rows_by_segment(order, tiles).items():
-            sums[segment] = (sums[segment].double() + products[rows].sum(0)).float()
+    if order is not None and tiles is not None:
+        dh = grad.double()
+        by_segment = rows_by_segment(order, tiles)
+        for target, terms in ((sums, glu(gate, up, act).double() * dh), (gradients, dh)):
+            if target is None:
+                continue
+            for segment, rows in by_segment.items():
+                target[segment] = (target[segment].double() + terms[rows].sum(0)).float()
     return grad_gate.contiguous(), gate.new_empty(0) if grad_up is None else grad_up.contiguous()
 
 
