@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -105,31 +106,46 @@ def test_glu_steer(contend: Any, dtype: str, contender: str) -> None:
 
 
 BACKWARD, AUTOGRAD = "backward of glu", "torch, autograd of silu(g) * u"
+INDEX_ADD, INDEX_ADD_BOTH = f"{AUTOGRAD}, index_add", f"{AUTOGRAD}, index_add of both"
+ATTRIBUTION = "backward of glu_attribution"
+BACKWARD_GOALS = {
+    AUTOGRAD: {},
+    INDEX_ADD: {},
+    INDEX_ADD_BOTH: {},
+    BACKWARD: {AUTOGRAD: 1.0},
+    ATTRIBUTION: {AUTOGRAD: 1.0, INDEX_ADD: 1.0, BACKWARD: 1.6},
+    f"{ATTRIBUTION}, gradients": {AUTOGRAD: 1.0, INDEX_ADD_BOTH: 1.0, ATTRIBUTION: 1.25},
+}
 
 
-@pytest.mark.parametrize("contender", [AUTOGRAD, f"{AUTOGRAD}, index_add", BACKWARD, "backward of glu_attribution"])
+@pytest.mark.parametrize("contender", BACKWARD_GOALS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_glu_attribution(contend: Any, dtype: str, contender: str) -> None:
-    """Sums of h times its gradient for each sentence of 30 tokens."""
+    """Sums of h times its gradient, and also of the gradient alone, for each sentence of 30 tokens."""
     gate, up = (t.requires_grad_() for t in gate_and_up(DTYPES[dtype]))
     sentences = torch.arange(TOKENS) // 30
     plan = ops.SegmentPlan(sentences, int(sentences[-1]) + 1)
-    sums, grad = torch.zeros(plan.num_segments, NEURONS), torch.randn(TOKENS, NEURONS).to(DTYPES[dtype])
-    if contender.startswith(AUTOGRAD):
-        h = silu(gate) * up
-    else:
-        h = ops.glu(gate, up) if contender == BACKWARD else ops.glu_attribution(gate, up, sums, plan)
+    sums, gradients = torch.zeros(2, plan.num_segments, NEURONS)
+    grad = torch.randn(TOKENS, NEURONS).to(DTYPES[dtype])
+    eager = silu(gate) * up
+    outputs = {
+        BACKWARD: ops.glu(gate, up),
+        ATTRIBUTION: ops.glu_attribution(gate, up, sums, plan),
+        f"{ATTRIBUTION}, gradients": ops.glu_attribution(gate, up, sums, plan, gradients=gradients),
+    }
 
-    def backward() -> None:
-        torch.autograd.grad(h, (gate, up), grad, retain_graph=True)
-        if contender.endswith("index_add"):
-            sums.index_add_(0, sentences, h.detach().float() * grad.float())
+    def backward(name: str) -> None:
+        torch.autograd.grad(outputs.get(name, eager), (gate, up), grad, retain_graph=True)
+        if name in (INDEX_ADD, INDEX_ADD_BOTH):
+            sums.index_add_(0, sentences, eager.detach().float() * grad.float())
+        if name == INDEX_ADD_BOTH:
+            gradients.index_add_(0, sentences, grad.float())
 
-    goals = {AUTOGRAD: 1.0} if contender == BACKWARD else {f"{AUTOGRAD}, index_add": 1.0}
     contend(
         f"glu_attribution {dtype}",
         contender,
-        backward,
+        partial(backward, contender),
         rounds=20,
-        goals={} if contender.startswith(AUTOGRAD) else goals,
+        goals=BACKWARD_GOALS[contender],
+        others=[partial(backward, name) for name in (AUTOGRAD, *outputs) if name != contender],
     )

@@ -31,7 +31,7 @@ def _attribution(scale: Scale, clock: Clock) -> list[Row]:
     sentences = -(-scale.tokens // SENTENCE)
     segments = torch.arange(scale.tokens, device=scale.device) // SENTENCE
     plan = ops.SegmentPlan(segments, sentences)
-    sums = torch.zeros(sentences, scale.neurons, device=scale.device)
+    sums, of_h = torch.zeros(2, sentences, scale.neurons, device=scale.device)
 
     def backward(h: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad(h, (gate, up), grad, retain_graph=True)
@@ -53,11 +53,13 @@ def _attribution(scale: Scale, clock: Clock) -> list[Row]:
         for name, context in variants(backend, "short_silu"):
             with context():
                 glu, attributed = ops.glu(gate, up), ops.glu_attribution(gate, up, sums, plan)
+                both = ops.glu_attribution(gate, up, sums, plan, gradients=of_h)
             plain, ours = f"glu {name}: backward", f"glu_attribution {name}: backward"
             goals: dict[str, float | None] = {plain: 1.05, TORCH: None, COPY: None}
             held.append(Contender(ours, backend, partial(backward, attributed), goals, context=context))
             plainly = Contender(plain, backend, partial(backward, glu), {COPY: None}, context=context)
-            contenders += [plainly, held[-1]]
+            in_both = Contender(f"{ours}, gradients", backend, partial(backward, both), {ours: None}, context=context)
+            contenders += [plainly, held[-1], in_both]
     work = f"{scale.tokens} x {scale.neurons} bfloat16 silu, {sentences} sentences"
     times = compete(clock, contenders, scale.rounds)
     rows = rows_of(work, contenders, times)
