@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.checks import OneOf, check
+from affectron._internal.names import POSITIONS
 from affectron.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,10 +133,11 @@ class Program:
         return table
 
 
-#: Largest number of programs in a schedule, with that of the prompt.
+#: Largest number of programs in a schedule, with that of the prompt and without that of the text.
 MAX_PIECES = 16
 # Steps of a decay, each half a half-life long. The last acts at 2 % of full strength.
 _DECAY_STEPS = 12
+_AS_PROMPT: Any = ...  # the default of Schedule.text, where None means no program
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +147,12 @@ class Schedule:
     A program acts in the forward that reads a token. A program of None leaves tokens untouched.
 
     Attributes:
-        prompt: program of the prompt's tokens.
+        prompt: program of the given tokens that are not the text's own.
         generated: pairs (k, program), k ascending from 0: the program acts from generated token k on, counted from 0,
             until that of the next pair.
         name: description for reports and messages.
+        text: program of the text's own tokens inside a prompt; by default that of the prompt. If the two differ, a
+            model has to be told which tokens these are (:attr:`affectron.models.Steering.text`).
 
     Raises:
         InputError: the starts do not ascend from 0, or there are more than 15 of them.
@@ -156,8 +161,11 @@ class Schedule:
     prompt: Program | None
     generated: tuple[tuple[int, Program | None], ...]
     name: str
+    text: Program | None = _AS_PROMPT
 
     def __post_init__(self) -> None:
+        if self.text is _AS_PROMPT:
+            object.__setattr__(self, "text", self.prompt)
         starts = [start for start, _ in self.generated]
         if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
             raise InputError(f"generated begins at tokens {starts}, expected ascending numbers from 0")
@@ -168,6 +176,7 @@ class Schedule:
 def schedule(
     program: Program,
     *,
+    where: str = "all",
     prompt: bool = True,
     start: int = 0,
     stop: int | None = None,
@@ -180,7 +189,10 @@ def schedule(
 
     Args:
         program: the program.
-        prompt: let the program act on the prompt.
+        where: tokens on which the program acts. ``text``: the text's own inside a prompt; ``prompt``: all other given
+            ones, such as a template's words; ``generated``: those that are written; ``all``: all of these. The other
+            options go with ``all`` and ``generated``.
+        prompt: with ``all``: let the program act on given tokens.
         start: first generated token on which the program acts.
         stop: first generated token on which it no longer acts. 0 restricts it to the prompt; None means no end.
         half_life: generated tokens after ``start`` at which the program acts at half strength (:meth:`Program.scaled`).
@@ -188,8 +200,18 @@ def schedule(
             is off. None means no decay.
 
     Raises:
-        InputError: start or stop is negative, stop is not after start (unless both are 0), or half_life is below 1.
+        InputError: ``where`` is unknown, or is ``text`` or ``prompt`` beside another option; start or stop is negative,
+            stop is not after start (unless both are 0), or half_life is below 1.
     """
+    check("where", where, OneOf((*POSITIONS, "generated")))
+    if where in ("text", "prompt"):
+        if (prompt, start, stop, half_life) != (True, 0, None, None):
+            given = f"prompt {prompt}, start {start}, stop {stop}, half_life {half_life}"
+            raise InputError(f"where is {where!r} beside {given}; expected 'all' or 'generated' beside these")
+        if where == "text":
+            return Schedule(None, ((0, None),), f"{program.name} (text)", program)
+        return Schedule(program, ((0, None),), f"{program.name} (prompt without text)", None)
+    prompt = prompt and where == "all"
     if start < 0 or (stop is not None and stop < 0):
         raise InputError(f"start is {start} and stop is {stop}, expected at least 0")
     if half_life is not None and not (math.isfinite(half_life) and half_life >= 1):
@@ -206,11 +228,10 @@ def schedule(
         pieces.append((start + _DECAY_STEPS * width, None))
     if stop is not None:
         pieces = [*(piece for piece in pieces if piece[0] < stop), (stop, None)]
-    where = ["prompt"] if prompt else []
-    if stop != 0:
-        where.append(f"generated {start} to {'end' if stop is None else stop - 1}")
+    written = f"generated {start} to {'end' if stop is None else stop - 1}"
+    acting = ["prompt"] * prompt + [written] * (stop != 0)
     fading = "" if half_life is None else f", half-life {half_life:g}"
-    return Schedule(program if prompt else None, tuple(pieces), f"{program.name} ({' and '.join(where)}{fading})")
+    return Schedule(program if prompt else None, tuple(pieces), f"{program.name} ({' and '.join(acting)}{fading})")
 
 
 def zero(neurons: Neurons) -> Program:
@@ -356,16 +377,13 @@ def compose(*programs: Program) -> Program:
             neurons = merged.setdefault(site, {})
             columns = (getattr(part, field).astype(np.float64).tolist() for field in _FIELDS)
             for index, row in zip(part.index.tolist(), zip(*columns, strict=True), strict=True):
-                if index in neurons:
-                    combined = _then(neurons[index], row)
-                    if combined is None:
-                        raise InputError(
-                            f"neuron {index} of {site} is touched by {program.name!r} after another program, "
-                            "and the two do not combine into one of the form h·max(s - d|h|, f) + b"
-                        )
-                    neurons[index] = combined
-                else:
-                    neurons[index] = row
+                combined = _then(neurons[index], row) if index in neurons else row
+                if combined is None:
+                    raise InputError(
+                        f"neuron {index} of {site} is touched by {program.name!r} after another program, "
+                        "and the two do not combine into one of the form h·max(s - d|h|, f) + b"
+                    )
+                neurons[index] = combined
     sites = {}
     for site, neurons in merged.items():
         index = np.array(sorted(neurons), dtype=np.int64)

@@ -25,6 +25,7 @@ from affectron._internal.names import (
     LINEAR_PROBE,
     LONG_TEXTS,
     ON_BAD_LINE,
+    POSITIONS,
     TOKEN_RULES,
 )
 from affectron._internal.records import hints
@@ -364,6 +365,9 @@ class Evaluate(Options):
     test: str = option("test", "Split that is reported.", origin=_NOTES)
     train: str = option("train", "Split that a probe is fitted on.")
     limit: int | None = option(None, "Sentences of a label in a split at most.", Whole(1))
+    where: str = option(
+        "all", "Positions at which masks act: all, the text's own tokens, or the rest of the prompt.", OneOf(POSITIONS)
+    )
 
     def check_together(self) -> None:
         if isinstance(self.evaluator, str):

@@ -19,7 +19,7 @@ from affectron.errors import InputError
 from affectron.options import Load
 
 if TYPE_CHECKING:
-    from affectron import ActivationStats, NeuronList, Program
+    from affectron import ActivationStats, NeuronList, Program, Schedule
 
 
 class ProgramName(str, enum.Enum):
@@ -29,6 +29,12 @@ class ProgramName(str, enum.Enum):
     induce = "induce"
     amplify = "amplify"
     cross_signal = "cross-signal"
+
+
+class Where(str, enum.Enum):
+    all = "all"
+    prompt = "prompt"
+    generated = "generated"
 
 
 # Where no strength is given: alpha, beta, factor, omega.
@@ -61,6 +67,9 @@ def steer(
         ),
     ] = None,
     signal: Annotated[str | None, typer.Option(help="cross-signal: the label whose mean activation is added.")] = None,
+    where: Annotated[
+        Where, typer.Option(help="Tokens that are steered: all, those of the prompt, or the generated ones.")
+    ] = Where.all,
     share: Annotated[float, typer.Option(help="Share of a label's neurons to steer, best first.")] = 1.0,
     stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
@@ -84,14 +93,16 @@ def steer(
             raise InputError(f"label {name!r} has no neurons in {neurons}; select more with a larger --top")
         for value in strengths:
             steering.append(_program(program, members, lambda: stats_beside(neurons, stats), value, signal))
+    limited = [_limited(steered, where) for steered in steering]
     loaded, tokenizer = load_model(model, load)
     check_model(loaded, selected)
-    columns = ["unsteered", *(f"{steered.name}, {count(len(steered), 'neuron')}" for steered in steering)]
+    named = [(steered.name, len(whole)) for steered, whole in zip(limited, steering, strict=True)]
+    columns = ["unsteered", *(f"{name}, {count(touched, 'neuron')}" for name, touched in named)]
     results = []
     for text in texts:
         with watched(text, columns, as_json) as watch:
             written = continuations(
-                loaded, tokenizer, text, [None, *steering], max_new_tokens=max_new_tokens, temperature=temperature,
+                loaded, tokenizer, text, [None, *limited], max_new_tokens=max_new_tokens, temperature=temperature,
                 seed=seed, chat=chat, watch=watch,
             )  # fmt: skip
             watch(written.texts)
@@ -100,7 +111,7 @@ def steer(
     if as_json:
         print_json(
             {
-                "programs": [{"name": steered.name, "neurons": len(steered)} for steered in steering],
+                "programs": [{"name": name, "neurons": touched} for name, touched in named],
                 "texts": [
                     {"prompt": text, "unsteered": written.texts[0], "steered": written.texts[1:]}
                     for text, written in zip(texts, results, strict=True)
@@ -120,6 +131,16 @@ def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
     if not prompts:
         raise InputError("no prompt is given, expected --prompt or --prompts with a line in it")
     return [template_text(text) for text in prompts]
+
+
+def _limited(program: Program, where: Where) -> Program | Schedule:
+    match where:
+        case Where.all:
+            return program
+        case Where.prompt:  # all given tokens: nothing stands around the text of a plain prompt
+            return affectron.schedule(program, stop=0)
+        case Where.generated:
+            return affectron.schedule(program, where="generated")
 
 
 def _program(

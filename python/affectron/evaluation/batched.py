@@ -23,12 +23,12 @@ from affectron import models
 from affectron.corpus import Sentence
 from affectron.corpus.batching import counted_tokens, cut, padded
 from affectron.corpus.encoding import encode
-from affectron.interventions import Program
+from affectron.interventions import Program, Schedule
 
 Integers: TypeAlias = NDArray[np.int64]
 
 #: Programs under which a model runs, each by itself; None leaves the model as it is at that moment.
-Programs: TypeAlias = Sequence[Program | None]
+Programs: TypeAlias = Sequence[Program | Schedule | None]
 
 #: The one entry that leaves the model as it is.
 AS_IT_IS: Programs = (None,)
@@ -101,11 +101,15 @@ class BatchedModel:
         programs: Programs,
         read: Callable[[ProgramBatch], None],
         prefix: Sequence[int] = (),
+        *,
+        text: Sequence[Sequence[bool]],
     ) -> None:
         """Call ``read`` with each batch while the model is steered by the batch's programs.
 
-        All rows begin with the tokens ``prefix``. Their keys and values are computed once for each program, provided
-        that the model is causal and keeps them in a form that can be handed on.
+        ``text`` tells which tokens of each row are the text's own: a schedule may limit a program to these.
+
+        All rows begin with the tokens ``prefix``, and ``text`` begins alike. Their keys and values are computed once
+        for each program, provided that the model is causal and keeps them in a form that can be handed on.
         """
         if not rows:
             return
@@ -116,10 +120,12 @@ class BatchedModel:
             size = 1
         for start in range(0, len(programs), size):
             chunk = programs[start : start + size]
-            with torch.no_grad(), models.sweep(self.model, chunk):
+            with torch.no_grad(), models.sweep(self.model, chunk) as steering:
+                _tell(steering, text[:1], len(prefix))
                 states = _prefix_states(self.model, prefix)
                 cached = len(prefix) if states else 0
-                self._run_chunk([row[cached:] for row in rows], slice(start, start + len(chunk)), states, cached, read)
+                shown = [row[cached:] for row in rows]
+                self._run_chunk(shown, slice(start, start + len(chunk)), states, cached, read, text, steering)
 
     def _run_chunk(
         self,
@@ -128,6 +134,8 @@ class BatchedModel:
         prefix: Sequence[tuple[Tensor, Tensor]],
         cached: int,
         read: Callable[[ProgramBatch], None],
+        text: Sequence[Sequence[bool]],
+        steering: models.Steering | None,
     ) -> None:
         order = np.argsort([-len(row) for row in rows], kind="stable")
         budget = self._batch_tokens // (programs.stop - programs.start)
@@ -136,12 +144,20 @@ class BatchedModel:
             mask = self._reader.mask(padding_mask)
             tensor = torch.from_numpy(ids).to(self.model.device)
             tensor_mask = None if mask is None else torch.from_numpy(mask).to(self.model.device)
+            _tell(steering, [text[row] for row in order[batch]], cached + width)
             read(ProgramBatch(programs, order[batch], tensor, tensor_mask, cached, prefix))
 
 
 def default_batch_tokens(model: Any) -> int:
     """Tokens of a batch that suit the model's device."""
     return _CPU_BATCH_TOKENS if model.device.type == "cpu" else _BATCH_TOKENS
+
+
+def _tell(steering: models.Steering | None, text: Sequence[Sequence[bool]], width: int) -> None:
+    """Say which of the first ``width`` tokens of each row are the text's own, if a program depends on it."""
+    if steering is not None and steering.scheduled:
+        own, _ = padded([row[:width] for row in text], width)
+        steering.text = torch.from_numpy(own).bool()
 
 
 def _prefix_states(model: Any, prefix: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
@@ -179,7 +195,7 @@ def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tupl
             nats = nats.view(-1, *counted.shape).double().cpu()
             sums[batch.programs, batch.rows] = np.where(counted, nats.numpy(), 0.0).sum(-1)
 
-        batched.run([row.input_ids for row in selected], programs, read)
+        batched.run([row.input_ids for row in selected], programs, read, text=[row.counted for row in selected])
         return sums
 
     return loss, np.array([sum(row.counted[1:]) for row in encoded], dtype=np.int64)

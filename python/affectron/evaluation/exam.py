@@ -20,9 +20,10 @@ from affectron._internal.overlap import compare
 from affectron._internal.progress import track
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
-from affectron.evaluation.batched import AS_IT_IS, Integers, Programs, text_loss
+from affectron.evaluation.batched import AS_IT_IS, Integers, Programs, Readout, text_loss
 from affectron.evaluation.evaluators import Classifier, Evaluator, make_evaluator
 from affectron.evaluation.labels import label_matrix
+from affectron.interventions import Program, schedule
 from affectron.models import evaluating, find_sites
 from affectron.models.provenance import made_with
 from affectron.neurons import NeuronSet
@@ -45,11 +46,15 @@ class Exam:
         test: the split that is reported.
         train: the split on which a probe is fitted; not read otherwise.
         limit: most sentences of a label in a split, chosen at random; all if None.
+        where: given tokens at which programs act: ``all``, the ``text``'s own, or those of the ``prompt`` around it. An
+            evaluator is then given schedules, and has to say in each forward which tokens are the text's own
+            (:attr:`affectron.models.Steering.text`).
         seed: seed of that choice and of the experiments' random draws.
         allow_overlap: examine screened sentences too, with a warning, instead of refusing them.
 
     Raises:
-        InputError: an unknown evaluator, a prompt without {text}, one split in two roles, a limit or seed out of range.
+        InputError: an unknown evaluator, a prompt without {text}, one split in two roles, a limit or seed out of range,
+            unknown positions.
     """
 
     def __init__(
@@ -64,12 +69,13 @@ class Exam:
         test: str = Evaluate.test,
         train: str = Evaluate.train,
         limit: int | None = Evaluate.limit,
+        where: str = Evaluate.where,
         seed: int = Common.seed,
         allow_overlap: bool = Common.allow_overlap,
     ) -> None:
         Common(seed=seed, allow_overlap=allow_overlap)
         options = Evaluate(
-            evaluator=evaluator, prompts=dict(prompts or {}), dev=dev, test=test, train=train, limit=limit
+            evaluator=evaluator, prompts=dict(prompts or {}), dev=dev, test=test, train=train, limit=limit, where=where
         )
         unknown = sorted(options.prompts.keys() - corpus.tasks.keys())
         if unknown:
@@ -77,7 +83,7 @@ class Exam:
         self.model, self.tokenizer, self.corpus = model, tokenizer, corpus
         self.evaluator = make_evaluator(evaluator, options.prompts)
         self.dev, self.test, self.train, self.limit, self.seed = dev, test, train, limit, seed
-        self.splits = options.splits
+        self.splits, self.where = options.splits, where
         self._questions: dict[tuple[str, str], Questions] = {}
         self._texts: dict[tuple[str, str], Text] = {}
         self._fitted: set[str] = set()
@@ -176,14 +182,20 @@ class Exam:
                 self.evaluator.fit(self.model, self.tokenizer, train, dev, task, labels)
                 self._fitted.add(task)
             classifier = self.evaluator.classifier(self.model, self.tokenizer, sentences, task, labels)
-            self._questions[split, task] = Questions(classifier, label_matrix(sentences, labels), tuple(labels))
+            self._questions[split, task] = Questions(
+                classifier, label_matrix(sentences, labels), tuple(labels), self.where
+            )
         return self._questions[split, task]
 
     def text(self, split: str, task: str) -> Text:
         """The sentences of a split and task as plain text, made once."""
         if (split, task) not in self._texts:
-            self._texts[split, task] = Text(self.model, self.tokenizer, self.sentences(split, task))
+            self._texts[split, task] = self.text_of(self.sentences(split, task))
         return self._texts[split, task]
+
+    def text_of(self, sentences: Sequence[Sentence]) -> Text:
+        """Any sentences as plain text."""
+        return Text(*text_loss(self.model, self.tokenizer, sentences), self.where)
 
     def provenance(self, neurons: NeuronSet) -> dict[str, Any]:
         """Provenance of a result, as JSON.
@@ -214,6 +226,7 @@ class Exam:
             "dev": self.dev,
             "test": self.test,
             "limit": self.limit,
+            "where": self.where,
             "seed": self.seed,
         }
 
@@ -225,10 +238,17 @@ class Questions:
         classifier: gives the answers.
         truth: bool [n, L], which of ``labels`` each sentence has.
         labels: the L labels of the task.
+        where: positions at which programs act.
     """
 
-    def __init__(self, classifier: Classifier, truth: NDArray[np.bool_], labels: tuple[str, ...]) -> None:
-        self.classifier, self.truth, self.labels = classifier, truth, labels
+    def __init__(
+        self,
+        classifier: Classifier,
+        truth: NDArray[np.bool_],
+        labels: tuple[str, ...],
+        where: str = Evaluate.where,
+    ) -> None:
+        self.classifier, self.truth, self.labels, self.where = classifier, truth, labels, where
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -239,12 +259,12 @@ class Questions:
         answers: Integers = self.classifier(np.arange(len(self)))[0]
         return answers
 
-    def ask(self, programs: Programs, rows: Integers | None = None) -> Integers:
+    def ask(self, programs: Sequence[Program | None], rows: Integers | None = None) -> Integers:
         """int64 [P, n]: the answers under each program to all sentences, or to those at ``rows``."""
         selected = np.arange(len(self)) if rows is None else rows
         if not len(programs) or not len(selected):
             return np.zeros((len(programs), len(selected)), dtype=np.int64)
-        return self.classifier(selected, programs)
+        return self.classifier(selected, _limited(programs, self.where))
 
     def right(self, answers: Integers, rows: Integers | None = None) -> NDArray[np.float64]:
         """1 where an answer [..., n] is one of the sentence's labels, else 0; an answer of -1 is never right."""
@@ -272,10 +292,11 @@ class Text:
     Attributes:
         loss: gives the summed loss of each sentence, in nats (:func:`affectron.evaluation.batched.text_loss`).
         tokens: int64 [n], the tokens of each sentence that count.
+        where: positions at which programs act.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> None:
-        self.loss, self.tokens = text_loss(model, tokenizer, sentences)
+    def __init__(self, loss: Readout, tokens: Integers, where: str) -> None:
+        self.loss, self.tokens, self.where = loss, tokens, where
 
     @cached_property
     def unmasked(self) -> NDArray[np.float64]:
@@ -283,7 +304,7 @@ class Text:
         losses: NDArray[np.float64] = self.loss(np.arange(len(self.tokens)), AS_IT_IS)[0]
         return losses
 
-    def deltas(self, programs: Programs, rows: Integers | None = None) -> list[float | None]:
+    def deltas(self, programs: Sequence[Program | None], rows: Integers | None = None) -> list[float | None]:
         """The change of the mean loss of a token under each program, in nats, over all sentences or those at ``rows``.
 
         None where the sentences have no token or the change is not finite.
@@ -293,8 +314,16 @@ class Text:
         if not tokens:
             return [None] * len(programs)
         before = float(self.unmasked[rows].sum())
-        changes = [(float(masked.sum()) - before) / tokens for masked in self.loss(rows, programs)]
+        after = self.loss(rows, _limited(programs, self.where))
+        changes = [(float(masked.sum()) - before) / tokens for masked in after]
         return [change if math.isfinite(change) else None for change in changes]
+
+
+def _limited(programs: Sequence[Program | None], where: str) -> Programs:
+    """Programs that act at some positions only."""
+    if where == "all":
+        return programs
+    return [program if program is None else schedule(program, where=where) for program in programs]
 
 
 class Steps:

@@ -146,7 +146,8 @@ class LikelihoodClassifier:
             for of_program, part in zip(scores[batch.programs], parts, strict=True):
                 np.add.at(of_program, (sentence, label), part)
 
-        self._batched.run([row.ids for _, row in selected], programs, read, self._prefix)
+        ids, text = [row.ids for _, row in selected], [row.text for _, row in selected]
+        self._batched.run(ids, programs, read, self._prefix, text=text)
         return scores
 
 
@@ -179,8 +180,8 @@ def _label_rows(
                 f"sentence {sentence.id}: no token precedes the label in prompt {template!r}; "
                 "begin it with {bos} or with words"
             )
-        text = len(before), len(before) + len(sentence.text)
-        in_text = [position for position in range(shared) if overlaps(places[position], [text])]
+        characters = len(before), len(before) + len(sentence.text)
+        in_text = [position for position in range(shared) if overlaps(places[position], [characters])]
         excess = 0 if limit is None else max(0, max(map(len, inputs)) - 1 - limit)
         if excess and excess >= len(in_text):
             raise InputError(
@@ -225,14 +226,16 @@ def _grouped(context: list[int], text: list[bool], answers: Sequence[tuple[int, 
 
 
 def _prefix(rows: Sequence[_Row]) -> list[int]:
-    """The tokens with which all rows begin, up to the first whose logits are read; none if they are few."""
+    """The tokens with which all rows begin, up to the first whose logits are read or that is not the text's own in all
+    rows alike; none if they are few."""
     if len(rows) < 2:
         return []
-    least, most = min(row.ids for row in rows), max(row.ids for row in rows)
+    told = [list(zip(row.ids, row.text, strict=True)) for row in rows]
+    least, most = min(told), max(told)
     pairs = enumerate(zip(least, most, strict=False))
     stop = next((position for position, (first, last) in pairs if first != last), len(least))
     stop = min(stop, *(row.first for row in rows))
-    return least[:stop] if stop >= _LEAST_PREFIX else []
+    return rows[0].ids[:stop] if stop >= _LEAST_PREFIX else []
 
 
 @contextmanager

@@ -113,6 +113,7 @@ def _mean_states(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> R
     The mean is over all tokens if the tokenizer knows none of the text.
     """
     encoded = encode(tokenizer, sentences, max_length=models.max_length(model))
+    text = [row.counted for row in encoded]
     for row in encoded:
         if not any(row.counted):
             row.counted = [True] * len(row.counted)
@@ -130,7 +131,7 @@ def _mean_states(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> R
             hidden = hidden.double().view(-1, *counted.shape, hidden.shape[-1])
             means[batch.programs, batch.rows] = torch.einsum("bt,pbth->pbh", weights, hidden).cpu().numpy()
 
-        batched.run([row.input_ids for row in selected], programs, read)
+        batched.run([row.input_ids for row in selected], programs, read, text=[text[row] for row in rows.tolist()])
         return means
 
     return states

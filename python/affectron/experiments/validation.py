@@ -51,6 +51,7 @@ def validate(
     bootstrap: int = Validate.bootstrap,
     seed: int = Common.seed,
     limit: int | None = Evaluate.limit,
+    where: str = Evaluate.where,
     allow_overlap: bool = Common.allow_overlap,
     progress: bool = False,
 ) -> Validation:
@@ -96,7 +97,7 @@ def validate(
     )
     exam = Exam(
         model, tokenizer, corpus, evaluator=evaluator, prompts=prompts, dev=dev, test=test, train=train, limit=limit,
-        seed=seed, allow_overlap=allow_overlap,
+        where=where, seed=seed, allow_overlap=allow_overlap,
     )  # fmt: skip
     return validate_exam(exam, neurons, stats, options, task=task, progress=progress)
 
@@ -135,7 +136,7 @@ def validate_exam(
         text = None
         if neutral is not None:
             sentences = exam.sentences(exam.test, corpus.task_of[neutral])
-            text = Text(exam.model, exam.tokenizer, [sentence for sentence in sentences if neutral in sentence.labels])
+            text = exam.text_of([sentence for sentence in sentences if neutral in sentence.labels])
         results: dict[str, TaskResult] = {}
         for name in tasks:
             test = exam.questions(exam.test, name)

@@ -42,7 +42,8 @@ def intervene(
 
     Prefill, cached decoding and padding on either side need nothing further: padded positions are steered too, and
     attention ignores them as always. A :class:`Schedule` changes with the position in the text
-    (:attr:`Steering.prompt_length`).
+    (:attr:`Steering.prompt_length`), or treats the text's own tokens otherwise than the rest of a prompt
+    (:attr:`Steering.text`).
 
     ``ops.glu_steer`` computes the activation of every site. An untouched row equals eager torch to the last bit if the
     activation function is SiLU or ReLU, and within that bit otherwise. Several of these contexts may be open at once,
@@ -65,7 +66,8 @@ def intervene(
     Raises:
         InputError: no program, a program that names a site which the model lacks or a neuron beyond its width, or more
             programs than ``capacity``; all before the model is changed. In a forward, it is not known which rows are a
-            request's at a site where programs differ, or at which position a schedule is.
+            request's at a site where programs differ, at which position a schedule is, or which tokens are the text's
+            own.
         ValueError: in a forward, a batch that is not a multiple of P rows.
     """
     programs = [program] if isinstance(program, (Program, Schedule)) else list(program)
@@ -114,6 +116,7 @@ class Steering(Sequence["Program | Schedule | None"]):
                 if site.module in inside:
                     self._text_of[position] = text
         self._prompt_length: int | None = None
+        self._text: Tensor | None = None  # with a column of False behind it
         self._counts = False  # whether _seen is the number of the text's tokens that forwards have read
         self.repeats = 1
         # Tensors made in inference mode could not be changed outside of it.
@@ -130,10 +133,10 @@ class Steering(Sequence["Program | Schedule | None"]):
         decoder = model if find is None else find()
         if decoder is None or not {"input_ids", "inputs_embeds"}.intersection(_parameters(decoder)):
             decoder = model
-        texts = [_TextModule(self, decoder, generates=True)]
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            texts.append(_TextModule(self, model.get_encoder(), generates=False))
-        return texts
+        if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            return [_TextModule(self, decoder, generates=True, prompted=True)]
+        encoder = _TextModule(self, model.get_encoder(), generates=False, prompted=True)
+        return [_TextModule(self, decoder, generates=True, prompted=False), encoder]
 
     def __len__(self) -> int:
         return len(self._tables.programs)
@@ -155,7 +158,7 @@ class Steering(Sequence["Program | Schedule | None"]):
     @property
     def scheduled(self) -> bool:
         """Return whether the program of any request changes with the position in the text."""
-        return bool(self._tables.changing)
+        return bool(self._tables.changing or self._tables.splitting)
 
     @property
     def prompt_length(self) -> int | None:
@@ -174,6 +177,37 @@ class Steering(Sequence["Program | Schedule | None"]):
     def prompt_length(self, length: int | None) -> None:
         self._prompt_length = length
         self._prompt.fill_(NEVER if length is None else length)
+
+    @property
+    def text(self) -> Tensor | None:
+        """The text's own tokens inside a prompt: bool [R, T] for the positions from 0 on, padding included; None if it
+        is not known which they are, as at first.
+
+        All other given tokens, such as those beyond T, are the prompt's. In an encoder-decoder model the text is the
+        encoder's, and all that the decoder is given is prompt. Of B rows of a batch row b has the mask's row
+        ``b // (B // R)``. The mask holds for all forwards until it is set again. It is copied; one of the same shape
+        keeps its place on the device, for any other a compiled step is made again.
+
+        A forward is refused while the mask is None and a program distinguishes the text from the rest of the prompt.
+
+        Raises:
+            InputError: when set, the mask is no tensor bool [R, T].
+        """
+        return None if self._text is None else self._text[:, :-1]
+
+    @text.setter
+    def text(self, mask: Tensor | None) -> None:
+        if mask is None:
+            self._text = None
+            return
+        if mask.dtype != torch.bool or mask.dim() != 2:
+            raise InputError(f"text is {mask.dtype} {list(mask.shape)}, expected torch.bool [rows, tokens]")
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be changed outside of it
+            mask = nn.functional.pad(mask, (0, 1)).to(self._tables.device)
+        if self._text is not None and self._text.shape == mask.shape:
+            self._text.copy_(mask)
+        else:
+            self._text = mask
 
     @contextmanager
     def generating(self, counts: bool) -> Iterator[None]:
@@ -219,7 +253,7 @@ class Steering(Sequence["Program | Schedule | None"]):
             batch = shape[int(time_first)] if len(shape) == 2 else len(self)
             if n % batch:
                 raise ValueError(f"{n} rows cannot be shared out to {batch} programs: expected a multiple")
-            row = self._find_rows(batch, n // batch, 0 if text.generates else None)[position]
+            row = self._find_rows(text, batch, n // batch, 0 if text.generates else None)[position]
             return row.view(batch, -1).T.reshape(-1) if time_first else row
         batch, length = text.shape
         if n == batch * length:
@@ -228,10 +262,10 @@ class Steering(Sequence["Program | Schedule | None"]):
         if n * self.repeats == batch * length:  # below the layer that repeats them: rows of no program
             return text.rows[position][:n]
         if len(shape) == 2 and shape[0] == batch and not self._is_timed(position):
-            return self._find_rows(batch, n // batch, None)[position]  # padded, or with more tokens put before
+            return self._find_rows(text, batch, n // batch, None)[position]  # padded, or with more tokens put before
         return self._common_rows(position, n)
 
-    def _find_rows(self, batch: int, length: int, start: int | Tensor | None) -> tuple[Tensor, ...]:
+    def _find_rows(self, text: _TextModule, batch: int, length: int, start: int | Tensor | None) -> tuple[Tensor, ...]:
         """The table row of each of the B·T flattened rows of a text, for each site: int32 [B·T], -1 if it is untouched.
 
         ``start`` is the position of the first of the T tokens; None if all of them are prompt.
@@ -248,11 +282,34 @@ class Steering(Sequence["Program | Schedule | None"]):
         if isinstance(start, Tensor):
             start = start.to(device)
         steps = torch.arange(length, device=device) + (-length if start is None else start - self._prompt)
-        return self._tables.rows(batch, steps)
+        return self._tables.rows(batch, steps, self._own_tokens(text, batch, length, start))
+
+    def _own_tokens(self, text: _TextModule, batch: int, length: int, start: int | Tensor | None) -> Tensor | None:
+        """bool [B, T]: the tokens that are the text's own; None if no program depends on it, or none of them can be."""
+        if not self._tables.splitting:
+            return None
+        if self._text is None:
+            raise InputError(
+                "a program treats the text's own tokens otherwise than the rest of the prompt, and it is not known "
+                "which they are: expected steering.text to be set"
+            )
+        if not text.prompted:
+            return None
+        mask = self._text = self._text.to(self._tables.device)
+        rows = len(mask) * self.repeats
+        if not rows or batch % rows:
+            raise InputError(
+                f"steering.text has {len(mask)} rows and the batch {batch // self.repeats}: expected a multiple"
+            )
+        position = torch.arange(length, device=mask.device) + (0 if start is None else start)
+        own = mask[:, position.clamp(max=mask.shape[1] - 1)]
+        return own.repeat_interleave(batch // rows, 0).repeat(self.repeats, 1)
 
     def _is_timed(self, position: int) -> bool:
         """Return whether the position of a token in the text matters at a site."""
         text = self._text_of[position]
+        if position in self._tables.splitting and (text is None or text.prompted):
+            return True
         timed = position in self._tables.changing and self._prompt_length is not None
         return timed and text is not None and text.generates
 
@@ -282,7 +339,7 @@ class Steering(Sequence["Program | Schedule | None"]):
             if self._counts:  # a state may come of it; not of another text that is read while generate runs
                 self._seen.copy_(torch.where(self._seen == 0, length, self._seen))
             return 0
-        if self.scheduled and self._prompt_length is not None:
+        if self._tables.splitting or (self._tables.changing and self._prompt_length is not None):
             raise InputError(
                 f"a schedule is set, and the {type(cache).__name__} that the model is called with does not tell how "
                 "many tokens it has read: expected a cache with a length, cache_position, or generate without a state"
@@ -295,13 +352,14 @@ class _TextModule:
 
     Attributes:
         generates: a part of the text may be generated; otherwise all of it is prompt.
+        prompted: :attr:`Steering.text` is a mask of its tokens; otherwise none of them is the text's own.
         shape: (B, T) of the text of the forward that runs.
         rows: table rows of that forward, int32 [B·T] for each site; None while no forward runs.
         time_first: activations are [T, B, F] instead of [B, T, F]; None while nothing has shown it.
     """
 
-    def __init__(self, steering: Steering, module: nn.Module, generates: bool) -> None:
-        self.steering, self.module, self.generates = steering, module, generates
+    def __init__(self, steering: Steering, module: nn.Module, generates: bool, prompted: bool) -> None:
+        self.steering, self.module, self.generates, self.prompted = steering, module, generates, prompted
         self.names = _parameters(module)
         self.shape = 0, 0
         self.rows: tuple[Tensor, ...] | None = None
@@ -319,7 +377,7 @@ class _TextModule:
             self.time_first = self.probed(batch, arguments)
         start = self.steering._start(arguments, length) if self.generates else None
         self.shape = batch * self.steering.repeats, length
-        self.rows = self.steering._find_rows(*self.shape, start)
+        self.rows = self.steering._find_rows(self, *self.shape, start)
 
     def end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.rows = None
@@ -345,7 +403,7 @@ class _TextModule:
         take token ids, and may compute what a reader refuses.
         """
         steering = self.steering
-        if not (steering._tables.differing or steering._tables.changing):
+        if not (steering._tables.differing or steering.scheduled):
             return None
         sites = zip(steering._sites, steering._text_of, strict=True)
         site = next((site for site, text in sites if text is self), None)

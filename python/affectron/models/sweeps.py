@@ -12,18 +12,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from affectron.errors import InputError
-from affectron.interventions import Program
+from affectron.interventions import Program, Schedule
 from affectron.models.steering import Steering, intervene
+from affectron.models.tables import distinct
 from affectron.models.wrappers import check_adapter, unwrapped
 
 
 @contextmanager
-def sweep(model: nn.Module, programs: Sequence[Program | None]) -> Iterator[None]:
+def sweep(model: nn.Module, programs: Sequence[Program | Schedule | None]) -> Iterator[Steering | None]:
     """Let a forward of B rows give the outputs of P programs, P · B rows: row ``p B + b`` is row b under program p.
 
     The layers below the first site that any program touches are the same for all programs and run with B rows. The
     layers are those of the module list that holds the sites; each must take the hidden states [B, T, H] first, as the
     decoder layers of transformers do. A cache that the forward fills has B rows below and P · B rows above.
+
+    The context yields the :class:`Steering`, of whose ``text`` a row is one of the B rows; None if there is no program.
 
     Raises:
         InputError: an adapter is a learned prompt, whose virtual tokens would move the text's positions.
@@ -41,12 +44,12 @@ def sweep(model: nn.Module, programs: Sequence[Program | None]) -> Iterator[None
             for layer, hook in ((first, repeat.first), *((layer, repeat.other) for layer in others)):
                 # Before all other hooks: the one by which intervene counts rows may be on the same module.
                 undo.callback(layer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
-        yield
+        yield repeat.steering
 
 
-def _layers(model: nn.Module, programs: Sequence[Program | None]) -> list[nn.Module]:
+def _layers(model: nn.Module, programs: Sequence[Program | Schedule | None]) -> list[nn.Module]:
     """The layers from the first one on that a program touches; the last layer if none touches any."""
-    touched = {site for program in programs if program for site, part in program.sites.items() if len(part.index)}
+    touched = {site for program in distinct(programs) for site, part in program.sites.items() if len(part.index)}
     for name, module in model.named_modules():
         # The outermost list, which named_modules gives first: the experts of one layer make a list too.
         if isinstance(module, nn.ModuleList) and any(site.startswith(f"{name}.") for site in touched):

@@ -14,6 +14,8 @@ from affectron.models.parallel import local_neurons
 
 #: A step that no text reaches, and a length that none has.
 NEVER = 2**62
+# The column of the rows that the text's own tokens have, after those of the pieces.
+_TEXT = MAX_PIECES
 
 
 class ProgramTables:
@@ -21,14 +23,16 @@ class ProgramTables:
 
     Each site has a table of parameters with a row for each held program. Each request has, for each piece of its
     schedule, the generated token at which the piece begins, and the row of each site's table that holds from there on
-    (-1: none). All tensors keep their place on the device, so that a step which was compiled, or captured into a graph,
-    serves whatever is assigned later.
+    (-1: none). A further row of the table holds at the text's own tokens. All tensors keep their place on the device,
+    so that a step which was compiled, or captured into a graph, serves whatever is assigned later.
 
     Attributes:
         programs: the P requests' programs.
         touched: positions of the sites that a held program touches.
         differing: positions of the sites where the programs of two requests differ in the prompt.
         changing: positions of the sites where the program of a request changes with the position in the text.
+        splitting: positions of the sites where the program of a request differs between the text's own tokens and the
+            rest of the prompt.
 
     Raises:
         InputError: as :meth:`assign`.
@@ -39,7 +43,7 @@ class ProgramTables:
     ) -> None:
         self.programs: list[Program | Schedule | None] = [None] * len(programs)
         if capacity is None:
-            capacity = max(len(programs), len(_distinct(programs)))
+            capacity = max(len(programs), len(distinct(programs)))
         self._sites = sites
         self._held: list[Program | None] = [None] * capacity
         device = device_of(sites[0])
@@ -52,8 +56,8 @@ class ProgramTables:
             # int64 [P, pieces]: the generated token at which a piece begins.
             self._starts = torch.full((len(programs), MAX_PIECES), NEVER, device=device)
             self._starts[:, 0] = -NEVER
-            # int32 [S, P, pieces]: the row of a site's table that a piece has.
-            self._rows = torch.full((len(sites), len(programs), MAX_PIECES), -1, dtype=torch.int32, device=device)
+            # int32 [S, P, pieces + 1]: the row of a site's table that a piece has, and that of the text's own tokens.
+            self._rows = torch.full((len(sites), len(programs), MAX_PIECES + 1), -1, dtype=torch.int32, device=device)
         for tensor in (*self._tables, self._starts, self._rows):
             torch._dynamo.mark_static_address(tensor)  # a captured graph reads it in its place, without a copy
         self.assign(programs)
@@ -69,7 +73,7 @@ class ProgramTables:
             InputError: more programs than ``capacity``, a program that touches a site which the model lacks or a
                 neuron beyond its width; nothing has changed then.
         """
-        needed = _distinct(programs)
+        needed = distinct(programs)
         if len(needed) > len(self._held):
             raise InputError(
                 f"capacity is {len(self._held)}, expected at least {len(needed)}: the different programs that are "
@@ -95,6 +99,7 @@ class ProgramTables:
         )
         self.differing = self._where_several([{_pieces(program)[0][1] for program in programs}])
         self.changing = self._where_several([{piece for _, piece in _pieces(program)} for program in programs])
+        self.splitting = self._where_several([{_pieces(program)[0][1], _of_text(program)} for program in programs])
 
     def _parameters(self, program: Program) -> dict[int, Tensor]:
         """The parameters [4, F] of each site that the program touches, by the site's position."""
@@ -108,9 +113,12 @@ class ProgramTables:
     def _point(self, request: int, program: Program | Schedule | None) -> None:
         """Write the rows of the tables that hold for a request, and the generated tokens from which they do."""
         starts = torch.full((MAX_PIECES,), NEVER)
-        rows = torch.full((len(self._sites), MAX_PIECES), -1, dtype=torch.int32)
+        rows = torch.full((len(self._sites), MAX_PIECES + 1), -1, dtype=torch.int32)
+        acting = {_TEXT: _of_text(program)}
         for number, (start, piece) in enumerate(_pieces(program)):
             starts[number] = start
+            acting[number] = piece
+        for number, piece in acting.items():
             if piece is not None:
                 row = self._held.index(piece)
                 for position, site in enumerate(self._sites):
@@ -142,12 +150,13 @@ class ProgramTables:
             table = self._tables[position] = table[..., neurons].contiguous()
         return table
 
-    def rows(self, batch: int, steps: Tensor) -> tuple[Tensor, ...]:
+    def rows(self, batch: int, steps: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
         """The table row of each of the B·T flattened rows of a text, for each site: int32 [B·T], -1 if it is untouched.
 
         Args:
             batch: B, a multiple of P; the rows of a request are next to one another.
             steps: int64 [T], the number of the generated token that each token is; below 0 in the prompt.
+            own: bool [B, T], whether a token of the prompt is one of the text's own; None if no program depends on it.
         """
         if self._rows.device != self.device:  # the model was moved since
             self._rows, self._starts = self._rows.to(self.device), self._starts.to(self.device)
@@ -155,6 +164,9 @@ class ProgramTables:
         (requests, length), sites = piece.shape, len(self._sites)
         rows = self._rows.gather(2, piece.expand(sites, requests, length))
         rows = rows[:, :, None].expand(sites, requests, batch // requests, length)
+        if own is not None:
+            own = own.view(requests, batch // requests, length) & (piece == 0)[:, None]
+            rows = torch.where(own, self._rows[:, :, _TEXT, None, None], rows)
         return rows.reshape(sites, batch * length).contiguous().unbind(0)  # reshape may leave a stride of 0
 
     def common_row(self, position: int) -> Tensor:
@@ -180,9 +192,15 @@ def _pieces(program: Program | Schedule | None) -> tuple[tuple[int, Program | No
     return ((-NEVER, program),)
 
 
-def _distinct(programs: Sequence[Program | Schedule | None]) -> list[Program]:
-    pieces = (piece for program in programs for _, piece in _pieces(program) if piece is not None)
-    return list(dict.fromkeys(pieces))
+def _of_text(program: Program | Schedule | None) -> Program | None:
+    """The program of the text's own tokens."""
+    return program.text if isinstance(program, Schedule) else program
+
+
+def distinct(programs: Sequence[Program | Schedule | None]) -> list[Program]:
+    """The different programs that ``programs`` and their schedules hold."""
+    pieces = (piece for program in programs for piece in (_of_text(program), *(each for _, each in _pieces(program))))
+    return list(dict.fromkeys(piece for piece in pieces if piece is not None))
 
 
 def _touches(program: Program, site: Site) -> bool:
