@@ -288,6 +288,29 @@ def test_the_pieces_of_a_schedule() -> None:
     whole = schedule(program, half_life=1)
     assert [start for start, _ in whole.generated] == list(range(13))
     assert whole.generated[-1][1] is None
+    assert whole.text is whole.prompt is program
+    assert later.text is None
+    assert Schedule(program, ((0, None),), "but the text", None).text is None
+
+
+@pytest.mark.parametrize(
+    ("where", "text", "prompt", "generated", "name"),
+    [
+        ("all", True, True, True, "zero neurons (prompt and generated 0 to end)"),
+        ("text", True, False, False, "zero neurons (text)"),
+        ("prompt", False, True, False, "zero neurons (prompt without text)"),
+        ("generated", False, False, True, "zero neurons (generated 0 to end)"),
+    ],
+)
+def test_the_positions_of_a_schedule(where: str, text: bool, prompt: bool, generated: bool, name: str) -> None:
+    program = interventions.zero([("a", 1)])
+    made = schedule(program, where=where)
+    pieces = (made.text, made.prompt, made.generated[-1][1])
+    assert pieces == tuple(program if acts else None for acts in (text, prompt, generated))
+    assert len(made.generated) == 1
+    assert made.name == name
+    assert f"name={name!r}, text={program if text else None!r}" in repr(made)
+    assert schedule(program, where="generated", start=3, stop=5).generated == ((0, None), (3, program), (5, None))
 
 
 @pytest.mark.parametrize(
@@ -296,6 +319,11 @@ def test_the_pieces_of_a_schedule() -> None:
         ({"start": -1}, "start is -1"),
         ({"start": 4, "stop": 4}, "stop is 4, expected more than start, 4"),
         ({"half_life": 0.5}, "half_life is 0.5, expected a finite number of at least 1"),
+        ({"where": "label"}, "where is 'label', expected one of all, text, prompt, generated"),
+        ({"where": "text", "half_life": 3}, "where is 'text' beside prompt True, start 0, stop None, half_life 3"),
+        ({"where": "prompt", "stop": 0}, "expected 'all' or 'generated' beside these"),
+        ({"where": "prompt", "prompt": False}, "where is 'prompt' beside prompt False"),
+        ({"where": "text", "start": 1}, "where is 'text' beside prompt True, start 1"),
     ],
 )
 def test_schedules_that_cannot_be(options: dict, expected: str) -> None:

@@ -240,6 +240,9 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
     )
     assert validated == affectron.Validation.load(copy / "validation.json").content
     assert validated["options"]["prompts"] == {"label": "{bos}{text}\nw1"}
+    assert validated["options"]["where"] == "all"
+    part = ("validate", model, corpus, "--neurons", neurons, *options, "-o", copy / "text.json", "--where", "text")
+    assert json.loads(run(*part, "--json"))["options"]["where"] == "text"
 
     steering = ("--neurons", neurons, "--label", "joy", "--strength", 40, "--prompt", "w1 w2", "--max-new-tokens", 5)
     steered = json.loads(run("steer", model, *steering, "--json"))
@@ -321,6 +324,24 @@ def test_a_table_that_may_be_quoted_is_read_as_the_options_say(copy: Path) -> No
         assert affectron.ActivationStats.load(output).tasks == {"label": ("calm", "joy")}
     line = refuse("screen", copy / "model", copy, "--quoting", "-o", output)
     assert f"and {copy} is no table" in line
+
+
+def test_steering_may_be_limited_to_the_prompt_or_to_what_is_written(made: Path, one_thread: None) -> None:
+    """The forward over the prompt writes the first token."""
+    common = ("--neurons", made / "neurons.json", "--label", "joy", "--strength", 40, "--prompt", "w1 w2", "--json")
+    texts, names = {}, {}
+    for where in ("all", "prompt", "generated"):
+        for tokens in (1, 8):
+            limited = ("--where", where, "--max-new-tokens", tokens)
+            steered = json.loads(run("steer", made / "model", *common, *limited))
+            (text,), (program,) = steered["texts"], steered["programs"]
+            texts[where, tokens], names[where] = text["steered"][0], program["name"]
+            plain = text["unsteered"]
+            assert (texts[where, tokens] == plain) == ((where, tokens) == ("generated", 1))
+    assert texts["prompt", 1] == texts["all", 1]
+    assert len({texts[where, 8] for where in ("all", "prompt", "generated")}) == 3
+    name = "induce 40 joy"
+    assert names == {"all": name, "prompt": f"{name} (prompt)", "generated": f"{name} (generated 0 to end)"}
 
 
 @pytest.mark.parametrize(

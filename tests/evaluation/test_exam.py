@@ -107,7 +107,8 @@ def test_an_evaluator_that_learns_does_so_once_from_train_and_dev() -> None:
 
 def test_options_are_those_of_the_tasks_asked_about() -> None:
     exam = exam_of([{"a"}], evaluator=Scripted([0]), limit=4, seed=5)
-    expected = {"evaluator": "scripted", "script": 3, "dev": "dev", "test": "test", "limit": 4, "where": "all", "seed": 5}
+    chosen = {"dev": "dev", "test": "test", "limit": 4, "where": "all", "seed": 5}
+    expected = {"evaluator": "scripted", "script": 3, **chosen}
     assert exam.options(["mood"]) == {**expected, "chosen": {"mood": 1}}
     assert exam.options([]) == {**expected, "chosen": {}}
 

@@ -162,6 +162,9 @@ def test_a_state_in_a_loop_of_ones_own() -> None:
         assert torch.equal(decode(cache_position=torch.tensor([7])), wanted)
         steered[0] = steering(model)
         decode()
+        steered[0], steered.text = schedule(steering(model), where="text"), torch.ones(1, 7, dtype=torch.bool)
+        with pytest.raises(InputError, match="a schedule is set, and the list that the model is called with does not"):
+            decode()
         steered[0] = schedule(steering(model), prompt=False)
         state = body(ids, use_cache=True).state
         with pytest.raises(InputError, match="generate without a state"):

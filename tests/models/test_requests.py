@@ -153,6 +153,10 @@ def test_images_are_not_requests(make: Callable[[], Any], images: int) -> None:
             pytest.raises(InputError, match=r"vi.* reads \d+ rows that are not the tokens .*: expected one program"),
         ):
             model(**given)
+    with intervene(model, schedule(image, where="text")) as steering:
+        steering.text = torch.ones(2, 14, dtype=torch.bool)
+        with pytest.raises(InputError, match=r"vi.* reads \d+ rows that are not the tokens .*, and no schedule"):
+            model(**given)
     with intervene(model, [image, None]) as steering:
         steering[1] = image
         torch.testing.assert_close(model(**given).logits, seen, rtol=1e-4, atol=1e-4)
@@ -305,6 +309,13 @@ def test_schedules_where_time_comes_first(rows: int) -> None:
         with intervene(model, [schedule(triple(decoder), prompt=False, start=start)] * rows) as steering:
             steering.prompt_length = 2
             torch.testing.assert_close(model(**given).logits, wanted, rtol=1e-4, atol=1e-4)
+    encoder = [site for site in find_sites(model) if "encoder" in site.name]
+    own = torch.tensor([[True, False, True, True], [False, True, True, False], [True, True, False, False]])[:rows]
+    with hooked(encoder, lambda h: own.T[..., None]):
+        wanted = model(**given).logits
+    with intervene(model, [schedule(triple(encoder), where="text")] * rows) as steering:
+        steering.text = own
+        torch.testing.assert_close(model(**given).logits, wanted, rtol=1e-4, atol=1e-4)
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "num_beams": 1, "eos_token_id": None}
     ids = given["input_ids"]
     with intervene(model, [schedule(triple(decoder), prompt=False), None, None][:rows]):
@@ -313,6 +324,21 @@ def test_schedules_where_time_comes_first(rows: int) -> None:
     assert torch.equal(cached, whole)
     assert torch.equal(cached[1:], plain[1:])
     assert not torch.equal(cached[0], plain[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [2, 5])
+def test_a_mask_where_time_comes_first(length: int) -> None:
+    """Also where the first batch has as many rows as tokens."""
+    model, ids = xlnet(), batch(rows=2, length=length)["input_ids"]
+    sites = find_sites(model)
+    own = torch.tensor([[True, False, True, True, False], [False, True, True, False, False]])[:, :length]
+    for where, wanted in (("text", own), ("prompt", ~own)):
+        with hooked(sites, lambda h, wanted=wanted: wanted.T[..., None]):
+            expected = model(ids).logits
+        with intervene(model, schedule(triple(sites), where=where)) as steering:
+            steering.text = own
+            torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
