@@ -212,7 +212,7 @@ def test_the_text_of_an_encoder_decoder_model_is_the_encoder_s(where: str) -> No
     zero = interventions.zero([(site.name, index) for site in sites for index in range(site.neurons)])
     ids, decoded = batch(rows=2, length=9)["input_ids"], batch(rows=2, length=6, seed=1)["input_ids"]
     own = own_tokens(batch(rows=2, length=9))
-    read = {"text": own_of(own, 9), "prompt": ~own_of(own, 9), "generated": torch.zeros(2, 9).bool()}[where]
+    read = where_of(own, where, 9, 9)
     given = (torch.arange(6) < 4).expand(2, 6)  # of the decoder's tokens
     written = {"text": torch.zeros(2, 6).bool(), "prompt": given, "generated": ~given}[where]
     encoder, decoder = ([s.module for s in sites if part in s.name] for part in ("encoder", "decoder"))
@@ -223,10 +223,6 @@ def test_the_text_of_an_encoder_decoder_model_is_the_encoder_s(where: str) -> No
         found = model(input_ids=ids, decoder_input_ids=decoded).logits
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, model(input_ids=ids, decoder_input_ids=decoded).logits, atol=1e-2)
-
-
-def own_of(own: Tensor, length: int) -> Tensor:
-    return where_of(own, "text", length, length)
 
 
 def test_a_compiled_step_serves_every_mask_of_a_shape(llama: Bench) -> None:
