@@ -53,6 +53,11 @@ def induce(site, index, h):
     return h + 2.5 * under("anger", site, index).mean()
 
 
+def contrast(site, index, h):
+    rest = TOKENS.values[site][TOKENS.rest("anger"), index].astype(np.float64)
+    return h + 2.5 * (under("anger", site, index).mean() - rest.mean())
+
+
 def cross_signal(site, index, h):
     return h + 0.3 * under("metaphor", site, index).mean()
 
@@ -69,6 +74,7 @@ def amplify(site, index, h):
         (interventions.attenuate(ANGER, STATS, 0.7, dynamic=False), attenuate_static),
         (interventions.attenuate(ANGER, STATS, 0.7), attenuate_dynamic),
         (interventions.induce(ANGER, STATS, 2.5), induce),
+        (interventions.contrast(ANGER, STATS, 2.5), contrast),
         (interventions.cross_signal(ANGER, STATS, "metaphor", 0.3), cross_signal),
         (interventions.amplify(ANGER, 1.5), amplify),
     ],

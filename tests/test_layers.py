@@ -20,7 +20,7 @@ KERNELS = Path(affectron.__file__).parents[2] / "kernels"
 LAYERS = (
     ("errors",),
     ("_internal",),
-    ("stats", "scores"),
+    ("stats", "contrasts", "scores"),
     ("options",),
     ("neurons", "selection", "interventions"),
     ("corpus",),
@@ -28,6 +28,7 @@ LAYERS = (
     ("models",),
     ("generation", "screening"),
     ("evaluation",),
+    ("attribution",),
     ("experiments",),
     ("report",),
     ("runs",),

@@ -11,6 +11,7 @@ import typer
 
 import affectron
 from affectron import options
+from affectron._internal.options import Options, default_of, described
 from affectron._internal.records import hints, members
 from affectron.cli.app import app
 from affectron.options import (
@@ -23,13 +24,10 @@ from affectron.options import (
     Induce,
     Load,
     Methods,
-    Options,
     Screen,
     Select,
     Stability,
     Validate,
-    default_of,
-    described,
 )
 from affectron.runs import config
 from tests.support.errors import message

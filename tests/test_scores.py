@@ -17,7 +17,7 @@ from affectron.scores import SCORES, fdr, frequency, score, unscored
 from affectron.stats import FIELDS, ActivationStats
 from tests.support.raw_activations import Raw, raw, starved
 
-NAMES = [name for name, kind in SCORES.items() if not kind.paired]
+NAMES = [name for name, kind in SCORES.items() if kind.kind == "activation"]
 CASES = [(seed, bad) for seed in range(3) for bad in (False, True)]
 
 
@@ -100,7 +100,7 @@ def differential(target, rest, total):
 
 
 def difference(target, rest, _total):
-    return target.mean() - rest.mean() if target.size else np.nan
+    return target.mean() - rest.mean() if target.size and rest.size else np.nan
 
 
 @pytest.mark.parametrize(("seed", "bad"), CASES)
@@ -389,3 +389,95 @@ def test_bad_names_and_tasks_without_a_contrast_are_refused():
         score(lone, "entropy", "emotion")
     with pytest.raises(InputError, match=r"task 'rhetoric': of its labels none has tokens"):
         score(lone, "hedges_g", "rhetoric")
+
+
+def attributions(seed: int, bad: bool = False) -> tuple[Raw, ActivationStats]:
+    """Numbers of sentences, as attributions are."""
+    data = raw(seed, tokens=60, bad=bad)
+    return data, data.stats(kind="attribution", tokens="sentence", active="product")
+
+
+def target_mean(target, _rest, _total):
+    return target.mean() if target.size else np.nan
+
+
+@pytest.mark.parametrize(("seed", "bad"), CASES)
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [
+        ("attribution", target_mean),
+        ("attribution_contrast", difference),
+        ("attribution_g", hedges),
+        ("attribution_t", welch("statistic")),
+        ("attribution_p", welch("pvalue")),
+    ],
+)
+def test_scores_of_attributions(seed, bad, name, oracle):
+    data, stats = attributions(seed, bad)
+    for task in data.tasks:
+        expected = per_neuron(data, task, oracle)
+        if name == "attribution":  # none where a label of the task has no finite attribution
+            for values in expected.values():
+                values[:, np.isnan(values).any(axis=0)] = np.nan
+        assert_scores(score(stats, name, task), expected, 1e-8)
+
+
+@pytest.mark.parametrize(("seed", "bad"), CASES)
+def test_the_moderated_t_of_attributions(seed, bad):
+    """The offset is a quantile of a label's errors over the neurons of all sites."""
+    data, stats = attributions(seed, bad)
+
+    def standard_error(target, rest, _total):
+        return np.hypot(sps.sem(target), sps.sem(rest)) if min(target.size, rest.size) > 1 else np.nan
+
+    for task in data.tasks:
+        value, error = per_neuron(data, task, difference), per_neuron(data, task, standard_error)
+        expected = {site: np.full(values.shape, np.nan) for site, values in value.items()}
+        for row, _ in enumerate(data.tasks[task]):
+            errors = np.concatenate([error[site][row] for site in error])
+            offset = np.quantile(errors[errors > 0], 0.9)
+            for site, values in expected.items():
+                values[row] = value[site][row] / (error[site][row] + offset)
+        defined = {site: ~np.isnan(per_neuron(data, task, target_mean)[site]).any(axis=0) for site in expected}
+        for site, values in expected.items():
+            values[:, ~defined[site]] = np.nan
+        assert_scores(score(stats, "attribution_moderated", task), expected, 1e-8)
+
+
+def test_a_label_of_one_sentence_has_no_moderated_t():
+    values = np.array([[1.0, 2.0], [3.0, 3.5], [2.0, 5.0], [7.0, 7.0], [7.0, 7.0]])
+    labels = [("a",), ("a",), ("b",), ("c",), ("c",)]
+    data = Raw({"t": ("a", "b", "c")}, labels, {"s": values}, {"s": values > 0})
+    found = score(data.stats(kind="attribution"), "attribution_moderated")["s"]
+    assert np.isfinite(found[[0, 2]]).all()
+    assert np.isnan(found[1]).all()
+
+
+def test_sentences_that_agree_are_ranked_by_their_contrast():
+    values = np.array([[1.0, 2.0], [1.0, 2.0], [4.0, 0.0], [4.0, 0.0]])
+    data = Raw({"t": ("a", "b")}, [("a",), ("a",), ("b",), ("b",)], {"s": values}, {"s": values > 0})
+    stats = data.stats(kind="attribution")
+    np.testing.assert_array_equal(score(stats, "attribution_moderated")["s"], score(stats, "attribution_contrast")["s"])
+
+
+def test_text_attribution_multiplies_two_contrasts():
+    _, gradients = attributions(3)
+    activations = attributions(4)[0].stats()
+    for task in gradients.tasks:
+        found = score(gradients, "text_attribution", task, activations)
+        contrasts = score(gradients, "attribution_contrast", task), score(activations, "mean_difference", task)
+        for site, values in found.items():
+            np.testing.assert_array_equal(values, contrasts[0][site] * contrasts[1][site])
+    for name, unfit in (("text_attribution", None), ("attribution", activations)):
+        with pytest.raises(InputError, match=f"score is '{name}' and activations are"):
+            score(gradients, name, "emotion", unfit)
+
+
+def test_scores_of_the_other_kind_of_statistics_are_refused():
+    data, stats = attributions(0)
+    with pytest.raises(InputError, match="score is 'entropy', expected one of attribution, .* of attributions"):
+        score(stats, "entropy", "emotion")
+    for name, kind in SCORES.items():
+        if kind.kind == "attribution":
+            with pytest.raises(InputError, match=f"score is '{name}', expected one of entropy, .* of activations"):
+                score(data.stats(), name, "emotion")

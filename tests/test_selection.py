@@ -11,6 +11,7 @@ import pytest
 
 from affectron.errors import InputError
 from affectron.neurons import NeuronSet
+from affectron.options import COUNT, TOP
 from affectron.scores import SCORES, fdr, score
 from affectron.selection import select
 from affectron.stats import FIELDS, ActivationStats
@@ -85,7 +86,9 @@ def test_defaults_are_the_published_ones():
     assert positions(select(data.stats(), "emotion")) == by_definition(data, "emotion", 0.01, 0.95, "argmax", 0.95)
 
 
-@pytest.mark.parametrize("name", [name for name, kind in SCORES.items() if kind.per_label and not kind.paired])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in SCORES.items() if kind.per_label and kind.kind == "activation"]
+)
 @pytest.mark.parametrize("sign", [None, "positive", "negative"])
 def test_other_scores_take_each_labels_own_best(name, sign):
     stats = raw(3, widths=WIDTHS, bad=True).stats()
@@ -196,7 +199,7 @@ def test_a_label_without_tokens_gets_no_neurons_and_takes_none(assign):
         {"filter_rate": None},
         {"assign": "bar", "activation_bar_ratio": 0.6, "filter_rate": 0.3},
         {"score": "raw_entropy"},
-        *({"score": name} for name, kind in SCORES.items() if kind.per_label and not kind.paired),
+        *({"score": name} for name, kind in SCORES.items() if kind.per_label and kind.kind == "activation"),
         {"score": "hedges_g", "sign": "positive", "min_effect": 0.1, "fdr": 0.5, "min_count": 3},
     ],
     ids=str,
@@ -277,6 +280,7 @@ def test_a_file_tells_where_the_neurons_come_from(tmp_path):
     assert provenance.pop("select") == {
         "task": "emotion",
         "top": 0.05,
+        "count": None,
         "score": "entropy",
         "filter_rate": 0.95,
         "assign": "argmax",
@@ -287,3 +291,76 @@ def test_a_file_tells_where_the_neurons_come_from(tmp_path):
         "min_count": 3,
     }
     assert provenance == stats.provenance
+
+
+def attributions(seed: int = 0, **options) -> tuple[Raw, ActivationStats]:
+    data = raw(seed, widths=WIDTHS, **options)
+    return data, data.stats(kind="attribution", tokens="sentence", active="product")
+
+
+def ranked(values: dict[str, np.ndarray], row: int, wanted: int) -> list[tuple[str, int]]:
+    """The neurons of the highest values; sorted() orders ties by site and index."""
+    neurons = [(site, f) for site, of_site in values.items() for f in range(of_site.shape[1])]
+    known = [one for one in neurons if not math.isnan(values[one[0]][row, one[1]])]
+    return sorted(known, key=lambda one: -values[one[0]][row, one[1]])[:wanted]
+
+
+def test_attributions_are_selected_by_a_number_of_neurons_and_the_moderated_t() -> None:
+    data, stats = attributions()
+    found = select(stats, "emotion")
+    values = score(stats, "attribution_moderated", "emotion")
+    for row, label in enumerate(sorted(data.tasks["emotion"])):
+        assert positions(found)[label] == ranked(values, row, COUNT)
+    recorded = found.provenance["select"]
+    assert (recorded["score"], recorded["count"], recorded["top"]) == ("attribution_moderated", COUNT, None)
+
+
+def test_other_statistics_keep_the_defaults_of_the_papers() -> None:
+    recorded = select(raw(0, widths=WIDTHS).stats(), "emotion").provenance["select"]
+    assert (recorded["score"], recorded["count"], recorded["top"]) == ("entropy", None, TOP)
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 1000])
+@pytest.mark.parametrize("name", ["hedges_g", "attribution"])
+def test_a_number_of_neurons_is_of_each_label(name: str, count: int) -> None:
+    data, stats = attributions()
+    stats = stats if SCORES[name].kind == "attribution" else data.stats()
+    values = score(stats, name, "emotion")
+    found = positions(select(stats, "emotion", score=name, count=count))
+    for row, label in enumerate(sorted(data.tasks["emotion"])):
+        assert found[label] == ranked(values, row, count)
+        assert len(found[label]) == min(count, 100)
+
+
+@pytest.mark.parametrize("count", [1, 7, 20])
+def test_a_number_of_neurons_by_entropy_is_assigned_to_all_labels_together(count: int) -> None:
+    data = raw(0, widths=WIDTHS)
+    found = select(data.stats(), "emotion", count=count, filter_rate=None)
+    assert positions(found) == by_definition(data, "emotion", 3 * count / 100, None, "argmax", 0.95)
+    assert sum(len(neurons) for neurons in found.values()) == 3 * count
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative"])
+def test_the_screens_of_attributions_are_the_contrast_with_the_rest(sign: str) -> None:
+    data, stats = attributions(1)
+    for row, label in enumerate(sorted(data.tasks["emotion"])):
+        found = select(stats, "emotion", count=100, sign=sign, min_effect=0.3, fdr=0.2, score="attribution")[label]
+        contrast, effect, p = (
+            np.concatenate([part[row] for part in score(stats, f"attribution_{name}", "emotion").values()])
+            for name in ("contrast", "g", "p")
+        )
+        names = [(site, f) for site, width in stats.widths.items() for f in range(width)]
+        keep = ((contrast > 0) == (sign == "positive")) & (np.abs(effect) >= 0.3) & (fdr(p) <= 0.2)
+        assert {(site, f) for site, f, _ in found} == {name for name, kept in zip(names, keep, strict=True) if kept}
+        values = [value for _, _, value in found]
+        assert values == sorted(values, reverse=sign == "positive")
+        assert 0 < len(found) < 100
+
+
+def test_a_share_and_a_number_are_refused_together() -> None:
+    _, stats = attributions()
+    assert message(lambda: select(stats, top=0.1, count=3)) == "top is 0.1 and count 3, expected one of them"
+    assert message(lambda: select(stats, count=0)).startswith("count is 0, expected")
+    assert message(lambda: select(stats, score="entropy")).startswith(
+        "score is 'entropy', expected one of attribution,"
+    )

@@ -7,8 +7,8 @@ from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
+from affectron._internal.options import Options, default_of, described
 from affectron._internal.records import hints, members
-from affectron.options import Options, default_of, described
 from affectron.runs import Config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "run.md"

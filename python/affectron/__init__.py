@@ -15,6 +15,7 @@ __version__ = version("affectron")
 _MODULES = {
     "experiments.ablations": ("ablate",),
     "experiments.associations": ("associate",),
+    "attribution.attribute": ("attribute",),
     "corpus": ("Corpus", "Sentence"),
     "errors": ("InputError",),
     "evaluation.exam": ("Exam",),
@@ -24,12 +25,14 @@ _MODULES = {
         "amplify",
         "attenuate",
         "compose",
+        "contrast",
         "cross_signal",
         "induce",
         "mean",
         "schedule",
         "zero",
     ),
+    "experiments.estimate": ("check_estimate",),
     "experiments.methods": ("compare_methods",),
     "models": ("Steering", "compact", "declare_mlp", "find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet"),
@@ -66,12 +69,14 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from affectron import models as models
     from affectron import ops as ops
+    from affectron.attribution.attribute import attribute as attribute
     from affectron.corpus import Corpus as Corpus
     from affectron.corpus import Sentence as Sentence
     from affectron.errors import InputError as InputError
     from affectron.evaluation.exam import Exam as Exam
     from affectron.experiments.ablations import ablate as ablate
     from affectron.experiments.associations import associate as associate
+    from affectron.experiments.estimate import check_estimate as check_estimate
     from affectron.experiments.methods import compare_methods as compare_methods
     from affectron.experiments.results import Findings as Findings
     from affectron.experiments.results import Validation as Validation
@@ -90,6 +95,9 @@ if TYPE_CHECKING:
     )
     from affectron.interventions import (
         compose as compose,
+    )
+    from affectron.interventions import (
+        contrast as contrast,
     )
     from affectron.interventions import (
         cross_signal as cross_signal,

@@ -309,8 +309,8 @@ def attenuate(
         # The quotient of a subnormal peak would overflow to inf, and inf · |0| is NaN.
         return {"damping": np.minimum(alpha / peaks[site], _FLOAT32_MAX), "floor": 1 - alpha}
 
-    kind = f"attenuate {'dynamic' if dynamic else 'static'} {alpha:g}"
-    return _build(_name(kind, neurons, label), by_site, parameters)
+    how = f"attenuate {'dynamic' if dynamic else 'static'} {alpha:g}"
+    return _build(_name(how, neurons, label), by_site, parameters)
 
 
 def induce(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: str | None = None) -> Program:
@@ -326,8 +326,23 @@ def induce(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: s
         InputError: beta is not finite, the label is unknown, or a site or neuron is not in the statistics or has no
             finite activation under the label.
     """
-    neurons = _as_list(neurons)
-    return _shifted("induce", neurons, stats, "beta", beta, _label(neurons, label))
+    return _shifted("induce", _as_list(neurons), stats, "beta", beta, _label(neurons, label))
+
+
+def contrast(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: str | None = None) -> Program:
+    """Shift neurons from the rest of a task to a label: shift = beta · (mean under the label - mean under the rest).
+
+    The shift leaves out the activation that all texts have in common, which :func:`induce` adds too.
+
+    Args:
+        neurons, label: as for :func:`induce`.
+        stats: statistics of activations.
+        beta: strength, in units of the difference.
+
+    Raises:
+        InputError: as for :func:`induce`, also for the rest of the task.
+    """
+    return _shifted("contrast", _as_list(neurons), stats, "beta", beta, _label(neurons, label), less_rest=True)
 
 
 def cross_signal(neurons: Neurons, stats: ActivationStats, label: str, omega: float) -> Program:
@@ -419,21 +434,27 @@ def _constant(row: tuple[float, ...]) -> float | None:
 
 
 def _shifted(
-    kind: str, neurons: Neurons, stats: ActivationStats, strength_name: str, strength: float, label: str
-) -> Program:
+    kind: str, neurons: Neurons, stats: ActivationStats, strength_name: str, strength: float, label: str,
+    less_rest: bool = False,
+) -> Program:  # fmt: skip
+    _of_activations(kind, stats, pairs=not less_rest)
     if not math.isfinite(strength):
         raise InputError(f"{strength_name} is {strength}, expected a finite number")
-    measured = stats.label(label)
+    measured, rest = stats.label(label), stats.rest(label) if less_rest else None
 
     def parameters(site: str, index: NDArray[np.int64]) -> dict[str, Any]:
-        return {"shift": strength * _observed(measured, site, index, f"label {label!r}").mean[index]}
+        mean = _observed(measured, site, index, f"label {label!r}").mean[index]
+        if rest is not None:
+            mean = mean - _observed(rest, site, index, f"the rest of {label!r}").mean[index]
+        return {"shift": strength * mean}
 
     return _build(_name(f"{kind} {strength:g}", neurons, label), _by_site(neurons), parameters)
 
 
-def _of_activations(kind: str, stats: ActivationStats) -> None:
-    if stats.of_pairs:
-        raise InputError(f"{kind} needs activations, and these statistics hold the differences within pairs")
+def _of_activations(kind: str, stats: ActivationStats, pairs: bool = False) -> None:
+    if stats.kind == "attribution" or (stats.of_pairs and not pairs):
+        held = "attributions" if stats.kind == "attribution" else "the differences within pairs"
+        raise InputError(f"{kind} needs activations, and these statistics hold {held}")
 
 
 def _as_list(neurons: Neurons) -> Neurons:

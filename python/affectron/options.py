@@ -6,138 +6,31 @@ and the notes of the report are made from them.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import inspect
-import textwrap
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal
 
-from affectron._internal.checks import SHARE, UNIT, Bound, Each, Finite, OneOf, Positive, Whole, check, check_template
+from affectron._internal.checks import SHARE, UNIT, Each, Finite, OneOf, Positive, Whole, check, check_template
 from affectron._internal.names import (
     ACTIVE_RULES,
+    BASELINES,
     DEFAULT_TASK,
     DTYPES,
     EVALUATORS,
     LABEL_LIKELIHOOD,
     LINEAR_PROBE,
     LONG_TEXTS,
+    METRICS,
     ON_BAD_LINE,
+    PAIR_BASELINES,
     POSITIONS,
     TOKEN_RULES,
 )
-from affectron._internal.records import hints
+from affectron._internal.options import REQUIRED, Options, option, same
 from affectron.errors import InputError
 from affectron.scores import SCORES
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-OURS = "ours"
 _NOTES = "published notes"
-
-
-@dataclass(frozen=True)
-class About:
-    """Description of an option, stored in the metadata of its field.
-
-    Attributes:
-        help: meaning, in one sentence.
-        bound: the values that are allowed; None if the type says everything.
-        origin: source of the option, with the value that the source names.
-        parameter: name as an argument of a function, and with dashes on the command line; None for the field's name.
-        flag: name on the command line, if it differs from ``parameter``.
-        metavar: placeholder of the value in the help.
-        template: True for a prompt template, in which a shell's ``\\n`` means a line break.
-        counts: False if no number of a result depends on the option.
-    """
-
-    help: str
-    bound: Bound | None = None
-    origin: str = OURS
-    parameter: str | None = None
-    flag: str | None = None
-    metavar: str | None = None
-    template: bool = False
-    counts: bool = True
-
-
-#: The default of an option that has to be given.
-REQUIRED: Any = dataclasses.MISSING
-
-
-def option(default: Any, help: str, bound: Bound | None = None, **about: Any) -> Any:
-    """A field of an options class; see :class:`About`."""
-    return _field(default, About(help, bound, **about))
-
-
-def same(kind: type[Options], name: str, **changes: Any) -> Any:
-    """The option ``name`` of another class, perhaps with another ``default`` or description."""
-    default = changes.pop("default") if "default" in changes else default_of(kind, name)
-    return _field(default, dataclasses.replace(described(kind)[name], **changes))
-
-
-def _field(default: Any, about: About) -> Any:
-    metadata = {"about": about}
-    if isinstance(default, (dict, Options)):
-        return field(default_factory=lambda: copy.copy(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-class Options:
-    """Base of all options classes. Every value is checked when an object is made.
-
-    Raises:
-        InputError: a value is out of its bound, or does not go with another; names the option.
-    """
-
-    def __post_init__(self) -> None:
-        kinds = hints(type(self))
-        for name, about in described(type(self)).items():
-            value = getattr(self, name)
-            if about.bound is None or (value is None and type(None) in get_args(kinds[name])):
-                continue
-            check(about.parameter or name, value, about.bound)
-        self.check_together()
-
-    def check_together(self) -> None:
-        """Check values that depend on each other."""
-
-    def values(self, kind: type[Options] | None = None) -> dict[str, Any]:
-        """Option -> value, as arguments of a function. ``kind``, a class that this one extends, leaves out the rest."""
-        known = described(kind or type(self))
-        return {about.parameter or name: getattr(self, name) for name, about in known.items()}
-
-
-def described(kind: type[Options]) -> dict[str, About]:
-    """Field -> its description, in order."""
-    return {entry.name: entry.metadata["about"] for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
-
-
-def default_of(kind: type[Options], name: str) -> Any:
-    """The default of a field."""
-    entry = next(entry for entry in dataclasses.fields(kind) if entry.name == name)  # type: ignore[arg-type]
-    return entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
-
-
-def documented(*kinds: type[Options]) -> Callable[[F], F]:
-    """Fill in ``{options}`` in a function's docstring: a line for each option that is one of its parameters."""
-
-    def fill(function: F) -> F:
-        parameters = inspect.signature(function).parameters
-        lines = [
-            f"{about.parameter or name}: {about.help}{f' Expected: {about.bound}.' if about.bound else ''}"
-            for kind in kinds
-            for name, about in described(kind).items()
-            if (about.parameter or name) in parameters
-        ]
-        text = inspect.cleandoc(function.__doc__ or "")
-        wrapped = [textwrap.fill(line, 116, initial_indent=" " * 4, subsequent_indent=" " * 8) for line in lines]
-        function.__doc__ = text.replace("    {options}", "\n".join(wrapped))
-        return function
-
-    return fill
 
 
 # --- what is read -------------------------------------------------------------------------------------------------
@@ -235,13 +128,9 @@ class ScreenPairs(Options):
 
 
 @dataclass(frozen=True)
-class Screen(Read):
-    """Screening: statistics of every neuron for each label."""
+class Sharded(Options):
+    """A pass over a corpus in shards, which can be interrupted and shared out."""
 
-    long_texts: str = option(
-        "truncate", "Cut a text that is longer than the model reads, or read it in overlapping windows.",
-        OneOf(LONG_TEXTS),
-    )  # fmt: skip
     shards: int | None = option(
         None, "Runs of sentences measured apart; default: one for 8192 of them, 64 at most.", Whole(1)
     )
@@ -257,6 +146,16 @@ class Screen(Read):
         counts=False,
     )
 
+
+@dataclass(frozen=True)
+class Screen(Sharded, Read):
+    """Screening: statistics of every neuron for each label."""
+
+    long_texts: str = option(
+        "truncate", "Cut a text that is longer than the model reads, or read it in overlapping windows.",
+        OneOf(LONG_TEXTS),
+    )  # fmt: skip
+
     def check_together(self) -> None:
         super().check_together()
         if self.long_texts == "windows" and self.tokens != "all":
@@ -266,14 +165,26 @@ class Screen(Read):
             )
 
 
+#: Share of all neurons that is selected, and number of neurons of a label by attribution, unless others are asked for.
+TOP, COUNT = 0.01, 50
+
+
 @dataclass(frozen=True)
 class Select(Options):
     """Selection: which neurons belong to a label."""
 
-    top: float = option(0.01, "Share of all neurons to select: 0.01 is 1 in 100.", SHARE, origin=f"{_NOTES}: 0.01")
-    score: str = option(
-        "entropy", "Score that neurons are ranked by, such as entropy or hedges_g.", OneOf(tuple(SCORES)), origin=_NOTES
+    top: float | None = option(
+        None, "Share of all neurons to select: 0.01 is 1 in 100; default: 0.01, and of attributions a count.", SHARE,
+        origin=f"{_NOTES}: 0.01",
+    )  # fmt: skip
+    count: int | None = option(
+        None, f"Neurons of a label to select, in place of a share; default: of attributions {COUNT}.", Whole(1)
     )
+    score: str | None = option(
+        None, "Score that neurons are ranked by, such as hedges_g; default: by what the statistics are of, "
+        "entropy, attribution_moderated, paired_t or paired_difference.", OneOf(tuple(SCORES)),
+        origin=f"{_NOTES}: entropy",
+    )  # fmt: skip
     filter_rate: float | None = option(
         0.95, "Of entropy: some P of a neuron must exceed this quantile of all P; 0 keeps all neurons.", UNIT,
         origin="LAPE (Tang et al. 2024): 0.95",
@@ -295,7 +206,9 @@ class Select(Options):
     min_count: int | None = option(None, "Keep neurons active at this many of the label's tokens or more.", Whole())
 
     def check_together(self) -> None:
-        if SCORES[self.score].per_label:
+        if self.top is not None and self.count is not None:
+            raise InputError(f"top is {self.top} and count {self.count}, expected one of them")
+        if self.score is not None and SCORES[self.score].per_label:
             for name, usual in (("assign", "argmax"), ("filter_rate", Select.filter_rate)):
                 value = getattr(self, name)
                 if value not in (None, 0, usual):
@@ -328,12 +241,20 @@ class Method:
 
 #: Ways to select that ``compare_methods`` compares.
 METHODS: dict[str, Method] = {
-    "paper": Method("entropy of P, activity filter at 0.95, to the label of highest P (Zheng et al. 2026)", Select()),
+    "attribution": Method(
+        "largest moderated t of the attributions under the label and the rest", Select(score="attribution_moderated")
+    ),
+    "paper": Method(
+        "entropy of P, activity filter at 0.95, to the label of highest P (Zheng et al. 2026)", Select(score="entropy")
+    ),
     "paper_raw": Method("the same with the entropy as printed, not renormalised", Select(score="raw_entropy")),
-    "lee": Method("entropy of P, no filter, to the label of highest P (Lee et al. 2025)", Select(filter_rate=None)),
+    "lee": Method(
+        "entropy of P, no filter, to the label of highest P (Lee et al. 2025)",
+        Select(score="entropy", filter_rate=None),
+    ),
     "lape": Method(
         "entropy of P, activity filter at 0.95, to every label above the bar (LAPE, Tang et al. 2024)",
-        Select(assign="bar"),
+        Select(score="entropy", assign="bar"),
     ),
     "npti": Method("largest P_t - P_r (NPTI, Deng et al. 2024)", Select(score="frequency_difference", sign="positive")),
     "effect_size": Method(
@@ -350,8 +271,8 @@ METHODS: dict[str, Method] = {
 
 
 @dataclass(frozen=True)
-class Evaluate(Options):
-    """Asking a model for the label of a sentence."""
+class Ask(Options):
+    """Questions to a model about the label of a sentence."""
 
     evaluator: str | Any = option(
         LABEL_LIKELIHOOD,
@@ -361,6 +282,58 @@ class Evaluate(Options):
         {}, "Question for a task's label, with {text} and perhaps {bos} in it; \\n is a line break. One a task; "
         "without: in words.", flag="prompt", metavar="TASK=TEMPLATE", template=True,
     )  # fmt: skip
+
+    def check_together(self) -> None:
+        if isinstance(self.evaluator, str):
+            check("evaluator", self.evaluator, OneOf(EVALUATORS))
+        for task, prompt in self.prompts.items():
+            check_template(f"prompts.{task}", prompt)
+        if self.prompts and self.evaluator != LABEL_LIKELIHOOD:
+            raise InputError(f"prompts go with {LABEL_LIKELIHOOD!r}, and the evaluator is {self.evaluator!r}")
+
+
+@dataclass(frozen=True)
+class Attribute(Sharded):
+    """Attribution: what each neuron does to a number of each sentence, to first order."""
+
+    metric: str = option(
+        "answer", "Number of a sentence that is differentiated: log P of its label among the task's (answer), or the "
+        "mean log-likelihood of its tokens (text), of which the gradient itself is kept.", OneOf(METRICS),
+    )  # fmt: skip
+    positions: str = option(
+        "all", "Tokens whose activations are attributed: all of a prompt, the text's own, or the rest (prompt).",
+        OneOf(POSITIONS),
+    )  # fmt: skip
+    baseline: str = option(
+        "zero", "Value that a neuron is set to, to first order: zero, or its mean over the task's tokens, from "
+        "statistics.",
+        OneOf(BASELINES),
+    )  # fmt: skip
+    batch_tokens: int = same(Read, "batch_tokens", default=4096)
+    recompute: bool | None = option(
+        None, "Compute each layer again for the backward pass, which saves memory; default: where a batch would take "
+        "more than half of the free memory.", counts=False,
+    )  # fmt: skip
+
+    def check_together(self) -> None:
+        if self.metric == "text" and self.baseline != "zero":
+            raise InputError(f"baseline is {self.baseline!r}, and the metric 'text' keeps the gradient, which has none")
+
+
+@dataclass(frozen=True)
+class AttributePairs(ScreenPairs):
+    """Attribution within contrastive pairs."""
+
+    baseline: str = option(
+        "other", "Value that a neuron is set to, to first order: its activation in the other text, token by token, or "
+        "zero.", OneOf(PAIR_BASELINES),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluate(Ask):
+    """Asking a model for the label of a sentence."""
+
     dev: str = option("dev", "Split that choices are made on.", origin=_NOTES)
     test: str = option("test", "Split that is reported.", origin=_NOTES)
     train: str = option("train", "Split that a probe is fitted on.")
@@ -370,12 +343,7 @@ class Evaluate(Options):
     )
 
     def check_together(self) -> None:
-        if isinstance(self.evaluator, str):
-            check("evaluator", self.evaluator, OneOf(EVALUATORS))
-        for task, prompt in self.prompts.items():
-            check_template(f"prompts.{task}", prompt)
-        if self.prompts and self.evaluator != LABEL_LIKELIHOOD:
-            raise InputError(f"prompts go with {LABEL_LIKELIHOOD!r}, and the evaluator is {self.evaluator!r}")
+        super().check_together()
         if len(set(self.splits.values())) < len(self.splits):
             given = ", ".join(f"{name} {split!r}" for name, split in self.splits.items())
             raise InputError(f"the splits are {given}; expected different ones")
@@ -452,11 +420,24 @@ class Candidates(Options):
 
 @dataclass(frozen=True)
 class Methods(Controls):
-    """Methods: ways to select, by what a mask of their neurons does."""
+    """Methods: ways to select, by what zeroing their neurons does."""
 
-    methods: tuple[str, ...] = option(tuple(METHODS), "The ways to select.", Each(OneOf(tuple(METHODS))))
-    top: float = same(Select, "top", help="Share of all neurons to select for all labels of a task together.")
-    alpha: float = option(1.0, "Strength α of the attenuation.", SHARE)
+    methods: tuple[str, ...] | None = option(
+        None, "The ways to select; default: all that the statistics serve.", Each(OneOf(tuple(METHODS)), least=1)
+    )
+    top: float = same(
+        Select, "top", default=TOP, help="Share of all neurons to select for all labels of a task together."
+    )
+    counts: tuple[int, ...] = option(
+        (4, 8, 16, 32, 64, 128), "Numbers of a label's best neurons to zero, for the curve.", Each(Whole(1), least=1)
+    )
+
+
+@dataclass(frozen=True)
+class Estimate(Options):
+    """Estimate: attributions of single neurons, beside the effect of zeroing each alone."""
+
+    neurons: int = option(50, "Selected neurons of a label to test at most, and as many random ones.", Whole(1))
 
 
 @dataclass(frozen=True)

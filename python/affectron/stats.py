@@ -32,7 +32,13 @@ VERSION = 1
 SCREENED = "screened"
 
 #: Fields of the provenance that two statistics must agree on to be merged.
-SAME_TO_MERGE = (*SAME_MODEL, "tokens", "active", "dtype", "template", "added_bos", "count_special")
+SAME_TO_MERGE = (
+    *SAME_MODEL, "kind", "tokens", "active", "dtype", "template", "added_bos", "count_special", "metric", "evaluator",
+    "prompts", "positions", "baseline", "baseline_means",
+)  # fmt: skip
+
+#: Values of ``kind`` in the provenance: statistics of activations, or of attributions, one observation a sentence.
+ACTIVATION, ATTRIBUTION = "activation", "attribution"
 
 #: Value of ``tokens`` in the provenance of statistics whose observations are the differences within contrastive pairs.
 PAIRS = "pair"
@@ -211,8 +217,13 @@ class ActivationStats:
         return sum(nonfinite.values()) / max(sum(total.values()), 1)
 
     @property
+    def kind(self) -> str:
+        """The quantity that was observed: ``activation`` or ``attribution``."""
+        return str(self.provenance.get("kind", ACTIVATION))
+
+    @property
     def of_pairs(self) -> bool:
-        """True where the observations are differences within contrastive pairs, not activations."""
+        """True where an observation is of a contrastive pair: of activations their difference within it."""
         return self.provenance.get("tokens") == PAIRS
 
     def label(self, name: str) -> dict[str, SiteStats]:

@@ -254,6 +254,36 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
     assert "joy" in Path(page).read_text()
 
 
+def test_answers_are_attributed_and_their_neurons_selected(made: Path, tmp_path: Path) -> None:
+    attributions, neurons = tmp_path / "attribution.safetensors", tmp_path / "neurons.json"
+    asked = (made / "model", made / "corpus.jsonl", "--split", "train", "-o", attributions)
+    task = next(iter(affectron.Corpus.from_file(made / "corpus.jsonl").tasks))
+    shown = json.loads(run("attribute", *asked, "--prompt", f"{task}={{bos}}{{text}}", "--json"))
+    found = affectron.ActivationStats.load(attributions)
+    assert (found.kind, found.provenance["prompts"]) == ("attribution", {task: "{bos}{text}"})
+    assert shown["sentences"] == found.provenance["sentences"] > 0
+    assert set(shown["labels"]) == set(found.labels)
+    assert not list(tmp_path.glob("*.shards"))
+    run("select", attributions, "--count", 3, "-o", neurons)
+    selected = affectron.NeuronSet.load(neurons)
+    assert [len(selected[label]) for label in found.labels] == [3] * len(found.labels)
+    assert selected.provenance["select"]["score"] == "attribution_moderated"
+    run("attribute", *asked, "--metric", "text", "--json")
+    run("select", attributions, "--activations", made / "stats.safetensors", "-o", neurons)
+    assert affectron.NeuronSet.load(neurons).provenance["select"]["score"] == "text_attribution"
+    assert "top is 0.1 and count 3" in refuse("select", attributions, "--top", 0.1, "--count", 3, "-o", neurons)
+
+
+def test_pairs_are_attributed(made: Path, tmp_path: Path) -> None:
+    answers = {"answer": "w5", "other_answer": "w6"}
+    rows = [{"label": "joy", "text": f"w{i} w2", "other": f"w{i + 20} w2", **answers} for i in range(5)]
+    pairs, out = write_corpus(tmp_path / "pairs.jsonl", rows), tmp_path / "pairs.safetensors"
+    assert json.loads(run("attribute-pairs", made / "model", pairs, "-o", out, "--json"))["labels"] == {"joy": 5}
+    run("select", out, "-o", tmp_path / "neurons.json")
+    usual = affectron.NeuronSet.load(tmp_path / "neurons.json").provenance["select"]
+    assert (usual["score"], usual["count"]) == ("paired_difference", 50)
+
+
 def test_pairs_are_screened_and_their_neurons_selected(made: Path, tmp_path: Path) -> None:
     found = [{"label": "joy", "text": f"w{i} w2", "other": f"w{i + 20} w3"} for i in range(20)]
     pairs, stats = write_corpus(tmp_path / "pairs.jsonl", found), tmp_path / "stats.safetensors"
@@ -264,7 +294,10 @@ def test_pairs_are_screened_and_their_neurons_selected(made: Path, tmp_path: Pat
     neurons = tmp_path / "neurons.json"
     run("select", stats, "--score", "paired_t", "--top", 0.1, "-o", neurons)
     assert affectron.NeuronSet.load(neurons)["joy"].task == "mood"
-    assert "for statistics of pairs" in refuse("select", stats, "-o", neurons)
+    assert "for statistics of pairs" in refuse("select", stats, "--score", "entropy", "-o", neurons)
+    run("select", stats, "-o", tmp_path / "usual.json")
+    usual = affectron.NeuronSet.load(tmp_path / "usual.json").provenance["select"]
+    assert (usual["score"], usual["top"]) == ("paired_t", 0.01)
     run("steer", made / "model", "--neurons", neurons, "--label", "joy", "--stats", stats, "--prompt", "w1", "--json")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from affectron._internal.options import default_of, described
 from affectron.corpus import Corpus
-from affectron.options import Columns, default_of, described
+from affectron.options import Columns
 
 #: Keyword -> its default, by the options.
 OPTIONS = {about.parameter or name: default_of(Columns, name) for name, about in described(Columns).items()}

@@ -15,6 +15,15 @@ def test_pairs_that_cannot_be_used_are_named() -> None:
     assert read_pairs(records[:1]) == [Pair("a", "b", "c")]
 
 
+def test_answers_are_read_where_a_pair_has_both() -> None:
+    record = {"label": "a", "text": "b", "other": "c", "answer": "d", "other_answer": "e"}
+    assert read_pairs([record]) == [Pair("a", "b", "c", "d", "e")]
+    for missing in ("answer", "other_answer"):
+        half = {key: value for key, value in record.items() if key != missing}
+        assert message(lambda half=half: read_pairs([record, half])) == f"pair 2: {missing} is None, expected text"
+    assert message(lambda: read_pairs([{**record, "answer": " "}])) == "pair 1: answer is ' ', expected text"
+
+
 def test_pairs_are_read_from_lines_of_json(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"label": "a", "text": "b", "other": "c"}\n[1]\n')

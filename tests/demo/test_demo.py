@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from typer.testing import CliRunner
 
 from affectron.cli.app import app
+from affectron.corpus import Sentence
 from affectron.demo import MODEL
 from affectron.demo.corpus import TASKS
+from affectron.demo.judge import Judge
 from tests.support import golden
 
 
@@ -57,10 +60,36 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     }
     tested = [r for part in validation["tasks"].values() for r in part["results"].values() if r["selected"]]
     assert tested
-    assert all({"adaptive", "zero", "mean"} == set(r["masks"]) and r["random"]["sets"] == 10 for r in tested)
-    assert output["sample"]["unsteered"] != output["sample"]["steered"]
+    masks = [mask for r in tested for mask in r["masks"].items()]
+    assert {name for name, _ in masks} == {"adaptive", "zero", "mean"}
+    assert all(mask["random"]["sets"] == 8 for _, mask in masks)
+    assert output["methods"] == json.loads((tmp_path / "demo" / "methods.json").read_text())
+    # The neurons that the answers need matter more than as many random ones; those of activity alone need not.
+    effects = [
+        label["methods"]["attribution"]
+        for task in output["methods"]["tasks"].values()
+        for label in task["labels"].values()
+    ]
+    assert np.mean([effect["delta"] for effect in effects]) < np.mean([e["random"]["mean"] for e in effects]) - 0.05
+    assert len(output["steered"]) == 6
+    assert np.mean([of["after"] - of["before"] for of in output["steered"]]) > 0
+    assert all(len(of["texts"]) == 6 for of in output["steered"])
+    assert 0.5 < output["judge"] < 1
     page = Path(output["report"]).read_text(encoding="utf-8")
     assert page.count("<svg") >= 3
     # The page is readable without a network: it loads nothing from outside itself.
     loaded = re.findall(r'(?:src|href)="([^"#]+)"', page)
     assert all(not link.startswith(("http:", "https:", "//")) for link in loaded)
+
+
+def test_the_judge_counts_words() -> None:
+    """Naive Bayes with each count plus one, worked out by hand."""
+    texts = (("the cat cat", "a"), ("The dog!", "b"), ("a dog", "b"))
+    sentences = [Sentence(text, (label,), None, str(number)) for number, (text, label) in enumerate(texts)]
+    judge = Judge(sentences, ("a", "b"))
+    # Words: a, cat, dog, the. P(cat | a) = 3/7, P(cat | b) = 1/8; P(the | a) = 2/7, P(the | b) = 2/8.
+    assert judge("Cat") == "a"
+    assert judge("the") == "a"
+    assert judge("the the dog") == "b"  # 4/49 x 1/7 = 0.0117 against 4/64 x 3/8 = 0.0234
+    assert judge("unknown") == "a"
+    assert judge.accuracy(sentences) == 1.0

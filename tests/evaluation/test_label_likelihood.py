@@ -216,7 +216,7 @@ def test_a_task_without_a_prompt_is_asked_in_words() -> None:
     )
     prompt = default_prompt(tokenizer, "mood", ["glum", "gay"])
     assert prompt.startswith("[user] Which mood does this text have: glum or gay?")
-    assert prompt.endswith("{text}\n[assistant]")
+    assert prompt.endswith("{text}\n[assistant]The mood of this text is")
     evaluator, model = LabelLikelihood(), build("llama")
     classifier = evaluator.classifier(model, tokenizer, SENTENCES, "mood", ["glum", "gay"])
     assert evaluator.options == {"prompts": {"mood": prompt}}

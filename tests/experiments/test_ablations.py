@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from affectron.errors import InputError
@@ -9,8 +12,10 @@ from affectron.evaluation.exam import Exam
 from affectron.experiments.ablations import ablate, site_thirds
 from affectron.neurons import NeuronSet
 from affectron.options import Select
+from affectron.selection import select
 from affectron.stats import ActivationStats
 from tests.experiments.planted_model import planted
+from tests.support.attributions import attribution_stats
 from tests.support.errors import message
 from tests.support.planted import MOODS, TASKS, TONES
 
@@ -51,6 +56,26 @@ def test_a_mask_of_the_planted_neuron_drops_its_label_alone(
         assert rows[label, "share", 0.01].masked == 1
         # One mask under several names is one measurement.
         assert rows[label, "alpha", 1.0].effect == rows[label, "sites", "all"].effect
+
+
+def test_model_shares_are_taken_of_what_the_neurons_were_selected_from(
+    exam: Exam, neurons: NeuronSet, stats: ActivationStats
+) -> None:
+    rng = np.random.default_rng(0)
+    values = {
+        label: {site: rng.normal(size=(9, width)) for site, width in stats.widths.items()} for label in stats.labels
+    }
+    attributions = attribution_stats(stats.tasks, values, stats.provenance)
+    chosen = select(attributions, count=3)
+    options: dict[str, Any] = {
+        "task": "mood", "alphas": (), "shares": (), "model_shares": (0.05,), "random_sets": 0, "bootstrap": 2,
+        "selection": Select(count=3),
+    }  # fmt: skip
+    result = ablate(exam, chosen, stats, attributions, **options)
+    masked = {row.label: row.masked for row in result.rows if row.sweep == "model_share"}
+    assert masked == dict.fromkeys(MOODS, round(0.05 * 129))
+    with pytest.raises(InputError, match="attributions are not given, and the neurons were selected from them"):
+        ablate(exam, chosen, stats, **options)
 
 
 def test_thirds_cover_the_sites_in_order() -> None:

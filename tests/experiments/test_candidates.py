@@ -21,7 +21,7 @@ from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES, directions, score, scores_for
 from affectron.screening.screen import screen
 from affectron.selection import select
-from affectron.stats import FIELDS, PAIRS, ActivationStats
+from affectron.stats import ACTIVATION, ATTRIBUTION, FIELDS, PAIRS, ActivationStats
 from tests.experiments.planted_model import CORPUS, MODEL, SITES
 from tests.support.errors import message
 from tests.support.families import FAMILIES, available, watched
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TOKENIZER = make_tokenizer()
 TASK = ("a", "b", "c")
 RATE = {"entropy", "raw_entropy", "frequency_difference", "log_odds", "mutual_information"}
-UNPAIRED = [name for name, kind in SCORES.items() if not kind.paired]
+UNPAIRED = [name for name, kind in SCORES.items() if kind.kind == "activation"]
 
 
 def make_sentences() -> Corpus:
@@ -208,10 +208,11 @@ def test_neurons_that_do_not_read_every_sentence_are_refused(name: str, told: st
 # --- what a score reads ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("name", [name for name, kind in SCORES.items() if not kind.shifted])
 def test_a_score_changes_with_what_it_reads_and_with_nothing_else(name: str) -> None:
     kind = SCORES[name]
-    stats = raw(both=False).stats(tokens=PAIRS if kind.paired else "all")
+    quantity = ATTRIBUTION if kind.kind == ATTRIBUTION else ACTIVATION
+    stats = raw(both=False).stats(tokens=PAIRS if kind.kind == "pair" else "all", kind=quantity)
     task = "emotion"
     rng = np.random.default_rng(0)
 

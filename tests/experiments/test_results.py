@@ -50,9 +50,10 @@ change = {
     "accuracy": numbers, "delta": numbers, "interval": intervals, "others_delta": maybe(numbers),
     "others_interval": maybe(intervals), "specific_delta": maybe(numbers), "specific_interval": maybe(intervals),
 }  # fmt: skip
-effects = st.builds(
-    results.Effect, **change, random=maybe(random_sets), beats_random=maybe(st.booleans()), verdict=maybe(verdicts)
-)
+judged = {
+    **change, "random": maybe(random_sets), "beats_random": maybe(st.booleans()), "verdict": maybe(verdicts),
+}  # fmt: skip
+effects = st.builds(results.Effect, **judged)
 exams = st.builds(results.ExamOptions, texts, objects, texts, texts, maybe(counts), counts)
 
 
@@ -60,11 +61,11 @@ exams = st.builds(results.ExamOptions, texts, objects, texts, texts, maybe(count
 def validations(draw: st.DrawFn) -> Validation:
     rounds = st.builds(results.Round, numbers, numbers, counts, numbers, numbers)
     masks = st.dictionaries(
-        st.sampled_from(results.MASKS), st.builds(results.Mask, **change, loss_delta=maybe(numbers))
+        st.sampled_from(results.MASKS), st.builds(results.Mask, **judged, loss_delta=maybe(numbers))
     )
     label_results = st.builds(
         results.LabelResult, counts, many(rounds), texts, numbers, numbers, counts, by_name(counts), numbers, counts,
-        masks, maybe(random_sets), maybe(st.booleans()), maybe(verdicts),
+        masks,
     )  # fmt: skip
     accuracies = by_name(st.builds(results.Accuracy, numbers, by_name(numbers)))
     labels = draw(st.lists(texts, unique=True, max_size=4))
@@ -96,7 +97,9 @@ def inductions(draw: st.DrawFn) -> results.Induction:
 @st.composite
 def method_comparisons(draw: st.DrawFn) -> results.Methods:
     names = draw(st.lists(texts, unique=True, max_size=3))
-    selected = st.builds(results.MethodResult, counts, maybe(effects))
+    heights = st.builds(results.Heights, numbers, maybe(numbers), maybe(numbers))
+    curves = st.builds(results.Curve, many(st.builds(results.CurvePoint, counts, heights)), maybe(heights))
+    selected = st.builds(results.MethodResult, counts, maybe(effects), curves)
     labels = st.builds(
         results.LabelMethods, counts, st.fixed_dictionaries(dict.fromkeys(names, selected)), maybe(texts)
     )
@@ -104,7 +107,7 @@ def method_comparisons(draw: st.DrawFn) -> results.Methods:
     agreement = st.lists(row, min_size=len(names), max_size=len(names)).map(tuple)
     tasks = by_name(st.builds(results.TaskMethods, by_name(labels), agreement)) if names else st.just({})
     options = results.MethodsOptions(
-        draw(exams), tuple(names), draw(numbers), draw(numbers), draw(counts), draw(counts)
+        draw(exams), tuple(names), draw(numbers), draw(many(counts)), draw(counts), draw(counts)
     )
     return results.Methods(draw(objects), options, draw(tasks))
 
@@ -165,6 +168,14 @@ ANY = {
     "associations": associations(),
     "candidates": candidates(),
     "cross_signal": signals(),
+    "estimate": st.builds(
+        results.Estimate, objects, st.builds(results.EstimateOptions, exams, counts),
+        by_name(by_name(st.builds(
+            results.LabelEstimate, counts,
+            many(st.builds(results.EstimatedNeuron, texts, counts, st.booleans(), numbers, numbers)),
+            *[maybe(numbers)] * 3,
+        ))),
+    ),
     "induction": inductions(),
     "methods": method_comparisons(),
     "stability": st.builds(
@@ -235,7 +246,8 @@ def test_a_field_that_is_missing_or_of_another_type_is_named(kind: str) -> None:
             wrong = [[], None, float("nan")]
         for owner[name] in wrong:
             line = message(lambda: type(result).from_json(content, "f.json"))
-            assert line.startswith(f"f.json: {way} is ")
+            # A record that may be absent is read, and its field refused.
+            assert line.startswith((f"f.json: {way} is ", f"f.json: {way}.other is not a field"))
             assert "expected" in line
         owner[name] = value
         checked += 1
@@ -264,7 +276,7 @@ def at(content: Any, way: str) -> tuple[Any, Any]:
         ),
         ("validation", "tasks/tone/results/calm/masks/adaptive/interval", [0.1], "interval is [0.1], expected a list"),
         ("validation", "tasks/tone/results/calm/trace/0/alpha", True, "trace[0].alpha is True, expected a finite"),
-        ("validation", "tasks/tone/results/calm/verdict", "maybe", "verdict is 'maybe', expected one of specific"),
+        ("validation", "tasks/tone/results/calm/masks/zero/verdict", "no", "verdict is 'no', expected one of specific"),
         ("validation", "tasks/tone/results/calm/new", 1, "results.calm.new is not a field, expected one of selected"),
         ("ablations", "rows/0/new", 1, "rows[0].new is not a field, expected one of task"),
         ("ablations", "rows/0/setting", [1], "rows[0].setting is [1], expected text or a finite number"),
@@ -341,16 +353,21 @@ def test_rows_of_a_validation_are_its_numbers() -> None:
     assert [(row["task"], row["label"]) for row in rows] == [("tone", "calm"), ("tone", "loud"), ("mood", "glum")]
     for row in rows:
         result = validation.tasks[row["task"]].results[row["label"]]
-        for name in ("selected", "masked", "alpha", "share", "sentences", "baseline", "beats_random", "verdict"):
+        for name in ("selected", "masked", "alpha", "share", "sentences", "baseline"):
             assert row[name] == getattr(result, name)
-        for name in results.MASKS:
-            assert row[name] == result.masks[name].delta
-        assert (row["random"], row["random_interval"]) == (result.random.mean, result.random.interval)
-        adaptive = result.masks["adaptive"]
-        assert (row["others"], row["others_interval"]) == (adaptive.others_delta, adaptive.others_interval)
-        assert (row["adaptive_interval"], row["loss"]) == (adaptive.interval, adaptive.loss_delta)
-    bare = dataclasses.replace(result, masks={}, random=None)
+        for name, prefix in (("adaptive", ""), ("zero", "zero_"), ("mean", "mean_")):
+            mask = result.masks[name]
+            assert (row[name], row[f"{name}_interval"]) == (mask.delta, mask.interval)
+            random = (row[f"{prefix}random"], row[f"{prefix}random_interval"])
+            assert mask.random is not None
+            assert random == (mask.random.mean, mask.random.interval)
+            others = (row[f"{prefix}others"], row[f"{prefix}others_interval"])
+            assert others == (mask.others_delta, mask.others_interval)
+            judged = (row[f"{prefix}loss"], row[f"{prefix}beats_random"], row[f"{prefix}verdict"])
+            assert judged == (mask.loss_delta, mask.beats_random, mask.verdict)
+    bare = dataclasses.replace(result, masks={})
     task = dataclasses.replace(validation.tasks["mood"], results={"glum": bare})
-    (row,) = dataclasses.replace(validation, tasks={"mood": task}).rows()
-    absent = ("adaptive", "adaptive_interval", "zero", "mean", "random", "random_interval", "others", "loss")
-    assert [row[name] for name in absent] == [None] * len(absent)
+    (untested,) = dataclasses.replace(validation, tasks={"mood": task}).rows()
+    assert set(untested) == set(row)
+    measured = set(row) - {"task", "label", "selected", "masked", "alpha", "share", "sentences", "baseline"}
+    assert [untested[name] for name in measured] == [None] * len(measured)

@@ -83,9 +83,8 @@ def test_the_planted_neuron_is_found_to_carry_its_label(result: Validation) -> N
     for mask in joy.masks.values():
         assert (mask.accuracy, mask.delta, mask.interval) == (0.0, -1.0, (-1.0, -1.0))
         assert (mask.others_delta, mask.others_interval) == (0.0, (0.0, 0.0))
-    assert joy.random.deltas == (0.0,) * 20
-    assert joy.beats_random is True
-    assert joy.verdict == "specific"
+        assert mask.random.deltas == (0.0,) * 20
+        assert (mask.beats_random, mask.verdict) == (True, "specific")
     assert joy.masks["adaptive"].specific_interval == (-1.0, -1.0)
 
 
@@ -97,15 +96,14 @@ def test_neurons_that_do_nothing_are_found_to_do_nothing(result: Validation) -> 
     ]  # fmt: skip
     assert gloom.trace[-1].neurons == gloom.masked == gloom.selected == 3
     assert gloom.sites == {FIRST: 1, SECOND: 2}
-    assert all(mask.delta == 0.0 for mask in gloom.masks.values())
-    assert gloom.beats_random is False
-    assert gloom.verdict == "no effect"
+    for mask in gloom.masks.values():
+        assert (mask.delta, mask.beats_random, mask.verdict) == (0.0, False, "no effect")
 
 
 def test_a_label_without_neurons_is_listed_and_not_tested(result: Validation) -> None:
     calm = result.tasks["mood"].results[CALM]
     assert (calm.selected, calm.masked, calm.stopped) == (0, 0, "no neuron selected")
-    assert (calm.masks, calm.random, calm.beats_random, calm.trace) == ({}, None, None, ())
+    assert (calm.masks, calm.trace) == ({}, ())
     assert (calm.baseline, calm.sentences) == (0.0, 16)
 
 
@@ -115,7 +113,8 @@ def test_rows_hold_what_the_table_needs(result: Validation) -> None:
     joy = rows[JOY]
     assert (joy["task"], joy["baseline"], joy["adaptive"], joy["zero"], joy["mean"]) == ("mood", 1.0, -1.0, -1.0, -1.0)
     assert (joy["random"], joy["random_interval"], joy["others"]) == (0.0, (0.0, 0.0), 0.0)
-    assert joy["beats_random"] is True
+    assert (joy["beats_random"], joy["verdict"], joy["zero_verdict"], joy["mean_verdict"]) == (True, *["specific"] * 3)
+    assert (joy["zero_random"], joy["zero_others"]) == (0.0, 0.0)
     assert joy["loss"] == result.tasks["mood"].results[JOY].masks["adaptive"].loss_delta
     assert rows[CALM]["adaptive"] is None
     assert rows[CALM]["random_interval"] is None
@@ -140,8 +139,7 @@ def test_loss_is_taken_on_neutral_text(stats: ActivationStats, neurons: NeuronSe
         mask = found.tasks["mood"].results[JOY].masks[kind]
         assert mask.loss_delta == pytest.approx(expected, abs=1e-6)
         assert expected < -1e-3  # after w10 the model wastes less on w50, which never follows
-    assert found.tasks["mood"].results[JOY].random is None
-    assert found.tasks["mood"].results[JOY].beats_random is None
+        assert (mask.random, mask.beats_random, mask.verdict) == (None, None, None)
 
 
 def test_the_probe_finds_the_planted_neuron_too(stats: ActivationStats, neurons: NeuronSet) -> None:
@@ -154,7 +152,7 @@ def test_the_probe_finds_the_planted_neuron_too(stats: ActivationStats, neurons:
     assert joy.baseline > 0.7
     assert joy.masks["zero"].delta < 0
     assert joy.trace[0].neurons == 1
-    assert joy.random.deltas == (0.0,) * 5
+    assert joy.masks["zero"].random.deltas == (0.0,) * 5
 
 
 def test_the_model_is_left_as_it_was_also_after_an_error(stats: ActivationStats, neurons: NeuronSet) -> None:
@@ -189,8 +187,7 @@ def test_no_random_set_where_a_site_has_too_few_other_neurons(stats: ActivationS
     )  # fmt: skip
     joy = found.tasks["mood"].results[JOY]
     assert joy.masked == 30
-    assert joy.random is None
-    assert joy.beats_random is None
+    assert all((mask.random, mask.beats_random) == (None, None) for mask in joy.masks.values())
     assert list(found.tasks["mood"].results) == [JOY]
 
 

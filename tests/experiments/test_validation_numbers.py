@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from affectron.corpus import Corpus, Sentence
+from affectron.evaluation.verdicts import verdict
 from affectron.experiments.validation import validate
-from affectron.interventions import attenuate
+from affectron.interventions import attenuate, mean, zero
 from affectron.neurons import NeuronSet
+from affectron.scores import score as score_of
 from affectron.screening.screen import screen
 from affectron.selection import select
 from affectron.stats import ActivationStats
@@ -122,16 +124,18 @@ def test_every_number_follows_from_the_answers(mixed: tuple[torch.nn.Module, Act
                     low, high = np.quantile(draws.mean(1), (0.025, 0.975))
                     # Means of few sentences lie on a lattice: one step of it, or the noise of 300 resamples.
                     assert getattr(shown, interval) == pytest.approx([low, high], abs=max(0.08, 1.01 / rows.sum()))
-            deltas = []
-            for _ in range(4):
-                _, asked, answers = next(calls)
-                assert asked == [one for one, is_own in zip(every, own, strict=True) if is_own]
-                deltas.append((told(asked, answers, labels) - before[own]).mean())
-            drawn = entry.random
-            assert (drawn.sets, drawn.deltas) == (4, pytest.approx(deltas))
-            assert drawn.mean == pytest.approx(np.mean(deltas))
-            assert drawn.interval == pytest.approx(np.quantile(deltas, [0.025, 0.975]))
-            assert entry.beats_random == (entry.masks["adaptive"].delta < drawn.interval[0])
+            for mask in ("adaptive", "zero", "mean"):
+                deltas = []
+                for _ in range(4):
+                    _, asked, answers = next(calls)
+                    assert asked == [one for one, is_own in zip(every, own, strict=True) if is_own]
+                    deltas.append((told(asked, answers, labels) - before[own]).mean())
+                shown = entry.masks[mask]
+                assert (shown.random.sets, shown.random.deltas) == (4, pytest.approx(deltas))
+                assert shown.random.mean == pytest.approx(np.mean(deltas))
+                assert shown.random.interval == pytest.approx(np.quantile(deltas, [0.025, 0.975]))
+                assert shown.beats_random == (shown.delta < shown.random.interval[0])
+                assert shown.verdict == verdict(shown.interval, shown.beats_random, shown.specific_interval)
     assert next(calls, None) is None
 
 
@@ -217,12 +221,12 @@ def test_the_same_seed_gives_the_same_result_and_labels_do_not_depend_on_each_ot
             assert before.trace == after.trace
             assert before.masks["zero"].delta == after.masks["zero"].delta
     assert any(
-        one.tasks[task].results[label].random != other.tasks[task].results[label].random
+        one.tasks[task].results[label].masks != other.tasks[task].results[label].masks
         for task, label in ((MIXED.task_of[label], label) for label in MIXED.labels)
     )
 
 
-def test_random_sets_are_matched_by_site_and_attenuated_as_the_label_is(
+def test_random_sets_are_matched_by_site_and_treated_as_the_label_is_by_each_mask(
     mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
 ) -> None:
     model, stats, neurons = mixed
@@ -235,14 +239,38 @@ def test_random_sets_are_matched_by_site_and_attenuated_as_the_label_is(
     entry = found.tasks["mood"].results[label]
     # The mean mask comes last of a label's own.
     last = max(place for place, program in enumerate(programs) if program and program.name == f"mean {label}")
-    sets = programs[last + 1 : last + 13]
+    adaptive, zeroed, averaged = (programs[last + 1 + 12 * k : last + 13 + 12 * k] for k in range(3))
     selected = {(site, index) for site, index, _ in neurons[label]}
-    drawn = [{(site, int(i)) for site, part in p.sites.items() for i in part.index} for p in sets]
-    for program, members in zip(sets, drawn, strict=True):
-        assert {site: len(part.index) for site, part in program.sites.items()} == entry.sites
+    drawn = [{(site, int(i)) for site, part in p.sites.items() for i in part.index} for p in adaptive]
+    for number, members in enumerate(drawn):
+        assert {site: len(part.index) for site, part in adaptive[number].sites.items()} == entry.sites
         assert not members & selected
-        expected = attenuate(sorted(members), stats, entry.alpha, label=label)
-        for site, part in expected.sites.items():
-            np.testing.assert_array_equal(part.damping, program.sites[site].damping)
-            np.testing.assert_array_equal(part.floor, program.sites[site].floor)
+        ordered = sorted(members)
+        for program, expected in (
+            (adaptive[number], attenuate(ordered, stats, entry.alpha, label=label)),
+            (zeroed[number], zero(ordered)),
+            (averaged[number], mean(ordered, stats, "mood")),
+        ):
+            for site, width in stats.widths.items():
+                np.testing.assert_array_equal(program.table(site, width), expected.table(site, width))
     assert len({frozenset(members) for members in drawn}) == 12
+
+
+def test_neurons_selected_by_attribution_keep_their_order(
+    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
+) -> None:
+    model, stats, neurons = mixed
+    options: dict[str, Any] = {"task": "tone", "random_sets": 0, "bootstrap": 5, "share": 0.2, "share_step": 0.0}
+    for score in ("attribution_t", "hedges_g"):
+        chosen = NeuronSet(list(neurons.values()), neurons.widths, {**neurons.provenance, "select": {"score": score}})
+        script = Scripted()
+        found = validate(model, TOKENIZER, MIXED, chosen, stats, evaluator=script, **options)
+        differential = score_of(stats, "differential", "tone")
+        for row, (label, entry) in enumerate(found.tasks["tone"].results.items()):
+            ranked = [neuron[:2] for neuron in neurons[label]]
+            if score == "hedges_g":
+                ranked.sort(key=lambda neuron: -differential[neuron[0]][row, neuron[1]])
+            program = next(p for p in script.programs if p is not None and p.name == f"zero {label}")
+            masked = {(site, int(i)) for site, part in program.sites.items() for i in part.index}
+            assert masked == set(ranked[: entry.masked])
+            assert 0 < entry.masked < len(ranked)

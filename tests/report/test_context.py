@@ -34,12 +34,11 @@ def test_main_table_shows_every_label_and_number_of_the_file(whole: tuple[Path, 
             row = [[label], [str(result["selected"])], [str(result["masked"])], [str(result["sentences"])]]
             row.append([f"{100 * result['baseline']:.1f}"])
             row += [[written(m["delta"]), written_pair(m["interval"])] for m in result["masks"].values()]
-            row.append([written(result["random"]["mean"]), written_pair(result["random"]["interval"])])
-            adaptive = result["masks"]["adaptive"]
-            row.append([written(adaptive["others_delta"]), written_pair(adaptive["others_interval"])])
-            row.append([f"{adaptive['loss_delta']:+.3f}".replace("-", "−").replace("+0.000", "0.000")])
-            row.append(["yes" if result["beats_random"] else "no"])
-            row.append([result["verdict"]])
+            adaptive, zeroed = result["masks"]["adaptive"], result["masks"]["zero"]
+            row.append([written(zeroed["random"]["mean"]), written_pair(zeroed["random"]["interval"])])
+            row.append([written(zeroed["others_delta"]), written_pair(zeroed["others_interval"])])
+            row.append([f"{zeroed['loss_delta']:+.3f}".replace("-", "−").replace("+0.000", "0.000")])
+            row += [[adaptive["verdict"]], [zeroed["verdict"]]]
             expected.append(row)
     assert rows == expected
 
@@ -55,13 +54,19 @@ def test_table_text_gives_the_numbers_back(whole: tuple[Path, dict[str, Any]]) -
     ]
     for row in rows:
         result = content["tasks"][row["task"]]["results"][row["label"]]
-        masks, drawn = result["masks"], result["random"]
         assert [int(row["neurons"]), int(row["masked"])] == [result["selected"], result["masked"]]
-        found = [float(row[f"{name}_{part}"]) for name in masks for part in ("delta", "low", "high")]
-        assert found == pytest.approx([100 * x for m in masks.values() for x in (m["delta"], *m["interval"])], rel=1e-5)
-        found = [float(row[f"random_{part}"]) for part in ("mean", "low", "high")]
-        assert found == pytest.approx([100 * drawn["mean"], *(100 * x for x in drawn["interval"])], rel=1e-5)
-        assert float(row["loss_delta"]) == pytest.approx(masks["adaptive"]["loss_delta"], rel=1e-5)
+        for name, mask in result["masks"].items():
+            drawn = mask["random"]
+            told = [
+                *zip(("delta", "low", "high"), (mask["delta"], *mask["interval"]), strict=True),
+                *zip(("others_delta", "others_low", "others_high"), (mask["others_delta"], *mask["others_interval"]),
+                     strict=True),
+                *zip(("random_mean", "random_low", "random_high"), (drawn["mean"], *drawn["interval"]), strict=True),
+            ]  # fmt: skip
+            for part, value in told:
+                assert float(row[f"{name}_{part}"]) == pytest.approx(100 * value, rel=1e-5)
+            assert float(row[f"{name}_loss_delta"]) == pytest.approx(mask["loss_delta"], rel=1e-5)
+            assert (row[f"{name}_random_sets"], row[f"{name}_verdict"]) == ("20", mask["verdict"])
 
 
 def test_baselines_options_and_provenance_are_shown(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -92,7 +97,16 @@ def test_what_a_score_makes_no_use_of_is_not_said_of_it(score: str, tmp_path: Pa
     entropy = score in ("entropy", "raw_entropy")
     assert ("activity filter" in page.words) == entropy
     assert ("all values are 0 by construction" in page.words) == entropy
+    assert ("Of a neuron in one sentence" in page.words) == (SCORES[score].kind == "attribution")
     assert (["filter_rate"] in [cell for rows in page.tables.values() for row in rows for cell in row]) == entropy
+
+
+@pytest.mark.parametrize(("top", "count", "told"), [(0.05, None, "top 5\u00a0%"), (None, 1500, "1,500 a label")])
+def test_the_size_of_a_selection_is_told(top: float | None, count: int | None, told: str, tmp_path: Path) -> None:
+    neurons = make_neurons({"tone": ["calm", "loud"]})
+    neurons.provenance["select"] = {**SELECT, "score": "attribution_t", "top": top, "count": count}
+    neurons.save(tmp_path / "neurons.json")
+    assert f"Selected by attribution_t, {told}." in build_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_pieces_of_different_models_are_pointed_out(tmp_path: Path) -> None:

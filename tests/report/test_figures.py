@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affectron.experiments.results import CurvePoint, EstimatedNeuron, Heights, LabelEstimate
 from affectron.neurons import NeuronSet
+from affectron.report import curves as figures_of_curves
 from affectron.report import figures
 from affectron.report.drawing import inline
 from tests.report.reading import SVG, texts
@@ -104,3 +106,56 @@ def test_any_label_makes_a_figure(labels: list[str]) -> None:
         kept = "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in label)
         assert not label.isprintable() or len(label) > 22 or (" ".join(kept.split()) or "(empty)") in shown
     ElementTree.fromstring(inline(drawn.svg, "f1", labels[0]))
+
+
+def marks(svg: str, color: str) -> list[list[tuple[float, float]]]:
+    """For each panel the places of the marks of a colour, in the order of drawing."""
+    panels = [node for node in ElementTree.fromstring(svg).iter(f"{SVG}g") if node.get("id", "").startswith("axes_")]
+    return [
+        [
+            (float(use.get("x", "")), float(use.get("y", "")))
+            for use in panel.iter(f"{SVG}use")
+            if f"fill: {color}" in use.get("style", "")
+        ]
+        for panel in panels
+        if len(panel) > 1
+    ]
+
+
+def test_curves_are_the_heights_over_the_logarithm_of_the_number() -> None:
+    points = {
+        "one": [CurvePoint(count, Heights(-0.01 * count, 0.001 * count, 0.02)) for count in (4, 8, 16, 32)],
+        "two": [CurvePoint(5, Heights(-0.3, None, None))],
+    }
+    svg = figures_of_curves.curves_figure(points).svg
+    for color, name in (("#d55e00", "own"), ("#0072b2", "others"), ("#777777", "random")):
+        first, second = marks(svg, color)
+        x, y = np.array(first).T
+        np.testing.assert_allclose(np.diff(x), np.diff(x)[0], atol=0.01)  # each number is twice the one before
+        heights = [getattr(point.height, name) for point in points["one"]]
+        np.testing.assert_allclose(y - y[0], (np.array(heights) - heights[0]) * scale_of(svg), atol=0.02)
+        assert len(second) == (name == "own")
+
+
+def scale_of(svg: str) -> float:
+    """Points of the figure for a change of accuracy of one, from the curve of the label's own sentences."""
+    (_, first), *_, (_, last) = marks(svg, "#d55e00")[0]
+    return (last - first) / (-0.32 + 0.04)
+
+
+def test_the_estimate_has_a_mark_for_each_neuron() -> None:
+    rng = np.random.default_rng(0)
+    neurons = [
+        EstimatedNeuron("site", index, index % 3 == 0, float(a), float(e))
+        for index, (a, e) in enumerate(rng.normal(size=(11, 2)))
+    ]
+    svg = figures_of_curves.estimate_figure({"calm": LabelEstimate(9, tuple(neurons), 0.25, None, None)}).svg
+    (selected,), (random,) = marks(svg, "#d55e00"), marks(svg, "#777777")
+    shown = [one for one in neurons if one.selected] + [one for one in neurons if not one.selected]
+    assert len(selected) == 4
+    for places, values in zip(
+        np.array([*selected, *random]).T, np.array([(one.attribution, one.effect) for one in shown]).T, strict=True
+    ):
+        slope, offset = np.polyfit(values, places, 1)
+        np.testing.assert_allclose(np.polyval([slope, offset], values), places, atol=0.01)
+    assert "ρ 0.25" in svg

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from affectron._internal.artifacts import CROSS_DATASET, KINDS
-from affectron.experiments.results import Candidates, Effect
+from affectron.experiments.results import Candidates, Curve, Effect, MethodResult
 from affectron.report import build_report
 from affectron.scores import SCORES
 from tests.report.reading import Page, read_csv, written
@@ -92,13 +93,31 @@ def cells(*values: object) -> list[str]:
 def test_a_run_with_every_experiment_has_a_section_for_each(everything: Path) -> None:
     page = Page(everything)
     sections = (
-        "stability", "candidates", "selection-methods", "ablations", "induction", "cross-signal", "associations",
-        "cross-dataset",
+        "selection-methods", "estimate", "stability", "candidates", "ablations", "induction", "cross-signal",
+        "associations", "cross-dataset",
     )  # fmt: skip
     assert [
         name for tag, attributes in page.elements if tag == "section" and (name := attributes["id"]) in sections
     ] == [*sections]
     assert "do not belong together" not in page.words
+    figures = [attributes["id"] for tag, attributes in page.elements if tag == "figure"]
+    assert figures[0] == "figure-curves"  # within the summary
+    assert {"figure-curves-tone", "figure-curves-mood", "figure-estimate-tone"} <= set(figures)
+
+
+def test_a_task_in_which_the_best_method_has_no_neurons_has_no_curves(tmp_path: Path) -> None:
+    make_run(tmp_path, TASKS)
+    result = make_methods(TASKS)
+    none = MethodResult(0, None, Curve((), None))
+    bare = {
+        label: replace(of_label, methods=dict.fromkeys(of_label.methods, none), best=None)
+        for label, of_label in result.tasks["mood"].labels.items()
+    }
+    tasks = {**result.tasks, "mood": replace(result.tasks["mood"], labels=bare)}
+    replace(result, tasks=tasks).save(tmp_path / "methods.json")
+    page = Page(build_report(tmp_path))
+    assert {"figure-curves", "figure-curves-tone"} <= page.ids
+    assert "figure-curves-mood" not in page.ids
 
 
 def effect_cells(effect: Effect | None) -> list[str]:
@@ -126,6 +145,12 @@ def test_tables_of_ablations_and_methods_have_every_effect(everything: Path) -> 
             for name, method in of_label.methods.items()
         ]
         assert [list(row.values()) for row in table(everything, f"methods-{task}")] == expected
+        expected = [
+            [label, name, *(cells(6, -0.125, -0.005, None) if method.curve.points else [""] * 4)]
+            for label, of_label in compared.labels.items()
+            for name, method in of_label.methods.items()
+        ]
+        assert [list(row.values()) for row in table(everything, f"areas-{task}")] == expected
     words = Page(everything).words
     deltas = {row.setting: row.effect.delta for row in ablations.rows if row.sweep == "sites" and row.effect}
     assert (
@@ -166,6 +191,17 @@ def test_table_of_another_corpus_is_that_of_its_validation(everything: Path) -> 
     for row in rows:
         result = validation.results[row["label"]]
         adaptive = result.masks["adaptive"]
-        assert [row["Δ adaptive"], row["Δ others"], row["verdict"]] == cells(
-            adaptive.delta, adaptive.others_delta, result.verdict
-        )
+        zeroed = result.masks["zero"]
+        assert zeroed.random is not None
+        told = [row[name] for name in ("Δ adaptive", "Δ others", "random", "adaptive is", "zero is")]
+        assert told == cells(adaptive.delta, zeroed.others_delta, zeroed.random.mean, adaptive.verdict, zeroed.verdict)
+
+
+def test_table_of_the_estimate_has_every_label(everything: Path) -> None:
+    known = cells(9, 2, 1, 0.1875, 0.0, 1.0, 1.0, 0.5)
+    expected = [
+        [label, *(["9", "0", "0", *[""] * 5] if label == labels[-1] else known)]
+        for labels in TASKS.values()
+        for label in labels
+    ]
+    assert [list(row.values()) for row in table(everything, "estimate")] == expected

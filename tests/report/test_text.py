@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from affectron._internal.wording import count
-from affectron.experiments.results import LabelResult, Mask, RandomSets
+from affectron.experiments.results import (
+    Curve,
+    CurvePoint,
+    Heights,
+    LabelMethods,
+    LabelResult,
+    Mask,
+    MethodResult,
+    RandomSets,
+)
 from affectron.report import text as words
+from tests.support.results import make_methods
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
@@ -25,33 +36,79 @@ def test_counts_agree_with_their_nouns() -> None:
     assert [count(n, "axis", "axes") for n in (1, 2)] == ["1 axis", "2 axes"]
 
 
-def label_result(beats: bool | None, interval: tuple[float, float] | None) -> LabelResult:
-    """A label whose adaptive mask has this interval (None: no adaptive mask), and beats the random sets or not (None:
-    there are no random sets)."""
-    random = None if beats is None else RandomSets(20, (0.0,) * 20, -0.001, (-0.01, 0.01))
-    masks = {}
-    if interval is not None:
-        masks["adaptive"] = Mask(0.5, -0.05 if beats else 0.0, interval, None, None, None, None, None)
-    return LabelResult(9, (), "caps reached", 0.5, 0.3, 3, {}, 0.6, 80, masks, random, beats, None)
+def mask(delta: float, verdict: str | None) -> Mask:
+    random = None if verdict is None else RandomSets(20, (0.0,) * 20, -0.001, (-0.01, 0.01))
+    beats = None if verdict is None else verdict == "specific"
+    return Mask(0.5, delta, (delta - 0.1, delta + 0.1), None, None, None, None, random, beats, verdict, None)
 
 
-def test_the_summary_claims_an_effect_only_where_both_controls_agree() -> None:
-    below, across = (-0.09, -0.01), (-0.09, 0.01)
+def label_result(**masks: Mask) -> LabelResult:
+    return LabelResult(9, (), "caps reached", 0.5, 0.3, 3, {}, 0.6, 80, masks)
+
+
+def test_the_summary_names_every_label_under_its_verdict_and_begins_with_the_mask_of_most_specific_ones() -> None:
     results = {
-        f"{beats} {interval}": label_result(beats, interval)
-        for beats in (True, False, None)
-        for interval in (below, across, None)
+        "one": label_result(zero=mask(-0.2, "specific"), adaptive=mask(0.0, "no effect")),
+        "two": label_result(zero=mask(-0.4, "specific"), adaptive=mask(-0.1, "unspecific")),
+        "three": label_result(zero=mask(0.0, "no effect"), adaptive=mask(-0.3, None)),
+        "none": label_result(),
     }
-    lines = words.headline(results)
+    assert words.headline(results) == [
+        "Neurons set to zero: specific for 2 of 3 labels (one and two; −30.0 points on average); no effect for 1 "
+        "(three; 0.0 points on average).",
+        "Neurons attenuated by the adaptive mask: unspecific for 1 of 3 labels (two; −10.0 points on average); no "
+        "effect for 1 (one; 0.0 points on average); no verdict, without random sets, for 1 (three; −30.0 points on "
+        "average).",
+    ]
     for label, result in results.items():
-        adaptive = result.masks.get("adaptive")
-        # Each tested label stands in one sentence; a plain "fell beyond" needs both the random sets and the interval.
-        assert sum(label in line for line in lines) == (adaptive is not None)
-        line = next((line for line in lines if label in line), "")
-        sure = result.beats_random is True and adaptive is not None and adaptive.interval == below
-        assert ("fell beyond what random sets did, with an interval below zero" in line) == sure
-        assert ("beyond the random sets, and the interval is below zero" in words.label_sentence(result)) == sure
+        results[label] = LabelResult(**{**vars(result), "masks": {"adaptive": mask(-0.1, "specific")}})
+    results["one"] = label_result(zero=mask(-0.2, "no effect"), adaptive=mask(-0.2, "specific"))
+    assert [line.split(":")[0] for line in words.headline(results)] == [
+        "Neurons attenuated by the adaptive mask", "Neurons set to zero",
+    ]  # fmt: skip
     assert words.headline({}) == []
+
+
+def test_a_label_s_sentence_has_each_mask_with_its_own_control() -> None:
+    result = label_result(adaptive=mask(0.0, "no effect"), zero=mask(-0.2, "specific"))
+    assert words.label_sentence(result) == (
+        "from 60.0\u00a0% on 80 test sentences, with 3 of 9 neurons: set to zero, −20.0 points (−30.0 to −10.0), "
+        "20 random sets −0.1: specific; attenuated by the adaptive mask, 0.0 points (−10.0 to +10.0), 20 random sets "
+        "−0.1: no effect."
+    )
+    assert "set to zero, −20.0 points (−30.0 to −10.0), without random sets to compare with." in words.label_sentence(
+        label_result(zero=mask(-0.2, None))
+    )
+    assert words.label_sentence(label_result()) == "not tested."
+
+
+def test_the_best_claim_is_that_of_the_method_and_number_of_largest_difference() -> None:
+    def curve(*heights: Heights) -> Curve:
+        return Curve(tuple(map(CurvePoint, (4, 8), heights)), heights[-1])
+
+    deep = curve(Heights(-0.1, 0.0, 0.0), Heights(-0.4, 0.1, -0.01))
+    flat = curve(Heights(-0.5, -0.5, 0.0), Heights(-0.6, -0.55, 0.0))
+    ended = Curve((CurvePoint(3, Heights(-0.2, 0.0, None)),), Heights(-0.2, 0.0, None))
+    result = make_methods({"tone": ["calm", "loud"]})
+    labels = {"calm": (deep, flat), "loud": (ended, flat)}
+    compared = {
+        label: LabelMethods(9, {"paper": MethodResult(3, None, paper), "lee": MethodResult(3, None, lee)}, None)
+        for label, (paper, lee) in labels.items()
+    }
+    result = replace(result, tasks={"tone": replace(result.tasks["tone"], labels=compared)})
+    (line,) = words.best_claim(result)
+    # The mean of −40 points and of −20, where the curve has ended; that of random sets is calm's alone.
+    assert line.startswith(
+        "With each label's 8 best neurons by paper set to zero, accuracy on the label's own test sentences changes by "
+        "−30.0 points, on the other labels' by +5.0; with as many random neurons by −1.0 (means over 2 labels)."
+    )
+    worse = {label: replace(of_label, methods=dict.fromkeys(("paper", "lee"), MethodResult(0, None, Curve((), None))))
+             for label, of_label in compared.items()}  # fmt: skip
+    result = replace(result, tasks={"tone": replace(result.tasks["tone"], labels=worse)})
+    assert words.best_claim(result) == [
+        "No method's neurons matter more for their label's own sentences than for the others'."
+    ]
+    assert words.best_claim(None) == []
 
 
 def test_numbers_as_words() -> None:

@@ -76,9 +76,11 @@ bootstrap = 20
 corpus = "other.jsonl"
 task = "mood"
 """
+# What does not depend on the attributions, or is left out where they are of other positions than the masks.
+LEFT = ("screen", "estimate")
 ALL = [
-    "screen", "stability", "select", "candidates", "validate", "methods", "ablate", "induce", "cross_signal",
-    "cross_dataset", "associate", "report",
+    "screen", "attribute", "stability", "select", "candidates", "validate", "estimate", "methods", "ablate", "induce",
+    "cross_signal", "cross_dataset", "associate", "report",
 ]  # fmt: skip
 
 
@@ -153,7 +155,7 @@ def renewed(inputs: Path, output: Path, **changes: Any) -> list[str]:
 
 def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None:
     files = {path.name for path in whole.iterdir()}
-    assert set(map(findings_file, KINDS)) <= files
+    assert {"attribution.safetensors", *(findings_file(kind) for kind in KINDS)} <= files
     assert {"stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json", "run.json", "report"} <= files
     record = json.loads((whole / "run.json").read_text())
     assert record["config"]["screen"]["folds"] == 3
@@ -163,7 +165,8 @@ def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None
     assert set(other["tasks"]) == {"mood"}
     assert other["provenance"]["corpus_name"].endswith("/other.jsonl")
     validation = json.loads((whole / "validation.json").read_text())
-    assert {r["verdict"] for part in validation["tasks"].values() for r in part["results"].values()} == {"specific"}
+    results = [result for part in validation["tasks"].values() for result in part["results"].values()]
+    assert {result["masks"][mask]["verdict"] for result in results for mask in ("adaptive", "zero")} == {"specific"}
 
 
 FORWARD = Accumulator.forward
@@ -268,11 +271,12 @@ def test_a_changed_option_runs_what_depends_on_it(inputs: Path, whole: Path) -> 
     assert renewed(inputs, whole, induce={"betas": (2.0,)}) == ["induce", "report"]
     assert renewed(inputs, whole, associate={"score": "welch_t"}) == ["associate", "report"]
     assert renewed(inputs, whole, validate={"alpha": 0.5}) == ["validate", "cross_dataset", "report"]
-    assert renewed(inputs, whole, select={"top": 0.1}) == ALL[1:]
+    assert renewed(inputs, whole, select={"top": 0.1}) == ALL[2:]
     assert renewed(inputs, whole, screen={"folds": 4}) == ALL
     assert renewed(inputs, whole, evaluate={"limit": 5}) == [
-        "validate", "methods", "ablate", "induce", "cross_signal", "cross_dataset", "report",
+        "validate", "estimate", "methods", "ablate", "induce", "cross_signal", "cross_dataset", "report",
     ]  # fmt: skip
+    assert renewed(inputs, whole, attribute={"positions": "text"}) == [name for name in ALL if name not in LEFT]
     assert renewed(inputs, whole, ablate={"enabled": False}) == ["report"]
 
 
@@ -338,7 +342,7 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
         (
             'methods = ["lee", "npti"]',
             'methods = ["mine"]',
-            "methods.methods[0] is 'mine', expected one of paper",
+            "methods.methods[0] is 'mine', expected one of attribution",
         ),
         ("[select]", "[select", "is not TOML that can be read"),
     ],

@@ -161,7 +161,7 @@ def test_scores_and_programs_of_the_other_kind_are_refused() -> None:
     assert message(lambda: score(stats, "paired_t", "mood")).startswith("score is 'paired_t', expected one of entropy,")
     pairs = screen_pairs(make_model(), TOKENIZER, [Pair("a", "w1 w2", "w3"), Pair("a", "w4", "w5 w6")])
     expected = "expected one of paired_difference, paired_d, paired_t, paired_p for statistics of pairs"
-    assert message(lambda: select(pairs)) == f"score is 'entropy', {expected}"
+    assert message(lambda: select(pairs, score="entropy")) == f"score is 'entropy', {expected}"
     neurons = select(pairs, score="paired_t", top=0.1)["a"]
     assert message(lambda: attenuate(neurons, pairs, 0.5)) == (
         "attenuate needs activations, and these statistics hold the differences within pairs"

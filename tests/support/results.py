@@ -22,13 +22,20 @@ from affectron.experiments.results import (
     CandidatesOptions,
     CrossSignal,
     CrossSignalOptions,
+    Curve,
+    CurvePoint,
     Effect,
+    Estimate,
+    EstimatedNeuron,
+    EstimateOptions,
     ExamOptions,
     Example,
     Findings,
+    Heights,
     Induction,
     InductionOptions,
     LabelCandidates,
+    LabelEstimate,
     LabelInduction,
     LabelLayers,
     LabelMethods,
@@ -128,12 +135,11 @@ def make_label_result(rng: np.random.Generator, neurons: NeuronList) -> LabelRes
     rounds = int(rng.integers(1, 9))
     drop = np.cumsum(rng.uniform(-0.005, 0.025, rounds)).tolist()
     effect = -float(rng.uniform(-0.02, 0.16))
-    random = make_random_sets(rng)
     share = min(1.0, 0.1 * rounds)
     by_site = neurons.top(share).by_site()
     masks = {}
     for name, factor in (("adaptive", 1.0), ("zero", 0.6), ("mean", 0.35)):
-        delta, others = effect * factor, float(rng.normal(0.003, 0.006))
+        delta, others, random = effect * factor, float(rng.normal(0.003, 0.006)), make_random_sets(rng)
         masks[name] = Mask(
             accuracy=baseline + delta,
             delta=delta,
@@ -142,6 +148,9 @@ def make_label_result(rng: np.random.Generator, neurons: NeuronList) -> LabelRes
             others_interval=around(others, 0.02),
             specific_delta=delta - others,
             specific_interval=around(delta - others, 0.06),
+            random=random,
+            beats_random=delta < random.interval[0],
+            verdict="unspecific" if delta < random.interval[0] else "no effect",
             loss_delta=float(rng.uniform(0, 0.05)),
         )
     return LabelResult(
@@ -164,9 +173,6 @@ def make_label_result(rng: np.random.Generator, neurons: NeuronList) -> LabelRes
         baseline=baseline,
         sentences=int(rng.integers(90, 135)),
         masks=masks,
-        random=random,
-        beats_random=effect < random.interval[0],
-        verdict="unspecific" if effect < random.interval[0] else "no effect",
     )
 
 
@@ -262,13 +268,27 @@ def make_effect(delta: float = -0.1) -> Effect:
 
 
 def make_methods(tasks: Tasks) -> Methods:
-    """One method with neurons, and one without."""
-    compared = {"paper": MethodResult(3, make_effect()), "lee": MethodResult(0, None)}
+    """One method with neurons, of which its ranking has six, and one without."""
+    heights = (Heights(-0.05, 0.01, 0.0), Heights(-0.2, -0.02, None))
+    curve = Curve(tuple(map(CurvePoint, (4, 6), heights)), Heights(-0.125, -0.005, None))
+    compared = {"paper": MethodResult(3, make_effect(), curve), "lee": MethodResult(0, None, Curve((), None))}
     made = {
         task: TaskMethods({label: LabelMethods(9, compared, "paper") for label in labels}, ((1.0, None), (None, None)))
         for task, labels in tasks.items()
     }
-    return Methods(PROVENANCE, MethodsOptions(EXAM, ("paper", "lee"), 0.01, 1.0, 20, 10), made)
+    return Methods(PROVENANCE, MethodsOptions(EXAM, ("paper", "lee"), 0.01, (4, 8), 20, 10), made)
+
+
+def make_estimate(tasks: Tasks) -> Estimate:
+    """Labels with two selected neurons and a random one, and a last one without any."""
+    neurons = (
+        EstimatedNeuron(SITES[0], 3, True, 0.5, 0.25),
+        EstimatedNeuron(SITES[2], 1, True, 0.25, 0.125),
+        EstimatedNeuron(SITES[2], 9, False, -0.01, 0.0),
+    )
+    known, unknown = LabelEstimate(9, neurons, 1.0, 1.0, 0.5), LabelEstimate(9, (), None, None, None)
+    made = {task: {**dict.fromkeys(labels, known), labels[-1]: unknown} for task, labels in tasks.items()}
+    return Estimate(PROVENANCE, EstimateOptions(EXAM, 2), made)
 
 
 def make_ablations(tasks: Tasks) -> Ablations:
@@ -322,8 +342,8 @@ def make_results(tasks: Tasks) -> dict[str, Findings]:
     first, *others = tasks.values()
     results: list[Findings] = [
         make_validation(tasks, make_neurons(tasks)), make_ablations(tasks), make_associations(tasks),
-        make_candidates(tasks), make_cross_signal(first, others[-1] if others else first), make_induction(tasks),
-        make_methods(tasks), make_stability(tasks),
+        make_candidates(tasks), make_cross_signal(first, others[-1] if others else first), make_estimate(tasks),
+        make_induction(tasks), make_methods(tasks), make_stability(tasks),
     ]  # fmt: skip
     return {result.kind: result for result in results}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-STATS, NEURONS, VALIDATION, CROSS_DATASET = (
-    "stats.safetensors", "neurons.json", "validation.json", "cross_dataset.json",
+STATS, ATTRIBUTION, NEURONS, VALIDATION, CROSS_DATASET = (
+    "stats.safetensors", "attribution.safetensors", "neurons.json", "validation.json", "cross_dataset.json",
 )  # fmt: skip
 REPORT, PAGE = "report", "index.html"
 
 #: The kinds of findings; each is kept in a file of its name.
-KINDS = ("ablations", "associations", "candidates", "cross_signal", "induction", "methods", "stability")
+KINDS = ("ablations", "associations", "candidates", "cross_signal", "estimate", "induction", "methods", "stability")
 
 #: What results of the same model agree on, and how that is named to a reader.
 SAME_MODEL = {"model_hash": "model configuration", "weights": "weights", "tokenizer": "tokenizer"}

@@ -10,8 +10,14 @@ ACTIVE_RULES = ("gate", "product")
 LONG_TEXTS = ("truncate", "windows")
 #: Method by which a model is asked for a label.
 LABEL_LIKELIHOOD, LINEAR_PROBE = EVALUATORS = ("label_likelihood", "linear_probe")
+#: Number of a sentence that attribution differentiates: of the label that is asked for, or of the text itself.
+METRICS = ("answer", "text")
 #: Given tokens of a model: all, the text's own inside a prompt, or the rest of the prompt.
 POSITIONS = ("all", "text", "prompt")
+#: Value that a neuron is set to, to first order, when it is attributed.
+BASELINES = ("zero", "mean")
+#: The same within a pair: the activation in the other text, or zero.
+PAIR_BASELINES = ("other", "zero")
 #: Treatment of a corpus line that cannot be used.
 ON_BAD_LINE = ("error", "skip")
 #: The types that a model is loaded in; ``auto`` is the saved one, but float32 on a CPU that is slow at 16 bits.

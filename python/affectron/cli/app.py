@@ -19,6 +19,8 @@ import typer
 from typer.core import TyperGroup
 
 import affectron
+from affectron.cli.attribute import attribute
+from affectron.cli.attribute_pairs import attribute_pairs
 from affectron.cli.demo import demo
 from affectron.cli.info import info
 from affectron.cli.options import with_options
@@ -102,7 +104,9 @@ def _affectron(
         print(context.get_help())
 
 
-for _command in (demo, info, screen, screen_pairs, select, validate, steer, run, report):
+for _command in (
+    demo, info, screen, screen_pairs, attribute, attribute_pairs, select, validate, steer, run, report,
+):  # fmt: skip
     app.command()(with_options(_command))
 
 

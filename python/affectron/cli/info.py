@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import affectron
+from affectron._internal.options import described
 from affectron._internal.wording import count
 from affectron.cli.options import JsonOption
 from affectron.cli.output import print_json, print_table
-from affectron.options import Load, described
+from affectron.options import Load
 
 if TYPE_CHECKING:
     from affectron.models import Site

@@ -14,15 +14,17 @@ from typing import Annotated, Any
 import typer
 
 from affectron._internal.checks import OneOf
+from affectron._internal.options import About, Options, default_of, described
 from affectron._internal.records import hints, members
 from affectron.errors import InputError
-from affectron.options import About, Common, Inputs, Options, default_of, described
+from affectron.options import Common, Inputs
 
 # Text, not a path: ./gpt2 is a folder, and gpt2, where no such folder is, a name.
 _INPUTS, _COMMON = described(Inputs), described(Common)
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_INPUTS["model"].help)]
 CorpusArgument = Annotated[str, typer.Argument(metavar="CORPUS", help=_INPUTS["corpus"].help)]
 TaskOption = Annotated[str | None, typer.Option(help=_COMMON["task"].help)]
+SplitOption = Annotated[str | None, typer.Option(help="Read this split only.")]
 SeedOption = Annotated[int, typer.Option(help=_COMMON["seed"].help)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help=_COMMON["allow_overlap"].help)]

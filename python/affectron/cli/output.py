@@ -19,6 +19,7 @@ from affectron.errors import InputError
 
 if TYPE_CHECKING:
     from affectron import Validation
+    from affectron.experiments.results import Methods
 
 
 class Saved(Protocol):
@@ -85,37 +86,56 @@ def watched(prompt: str, columns: Sequence[str], quiet: bool) -> Iterator[Callab
         print()  # rich ends the line of a terminal only
 
 
+def _points(value: float | None, interval: Sequence[float] | None = None) -> str:
+    """A change in points, perhaps with its interval; "-" for None."""
+    if value is None:
+        return "-"
+    around = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
+    return f"{100 * value:+.1f}{around}"
+
+
 def print_validation(result: Validation) -> None:
     """Print the table of a validation: changes of test accuracy in points, with 95 % intervals."""
 
-    def points(value: float | None, interval: Sequence[float] | None = None) -> str:
-        if value is None:
-            return "-"
-        around = f" [{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]" if interval else ""
-        return f"{100 * value:+.1f}{around}"
-
     rows = [
         (
-            row["task"],
             row["label"],
             f"{row['masked']} of {row['selected']}",
-            f"{row['alpha']:.1f}",
             f"{100 * row['baseline']:.1f}",
-            points(row["adaptive"], row["adaptive_interval"]),
-            points(row["zero"]),
-            points(row["mean"]),
-            points(row["random"], row["random_interval"]),
-            points(row["others"]),
-            "-" if row["loss"] is None else f"{row['loss']:+.3f}",
+            _points(row["adaptive"], row["adaptive_interval"]),
+            _points(row["zero"], row["zero_interval"]),
+            _points(row["mean"]),
+            _points(row["zero_random"], row["zero_random_interval"]),
+            _points(row["zero_others"]),
+            "-" if row["zero_loss"] is None else f"{row['zero_loss']:+.3f}",
             row["verdict"] or "-",
+            row["zero_verdict"] or "-",
         )
         for row in result.rows()
     ]
     columns = (
-        "task", "label", "masked", "alpha", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss",
-        "verdict",
+        "label", "neurons", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss", "adaptive is",
+        "zero is",
     )  # fmt: skip
-    print_table("change of test accuracy in points, with 95 % intervals", columns, rows)
+    title = "change of test accuracy in points, with 95 % intervals; random, others and loss: under the zero mask"
+    print_table(title, columns, rows)
+
+
+def print_methods(result: Methods) -> None:
+    """Print what setting each method's neurons to zero does, a row for each label and method, in points of accuracy."""
+    rows = []
+    for task, of_task in result.tasks.items():
+        for label, compared in of_task.labels.items():
+            for method, measured in compared.methods.items():
+                cells = ["-"] * 4
+                if measured.effect is not None:
+                    effect = measured.effect
+                    random = None if effect.random is None else effect.random.mean
+                    own = _points(effect.delta, effect.interval)
+                    cells = [own, _points(effect.others_delta), _points(random), effect.verdict or "-"]
+                rows.append((task, label, method, measured.selected, *cells))
+    columns = ("task", "label", "neurons by", "zeroed", "own", "others", "random", "verdict")
+    print_table("change of test accuracy in points when a label's neurons are set to zero", columns, rows)
 
 
 @contextmanager

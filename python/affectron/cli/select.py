@@ -17,17 +17,23 @@ if TYPE_CHECKING:
 
 
 def select(
-    stats: Annotated[Path, typer.Argument(metavar="STATS", help="Statistics saved by screen or screen-pairs.")],
+    stats: Annotated[Path, typer.Argument(metavar="STATS", help="Statistics saved by screen, or by attribute.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to save the neurons to (.json).")],
     options: Select,
     contrast: SelectTask,
+    activations: Annotated[
+        Path | None, typer.Option(help="With attributions of the metric text: statistics saved by screen.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Select the neurons of each label from the statistics STATS."""
     checked_output(output, stats)
     if options.top == 1:
         say("--top is a share, and 1 is all neurons: none is left out by rank")
-    neurons = affectron.select(affectron.ActivationStats.load(stats), contrast.task, **options.values())
+    measured = None if activations is None else affectron.ActivationStats.load(activations)
+    neurons = affectron.select(
+        affectron.ActivationStats.load(stats), contrast.task, **options.values(), activations=measured
+    )
     save(neurons, output)
     if as_json:
         labels = {

@@ -131,15 +131,16 @@ def padded(rows: Sequence[Sequence[int]], width: int) -> tuple[NDArray[np.int64]
     The padding is token 0. No row sees it, and it is a token of every model; a tokenizer's own padding token may have
     been added to the tokenizer alone.
     """
-    return _filled(rows, width), _filled([[1] * len(row) for row in rows], width)
+    return filled(rows, width), filled([[1] * len(row) for row in rows], width)
 
 
 def counted_tokens(rows: Sequence[Encoded], width: int) -> NDArray[np.bool_]:
     """bool [B, width]: the tokens of B rows that count; False at the padding."""
-    return _filled([row.counted for row in rows], width).astype(np.bool_)
+    return filled([row.counted for row in rows], width).astype(np.bool_)
 
 
-def _filled(rows: Sequence[Sequence[int]], width: int) -> NDArray[np.int64]:
+def filled(rows: Sequence[Sequence[int]], width: int) -> NDArray[np.int64]:
+    """int64 [B, width]: B rows of whole numbers, padded with 0 on the right."""
     table = np.zeros((len(rows), width), dtype=np.int64)
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = row

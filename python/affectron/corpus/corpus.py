@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from affectron._internal.checks import Whole, check
 from affectron._internal.files import digest
 from affectron._internal.names import DEFAULT_TASK
+from affectron._internal.options import documented
 from affectron.corpus.keywords import Keywords, OnBadLine, column_names, columns_of, shows_keywords
 from affectron.corpus.labels import LabelSet
 from affectron.corpus.rows import Message
@@ -24,7 +25,7 @@ from affectron.corpus.scan import Group, Scan
 from affectron.corpus.sources import Dataset, File, Records, Source
 from affectron.corpus.values import quoted
 from affectron.errors import InputError
-from affectron.options import Columns, documented
+from affectron.options import Columns
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar
 
-from affectron.options import Columns, default_of, described
+from affectron._internal.options import default_of, described
+from affectron.options import Columns
 
 OnBadLine: TypeAlias = Literal["error", "skip"]
 

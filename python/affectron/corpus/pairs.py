@@ -14,15 +14,21 @@ from affectron.errors import InputError
 
 @dataclass(frozen=True)
 class Pair:
-    """A text that has the label, and an ``other`` text that differs from it in not having the label."""
+    """A text that has the label, and an ``other`` text that differs from it in not having the label.
+
+    ``answer`` is what follows the text, and ``other_answer`` what would follow the other; None where a pair has none.
+    """
 
     label: str
     text: str
     other: str
+    answer: str | None = None
+    other_answer: str | None = None
 
 
 def read_pairs(records: Iterable[Mapping[str, Any]]) -> list[Pair]:
-    """Read pairs from mappings with the fields ``label``, ``text`` and ``other``.
+    """Read pairs from mappings with the fields ``label``, ``text`` and ``other``, and perhaps ``answer`` and
+    ``other_answer``.
 
     Raises:
         InputError: a field is missing or is not text (the message gives the record's number, from 1); there is no
@@ -30,11 +36,13 @@ def read_pairs(records: Iterable[Mapping[str, Any]]) -> list[Pair]:
     """
     pairs = []
     for number, record in enumerate(records, start=1):
-        for field in ("label", "text", "other"):
+        answers = ("answer", "other_answer") if {"answer", "other_answer"} & record.keys() else ()
+        fields = ("label", "text", "other", *answers)
+        for field in fields:
             value = record.get(field)
             if not isinstance(value, str) or not value.strip():
                 raise InputError(f"pair {number}: {field} is {value!r}, expected text")
-        pairs.append(Pair(record["label"], record["text"], record["other"]))
+        pairs.append(Pair(**{field: record[field] for field in fields}))
     if not pairs:
         raise InputError("pairs is empty, expected at least one")
     return pairs

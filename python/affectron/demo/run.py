@@ -6,49 +6,74 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from affectron._internal.artifacts import NEURONS, STATS, VALIDATION, findings_file
+import numpy as np
+
+from affectron._internal.artifacts import ATTRIBUTION, NEURONS, STATS, VALIDATION, findings_file
+from affectron.attribution.attribute import attribute
 from affectron.corpus import Corpus
 from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import EMOTIONS, write
+from affectron.demo.judge import Judge
 from affectron.evaluation.exam import Exam
-from affectron.experiments.induction import induction
-from affectron.experiments.results import Validation
+from affectron.experiments.methods import compare_methods
+from affectron.experiments.results import Methods, Validation
 from affectron.experiments.validation import validate
 from affectron.generation import continuations
-from affectron.interventions import induce
+from affectron.interventions import contrast
 from affectron.models import load_model
 from affectron.report import build_report
 from affectron.screening.screen import screen
 from affectron.selection import select
+from affectron.stats import ActivationStats
 
-#: Share of neurons to select. In a model this small the default of 1 % would leave two neurons a label.
-TOP = 0.05
-#: Strengths of induction.
-BETAS = (1.0, 4.0)
+#: Neurons of a label by attribution; and the share of all 2,240 that methods share out to a task's labels, as many.
+COUNT, TOP = 64, 0.2
+#: Attribution reads one sentence in this many of the train split.
+PART = 8
 #: Largest number of sentences a label and split, and number of random sets: below the defaults, to end in a minute.
-LIMIT, RANDOM_SETS = 45, 10
-#: The same for induction, which evaluates every label on the sentences of all other labels of its task.
-INDUCTION_LIMIT, INDUCTION_RANDOM_SETS = 20, 2
+LIMIT, RANDOM_SETS = 30, 8
+#: Points of the curve of effect over neurons.
+COUNTS = (4, 16, 64)
+#: The steered text: the share of the neurons that are shifted, by how much, and what is continued.
+SHIFTED, BETA = 0.1, 2.0
+BEGINNINGS = ("Yesterday evening", "This morning", "On the way home", "My neighbour", "At the office", "We")
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Continuations of one prompt, without and with the neurons of ``label`` induced by ``beta``."""
+class Steered:
+    """The texts of one label, unsteered and steered, as a judge sees them.
+
+    Attributes:
+        label: the label.
+        before, after: the share of the texts that the judge gives to the label.
+        texts: (beginning, unsteered, steered) of each.
+    """
 
     label: str
-    beta: float
-    prompt: str
-    unsteered: str
-    steered: str
+    before: float
+    after: float
+    texts: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Results of the demo: the validation, one steered sample, the path of the report, and the seconds of each step."""
+    """Results of the demo.
 
+    Attributes:
+        methods: neurons by attribution and by the paper's method, side by side.
+        validation: of the neurons by attribution.
+        steered: a result for each emotion.
+        judge: the share of held-out sentences that the judge of the texts gives to their label.
+        report: the path of the report.
+        seconds: duration of each step.
+    """
+
+    methods: Methods
     validation: Validation
-    sample: Sample
+    steered: tuple[Steered, ...]
+    judge: float
     report: Path
     seconds: dict[str, float]
 
@@ -57,8 +82,8 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     """Run all steps on the embedded model and write every file to ``folder``.
 
     Args:
-        folder: output folder of corpus.jsonl, stats.safetensors, neurons.json, validation.json, induction.json and
-            report/.
+        folder: output folder of corpus.jsonl, stats.safetensors, attribution.safetensors, neurons.json, methods.json,
+            validation.json and report/.
         say: called with a line of text as each step begins.
         progress: show bars on stderr.
 
@@ -75,43 +100,67 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     write(folder / "corpus.jsonl")
     corpus = Corpus.from_file(folder / "corpus.jsonl")
     model, tokenizer = load_model(MODEL)
+    train = corpus.where(split="train")
 
-    begin("screen", "measure every neuron on the train split")
-    stats = screen(model, tokenizer, corpus.where(split="train"), template="{bos}{text}", progress=progress)
+    begin("screen", "measure the activity of every neuron on the train split")
+    stats = screen(model, tokenizer, train, template="{bos}{text}", progress=progress)
     stats.save(folder / STATS)
 
-    begin("select", f"rank all neurons by entropy, keep {TOP:.0%}")
-    neurons = select(stats, top=TOP)
+    begin("attribute", f"what every neuron does to the answer, on one sentence in {PART}")
+    attributions = attribute(model, tokenizer, train.folds(PART)[0], prompts=PROMPTS, progress=progress)
+    attributions.save(folder / ATTRIBUTION)
+
+    begin("select", f"the {COUNT} neurons of each label that its answer needs most")
+    neurons = select(attributions, count=COUNT)
     neurons.save(folder / NEURONS)
 
-    begin("validate", "mask each label's neurons, against zero, mean and random masks")
+    begin("compare", "set to zero what attribution and activation entropy select, against random neurons")
+    exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=LIMIT)
+    methods = compare_methods(
+        exam, neurons, stats, attributions, methods=("attribution", "paper"), top=TOP, counts=COUNTS,
+        random_sets=RANDOM_SETS, progress=progress,
+    )  # fmt: skip
+    methods.save(folder / findings_file(methods.kind))
+
+    begin("validate", "weaken each label's neurons, against zero, mean and random masks")
     validation = validate(
-        model,
-        tokenizer,
-        corpus,
-        neurons,
-        stats,
-        prompts=PROMPTS,
-        random_sets=RANDOM_SETS,
-        limit=LIMIT,
+        model, tokenizer, corpus, neurons, stats, prompts=PROMPTS, random_sets=RANDOM_SETS, limit=LIMIT,
         progress=progress,
-    )
+    )  # fmt: skip
     validation.save(folder / VALIDATION)
 
-    begin("induce", "push other sentences towards each label")
-    exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=INDUCTION_LIMIT)
-    findings = induction(exam, neurons, stats, BETAS, random_sets=INDUCTION_RANDOM_SETS, progress=progress)
-    findings.save(folder / findings_file(findings.kind))
-
-    begin("steer", "write with and without the neurons of one label")
-    label = max(EMOTIONS[:-1], key=lambda name: len(neurons[name]))  # all but neutral
-    beta, prompt = BETAS[-1], "{bos}Yesterday evening"
-    programs = [None, induce(neurons[label], stats, beta)]
-    unsteered, steered = continuations(model, tokenizer, prompt, programs, max_new_tokens=32).texts
+    begin("steer", "write with and without a shift towards each emotion")
+    emotional = train.where(task="emotion")
+    judge = Judge(emotional, EMOTIONS)
+    gradients = attribute(model, tokenizer, emotional.folds(PART)[0], metric="text", progress=progress)
+    steered = _steered(model, tokenizer, gradients, stats, judge)
 
     begin("report", "tables and figures as one HTML page")
     page = build_report(folder)
 
     ends = [*list(started.values())[1:], time.perf_counter()]
     seconds = {step: end - start for (step, start), end in zip(started.items(), ends, strict=True)}
-    return Demo(validation, Sample(label, beta, prompt, unsteered, steered), page, seconds)
+    held_out = judge.accuracy(corpus.where(split="test", task="emotion"))
+    return Demo(methods, validation, steered, held_out, page, seconds)
+
+
+def _steered(
+    model: Any, tokenizer: Any, gradients: ActivationStats, stats: ActivationStats, judge: Judge
+) -> tuple[Steered, ...]:
+    """Continue each beginning without a program and under one for each emotion; each text has its program in one
+    batch."""
+    lists = select(gradients, "emotion", top=SHIFTED, activations=stats)
+    labels = EMOTIONS[:-1]  # all but neutral
+    programs = [None, *(contrast(lists[label], stats, BETA) for label in labels)]
+    written = [
+        continuations(model, tokenizer, f"{{bos}}{beginning}", programs, max_new_tokens=32).texts
+        for beginning in BEGINNINGS
+    ]
+    # The embedded model ends a sentence with a question about it, which is no part of the text.
+    texts = [[text.partition("\n")[0].strip() for text in of_beginning] for of_beginning in written]
+    results = []
+    for column, label in enumerate(labels, start=1):
+        shares = [float(np.mean([judge(row[position]) == label for row in texts])) for position in (0, column)]
+        shown = tuple((beginning, row[0], row[column]) for beginning, row in zip(BEGINNINGS, texts, strict=True))
+        results.append(Steered(label, shares[0], shares[1], shown))
+    return tuple(results)

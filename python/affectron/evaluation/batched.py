@@ -23,6 +23,7 @@ from affectron import models
 from affectron.corpus import Sentence
 from affectron.corpus.batching import counted_tokens, cut, padded
 from affectron.corpus.encoding import encode
+from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
 
 Integers: TypeAlias = NDArray[np.int64]
@@ -172,6 +173,35 @@ def _prefix_states(model: Any, prefix: Sequence[int]) -> list[tuple[Tensor, Tens
     return states if whole else []
 
 
+def output_layer(model: Any) -> nn.Module:
+    """The layer that gives the logits of a causal language model.
+
+    Raises:
+        InputError: the model is none: its logits at a token are not those of the next one.
+    """
+    head: nn.Module | None = model.get_output_embeddings()
+    if head is None or not model.can_generate() or model.config.is_encoder_decoder:
+        raise InputError(
+            f"model is a {type(model).__name__}, expected a causal language model to read likelihoods from"
+        )
+    return head
+
+
+def token_losses(model: Any, batch: ProgramBatch) -> Tensor:
+    """-ln p(token | tokens before it) of each token but the first, in nats: float32 [P, B, T - 1]."""
+    logits = batch.forward(model).logits[:, :-1].float()
+    programs = len(logits) // len(batch.ids)
+    targets = batch.ids[:, 1:].repeat(programs, 1)
+    nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return nats.view(programs, len(batch.ids), targets.shape[1])
+
+
+def most_tokens(model: Any, wanted: int) -> int:
+    """The most tokens of a batch, at most ``wanted``, when the logits of every token are needed."""
+    vocabulary = int(model.get_output_embeddings().weight.shape[0])
+    return max(1, min(wanted, _BATCH_LOGITS // vocabulary))
+
+
 def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tuple[Readout, Integers]:
     """The model's loss on plain text: a function of sentences and programs, and int64 [n], the tokens that count.
 
@@ -180,8 +210,7 @@ def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tupl
     token that no other precedes.
     """
     encoded = encode(tokenizer, sentences, max_length=models.max_length(model))
-    vocabulary = int(model.get_output_embeddings().weight.shape[0])
-    batched = BatchedModel(model, max(1, min(default_batch_tokens(model), _BATCH_LOGITS // vocabulary)))
+    batched = BatchedModel(model, most_tokens(model, default_batch_tokens(model)))
 
     def loss(rows: Integers, programs: Programs) -> NDArray[np.float64]:
         selected = [encoded[row] for row in rows.tolist()]
@@ -189,10 +218,7 @@ def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tupl
 
         def read(batch: ProgramBatch) -> None:
             counted = counted_tokens([selected[row] for row in batch.rows], batch.ids.shape[1])[:, 1:]
-            logits = batch.forward(model).logits[:, :-1].float()
-            targets = batch.ids[:, 1:].repeat(len(logits) // len(batch.ids), 1)
-            nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-            nats = nats.view(-1, *counted.shape).double().cpu()
+            nats = token_losses(model, batch).double().cpu()
             sums[batch.programs, batch.rows] = np.where(counted, nats.numpy(), 0.0).sum(-1)
 
         batched.run([row.input_ids for row in selected], programs, read, text=[row.counted for row in selected])

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 
 from affectron.evaluation.exam import Exam, Questions
 from affectron.evaluation.resampling import bootstrap_means, draw_matched, middle
 from affectron.evaluation.verdicts import Effect, RandomSets, verdict
-from affectron.interventions import Program, attenuate
+from affectron.interventions import Program, attenuate, mean
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.scores import score
-from affectron.stats import FIELDS, ActivationStats
+from affectron.scores import SCORES, score
+from affectron.stats import ACTIVATION, FIELDS, ActivationStats, SiteStats
 
 Neurons = Sequence[tuple[Any, ...]]
+Name = TypeVar("Name")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Trial:
     program: Program
     controls: Sequence[Program] = ()
 
+    @classmethod
+    def of(cls, treat: Callable[[Neurons], Program], neurons: Neurons, drawn: Sequence[Neurons]) -> Trial:
+        """The trial that treats ``neurons``, and each of the ``drawn`` sets, in one way."""
+        return cls(treat(neurons), [treat(members) for members in drawn])
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -34,58 +41,60 @@ class Ranked:
     Attributes:
         label: the label.
         target: its position among the answers.
-        neurons: its neurons, best ``differential`` first; equals in the order of the selection.
+        neurons: its neurons, best first.
         stats: statistics of all labels.
-        measured: statistics of this label alone, merged once: each program would otherwise merge the segments of all
-            sites again.
     """
 
     label: str
     target: int
     neurons: NeuronList
     stats: ActivationStats
-    measured: ActivationStats
 
     @property
     def task(self) -> str:
         """The label's task."""
         return self.neurons.task
 
-    @classmethod
-    def of(cls, neurons: NeuronList, answers: Sequence[str], stats: ActivationStats) -> Ranked:
-        """Rank the neurons of a label; ``answers`` are the labels to choose from."""
-        label, task = neurons.label, neurons.task
+    # Merged once: each program would otherwise merge the segments of all sites again.
+    @cached_property
+    def measured(self) -> ActivationStats:
+        """Statistics of this label alone."""
+        return self._merged(self.stats.label(self.label))
+
+    @cached_property
+    def _total(self) -> ActivationStats:
+        """Statistics of the whole task, as those of this label."""
+        return self._merged(self.stats.task_total(self.task))
+
+    def _merged(self, sites: Mapping[str, SiteStats]) -> ActivationStats:
         arrays = {
             site: {name: [of_site.count] if name == "count" else getattr(of_site, name)[np.newaxis] for name in FIELDS}
-            for site, of_site in stats.label(label).items()
+            for site, of_site in sites.items()
         }
-        measured = ActivationStats({task: [label]}, [[label]], arrays)
-        if neurons:
-            differential = score(stats, "differential", task)
-            row = stats.tasks[task].index(label)
-            values = np.array([differential[site][row, index] for site, index, _ in neurons])
-            # A neuron without a score comes last.
-            order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
-            neurons = NeuronList(label, task, [neurons[int(position)] for position in order])
-        return cls(label, answers.index(label), neurons, stats, measured)
+        return ActivationStats({self.task: [self.label]}, [[self.label]], arrays)
 
     @classmethod
     def each(
         cls, exam: Exam, neurons: NeuronSet, stats: ActivationStats, tasks: Mapping[str, Sequence[str]]
     ) -> Iterator[Ranked]:
-        """Rank the neurons of every label of ``tasks``, task by task; the answers are those of the exam."""
+        """Rank the neurons of every label of ``tasks``, task by task; the answers are those of the exam.
+
+        Neurons that were selected by a score of activations, or by one that is not known, are ranked by
+        ``differential``, equals in the order of the selection. All others keep the order of the selection.
+        """
+        keep = selected_from(neurons) != ACTIVATION
         for task, labels in tasks.items():
             for label in labels:
-                yield cls.of(neurons[label], exam.corpus.tasks[task], stats)
+                ranked = neurons[label] if keep or not neurons[label] else _by_differential(neurons[label], stats)
+                yield cls(label, exam.corpus.tasks[task].index(label), ranked, stats)
 
     def attenuated(self, neurons: Neurons, alpha: float) -> Program:
         """The program that attenuates ``neurons`` by ``alpha``, each token by its own activation."""
         return attenuate(neurons, self.measured, alpha, label=self.label)
 
-    def trial(self, neurons: NeuronList, alpha: float, random_sets: int, rng: np.random.Generator) -> Trial:
-        """The attenuation of ``neurons``, with that of ``random_sets`` random sets as its controls."""
-        drawn = self.random_sets(neurons, random_sets, rng)
-        return Trial(self.attenuated(neurons, alpha), [self.attenuated(members, alpha) for members in drawn])
+    def averaged(self, neurons: Neurons) -> Program:
+        """The program that sets ``neurons`` to their mean over all tokens of the task."""
+        return mean(neurons, self._total, self.task)
 
     def random_sets(self, neurons: NeuronList, count: int, rng: np.random.Generator) -> list[list[tuple[str, int]]]:
         """Draw ``count`` random sets, each with as many neurons at each site as ``neurons`` has there.
@@ -104,9 +113,25 @@ class Ranked:
         return [members for members in drawn if members is not None]
 
 
+def selected_from(neurons: NeuronSet) -> str:
+    """The kind of statistics that neurons were selected from; activations where their provenance does not tell."""
+    selection = neurons.provenance.get("select")
+    name = selection.get("score") if isinstance(selection, dict) else None
+    return SCORES[name].kind if isinstance(name, str) and name in SCORES else ACTIVATION
+
+
+def _by_differential(neurons: NeuronList, stats: ActivationStats) -> NeuronList:
+    """The neurons, best ``differential`` first; one without a score comes last."""
+    differential = score(stats, "differential", neurons.task)
+    row = stats.tasks[neurons.task].index(neurons.label)
+    values = np.array([differential[site][row, index] for site, index, _ in neurons])
+    order = np.argsort(-np.where(np.isnan(values), -np.inf, values), kind="stable")
+    return NeuronList(neurons.label, neurons.task, [neurons[int(position)] for position in order])
+
+
 def measure_effects(
-    asked: Questions, target: int, trials: Mapping[str, Trial], resamples: int, rng: np.random.Generator
-) -> dict[str, Effect]:
+    asked: Questions, target: int, trials: Mapping[Name, Trial], resamples: int, rng: np.random.Generator
+) -> dict[Name, Effect]:
     """Measure what each program does to the answers about a label. All programs are asked at once.
 
     Args:

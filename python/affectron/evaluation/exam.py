@@ -264,7 +264,7 @@ class Questions:
         selected = np.arange(len(self)) if rows is None else rows
         if not len(programs) or not len(selected):
             return np.zeros((len(programs), len(selected)), dtype=np.int64)
-        return self.classifier(selected, _limited(programs, self.where))
+        return self.classifier(selected, limited(programs, self.where))
 
     def right(self, answers: Integers, rows: Integers | None = None) -> NDArray[np.float64]:
         """1 where an answer [..., n] is one of the sentence's labels, else 0; an answer of -1 is never right."""
@@ -314,12 +314,12 @@ class Text:
         if not tokens:
             return [None] * len(programs)
         before = float(self.unmasked[rows].sum())
-        after = self.loss(rows, _limited(programs, self.where))
+        after = self.loss(rows, limited(programs, self.where))
         changes = [(float(masked.sum()) - before) / tokens for masked in after]
         return [change if math.isfinite(change) else None for change in changes]
 
 
-def _limited(programs: Sequence[Program | None], where: str) -> Programs:
+def limited(programs: Sequence[Program | None], where: str) -> Programs:
     """Programs that act at some positions only."""
     if where == "all":
         return programs

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+from affectron._internal.options import documented
 from affectron.errors import InputError
-from affectron.evaluation.effects import Ranked, measure_effects
+from affectron.evaluation.effects import Ranked, Trial, measure_effects, selected_from
 from affectron.evaluation.exam import Exam
 from affectron.evaluation.resampling import label_rng
 from affectron.experiments.results import THIRDS, Ablation, Ablations, AblationsOptions, ExamOptions
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.options import Ablate, Select, documented
+from affectron.options import Ablate, Select
 from affectron.selection import choose
-from affectron.stats import ActivationStats
+from affectron.stats import ATTRIBUTION, ActivationStats
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ def ablate(
     exam: Exam,
     neurons: NeuronSet,
     stats: ActivationStats,
+    attributions: ActivationStats | None = None,
     *,
     alpha: float = Ablate.alpha,
     alphas: Sequence[float] = Ablate.alphas,
@@ -52,27 +55,35 @@ def ablate(
 
     ``sites``: all of the label's neurons, and those in the bottom, middle and top third of the sites (in the order of
     the forward pass; where three does not divide them, the lower thirds are the larger ones). ``alpha``: all of them,
-    at each strength. ``share``: the best of them by ``differential``. ``model_share``: as many neurons as a selection
-    of this share of the whole model gives the label.
+    at each strength. ``share``: the best of them, in the order of :func:`affectron.validate`. ``model_share``: as many
+    neurons as a selection of this share of the whole model gives the label.
 
     Every mask has ``random_sets`` random ones, matched in size at each site, and a verdict; see
     :class:`affectron.evaluation.verdicts.Effect` for what is measured.
 
     Args:
+        stats: statistics of activations, which the masks are made from.
+        attributions: what the neurons were selected from, where that is attributions, for the sweep of model shares.
         {options}
-        selection: options that the neurons were selected with, for the sweep of model shares.
+        selection: options that the neurons were selected with, for the same.
 
     Raises:
-        InputError: a value out of its range, or as :meth:`Exam.require`.
+        InputError: a value out of its range, neurons selected from attributions that are not given, or as
+            :meth:`Exam.require`.
     """
     Ablate(
         random_sets=random_sets, bootstrap=bootstrap, alpha=alpha, alphas=tuple(alphas), shares=tuple(shares),
         model_shares=tuple(model_shares),
     )  # fmt: skip
+    if attributions is not None:
+        exam.require(neurons, attributions, task)
     tasks = exam.require(neurons, stats, task)
     selection = selection or Select()
+    source = attributions if selected_from(neurons) == ATTRIBUTION else stats
+    if source is None:
+        raise InputError("attributions are not given, and the neurons were selected from them")
     larger = {
-        share: {name: choose(stats, name, replace(selection, top=share)) for name in tasks}
+        share: {name: choose(source, name, replace(selection, top=share, count=None)) for name in tasks}
         for share in sorted(model_shares)
     }
     swept: list[tuple[Ranked, list[_Setting]]] = []
@@ -97,7 +108,8 @@ def ablate(
             trials = {}
             for mask, setting in distinct.items():
                 rng = label_rng(exam.seed, ranked.task, f"{ranked.label} {mask}")
-                trials[mask] = ranked.trial(setting.neurons, setting.alpha, random_sets, rng)
+                drawn = ranked.random_sets(setting.neurons, random_sets, rng)
+                trials[mask] = Trial.of(partial(ranked.attenuated, alpha=setting.alpha), setting.neurons, drawn)
             rng = label_rng(exam.seed, ranked.task, ranked.label)
             effects = measure_effects(asked, ranked.target, trials, bootstrap, rng)
             step(len(distinct) * (1 + random_sets))

@@ -24,6 +24,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from affectron import ops, options
+from affectron._internal.options import documented
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
 from affectron._internal.wording import count
@@ -35,7 +36,7 @@ from affectron.experiments.results import CandidateNeuron, Candidates, Candidate
 from affectron.experiments.results.candidates import HIGHER, LOWER
 from affectron.models import Reader, Routed, Site, evaluating, max_length, parallel
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.options import Read, documented
+from affectron.options import Read
 from affectron.scores import SCORES, directions, fdr
 from affectron.screening.accumulate import observed
 from affectron.stats import ActivationStats

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from affectron import options
+from affectron._internal.options import documented
 from affectron.errors import InputError
 from affectron.evaluation.effects import Ranked, Trial, measure_effects
 from affectron.evaluation.exam import Exam
@@ -13,7 +14,6 @@ from affectron.evaluation.verdicts import Effect
 from affectron.experiments.results import CrossSignal, CrossSignalOptions, ExamOptions, LabelSignals, Signal
 from affectron.interventions import cross_signal
 from affectron.neurons import NeuronSet
-from affectron.options import documented
 from affectron.stats import ActivationStats
 
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from affectron._internal.options import documented
 from affectron.evaluation.effects import Ranked
 from affectron.evaluation.exam import Exam
 from affectron.evaluation.resampling import bootstrap_interval, label_rng, middle
 from affectron.experiments.results import ExamOptions, Induction, InductionOptions, LabelInduction
 from affectron.interventions import induce
 from affectron.neurons import NeuronSet
-from affectron.options import Induce, documented
+from affectron.options import Induce
 from affectron.stats import ActivationStats
 
 

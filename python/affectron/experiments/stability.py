@@ -10,10 +10,10 @@ import numpy as np
 
 from affectron import options
 from affectron._internal.checks import SHARE, check
+from affectron._internal.options import documented
 from affectron.errors import InputError
 from affectron.experiments.results import LabelStability, Stability, StabilityOptions
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.options import documented
 from affectron.selection import choose
 from affectron.stats import ActivationStats
 

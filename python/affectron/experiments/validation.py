@@ -6,20 +6,21 @@ the test split read, and reported. Choices that the notes on the source leave op
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from affectron._internal.options import documented
 from affectron.corpus import Corpus
-from affectron.evaluation.effects import Ranked, Trial, measure_effects
+from affectron.evaluation.effects import Neurons, Ranked, Trial, measure_effects
 from affectron.evaluation.evaluators import Evaluator
 from affectron.evaluation.exam import Exam, Questions, Steps, Text
 from affectron.evaluation.resampling import label_rng
-from affectron.evaluation.verdicts import Effect
 from affectron.experiments.results import MASKS, Accuracy, LabelResult, Mask, Round, TaskResult, Validation
-from affectron.interventions import mean, zero
+from affectron.interventions import Program, zero
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.options import Common, Evaluate, Validate, documented
+from affectron.options import Common, Evaluate, Validate
 from affectron.stats import ActivationStats
 
 DROP_REACHED, CAPS_REACHED, NOTHING_SELECTED = "drop reached", "caps reached", "no neuron selected"
@@ -57,20 +58,22 @@ def validate(
 ) -> Validation:
     """Test each label's neurons by weakening them.
 
-    For each label, the ``share`` of its neurons with the highest ``differential`` score is attenuated by ``alpha``,
-    each token by its own activation. While the accuracy on the label's own dev sentences has not dropped by
-    ``min_drop``, alpha and share are raised by their steps, up to their caps. This adaptive mask is reported on the
-    test split, beside a zero mask and a mean mask of the same neurons, and ``random_sets`` sets of as many neurons
-    at each site, drawn without replacement from all that were not selected for the label and attenuated in the same
-    way, by the same alpha and the label's own statistics.
+    For each label, the best ``share`` of its neurons is attenuated by ``alpha``, each token by its own activation. The
+    best are those of highest ``differential`` score where the neurons were selected from statistics of activations;
+    otherwise, as for neurons selected by attribution, the first of the selection. While the accuracy on the label's
+    own dev sentences has not dropped by ``min_drop``, alpha and share are raised by their steps, up to their caps. This
+    adaptive mask is reported on the test split, beside a zero mask and a mean mask of the same neurons. Each mask has
+    ``random_sets`` sets of as many neurons at each site, drawn without replacement from all that were not selected for
+    the label. They are the same sets for all masks, treated as the mask treats the label's neurons: attenuated by the
+    same alpha and the label's own statistics, set to zero, or to their own means.
 
     A sentence is answered right when the answer is one of its labels of the task; the answers to choose from are all
     labels of the task in the corpus. Each change of accuracy is taken over the same sentences with and without the
     mask: on the label's own (``delta``) and on the task's others (``others_delta``), with a 95 % percentile interval
     over ``bootstrap`` resamples of the sentences. The interval of the random sets holds the middle 95 % of their
-    changes; ``beats_random`` says that the adaptive mask's change is below all of it, and ``verdict`` is that of
-    :func:`affectron.evaluation.verdicts.verdict` on the adaptive mask. ``loss_delta`` is the change of the mean loss of
-    a token, in nats, on neutral text.
+    changes; ``beats_random`` says that the mask's change is below all of it, and ``verdict`` is that of
+    :func:`affectron.evaluation.verdicts.verdict`. ``loss_delta`` is the change of the mean loss of a token, in nats, on
+    neutral text.
 
     With the same model, corpus and options the result is the same.
 
@@ -124,9 +127,9 @@ def validate_exam(
     tested = [ranked for ranked in every if ranked.neurons]
     for ranked in tested:  # a mask that cannot be made shows now, not after hours of feedback
         ranked.attenuated(ranked.neurons, options.alpha)
-        mean(ranked.neurons, stats)
+        ranked.averaged(ranked.neurons)
 
-    runs = len(tested) * (len(options.rounds()) + len(MASKS) + options.random_sets)
+    runs = len(tested) * (len(options.rounds()) + len(MASKS) * (1 + options.random_sets))
     with exam.sitting("validating", runs, progress) as step:
         dev = {name: exam.questions(exam.dev, name) for name in tasks}
         settled = {ranked.label: _settle(ranked, dev[ranked.task], options, step) for ranked in tested}
@@ -220,13 +223,9 @@ class _TestSplit:
             baseline=float(self.test.right(self.test.unmasked)[own].mean()),
             sentences=len(own),
             masks={},
-            random=None,
-            beats_random=None,
-            verdict=None,
         )
         if settled is None:
             return untested
-        effects, losses = self._measure(ranked, settled, step)
         by_site = settled.neurons.by_site()
         return replace(
             untested,
@@ -236,25 +235,23 @@ class _TestSplit:
             share=settled.share,
             masked=len(settled.neurons),
             sites={site: len(by_site[site]) for site in ranked.stats.sites if site in by_site},
-            masks={name: Mask(**effect.measures(), loss_delta=losses[name]) for name, effect in effects.items()},
-            random=effects["adaptive"].random,
-            beats_random=effects["adaptive"].beats_random,
-            verdict=effects["adaptive"].verdict,
+            masks=self._masks(ranked, settled, step),
         )
 
-    def _measure(
-        self, ranked: Ranked, settled: _Settled, step: Steps
-    ) -> tuple[dict[str, Effect], dict[str, float | None]]:
-        """Effect and change of loss of each mask."""
+    def _masks(self, ranked: Ranked, settled: _Settled, step: Steps) -> dict[str, Mask]:
+        """Name -> effect and change of loss of each mask."""
         rng = label_rng(self.seed, ranked.task, ranked.label)
-        trials = {
-            "adaptive": ranked.trial(settled.neurons, settled.alpha, self.options.random_sets, rng),
-            "zero": Trial(zero(settled.neurons)),
-            "mean": Trial(mean(settled.neurons, ranked.stats)),
-        }
+        drawn = ranked.random_sets(settled.neurons, self.options.random_sets, rng)
+        treatments: dict[str, Callable[[Neurons], Program]] = {
+            "adaptive": partial(ranked.attenuated, alpha=settled.alpha), "zero": zero, "mean": ranked.averaged,
+        }  # fmt: skip
+        trials = {name: Trial.of(treat, settled.neurons, drawn) for name, treat in treatments.items()}
         effects = measure_effects(self.test, ranked.target, trials, self.options.bootstrap, rng)
-        step(self.options.random_sets)
+        step(len(trials) * self.options.random_sets)
         programs = [trial.program for trial in trials.values()]
         losses = self.text.deltas(programs, None if self.neutral else self.test.others(ranked.target))
         step(len(programs))
-        return effects, dict(zip(trials, losses, strict=True))
+        return {
+            name: Mask(**vars(effect), loss_delta=loss)
+            for (name, effect), loss in zip(effects.items(), losses, strict=True)
+        }

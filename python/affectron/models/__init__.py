@@ -5,7 +5,7 @@ from affectron.models.chain import Given, Kernel, Routed
 from affectron.models.compaction import compact
 from affectron.models.context_length import max_length
 from affectron.models.discovery.sites import declare_mlp, find_sites
-from affectron.models.forward import Reader, evaluating
+from affectron.models.forward import Reader, body, evaluating
 from affectron.models.identity import check_tokenizer, config_hash, fingerprint, tokenizer_hash
 from affectron.models.layout import Site, Structure
 from affectron.models.load import load_model, load_skeleton
@@ -22,6 +22,7 @@ __all__ = [
     "Steering",
     "Structure",
     "attach",
+    "body",
     "check_tokenizer",
     "compact",
     "config_hash",

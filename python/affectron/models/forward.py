@@ -77,7 +77,7 @@ class Reader:
             raise InputError(
                 f"model is a {kind}, expected one of transformers; a wrapper of torch holds it as its module"
             )
-        self.body = _body(model)
+        self.body = body(model)
         modules = set(self.body.modules())
         self.sites: list[Site] = [site for site in sites if site.module in modules]
         writes = bool(model.can_generate()) and not model.config.is_encoder_decoder
@@ -242,8 +242,9 @@ def _takes_mask(body: nn.Module) -> bool:
     return "attention_mask" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def _body(model: Any) -> nn.Module:
-    """The part of the model that reads the text."""
+def body(model: Any) -> nn.Module:
+    """The part of a model that reads the text: of an encoder-decoder model the encoder, of others the model without its
+    lm_head."""
     inner: Any = unwrapped(model)
     if getattr(getattr(inner, "config", None), "is_encoder_decoder", False):
         return inner.get_encoder()  # type: ignore[no-any-return]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import torch
 from torch import nn
 
 from affectron._internal.files import digest
@@ -28,7 +29,8 @@ def fingerprint(model: nn.Module) -> str:
     for name, weight in named_weights(model):
         flat = weight.reshape(-1)
         step = max(1, flat.numel() // _FINGERPRINT_VALUES)
-        values = flat[::step][:_FINGERPRINT_VALUES].float().cpu()
+        # A copy: NumPy would fix the size of the weight's own storage, which FSDP frees after a backward pass.
+        values = flat[::step][:_FINGERPRINT_VALUES].to("cpu", torch.float32, copy=True)
         chunks += [f"{name} {list(weight.shape)}".encode(), values.numpy().tobytes()]
     return digest(*chunks)
 

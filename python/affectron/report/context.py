@@ -9,13 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from affectron._internal.artifacts import CROSS_DATASET, NEURONS, SAME_MODEL, STATS, VALIDATION
+from affectron._internal.artifacts import ATTRIBUTION, CROSS_DATASET, NEURONS, SAME_MODEL, STATS, VALIDATION
 from affectron._internal.files import digest
+from affectron._internal.options import Options, described
 from affectron._internal.wording import count
 from affectron.evaluation.verdicts import RULE
-from affectron.experiments.results import MASKS, LabelResult, Validation
+from affectron.experiments.results import MASKS, Mask, Validation
 from affectron.neurons import NeuronSet
-from affectron.options import Common, Evaluate, KeepStable, Options, Select, SelectTask, Validate, described
+from affectron.options import Common, Evaluate, KeepStable, Select, SelectTask, Validate
 from affectron.report import text as words
 from affectron.report.definitions import decisions, definitions
 from affectron.report.pieces import Pieces
@@ -23,9 +24,6 @@ from affectron.report.tables import cell_text
 from affectron.report.tested import without_texts
 from affectron.scores import SCORES, Score, unscored
 from affectron.stats import ActivationStats
-
-#: The rule of ``beats_random`` as the page states it.
-BEATS_RULE = "yes where the adaptive mask's change lies below the whole interval of the random sets."
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,16 @@ def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[
     provenances = pieces.provenances
     others = [file for file in pieces.results if file not in (VALIDATION, CROSS_DATASET)]
     last = [CROSS_DATASET] if pieces.cross_dataset else []
-    files = [File.of(folder, name) for name in (STATS, NEURONS, VALIDATION, *others, *last)]
+    sources = (STATS, *([ATTRIBUTION] if pieces.attributions else []), NEURONS)
+    files = [File.of(folder, name) for name in (*sources, VALIDATION, *others, *last)]
     model = _first(provenances, "model")
     return {
         "version": metadata.version("affectron"),
         "title": "Label neurons" if model is None else f"Label neurons of {words.plain(model)}",
         "facts": _facts(pieces, files),
         "notices": [*overlaps, *_notices(pieces)],
-        "random_sets": any(result.random for result in results.values()),
-        "headline": words.headline(results),
+        "random_sets": any(mask.random for result in results.values() for mask in result.masks.values()),
+        "headline": [*words.best_claim(pieces.methods), *words.headline(results)],
         "validation": validation,
         "verdict_rule": RULE,
         "results": results,
@@ -78,7 +77,6 @@ def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[
         "selection": _selection(stats, neurons),
         "layer_axis": "" if neurons is None else words.layer_names(tuple(neurons.widths))[0],
         "table_text": "" if validation is None else table_text(validation),
-        "beats_rule": BEATS_RULE,
         "methods": definitions(
             active=words.plain(_first(provenances, "active")),
             tokens=words.plain(_first(provenances, "tokens")),
@@ -100,7 +98,6 @@ def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[
         "percent": words.percent,
         "points": words.points,
         "pair": words.pair,
-        "below_zero": words.below_zero,
         "label_sentence": words.label_sentence,
     }
 
@@ -205,8 +202,12 @@ def _neurons(neurons: NeuronSet) -> dict[str, Any]:
     """Values of the selection: labels, number of tasks, the rule in words, whether labels of a task are disjoint."""
     options = _select_options(neurons)
     rule = ""
-    if "score" in options and "top" in options:
-        rule = f"Selected by {words.plain(options['score'])}, top {100 * options['top']:g}\u00a0%"
+    if options.get("count") is not None:
+        size = f"{options['count']:,} a label"
+    else:
+        size = f"top {100 * options['top']:.4g}\u00a0%" if "top" in options else ""
+    if "score" in options and size:
+        rule = f"Selected by {words.plain(options['score'])}, {size}"
         filter_rate = options.get("filter_rate")
         rule += f", activity filter at the {filter_rate:g} quantile." if filter_rate is not None else "."
     return {
@@ -267,38 +268,42 @@ def _selection(stats: ActivationStats | None, neurons: NeuronSet | None) -> list
 
 
 def table_text(validation: Validation) -> str:
-    """The main table for spreadsheets: ASCII minus signs, intervals in columns of their own, nothing rounded twice."""
-    masks = [f"{name}_{part}" for name in MASKS for part in ("delta", "low", "high")]
-    lines = [
-        [
-            "task", "label", "neurons", "masked", "sentences", "baseline", *masks, "random_sets", "random_mean",
-            "random_low", "random_high", "others_delta", "others_low", "others_high", "loss_delta", "beats_random",
-        ]
-    ]  # fmt: skip
+    """The main table for spreadsheets, with all of each mask: ASCII minus signs, intervals in columns of their own,
+    nothing rounded twice."""
+    parts = (
+        "delta", "low", "high", "others_delta", "others_low", "others_high", "random_sets", "random_mean",
+        "random_low", "random_high", "loss_delta", "verdict",
+    )  # fmt: skip
+    masks = [f"{name}_{part}" for name in MASKS for part in parts]
+    lines = [["task", "label", "neurons", "masked", "sentences", "baseline", *masks]]
     lines += [
-        [*(cell_text(" ".join(name.split())) for name in (task, label)), *_text_cells(result)]
+        [
+            *(cell_text(" ".join(name.split())) for name in (task, label)),
+            str(result.selected), str(result.masked), str(result.sentences), *_hundredfold(result.baseline),
+            *(cell for name in MASKS for cell in _mask_cells(result.masks.get(name), len(parts))),
+        ]
         for task, of_task in validation.tasks.items()
         for label, result in of_task.in_order()
-    ]
+    ]  # fmt: skip
     return "\n".join("\t".join(line) for line in lines)
 
 
-def _text_cells(result: LabelResult) -> list[str]:
-    """The cells of :func:`table_text` after task and label; empty where not measured."""
+def _hundredfold(*values: float | None) -> list[str]:
+    return ["" if value is None else f"{100 * value:.6g}" for value in values]
 
-    def hundredfold(*values: float | None) -> list[str]:
-        return ["" if value is None else f"{100 * value:.6g}" for value in values]
 
-    cells = [str(result.selected), str(result.masked), str(result.sentences), *hundredfold(result.baseline)]
-    for name in MASKS:
-        mask = result.masks.get(name)
-        cells += hundredfold(mask.delta, *mask.interval) if mask else [""] * 3
-    random, adaptive = result.random, result.masks.get("adaptive")
-    cells += [str(random.sets), *hundredfold(random.mean, *random.interval)] if random else [""] * 4
-    cells += hundredfold(adaptive.others_delta, *(adaptive.others_interval or (None, None))) if adaptive else [""] * 3
-    cells.append("" if adaptive is None or adaptive.loss_delta is None else f"{adaptive.loss_delta:.6g}")
-    cells.append("" if result.beats_random is None else words.plain(result.beats_random))
-    return cells
+def _mask_cells(mask: Mask | None, number: int) -> list[str]:
+    """The ``number`` cells of :func:`table_text` on one mask; empty where not measured."""
+    if mask is None:
+        return [""] * number
+    random = mask.random
+    drawn = [str(random.sets), *_hundredfold(random.mean, *random.interval)] if random else [""] * 4
+    return [
+        *_hundredfold(mask.delta, *mask.interval, mask.others_delta, *(mask.others_interval or (None, None))),
+        *drawn,
+        "" if mask.loss_delta is None else f"{mask.loss_delta:.6g}",
+        mask.verdict or "",
+    ]
 
 
 def _options(pieces: Pieces) -> list[tuple[str, list[dict[str, str]]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from affectron.scores import Score
-from affectron.stats import PAIRS
+from affectron.stats import ATTRIBUTION, PAIRS
 
 _ACTIVE = {
     "gate": "the gate's activation is above 0, act(g) > 0; in a plain MLP, act(z) > 0 (rule “gate”)",
@@ -15,15 +15,21 @@ _TOKENS = {
     "mean": "A sentence is one observation, the mean over its tokens",
     PAIRS: "A pair is one observation, the difference of the means over the tokens of its two texts",
 }
+_ATTRIBUTION = (
+    "Attribution",
+    "Of a neuron in one sentence: the sum over the tokens of (h − b) · ∂m/∂h, m a metric of the model's answer and b "
+    "the baseline. To first order it is what m loses when the neuron is set to b. A sentence is one observation.",
+)
 _VALIDATED = [
-    ("Adaptive mask", "Of the label's neurons, the share τ with the largest |mean under the label − mean of "
-     "the rest| / |mean of all| is attenuated by α. If the label's accuracy on dev has not dropped by the "
-     "wanted amount, α and τ are raised, up to their caps; the last setting is used on test."),
+    ("Adaptive mask", "The best share τ of the label's neurons is attenuated by α: those with the largest |mean under "
+     "the label − mean of the rest| / |mean of all|, but the first ones of neurons that were selected by attribution. "
+     "If the label's accuracy on dev has not dropped by the wanted amount, α and τ are raised, up to their caps; the "
+     "last setting is used on test."),
     ("Attenuation", "Dynamic: h′ = h · max(1 − α·|h|/M, 1 − α), by each token's own activation. Static: "
      "h′ = h · (1 − α·A/M). A is the absolute mean, M the largest absolute activation under the label."),
     ("Zero and mean mask", "The same neurons set to 0, or to their mean over all tokens of the task."),
-    ("Random sets", "As many neurons at each site, drawn at random, attenuated in the same way: what losing "
-     "any neurons costs."),
+    ("Random sets", "As many neurons at each site, drawn at random, treated in the same way as each mask treats the "
+     "label's: what losing any neurons costs."),
     ("Others' Δ", "Change of accuracy on the sentences of the task's other labels: how specific the mask is."),
     ("Loss Δ", "Change of next-token loss on neutral text, in nats a token: what else the mask breaks."),
     ("Intervals", "Those of a mask: 95 % bootstrap over test sentences. That of the random sets: the middle "
@@ -57,6 +63,8 @@ def definitions(
     if score is not None:
         name, described = score
         terms.append((f"Score “{name}”", f"{described.description}."))
+        if described.kind == ATTRIBUTION:
+            terms.append(_ATTRIBUTION)
     if validated:
         terms += _VALIDATED
     if induced:

@@ -121,19 +121,20 @@ def inline(svg: str, name: str, title: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def grid(count: int, panel_height: float, extra: float) -> tuple[Figure, list[Axes]]:
-    """A figure, and its ``count`` small panels in reading order, with one vertical scale.
+def grid(count: int, panel_height: float, extra: float, one_scale: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure, and its ``count`` small panels in reading order.
 
     Args:
         count: number of panels.
         panel_height: height of a row of panels, in inches.
         extra: height of title, legend and axis, in inches.
+        one_scale: give all panels the same vertical scale.
     """
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
     width = WIDTH if columns >= 3 else 6.2  # less has no room for the legend
     figure = Figure(figsize=(width, extra + panel_height * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    panels = figure.subplots(rows, columns, sharey=one_scale, squeeze=False)
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(h_pad=0.07)

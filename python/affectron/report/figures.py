@@ -39,8 +39,8 @@ MASK_STYLE = {"adaptive": (VERMILLION, "o"), "zero": (BLUE, "s"), "mean": (GREEN
 
 
 def accuracy_figure(tasks: Mapping[str, TaskResult]) -> Drawing:
-    """Accuracy change in points (x) by label (y): one panel a task, a mark with its interval for each mask, and
-    the random sets' interval as a band with their mean as a line."""
+    """Accuracy change in points (x) by label (y): one panel a task, a mark with its interval for each mask, and behind
+    it the interval of the mask's random sets as a band with their mean as a line."""
     tasks = {name: task for name, task in tasks.items() if task.results}
     results = [result for task in tasks.values() for result in task.results.values()]
     rows = [len(task.results) for task in tasks.values()]
@@ -57,7 +57,7 @@ def accuracy_figure(tasks: Mapping[str, TaskResult]) -> Drawing:
             for name, (color, marker) in MASK_STYLE.items()
             if any(name in result.masks for result in results)
         ]
-        if any(result.random for result in results):
+        if any(mask.random for result in results for mask in result.masks.values()):
             handles.append(Patch(facecolor=BAND, label="random sets: 95 % interval"))
             handles.append(
                 Line2D([], [], color="#777777", marker="|", markersize=11, linestyle="", label="random sets: mean")
@@ -72,20 +72,20 @@ def _accuracy_panel(axes: Axes, name: str, task: TaskResult) -> None:
     axes.grid(axis="x")
     axes.axvline(0, color="#777777", linewidth=1.0, zorder=1)
     for row, (_, result) in enumerate(task.in_order()):
-        if result.random:
-            low, high = (100 * value for value in result.random.interval)
-            axes.fill_between([low, high], row - 0.36, row + 0.36, color=BAND, linewidth=0, zorder=0.9)
-            # One random set, or equal ones, make a band of no width: the mean's line still shows it.
-            mean = 100 * result.random.mean
-            axes.plot([mean, mean], [row - 0.36, row + 0.36], color="#777777", linewidth=1.2, zorder=1.5)
-        for offset, mask_name in zip((-0.22, 0.0, 0.22), MASKS, strict=True):
+        for offset, mask_name in zip((-0.24, 0.0, 0.24), MASKS, strict=True):
             if mask_name not in result.masks:
                 continue
-            mask = result.masks[mask_name]
+            mask, height = result.masks[mask_name], row + offset
+            if mask.random:
+                low, high = (100 * value for value in mask.random.interval)
+                axes.fill_between([low, high], height - 0.11, height + 0.11, color=BAND, linewidth=0, zorder=0.9)
+                # One random set, or equal ones, make a band of no width: the mean's line still shows it.
+                mean = 100 * mask.random.mean
+                axes.plot([mean, mean], [height - 0.11, height + 0.11], color="#777777", linewidth=1.2, zorder=1.5)
             color, marker = MASK_STYLE[mask_name]
-            axes.plot([100 * v for v in mask.interval], [row + offset] * 2, color=color, linewidth=1.6, zorder=2)
+            axes.plot([100 * v for v in mask.interval], [height] * 2, color=color, linewidth=1.6, zorder=2)
             axes.plot(
-                100 * mask.delta, row + offset, marker=marker, color=color, markersize=6,
+                100 * mask.delta, height, marker=marker, color=color, markersize=6,
                 markeredgecolor="white", markeredgewidth=0.7, zorder=3,
             )  # fmt: skip
     axes.set_yticks(range(len(task.results)), [f"{short(label)}  (n = {r.sentences})" for label, r in task.in_order()])

@@ -1,4 +1,5 @@
-"""Figures on the run as a whole: accuracy under each mask, neurons by site, overlap of labels, the feedback loop."""
+"""Figures on the run as a whole: effect over the number of masked neurons, accuracy under each mask, neurons by site,
+overlap of labels, the feedback loop."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ import math
 
 from affectron.neurons import NeuronSet
 from affectron.report import figures
+from affectron.report.averages import mean_curve
+from affectron.report.curves import curves_figure
 from affectron.report.drawing import Drawing
 from affectron.report.pieces import Pieces
 
@@ -13,6 +16,9 @@ from affectron.report.pieces import Pieces
 def overview_figures(pieces: Pieces) -> dict[str, Drawing]:
     """Name -> drawing of every figure that the run has numbers for, in order."""
     drawings = {}
+    methods = pieces.methods
+    if methods and methods.tasks:
+        drawings["curves"] = curves_figure({method: mean_curve(methods, method) for method in methods.options.methods})
     results = pieces.validation.results if pieces.validation else {}
     if pieces.validation and results:
         drawings["accuracy"] = figures.accuracy_figure(pieces.validation.tasks)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from affectron._internal.artifacts import CROSS_DATASET, KINDS, NEURONS, STATS, VALIDATION, findings_file
+from affectron._internal.artifacts import ATTRIBUTION, CROSS_DATASET, KINDS, NEURONS, STATS, VALIDATION, findings_file
 from affectron.errors import InputError
 from affectron.experiments.results import (
     Ablations,
     Associations,
     Candidates,
     CrossSignal,
+    Estimate,
     Findings,
     Induction,
     Methods,
@@ -32,12 +33,14 @@ class Pieces:
     corpus."""
 
     stats: ActivationStats | None = None
+    attributions: ActivationStats | None = None
     neurons: NeuronSet | None = None
     validation: Validation | None = None
     ablations: Ablations | None = None
     associations: Associations | None = None
     candidates: Candidates | None = None
     cross_signal: CrossSignal | None = None
+    estimate: Estimate | None = None
     induction: Induction | None = None
     methods: Methods | None = None
     stability: Stability | None = None
@@ -61,14 +64,19 @@ class Pieces:
             path = folder / (file or findings_file(kind.kind))
             return kind.load(path) if path.is_file() else None
 
+        def measured(file: str) -> ActivationStats | None:
+            return ActivationStats.load(folder / file) if (folder / file).is_file() else None
+
         pieces = cls(
-            stats=ActivationStats.load(folder / STATS) if (folder / STATS).is_file() else None,
+            stats=measured(STATS),
+            attributions=measured(ATTRIBUTION),
             neurons=NeuronSet.load(folder / NEURONS) if (folder / NEURONS).is_file() else None,
             validation=result(Validation, VALIDATION),
             ablations=result(Ablations),
             associations=result(Associations),
             candidates=result(Candidates),
             cross_signal=result(CrossSignal),
+            estimate=result(Estimate),
             induction=result(Induction),
             methods=result(Methods),
             stability=result(Stability),
@@ -88,7 +96,7 @@ class Pieces:
     @property
     def sources(self) -> dict[str, ActivationStats | NeuronSet]:
         """File -> statistics or neurons, which were made from the screened sentences."""
-        sources = {STATS: self.stats, NEURONS: self.neurons}
+        sources = {STATS: self.stats, ATTRIBUTION: self.attributions, NEURONS: self.neurons}
         return {file: piece for file, piece in sources.items() if piece is not None}
 
     @property

@@ -3,84 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from affectron._internal.artifacts import CROSS_DATASET, findings_file
 from affectron._internal.wording import count
-from affectron.evaluation.verdicts import SPECIFIC, Effect
 from affectron.experiments.results import (
     MASKS,
     THIRDS,
-    Ablation,
-    Ablations,
     Associations,
     CandidateNeuron,
     Candidates,
     CrossSignal,
     Induction,
-    Methods,
     Stability,
     Validation,
 )
-from affectron.options import METHODS
-from affectron.report import figures
+from affectron.report import effects, figures
 from affectron.report import text as words
-from affectron.report.drawing import Drawing
 from affectron.report.pieces import Pieces, Result
+from affectron.report.section import Figure, Section
 from affectron.report.tables import Column, Table
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing with its caption; ``name`` is part of the names of its files."""
-
-    name: str
-    drawing: Drawing
-    caption: str
-
-
-@dataclass
-class Section:
-    """One chapter: paragraphs, perhaps a validation for a table like the main one, then figures and tables."""
-
-    id: str
-    heading: str
-    text: list[str] = field(default_factory=list)
-    figures: list[Figure] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    validation: Validation | None = None
-
-
-_BAND = (
-    "The mark is the change of accuracy on the label's own test sentences, its line the 95 % bootstrap interval; the "
-    "grey band holds 95 % of the random sets matched in size at each layer, the line in it is their mean."
-)
-_EFFECT = (
-    Column("Δ own", "points"), Column("interval", "points interval"), Column("Δ others", "points"),
-    Column("random", "points"), Column("random interval", "points interval"), Column("verdict"),
-)  # fmt: skip
-
-
-def _effect(effect: Effect | None) -> list[object]:
-    """The cells of ``_EFFECT``."""
-    if effect is None:
-        return [None] * len(_EFFECT)
-    random = effect.random
-    return [
-        effect.delta, effect.interval, effect.others_delta, random and random.mean, random and random.interval,
-        effect.verdict,
-    ]  # fmt: skip
 
 
 def sections(pieces: Pieces) -> list[Section]:
     """The sections of all results that the run has beside its validation, in the order of the method."""
     return [
+        *_made(effects.methods, pieces.methods),
+        *_made(effects.estimate, pieces.estimate),
         *_made(_stability, pieces.stability),
         *_made(_candidates, pieces.candidates),
-        *_made(_methods, pieces.methods),
-        *_made(_ablations, pieces.ablations),
+        *_made(effects.ablations, pieces.ablations),
         *_made(_induction, pieces.induction),
         *_made(_cross_signal, pieces.cross_signal),
         *_made(_associations, pieces.associations),
@@ -211,98 +164,6 @@ def _best_candidates(section: Section, result: Candidates, best: Mapping[str, Se
         section.tables.append(Table("examples", caption, names + read, texts, source))
 
 
-def _methods(result: Methods) -> Section:
-    options = result.options
-    names = options.methods
-    section = Section("selection-methods", "Selection methods side by side")
-    listed = "; ".join(f"{name}: {METHODS[name].description}" for name in names if name in METHODS)
-    section.text.append(f"{listed}.")
-    section.text.append(
-        f"Each method selects about {100 * options.top:g} % of all neurons for all labels of a task; all that it "
-        f"selects for a label is attenuated by α = {options.alpha:g}. The specific change is that on the label's "
-        "own sentences less that on the others'. The best method of a label is the one of the largest specific drop "
-        "among those with the verdict “specific”; it is read off the test split and describes this run."
-    )
-    for task, compared in result.tasks.items():
-        of_task = words.file_name(task)
-        labels = list(compared.labels)
-        effects = [[compared.labels[label].methods[name].effect for name in names] for label in labels]
-        values = np.array([[_specific_points(effect) for effect in row] for row in effects])
-        specific = np.array([[effect is not None and effect.verdict == SPECIFIC for effect in row] for row in effects])
-        drawing = figures.matrix_figure(labels, names, values, places=1, bold=specific)
-        caption = (
-            f"{task}: change of accuracy on own less others' test sentences, in points, under each method's mask; "
-            "framed where the verdict is “specific”."
-        )
-        section.figures.append(Figure(f"methods-{of_task}", drawing, caption))
-        agreement = np.array([[np.nan if share is None else share for share in row] for row in compared.agreement])
-        drawing = figures.matrix_figure(names, names, agreement, places=2)
-        caption = f"{task}: Jaccard index of what two methods select for a label, the mean over labels."
-        section.figures.append(Figure(f"agreement-{of_task}", drawing, caption))
-        rows = [
-            [label, name, selected.selected, *_effect(selected.effect), "yes" if of_label.best == name else ""]
-            for label, of_label in compared.labels.items()
-            for name, selected in ((name, of_label.methods[name]) for name in names)
-        ]
-        columns = (Column("label"), Column("method"), Column("neurons", "count"), *_EFFECT, Column("best"))
-        table = Table(f"methods-{of_task}", f"Methods, {task}", columns, rows, findings_file("methods"))
-        section.tables.append(table)
-    return section
-
-
-_SWEEPS = {
-    "sites": ("part of the sites", "Where the neurons are masked: at all sites, or in one third of them."),
-    "alpha": ("α", "All of the label's neurons, attenuated by α."),
-    "share": ("share τ of the label's neurons", "The best of the label's neurons by differential score."),
-    "model_share": ("share of all neurons that the selection takes", "As many neurons as a larger selection gives."),
-}
-
-
-def _ablations(result: Ablations) -> Section:
-    options = result.options
-    section = Section("ablations", "Ablations")
-    section.text.append(
-        f"On the test split; α = {options.alpha:g} where it is not swept, "
-        f"{count(options.random_sets, 'random set')} for every mask. The verdict follows the rule of the main "
-        f"table. {_BAND}"
-    )
-    for sweep, (axis, meaning) in _SWEEPS.items():
-        rows = [row for row in result.rows if row.sweep == sweep]
-        settings = list(dict.fromkeys(row.setting for row in rows))
-        if not settings:
-            continue
-        by_label = {
-            label: [row.effect for row in rows if row.label == label] for label in {row.label: 0 for row in rows}
-        }
-        ticks = [setting if isinstance(setting, str) else f"{setting:g}" for setting in settings]
-        drawing = figures.sweep_figure(by_label, ticks, axis)
-        section.figures.append(Figure(f"ablation-{sweep}", drawing, f"{meaning} {_BAND}"))
-        columns = (Column("label"), Column(axis), Column("masked", "count"), *_EFFECT)
-        cells = [[row.label, row.setting, row.masked, *_effect(row.effect)] for row in rows]
-        section.tables.append(
-            Table(f"ablation-{sweep}", f"Ablation by {axis}", columns, cells, findings_file("ablations"))
-        )
-    thirds = _third_means(result.rows)
-    if thirds:
-        least = min(thirds, key=lambda third: thirds[third])
-        listed = ", ".join(f"{third} {words.points(mean)}" for third, mean in thirds.items())
-        drop = f"The largest drop is in the {least} third" if thirds[least] < 0 else "None of them is a drop"
-        section.text.append(
-            f"Mean change over the labels, in points: {listed}. {drop}; masks of different thirds differ in size, "
-            "which the random sets follow."
-        )
-    return section
-
-
-def _third_means(rows: Sequence[Ablation]) -> dict[str, float]:
-    """Third of the sites -> mean change of accuracy over the labels that have neurons there."""
-    deltas: dict[str, list[float]] = {}
-    for row in rows:
-        if row.sweep == "sites" and row.setting != "all" and row.effect is not None:
-            deltas.setdefault(row.setting, []).append(row.effect.delta)
-    return {third: float(np.mean(deltas[third])) for third in THIRDS if third in deltas}
-
-
 def _induction(result: Induction) -> Section:
     betas = result.options.betas
     section = Section("induction", "Induction")
@@ -424,22 +285,26 @@ def results_table(validation: Validation, name: str, caption: str, source: str) 
     """The main table of a validation."""
     columns = (
         Column("task"), Column("label"), Column("neurons", "count"), Column("masked", "count"),
-        Column("sentences", "count"), Column("baseline, %", "percent"), Column("Δ adaptive", "points"),
-        Column("interval", "points interval"), Column("Δ zero", "points"), Column("Δ mean", "points"),
+        Column("sentences", "count"), Column("baseline, %", "percent"),
+        *(
+            column
+            for mask in MASKS
+            for column in (Column(f"Δ {mask}", "points"), Column(f"{mask} interval", "points interval"))
+        ),
         Column("random", "points"), Column("random interval", "points interval"), Column("Δ others", "points"),
-        Column("loss Δ", "number"), Column("verdict"),
+        Column("loss Δ", "number"), Column("adaptive is"), Column("zero is"),
     )  # fmt: skip
     rows = []
     for task, of_task in validation.tasks.items():
         for label, result in of_task.in_order():
-            adaptive, zeroed, mean = (result.masks.get(mask) for mask in MASKS)
-            random = result.random
+            adaptive, zeroed, _ = masks = [result.masks.get(mask) for mask in MASKS]
+            random = zeroed and zeroed.random
             rows.append(
                 [
                     task, label, result.selected, result.masked, result.sentences, result.baseline,
-                    adaptive and adaptive.delta, adaptive and adaptive.interval, zeroed and zeroed.delta,
-                    mean and mean.delta, random and random.mean, random and random.interval,
-                    adaptive and adaptive.others_delta, adaptive and adaptive.loss_delta, result.verdict,
+                    *(cell for mask in masks for cell in (mask and mask.delta, mask and mask.interval)),
+                    random and random.mean, random and random.interval, zeroed and zeroed.others_delta,
+                    zeroed and zeroed.loss_delta, adaptive and adaptive.verdict, zeroed and zeroed.verdict,
                 ]
             )  # fmt: skip
     return Table(name, caption, columns, rows, source)
@@ -455,8 +320,3 @@ def _cross_dataset(other: Validation) -> Section:
     caption = f"Validation on {corpus}, each interval in a column of its own"
     section.tables.append(results_table(other, "cross-dataset", caption, CROSS_DATASET))
     return section
-
-
-def _specific_points(effect: Effect | None) -> float:
-    """The specific change in points; NaN where it was not measured."""
-    return float("nan") if effect is None or effect.specific_delta is None else 100 * effect.specific_delta

@@ -12,7 +12,9 @@ from typing import Any
 
 from affectron._internal.files import digest
 from affectron._internal.wording import count
-from affectron.experiments.results import Interval, LabelResult
+from affectron.evaluation.verdicts import NO_EFFECT, SPECIFIC, UNSPECIFIC
+from affectron.experiments.results import Interval, LabelResult, Mask, Methods
+from affectron.report.averages import best_method, mean_curve
 from affectron.stats import PAIRS
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -119,93 +121,78 @@ def layer_names(sites: Sequence[str]) -> tuple[str, list[str]]:
     return "site, in the order of the forward pass", [str(position) for position in range(len(sites))]
 
 
-def below_zero(result: LabelResult) -> bool | None:
-    """Tell whether the whole 95 % interval of the adaptive mask's change is below zero; None without the mask."""
-    mask = result.masks.get("adaptive")
-    return None if mask is None else mask.interval[1] < 0
-
-
-def outcome(result: LabelResult) -> str:
-    """The adaptive mask's numbers for one label, in one clause."""
-    if result.random is None or result.beats_random is None:
-        return "there are no random sets to compare with"
-    if result.beats_random and below_zero(result):
-        return "beyond the random sets, and the interval is below zero"
-    if result.beats_random:
-        return "beyond the random sets, but the interval is not wholly below zero"
-    if below_zero(result):
-        return "the interval is below zero, but random sets did as much"
-    return "no effect of these neurons in particular is shown"
+#: Mask -> what it does to neurons, in the order in which a sentence tells of the masks.
+_TREATED = {"zero": "set to zero", "adaptive": "attenuated by the adaptive mask", "mean": "set to their mean"}
 
 
 def label_sentence(result: LabelResult) -> str:
-    """One label's result under the adaptive mask against its control, in plain words (the label not named)."""
-    mask = result.masks.get("adaptive")
+    """One label's result under each mask against its control, in plain words (the label not named)."""
     if not result.selected:
         return "no neuron was selected for it."
-    if mask is None:
-        return "not tested with the adaptive mask."
-    words = (
-        f"{points(mask.delta)} points ({span(mask.interval)}), from {percent(result.baseline)} on "
-        f"{count(result.sentences, 'test sentence')}, with {result.masked:,} of "
-        f"{count(result.selected, 'neuron')} attenuated; "
+    if not result.masks:
+        return "not tested."
+    told = [f"{treated}, {_change(result.masks[name])}" for name, treated in _TREATED.items() if name in result.masks]
+    return (
+        f"from {percent(result.baseline)} on {count(result.sentences, 'test sentence')}, with {result.masked:,} of "
+        f"{count(result.selected, 'neuron')}: {'; '.join(told)}."
     )
-    if result.random:
-        words += f"{count(result.random.sets, 'random set')}: {points(result.random.mean)}"
-        words += f" ({span(result.random.interval)}); "
-    return f"{words}{outcome(result)}."
 
 
-_OUTCOMES = (
-    ("accuracy on own test sentences fell beyond what random sets did, with an interval below zero", True, True),
-    ("accuracy fell beyond what random sets did, but the interval is not wholly below zero", True, False),
-    ("accuracy fell, with an interval below zero, but random sets did as much", False, True),
-    ("no effect of the selected neurons in particular is shown", False, False),
-)
+def _change(mask: Mask) -> str:
+    """A mask's change in points, that of its random sets, and its verdict."""
+    change = f"{points(mask.delta)} points ({span(mask.interval)})"
+    if mask.random is None:
+        return f"{change}, without random sets to compare with"
+    random = f"{count(mask.random.sets, 'random set')} {points(mask.random.mean)}"
+    return f"{change}, {random}: {mask.verdict}"
 
 
 def headline(results: Mapping[str, LabelResult]) -> list[str]:
-    """The run in a few sentences, each a count over the labels' results. Empty where nothing was tested.
+    """A sentence for each mask with its verdicts over the labels, the mask with most specific effects first.
 
     Args:
         results: label -> result.
     """
-    tested = {label: result for label, result in results.items() if "adaptive" in result.masks}
-    if not tested:
+    masks = {
+        name: {label: result.masks[name] for label, result in results.items() if name in result.masks}
+        for name in _TREATED
+    }
+    by_specific = sorted(
+        (name for name in masks if masks[name]),
+        key=lambda name: sum(mask.verdict == SPECIFIC for mask in masks[name].values()),
+        reverse=True,
+    )
+    return [f"Neurons {_TREATED[name]}: {_verdicts(masks[name])}." for name in by_specific]
+
+
+def _verdicts(masks: Mapping[str, Mask]) -> str:
+    """The labels of each verdict, and their mean change."""
+    parts: list[str] = []
+    for verdict in (SPECIFIC, UNSPECIFIC, NO_EFFECT, None):
+        labels = [label for label, mask in masks.items() if mask.verdict == verdict]
+        if labels:
+            of_all = f"{len(labels)} of {count(len(masks), 'label')}" if not parts else str(len(labels))
+            mean = sum(masks[label].delta for label in labels) / len(labels)
+            told = "no verdict, without random sets," if verdict is None else verdict
+            parts.append(f"{told} for {of_all} ({listing(labels)}; {points(mean)} points on average)")
+    return "; ".join(parts)
+
+
+def best_claim(result: Methods | None) -> list[str]:
+    """A sentence on the method whose neurons matter most, with the number of neurons at which they do; none without a
+    comparison of methods."""
+    if result is None:
         return []
-    compared = {label: r for label, r in tested.items() if r.random is not None and r.beats_random is not None}
-    total = count(len(tested), "label")
-    sentences = []
-    for clause, beats, below in _OUTCOMES:
-        names = [label for label, r in compared.items() if r.beats_random is beats and bool(below_zero(r)) is below]
-        if names:
-            sentences.append(f"For {len(names)} of {total} ({listing(names)}) {clause}.")
-    if len(compared) < len(tested):
-        names = [label for label in tested if label not in compared]
-        sentences.append(f"For {len(names)} of {total} ({listing(names)}) there are no random sets to compare with.")
-    return [*sentences, *_verdicts(tested), *_other_masks(tested)]
-
-
-def _verdicts(tested: Mapping[str, LabelResult]) -> list[str]:
-    """A sentence with the labels of each verdict, where there is any."""
-    judged = {label: result.verdict for label, result in tested.items() if result.verdict is not None}
-    parts = []
-    for verdict in sorted(set(judged.values()), reverse=True):
-        names = [label for label, of_label in judged.items() if of_label == verdict]
-        parts.append(f"{verdict} for {len(names)} ({listing(names)})")
-    return [f"The verdict by the rule of the main table: {'; '.join(parts)}."] if parts else []
-
-
-def _other_masks(tested: Mapping[str, LabelResult]) -> list[str]:
-    """A sentence for each other mask, which compares it with the adaptive one."""
-    sentences = []
-    for name in ("zero", "mean"):
-        masked = [result for result in tested.values() if name in result.masks]
-        if masked:
-            fell = sum(result.masks[name].delta < 0 for result in masked)
-            lower = sum(result.masks["adaptive"].delta < result.masks[name].delta for result in masked)
-            sentences.append(
-                f"With the {name} mask on the same neurons accuracy fell for {fell} of {len(masked)}; with the "
-                f"adaptive mask it went lower than that for {lower} of {len(masked)}."
-            )
-    return sentences
+    best = best_method(result)
+    if best is None:
+        return ["No method's neurons matter more for their label's own sentences than for the others'."]
+    point = min(mean_curve(result, best), key=lambda point: point.height.own - (point.height.others or 0.0))
+    height, labels = point.height, sum(len(task.labels) for task in result.tasks.values())
+    others = "" if height.others is None else f", on the other labels' by {points(height.others)}"
+    random = "" if height.random is None else f"; with as many random neurons by {points(height.random)}"
+    return [
+        f"With each label's {count(point.masked, 'best neuron')} by {best} set to zero, accuracy on the label's own "
+        f"test sentences changes by {points(height.own)} points{others}{random} (means over {count(labels, 'label')}). "
+        "Method and number are those of the largest difference between own and others on these sentences, out of "
+        f"{count(len(result.options.methods), 'method')}."
+    ]

@@ -14,31 +14,31 @@ from typing import Any
 
 from affectron._internal.checks import Whole
 from affectron._internal.files import read_text
+from affectron._internal.options import REQUIRED, Options, option, same
 from affectron._internal.records import from_plain, to_plain
 from affectron.corpus.sources import HUB
 from affectron.errors import InputError
 from affectron.models.load import is_hub_name
 from affectron.options import (
-    REQUIRED,
+    TOP,
     Ablate,
     Associate,
+    Attribute,
     Candidates,
     Columns,
     Common,
     CrossSignal,
+    Estimate,
     Evaluate,
     Induce,
     Inputs,
     KeepStable,
     Load,
     Methods,
-    Options,
     Screen,
     Select,
     Stability,
     Validate,
-    option,
-    same,
 )
 
 if sys.version_info >= (3, 11):
@@ -71,6 +71,14 @@ class ScreenTable(Screen):
 
 
 @dataclass(frozen=True)
+class AttributeTable(Attribute, OptionalTable):
+    """The table ``[attribute]``. Corpus, split and folds are those of ``[screen]``, prompts those of ``[evaluate]``."""
+
+    checkpoint: Path | None = same(ScreenTable, "checkpoint")
+    resume: bool = same(ScreenTable, "resume")
+
+
+@dataclass(frozen=True)
 class SelectTable(KeepStable, Select):
     """The table ``[select]``."""
 
@@ -83,11 +91,19 @@ class CandidatesTable(Candidates, OptionalTable):
 
 
 @dataclass(frozen=True)
+class EstimateTable(Estimate, OptionalTable):
+    """The table ``[estimate]``."""
+
+
+@dataclass(frozen=True)
 class MethodsTable(Methods, OptionalTable):
     """The table ``[methods]``."""
 
     top: float | None = same(  # type: ignore[assignment] # None is the selection's
-        Methods, "top", default=None, help="Share of all neurons to select for all labels of a task; that of select."
+        Methods,
+        "top",
+        default=None,
+        help=f"Share of all neurons to select for all labels of a task; that of select, or {TOP} where it has none.",
     )
 
 
@@ -135,16 +151,20 @@ class Config(Inputs, Common, Load):
     output: Path = option(REQUIRED, "Folder that all files go to.")
     columns: Columns = option(Columns(), "Reading the rows of the corpus.")
     screen: ScreenTable = option(ScreenTable(), "Statistics of every neuron for each label.")
+    attribute: AttributeTable = option(AttributeTable(), "The effect of every neuron on the answers, to first order.")
     select: SelectTable = option(SelectTable(), "Which neurons belong to a label.")
     stability: Stability = option(Stability(), "Which neurons are selected again under resampling.")
     candidates: CandidatesTable = option(CandidatesTable(), "The selected neurons one by one.")
     evaluate: Evaluate = option(Evaluate(), "Asking the model, in every later stage.")
     validate: Validate = option(Validate(), "The feedback loop that settles each label's mask on dev.")
-    methods: MethodsTable = option(MethodsTable(), "Ways to select, by what a mask of their neurons does.")
+    estimate: EstimateTable = option(
+        EstimateTable(), "Attributions of single neurons, beside the effect of zeroing each; where there are any."
+    )
+    methods: MethodsTable = option(MethodsTable(), "Ways to select, by what zeroing their neurons does.")
     ablate: AblateTable = option(AblateTable(), "Parts of a label's neurons, at several strengths.")
     induce: InduceTable = option(InduceTable(), "Sentences pushed towards a label.")
     cross_signal: CrossSignalTable | None = option(
-        None, "One task's signals at another's neurons; only where it is there."[:-1] + "."
+        None, "One task's signals at another's neurons; only if it is there."
     )
     cross_dataset: CrossDatasetTable | None = option(None, "Validation on another corpus; only if it is there.")
     associate: Associate = option(Associate(), "Which labels share neurons, and which go together.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from affectron.neurons import NeuronSet
 from affectron.runs.cache import Cache, file_digest, folder_digests
 from affectron.runs.config import Config
 from affectron.scores import SCORES
-from affectron.stats import ActivationStats
+from affectron.stats import ACTIVATION, ATTRIBUTION, ActivationStats
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,14 @@ class Session:
 
     def exam_on(self, corpus: Corpus, **splits: Any) -> Exam:
         """The exam of the configuration on a corpus, perhaps with other splits or another limit."""
-        table = self.config.evaluate
-        prompts = {task: prompt for task, prompt in table.prompts.items() if task in corpus.tasks}
-        options = {**table.values(), "prompts": prompts, **splits}
+        options = {**self.config.evaluate.values(), "prompts": self.prompts(corpus), **splits}
         return Exam(
             *self.model, corpus, **options, seed=self.config.seed, allow_overlap=self.config.allow_overlap
         )  # fmt: skip
+
+    def prompts(self, corpus: Corpus) -> dict[str, str]:
+        """The prompts of the corpus' tasks."""
+        return {task: prompt for task, prompt in self.config.evaluate.prompts.items() if task in corpus.tasks}
 
     def stats(self) -> ActivationStats:
         return ActivationStats.load(self.folder / STATS)
@@ -133,10 +135,14 @@ class Session:
         """
         self._check_splits()
         self._check_tasks()
-        single = [name for name, score in SCORES.items() if not score.paired]
-        for table, name in (("select", self.config.select.score), ("associate", self.config.associate.score)):
-            if name not in single:
-                raise InputError(f"{table}.score is {name!r}, expected one of {', '.join(single)}")
+        measured = [ACTIVATION, ATTRIBUTION] if self.config.attribute.enabled else [ACTIVATION]
+        for option, name, kinds in (
+            ("select.score", self.config.select.score, measured),
+            ("associate.score", self.config.associate.score, [ACTIVATION]),
+        ):
+            known = [score for score, kind in SCORES.items() if kind.kind in kinds]
+            if name is not None and name not in known:
+                raise InputError(f"{option} is {name!r}, expected one of {', '.join(known)}")
         _ = self.model_digests
         if not self.config.allow_overlap:
             screened = self.corpus.where(split=self.config.screen.split)
@@ -208,9 +214,20 @@ class Session:
         for task, labels in corpus.tasks.items():
             counts = [corpus.counts.get((split, label), 0) for label in labels]
             of_label = float(np.mean([min(count, limit or count) for count in counts]))
-            prompt = self.config.evaluate.prompts.get(task) or default_prompt(self.model[1], task, labels)
-            tokens = self.tokens_of(corpus.where(task=task), prompt)
+            tokens = self.tokens_of(corpus.where(task=task), self._prompt(task, labels))
             yield TaskSize(task, len(labels), of_label, of_label * len(labels), tokens)
+
+    def _prompt(self, task: str, labels: Sequence[str]) -> str:
+        return self.config.evaluate.prompts.get(task) or default_prompt(self.model[1], task, labels)
+
+    def tokens_asked(self, split: str) -> float:
+        """The tokens of a split, each sentence read once in the prompt of each of its tasks."""
+        views = (self.corpus.where(split=split, task=task) for task in self.corpus.where(split=split).tasks)
+        return sum(
+            len(view) * self.tokens_of(view, self._prompt(task, labels))
+            for view in views
+            for task, labels in view.tasks.items()
+        )
 
     def tokens_in(self, split: str) -> float:
         """The tokens of a split, each sentence read once."""

@@ -10,27 +10,40 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from affectron import __version__, options
-from affectron._internal.artifacts import CROSS_DATASET, NEURONS, PAGE, REPORT, STATS, VALIDATION, findings_file
+from affectron._internal.artifacts import (
+    ATTRIBUTION,
+    CROSS_DATASET,
+    NEURONS,
+    PAGE,
+    REPORT,
+    STATS,
+    VALIDATION,
+    findings_file,
+)
+from affectron._internal.options import Options, described
 from affectron._internal.records import to_plain
+from affectron.attribution.attribute import attribute_folds
 from affectron.corpus import Corpus
 from affectron.experiments.ablations import ablate
 from affectron.experiments.associations import associate
 from affectron.experiments.candidates import collect, examine
 from affectron.experiments.cross_signal import cross_signal_matrix
+from affectron.experiments.estimate import check_estimate
 from affectron.experiments.induction import induction
-from affectron.experiments.methods import compare_methods
-from affectron.experiments.results import Findings
+from affectron.experiments.methods import compare_methods, curve_sets
+from affectron.experiments.results import MASKS, Findings
 from affectron.experiments.results import Stability as StabilityResult
 from affectron.experiments.stability import keep_stable, stability
 from affectron.experiments.validation import validate_exam
-from affectron.options import Options, described
 from affectron.report import build_report
 from affectron.runs.cache import file_digest, stage_key
 from affectron.runs.config import Config
 from affectron.runs.session import Session
+from affectron.scores import SCORES
 from affectron.screening.checkpoint import ShardFolder
 from affectron.screening.screen import screen_folds
 from affectron.selection import select
+from affectron.stats import ATTRIBUTION as ATTRIBUTED
 from affectron.stats import ActivationStats
 
 
@@ -116,48 +129,98 @@ class Experiment(Stage):
 _EVALUATED = ("evaluate", "seed", "allow_overlap")
 
 
-class Screen(Stage):
-    name = "screen"
+class Pass(Stage):
+    """A pass over the folds of a split, kept in a checkpoint until all are measured.
+
+    Attributes:
+        file: the file of the whole.
+        folder: the folder of the folds.
+    """
+
+    file: ClassVar[str]
+    folder: ClassVar[str]
 
     def inputs(self, config: Config) -> Sequence[str]:
         return ()
 
     def outputs(self, config: Config) -> Sequence[str]:
-        return [STATS, *_folds(config)]
+        return [self.file, *self.folds(config)]
+
+    def folds(self, config: Config) -> list[str]:
+        """The files of the folds."""
+        return [f"{self.folder}/{fold:02}.safetensors" for fold in range(config.screen.folds)]
+
+    @abstractmethod
+    def measure(self, session: Session, corpus: Corpus, checkpoint: Path) -> list[ActivationStats]:
+        """Measure each fold, keeping what is done in a folder."""
 
     def work(self, session: Session) -> None:
-        table = session.config.screen
+        table = getattr(session.config, self.name)
         kept = table.checkpoint or session.folder / "checkpoint"
-        # Named by all that the numbers depend on: a screening with other options goes on from nothing.
-        checkpoint = kept / f"screen-{self.key(session)[:16]}"
+        # Named by all that the numbers depend on: a pass with other options goes on from nothing.
+        checkpoint = kept / f"{self.name}-{self.key(session)[:16]}"
         if not table.resume:
-            _remove_checkpoint(checkpoint)
-        corpus = session.corpus.where(split=table.split)
-        options = replace(table, checkpoint=checkpoint, resume=True)
-        folds = screen_folds(*session.model, corpus, table.folds, options, progress=session.progress)
-        (session.folder / "folds").mkdir(exist_ok=True)
-        for name, fold in zip(_folds(session.config), folds, strict=True):
+            ShardFolder.remove(checkpoint)
+        folds = self.measure(session, session.corpus.where(split=session.config.screen.split), checkpoint)
+        (session.folder / self.folder).mkdir(exist_ok=True)
+        for name, fold in zip(self.folds(session.config), folds, strict=True):
             fold.save(session.folder / name)
-        ActivationStats.pooled(folds).save(session.folder / STATS)
-        for folder in kept.glob("screen-*"):
-            _remove_checkpoint(folder)
+        ActivationStats.pooled(folds).save(session.folder / self.file)
+        for folder in kept.glob(f"{self.name}-*"):
+            ShardFolder.remove(folder)
         with suppress(OSError):  # not empty
             kept.rmdir()
+
+
+class Screen(Pass):
+    name = "screen"
+    file = STATS
+    folder = "folds"
+
+    def measure(self, session: Session, corpus: Corpus, checkpoint: Path) -> list[ActivationStats]:
+        table = session.config.screen
+        options = replace(table, checkpoint=checkpoint, resume=True)
+        return screen_folds(*session.model, corpus, table.folds, options, progress=session.progress)
 
     def tokens(self, session: Session) -> float:
         return session.tokens_in(session.config.screen.split)
 
 
-def _remove_checkpoint(folder: Path) -> None:
-    """Remove the shards of each fold, and the folders that are empty then."""
-    with suppress(OSError):
-        for fold in folder.iterdir():
-            ShardFolder.remove(fold)
-        folder.rmdir()
+class Attribute(Pass):
+    name = "attribute"
+    file = ATTRIBUTION
+    folder = "attribution-folds"
+
+    def options(self, config: Config) -> dict[str, Any] | None:
+        found = super().options(config)
+        read = {"split": config.screen.split, "folds": config.screen.folds, **config.evaluate.values(options.Ask)}
+        return None if found is None else found | read
+
+    def inputs(self, config: Config) -> Sequence[str]:
+        return [STATS] if config.attribute.baseline == "mean" else []
+
+    def measure(self, session: Session, corpus: Corpus, checkpoint: Path) -> list[ActivationStats]:
+        config = session.config
+        options = replace(config.attribute, checkpoint=checkpoint, resume=True)
+        ask = replace(config.evaluate, prompts=session.prompts(corpus))
+        stats = session.stats() if options.baseline == "mean" else None
+        folds = config.screen.folds
+        return attribute_folds(*session.model, corpus, folds, options, ask, stats, progress=session.progress)
+
+    def tokens(self, session: Session) -> float:
+        # A backward pass takes about as long as a forward.
+        return 2 * session.tokens_asked(session.config.screen.split)
 
 
-def _folds(config: Config) -> list[str]:
-    return [f"folds/{fold:02}.safetensors" for fold in range(config.screen.folds)]
+def selects_by(config: Config) -> Pass:
+    """The pass whose statistics neurons are selected by: attribution, unless it is left out or the score is another."""
+    score = config.select.score
+    if score is None:
+        return _ATTRIBUTE if _ATTRIBUTE.options(config) is not None else _SCREEN
+    return _ATTRIBUTE if SCORES[score].kind == ATTRIBUTED else _SCREEN
+
+
+_SCREEN, _ATTRIBUTE = Screen(), Attribute()
 
 
 class Stability(Experiment):
@@ -167,11 +230,11 @@ class Stability(Experiment):
     file = findings_file("stability")
 
     def inputs(self, config: Config) -> Sequence[str]:
-        return _folds(config)
+        return selects_by(config).folds(config)
 
     def measure(self, session: Session) -> Findings:
         config = session.config
-        folds = [ActivationStats.load(session.folder / name) for name in _folds(config)]
+        folds = [ActivationStats.load(session.folder / name) for name in self.inputs(config)]
         return stability(folds, selection=_selection(config), **config.stability.values(), seed=config.seed)
 
 
@@ -180,13 +243,15 @@ class Select(Stage):
     asks_model = False
 
     def inputs(self, config: Config) -> Sequence[str]:
-        return [STATS] if config.select.min_frequency is None else [STATS, Stability.file]
+        file = selects_by(config).file
+        return [file] if config.select.min_frequency is None else [file, Stability.file]
 
     def outputs(self, config: Config) -> Sequence[str]:
         return (NEURONS,)
 
     def work(self, session: Session) -> None:
-        neurons = select(session.stats(), **_selection(session.config).values())
+        selected_by = ActivationStats.load(session.folder / selects_by(session.config).file)
+        neurons = select(selected_by, **_selection(session.config).values())
         frequency = session.config.select.min_frequency
         if frequency is not None:
             stable = StabilityResult.load(session.folder / Stability.file)
@@ -243,9 +308,19 @@ def _validation_tokens(
     for seen, asked in zip(session.sizes(dev, corpus, limit), session.sizes(test, corpus, limit), strict=True):
         if task in (None, asked.task):
             rounds = len(options.rounds()) * seen.of_label
-            masks = 6 * asked.total + options.random_sets * asked.of_label
+            masks = len(MASKS) * (2 * asked.total + options.random_sets * asked.of_label)
             total += asked.labels * asked.tokens * (rounds + masks)
     return total
+
+
+def _attributions(config: Config) -> tuple[str, ...]:
+    """The file of attributions, where the run makes it."""
+    return (ATTRIBUTION,) if _ATTRIBUTE.options(config) is not None else ()
+
+
+def _load_attributions(session: Session) -> ActivationStats | None:
+    """The attributions of the run; None where it makes none."""
+    return next((ActivationStats.load(session.folder / name) for name in _attributions(session.config)), None)
 
 
 class Masked(Experiment):
@@ -254,28 +329,62 @@ class Masked(Experiment):
     needs = ("select", *_EVALUATED)
 
     @abstractmethod
-    def masks(self, config: Config) -> int:
-        """The masks of a label."""
+    def masks(self, config: Config) -> tuple[int, int]:
+        """The masks of a label, and the random sets of all of these."""
 
     def tokens(self, session: Session) -> float:
         sizes = session.sizes(session.config.evaluate.test)
-        random_sets: int = getattr(session.config, self.name).random_sets
-        each = self.masks(session.config)
-        return sum(size.labels * each * size.tokens * (size.total + random_sets * size.of_label) for size in sizes)
+        masks, random_sets = self.masks(session.config)
+        return sum(
+            size.labels * size.tokens * (masks * size.total + random_sets * size.of_label) for size in sizes
+        )  # fmt: skip
+
+
+class Estimate(Experiment):
+    name = "estimate"
+    needs = _EVALUATED
+    file = findings_file("estimate")
+
+    def options(self, config: Config) -> dict[str, Any] | None:
+        # It zeroes neurons at the positions of all masks: left out where something else was attributed.
+        table = config.attribute
+        attributed = (table.metric, table.baseline, table.positions)
+        checked = attributed == ("answer", "zero", config.evaluate.where)
+        return super().options(config) if checked and _attributions(config) else None
+
+    def inputs(self, config: Config) -> Sequence[str]:
+        return [NEURONS, *_attributions(config)]
+
+    def measure(self, session: Session) -> Findings:
+        attributions = _load_attributions(session)
+        assert attributions is not None
+        tested = session.config.estimate.values(options.Estimate)
+        return check_estimate(session.exam, session.neurons(), attributions, **tested, progress=session.progress)
+
+    def tokens(self, session: Session) -> float:
+        sizes = session.sizes(session.config.evaluate.dev)
+        neurons = session.config.estimate.neurons
+        return sum(size.labels * 2 * neurons * size.tokens * size.of_label for size in sizes)
 
 
 class Methods(Masked):
     name = "methods"
     file = findings_file("methods")
 
-    def masks(self, config: Config) -> int:
-        return len(config.methods.methods)
+    def inputs(self, config: Config) -> Sequence[str]:
+        return [*super().inputs(config), *_attributions(config)]
+
+    def masks(self, config: Config) -> tuple[int, int]:
+        table = config.methods
+        methods, points = len(table.methods or options.METHODS), len(table.counts)
+        return methods * (1 + points), methods * (table.random_sets + points * curve_sets(table.random_sets))
 
     def measure(self, session: Session) -> Findings:
         table = session.config.methods
-        chosen = {**table.values(options.Methods), "top": table.top or session.config.select.top}
+        top = table.top or session.config.select.top or options.Methods.top
         return compare_methods(
-            session.exam, session.neurons(), session.stats(), **chosen, progress=session.progress
+            session.exam, session.neurons(), session.stats(), _load_attributions(session),
+            **{**table.values(options.Methods), "top": top}, progress=session.progress,
         )  # fmt: skip
 
 
@@ -283,15 +392,19 @@ class Ablate(Masked):
     name = "ablate"
     file = findings_file("ablations")
 
-    def masks(self, config: Config) -> int:
+    def inputs(self, config: Config) -> Sequence[str]:
+        return [*super().inputs(config), *_attributions(config)]
+
+    def masks(self, config: Config) -> tuple[int, int]:
         table = config.ablate
-        return 3 + len(table.alphas) + len(table.shares) + len(table.model_shares)
+        masks = 3 + len(table.alphas) + len(table.shares) + len(table.model_shares)
+        return masks, masks * table.random_sets
 
     def measure(self, session: Session) -> Findings:
         swept = session.config.ablate.values(options.Ablate)
         return ablate(
-            session.exam, session.neurons(), session.stats(), **swept, selection=_selection(session.config),
-            progress=session.progress,
+            session.exam, session.neurons(), session.stats(), _load_attributions(session), **swept,
+            selection=_selection(session.config), progress=session.progress,
         )  # fmt: skip
 
 
@@ -381,7 +494,7 @@ class Report(Stage):
     def inputs(self, config: Config) -> Sequence[str]:
         return [
             name for stage in STAGES[:-1] if stage.options(config) is not None for name in stage.outputs(config)
-            if not name.startswith("folds/")
+            if "/" not in name
         ]  # fmt: skip
 
     def outputs(self, config: Config) -> Sequence[str]:
@@ -393,6 +506,6 @@ class Report(Stage):
 
 #: The stages in their order.
 STAGES: tuple[Stage, ...] = (
-    Screen(), Stability(), Select(), Candidates(), Validate(), Methods(), Ablate(), Induce(), CrossSignal(),
-    CrossDataset(), Associate(), Report(),
+    _SCREEN, _ATTRIBUTE, Stability(), Select(), Candidates(), Validate(), Estimate(), Methods(), Ablate(), Induce(),
+    CrossSignal(), CrossDataset(), Associate(), Report(),
 )  # fmt: skip

@@ -178,8 +178,11 @@ class ShardFolder:
 
     @staticmethod
     def remove(path: Path) -> None:
-        """Remove the files of a folder of shards, and the folder if it is empty then."""
+        """Remove the files of a folder of shards and of the folders in it, and each folder if it is empty then."""
         with suppress(OSError):
+            for inner in path.iterdir():
+                if inner.is_dir() and not inner.is_symlink():
+                    ShardFolder.remove(inner)
             for file in (*path.glob(_SHARDS), *path.glob(".*.tmp"), path / _RECORD):
                 file.unlink(missing_ok=True)
             path.rmdir()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affectron import ops
+from affectron._internal.options import documented
 from affectron._internal.overlap import hashed
 from affectron._internal.progress import track
 from affectron.corpus import Sentence
@@ -19,7 +20,7 @@ from affectron.corpus.pairs import Pair
 from affectron.errors import InputError
 from affectron.models import Reader, Routed, Site, evaluating, max_length, parallel
 from affectron.models.provenance import made_with
-from affectron.options import ScreenPairs, documented
+from affectron.options import ScreenPairs
 from affectron.screening.accumulate import whole_arrays
 from affectron.stats import PAIRS, ActivationStats, check_finite
 

@@ -10,32 +10,21 @@ interruptions.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from affectron._internal.files import locked
+from affectron._internal.options import documented
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, batches
 from affectron.corpus.encoding import added_bos
-from affectron.errors import InputError
-from affectron.models import Reader, check_tokenizer, evaluating, max_length
+from affectron.models import Reader, check_tokenizer, max_length
 from affectron.models.provenance import made_with
-from affectron.options import Screen, documented
+from affectron.options import Screen
 from affectron.screening.accumulate import Accumulator
-from affectron.screening.checkpoint import ShardFolder
-from affectron.screening.meter import EventLog, Log, Meter
-from affectron.screening.processes import Processes
-from affectron.screening.shards import Shards
+from affectron.screening.meter import EventLog, Log
+from affectron.screening.passes import Pass, as_folds, corpus_provenance, shards_of
 from affectron.stats import ActivationStats, check_finite
-
-# A corpus has a shard for as many sentences as are tokenised and sorted together, but no more than this: enough for
-# many processes, and few enough that their files and their merge cost nothing beside the forwards.
-_SENTENCES_A_SHARD = 8192
-_MOST_SHARDS = 64
 
 
 @documented(Screen)
@@ -105,11 +94,7 @@ def _measure(
     model: Any, tokenizer: Any, corpus: Corpus, options: Screen, log: Log | None, progress: bool
 ) -> ActivationStats:
     """Run :func:`screen` without its check of non-finite values."""
-    shards = check_options(corpus, options)
-    processes = Processes(model)
-    if options.checkpoint is None and (options.resume or processes.size > 1):
-        reason = "resume is True" if options.resume else f"there are {processes.size} processes"
-        raise InputError(f"checkpoint is None and {reason}; expected the folder that keeps the shards")
+    shards_of(corpus, options)  # fails before the model is looked at
     reader = Reader(model)
     check_tokenizer(model, tokenizer)
 
@@ -129,64 +114,18 @@ def _measure(
     read(())  # options fail here, before anything is read
     provenance: dict[str, Any] = {
         **made_with(model, tokenizer),
-        "corpus": [corpus.hash],
-        "corpus_name": corpus.name,
-        "sources": corpus.sources,
-        "split": corpus.split,
+        **corpus_provenance(corpus),
         "tokens": options.tokens,
         "active": options.active,
         "template": options.template,
         "added_bos": added_bos(corpus, tokenizer, options.template),
         "count_special": options.count_special,
         "long_texts": options.long_texts,
-        "shards": shards,
     }
-    if options.checkpoint is not None:
-        names = ("model", "revision", "corpus_name")  # a run may be moved, and its files be called otherwise
-        # The dtype before the weights, which change with it: what differs first is named.
-        run = {"dtype": provenance["dtype"]} | {key: value for key, value in provenance.items() if key not in names}
-        run |= {
-            "corpus_order": corpus.order,
-            "task": corpus.task,
-            "batch_tokens": options.batch_tokens,
-            "max_length": max_length(model),
-            "sites": {site.name: site.neurons for site in reader.sites},
-        }
-        processes.agree(run)
-
     work = Accumulator(reader, corpus, options.tokens, options.active)
-    meter = Meter(log, processes.rank)
-    measured = Shards(corpus, shards, read, work, meter, progress, processes)
-    # One process for all that share out the shards.
-    held = locked(options.checkpoint) if options.checkpoint is not None and processes.rank == 0 else nullcontext()
-    with held, torch.no_grad(), evaluating(model), reader.attach(work.kernel, work.given):
-        if options.checkpoint is None:
-            stats, state = measured.measure()
-        else:
-            folder = ShardFolder(options.checkpoint, run, options.resume)
-            processes.gather(None)  # no process writes to the folder before all have looked
-            stats, state = measured.measure_kept(folder, 60 * options.checkpoint_minutes)
-    meter.end()
-    stats.provenance = {
-        **provenance,
-        "sentences": state.sentences,
-        "tokens_read": state.tokens_read,
-        "padding": round(1 - state.tokens_read / state.positions, 4) if state.positions else 0.0,
-        "truncated": state.truncated,
-    }
-    return stats
-
-
-def check_options(corpus: Corpus, options: Screen) -> int:
-    """Check the options of a screening against its corpus, and return the number of shards.
-
-    Raises:
-        InputError: there are more shards than sentences.
-    """
-    shards = options.shards or min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
-    if not 1 <= shards <= len(corpus):
-        raise InputError(f"shards is {shards}, expected 1 to {len(corpus)}, the number of sentences")
-    return shards
+    screening = Pass("screening", reader, corpus, options, log, progress)
+    attached = reader.attach(work.kernel, work.given)
+    return screening.measure(read, work, attached, provenance, batch_tokens=options.batch_tokens)
 
 
 def screen_folds(
@@ -214,8 +153,4 @@ def screen_folds(
         folder = None if options.checkpoint is None else options.checkpoint / f"{number:02}"
         parts.append(_measure(model, tokenizer, fold, replace(options, checkpoint=folder), log, progress))
     check_finite(parts)
-    whole = {name: sum(part.provenance[name] for part in parts) for name in ("sentences", "tokens_read", "truncated")}
-    for number, part in enumerate(parts):
-        del part.provenance["padding"]
-        part.provenance |= {**whole, "fold": [number, folds]}
-    return parts
+    return as_folds(parts)

@@ -65,6 +65,7 @@ class Shards:
         meter: counts batches and checkpoints.
         progress: show a bar on stderr.
         processes: the processes that share the shards.
+        what: name of the pass: ``screening``.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Shards:
         meter: Meter,
         progress: bool,
         processes: Processes,
+        what: str,
     ) -> None:
+        self.what = what
         self.corpus, self.shards, self.read, self.work, self.meter = corpus, shards, read, work, meter
         self.progress, self.processes = progress, processes
         self._sentences: Iterator[Sentence] = iter(())
@@ -92,14 +95,14 @@ class Shards:
         Raises:
             ScreeningInterrupted: Ctrl-C.
         """
-        with track("screening", len(self.corpus), self.progress) as advance:
+        with track(self.what, len(self.corpus), self.progress) as advance:
             try:
                 watch = _Watch(float("inf"), threading.Event(), self.processes)
                 shards = (self._measure(shard, None, advance, watch) for shard in range(self.shards))
                 return reduce(_merged, chain.from_iterable(shards))
             except KeyboardInterrupt:
                 raise ScreeningInterrupted(
-                    f"screening was interrupted after {self.meter.sentences:,} of {len(self.corpus):,} sentences "
+                    f"{self.what} was interrupted after {self.meter.sentences:,} of {len(self.corpus):,} sentences "
                     f"({self.meter.tokens:,} tokens); nothing was written"
                 ) from None
 
@@ -120,7 +123,7 @@ class Shards:
         failures: dict[int, Exception] = {}
         total = sum(stop - start for start, stop in map(self.bounds, share))
         show = self.progress and self.processes.rank == 0
-        with _stop_on_signals() as stop, track("screening", total, show) as advance:
+        with _stop_on_signals() as stop, track(self.what, total, show) as advance:
             watch = _Watch(every, stop, self.processes)
             for shard in share:
                 kept = folder.load(shard) if shard in states else None
@@ -138,7 +141,7 @@ class Shards:
                 self.work.idle()
             if stop.is_set():
                 raise ScreeningInterrupted(
-                    f"screening was interrupted after {self.meter.sentences:,} of {total:,} sentences; "
+                    f"{self.what} was interrupted after {self.meter.sentences:,} of {total:,} sentences; "
                     f"they are kept in {folder.path}: {RESUME}"
                 )
         return self._merge(folder, complete, failures)

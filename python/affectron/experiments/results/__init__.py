@@ -20,9 +20,19 @@ from affectron.experiments.results.candidates import (
     LabelCandidates,
 )
 from affectron.experiments.results.cross_signal import CrossSignal, CrossSignalOptions, LabelSignals, Signal
+from affectron.experiments.results.estimate import Estimate, EstimatedNeuron, EstimateOptions, LabelEstimate
 from affectron.experiments.results.findings import RESULTS, ExamOptions, Findings
 from affectron.experiments.results.induction import Induction, InductionOptions, LabelInduction
-from affectron.experiments.results.methods import LabelMethods, MethodResult, Methods, MethodsOptions, TaskMethods
+from affectron.experiments.results.methods import (
+    Curve,
+    CurvePoint,
+    Heights,
+    LabelMethods,
+    MethodResult,
+    Methods,
+    MethodsOptions,
+    TaskMethods,
+)
 from affectron.experiments.results.stability import LabelStability, Stability, StabilityOptions
 from affectron.experiments.results.validation import MASKS, Accuracy, LabelResult, Mask, Round, TaskResult, Validation
 
@@ -43,14 +53,21 @@ __all__ = [
     "Change",
     "CrossSignal",
     "CrossSignalOptions",
+    "Curve",
+    "CurvePoint",
     "Effect",
+    "Estimate",
+    "EstimateOptions",
+    "EstimatedNeuron",
     "ExamOptions",
     "Example",
     "Findings",
+    "Heights",
     "Induction",
     "InductionOptions",
     "Interval",
     "LabelCandidates",
+    "LabelEstimate",
     "LabelInduction",
     "LabelLayers",
     "LabelMethods",

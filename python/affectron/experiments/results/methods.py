@@ -18,20 +18,62 @@ class MethodsOptions:
     exam: Annotated[ExamOptions, INLINE]
     methods: tuple[str, ...]
     top: float
-    alpha: float
+    counts: tuple[Count, ...]
     random_sets: Count
     bootstrap: Count
 
 
 @dataclass(frozen=True)
-class MethodResult:
-    """Number of neurons that a method selects for a label, and the effect of masking them.
+class Heights:
+    """Changes of accuracy when neurons are set to zero, as fractions.
 
-    The fields of the effect stand in the same object of the file; None where the method selects no neuron.
+    Attributes:
+        own: on the label's own sentences.
+        others: on the task's other sentences; None where there are none.
+        random: on the label's own, the mean over sets of random neurons, as many at each site; None without sets.
+    """
+
+    own: float
+    others: float | None
+    random: float | None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The changes when the ``masked`` best neurons of a ranking are set to zero."""
+
+    masked: Count
+    height: Annotated[Heights, INLINE]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Effect over the number of masked neurons.
+
+    Attributes:
+        points: ascending in number. The last has all neurons that the method ranks for the label where these are fewer
+            than the largest number that was asked for.
+        area: mean heights over the logarithm of the number (trapezoids); None without points.
+    """
+
+    points: tuple[CurvePoint, ...]
+    area: Heights | None
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """A method's neurons of one label.
+
+    Attributes:
+        selected: their number.
+        effect: the effect of setting them to zero; its fields stand in the same object of the file. None where the
+            method selects no neuron.
+        curve: the effect over the number of neurons.
     """
 
     selected: Count
     effect: Annotated[Effect | None, INLINE]
+    curve: Curve
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from affectron._internal.checks import OneOf, check
 from affectron.errors import InputError
-from affectron.evaluation.verdicts import Change, Count, RandomSets, Verdict
+from affectron.evaluation.verdicts import Count, Effect
 from affectron.experiments.results.findings import Findings
 
 #: The masks, in the order in which they are shown.
@@ -35,8 +35,8 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Mask(Change):
-    """Effect of one mask on the test split.
+class Mask(Effect):
+    """Effect of one mask on the test split, with its random sets and verdict.
 
     Attributes:
         loss_delta: change of the mean loss of a token, in nats; None without tokens or where it is not finite.
@@ -58,9 +58,8 @@ class LabelResult:
         sites: site -> number of masked neurons there.
         baseline: accuracy of the unmasked model on the label's own test sentences.
         sentences: number of these sentences.
-        masks: name (one of ``MASKS``) -> effect; empty for a label without neurons.
-        random: the adaptive mask's control.
-        beats_random, verdict: those of the adaptive mask.
+        masks: name (one of ``MASKS``) -> effect; empty for a label without neurons. All masks have the same random
+            sets, each treated as the mask treats the label's neurons.
     """
 
     selected: Count
@@ -73,9 +72,6 @@ class LabelResult:
     baseline: float
     sentences: Count
     masks: dict[str, Mask]
-    random: RandomSets | None
-    beats_random: bool | None
-    verdict: Verdict | None
 
     def __post_init__(self) -> None:
         for name in self.masks:
@@ -136,35 +132,42 @@ class Validation(Findings):
         return {label: result for task in self.tasks.values() for label, result in task.in_order()}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each label, for a table: task, label, selected, masked, alpha, share, sentences, baseline, the
-        changes of accuracy under each mask (adaptive, zero, mean, random, others; ``*_interval`` beside adaptive,
-        random and others), loss, beats_random, verdict. None where not measured."""
-        rows = []
-        for name, task in self.tasks.items():
-            for label, result in task.results.items():
-                adaptive, zero, mean = (result.masks.get(mask) for mask in MASKS)
-                random = result.random
-                rows.append(
-                    {
-                        "task": name,
-                        "label": label,
-                        "selected": result.selected,
-                        "masked": result.masked,
-                        "alpha": result.alpha,
-                        "share": result.share,
-                        "sentences": result.sentences,
-                        "baseline": result.baseline,
-                        "adaptive": adaptive and adaptive.delta,
-                        "adaptive_interval": adaptive and adaptive.interval,
-                        "zero": zero and zero.delta,
-                        "mean": mean and mean.delta,
-                        "random": random and random.mean,
-                        "random_interval": random and random.interval,
-                        "others": adaptive and adaptive.others_delta,
-                        "others_interval": adaptive and adaptive.others_interval,
-                        "loss": adaptive and adaptive.loss_delta,
-                        "beats_random": result.beats_random,
-                        "verdict": result.verdict,
-                    }
-                )
-        return rows
+        """A row for each label, for a table.
+
+        The keys are task, label, selected, masked, alpha, share, sentences and baseline. Then the changes of accuracy:
+        adaptive, others (the task's other labels) and random, each with its ``*_interval``; loss, beats_random and
+        verdict. These are the adaptive mask's. Those of the zero and the mean mask begin with the mask's name: zero,
+        zero_interval, zero_others, zero_verdict. None where not measured.
+        """
+        return [
+            {
+                "task": name,
+                "label": label,
+                "selected": result.selected,
+                "masked": result.masked,
+                "alpha": result.alpha,
+                "share": result.share,
+                "sentences": result.sentences,
+                "baseline": result.baseline,
+                **{key: value for mask in MASKS for key, value in _cells(mask, result.masks.get(mask)).items()},
+            }
+            for name, task in self.tasks.items()
+            for label, result in task.results.items()
+        ]
+
+
+def _cells(name: str, mask: Mask | None) -> dict[str, Any]:
+    """The cells of a row that tell of one mask."""
+    prefix = "" if name == "adaptive" else f"{name}_"
+    random = mask and mask.random
+    return {
+        name: mask and mask.delta,
+        f"{name}_interval": mask and mask.interval,
+        f"{prefix}others": mask and mask.others_delta,
+        f"{prefix}others_interval": mask and mask.others_interval,
+        f"{prefix}random": random and random.mean,
+        f"{prefix}random_interval": random and random.interval,
+        f"{prefix}loss": mask and mask.loss_delta,
+        f"{prefix}beats_random": mask and mask.beats_random,
+        f"{prefix}verdict": mask and mask.verdict,
+    }

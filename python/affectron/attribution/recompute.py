@@ -1,0 +1,87 @@
+"""Recomputation: layers that are computed again in the backward pass, in place of keeping what it needs of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
+
+from affectron.models import Site, unwrapped
+from affectron.models.swapping import swap_forward
+
+
+class TooLarge(Exception):
+    """A forward has kept more bytes for the backward pass than it may."""
+
+
+@contextmanager
+def recomputing(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
+    """Let each layer that holds a site keep its inputs alone, and be computed again in the backward pass."""
+    with ExitStack() as undo:
+        for layer in layers(model, sites):
+            swap_forward(layer, _checkpointed(layer.forward), undo)
+        yield
+
+
+def layers(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
+    """The layers of a model that hold sites."""
+    return list(_layers(unwrapped(model), {id(site.module) for site in sites}))
+
+
+def _layers(module: nn.Module, sites: set[int]) -> Iterator[nn.Module]:
+    """The members of the outermost module lists that hold sites."""
+    for child in module.children():
+        if any(id(part) in sites for part in child.modules()):
+            yield from child if isinstance(child, nn.ModuleList) else _layers(child, sites)
+
+
+def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def again(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False, preserve_rng_state=False)
+
+    return again
+
+
+@contextmanager
+def limited(model: nn.Module, most: int) -> Iterator[None]:
+    """Raise :class:`TooLarge` in a forward once autograd keeps more than ``most`` bytes beside the weights."""
+    seen = {StorageWeakRef(tensor.untyped_storage()) for tensor in (*model.parameters(), *model.buffers())}
+    kept = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        storage = tensor.untyped_storage()
+        reference = StorageWeakRef(storage)  # a quantised weight has no address
+        if reference not in seen:
+            seen.add(reference)
+            kept += storage.nbytes()
+            if kept > most:
+                raise TooLarge
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of the device, in bytes: on a CPU what this process may still take, as one of its kind on the
+    machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        most = int((group / "memory.max").read_text())
+        free = min(free, most - int((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # no group, or one without a limit
+        pass
+    return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
