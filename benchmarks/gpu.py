@@ -10,7 +10,7 @@ work that fails is named there with its error, the others still run, and the exi
 everything at tiny sizes on the CPU and keeps nothing unless $OUT is set: it shows what is broken, not what is fast.
 
 Seconds on an H100, estimated, not measured, with nothing compiled before: ops 40 (30 of them compile kernels), mlp 12,
-screen 60, decode 85 (50 of them compile ``generate``), attribution 8; starting takes 12.
+screen 60, decode 85 (50 of them compile ``generate``), attribution 18; starting takes 12.
 """
 
 from __future__ import annotations

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one_thread: None):
-    def run(name: str, *lines: str) -> str:
+    def run(name: str, *lines: str, arguments: Sequence[str] = ()) -> str:
         said = iter([*lines, ""])
 
         def answer(prompt: str) -> str:
@@ -21,11 +25,46 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], one
             return next(said)
 
         monkeypatch.setattr("builtins.input", answer)
-        monkeypatch.setattr(sys, "argv", [name])
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.fixture
+def grammatical(tmp_path: Path, one_thread: None) -> Path:
+    """A model of 2 layers that was trained on the texts of agreement.py and their verbs, each word a token."""
+    example = runpy.run_path(str(EXAMPLES / "agreement.py"))
+    pairs = example["pairs_of"](example["SUBJECTS"])
+    texts = [f"{pair.text} {pair.answer}" for pair in pairs] + [f"{pair.other} {pair.other_answer}" for pair in pairs]
+    words = ["<s>", *sorted({word for text in texts for word in text.split()})]
+    backend = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<s>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=512, num_hidden_layers=2, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config)
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer.encode(text)] for text in texts])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:the beginning-of-sequence token")
+def test_agreement(run, grammatical: Path) -> None:
+    lines = run("agreement.py", arguments=[str(grammatical)]).splitlines()
+    assert float(lines[0].split(": ")[1].split(" ")[0]) > 3
+    assert lines[1] == "with 100 of 1,024 neurons masked:"
+    attributed, drawn = (int(line.split(": ")[1].split("%")[0]) for line in lines[2:])
+    assert attributed > drawn + 25
 
 
 def test_steer_chat(run) -> None:

@@ -1,4 +1,5 @@
-"""The backward of glu_attribution: the gradients of gate and up and, in the same pass, h·∂L/∂h of every sentence."""
+"""The backward of glu_attribution, the gradients of gate and up and, in the same pass, h·∂L/∂h of every sentence; and
+the attribution of a whole model by it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from affectron import ops
+from on_gpu.attribute import attribute
 from on_gpu.contenders import COPY, copy, variants
 from on_gpu.record import Row, memory_rows, rows_of
 from on_gpu.scale import Scale
@@ -21,6 +23,7 @@ TORCH = "torch autograd and index_add"
 
 def works(scale: Scale, clock: Clock) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     yield "glu_attribution", partial(_attribution, scale, clock)
+    yield "attribute", partial(attribute, scale, clock)
 
 
 def _attribution(scale: Scale, clock: Clock) -> list[Row]:

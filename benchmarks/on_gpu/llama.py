@@ -1,9 +1,9 @@
-"""A Llama with random weights, and a tokenizer, a corpus and programs for it."""
+"""A Llama with random weights, its plain forward, and a tokenizer, a corpus and programs for it."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,11 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import affectron
+from affectron.corpus.batching import Batch
 from on_gpu.scale import LABELS, Scale
+
+# The whole model, and the model without what makes the logits.
+WITH_HEAD, BASE = "forward with lm_head", "base model"
 
 
 @contextmanager
@@ -40,15 +44,24 @@ def tokenizer(scale: Scale) -> Any:
 
 
 def corpus(scale: Scale, sentences: int) -> affectron.Corpus:
-    """Sentences of 20 to 40 words with 10 labels."""
+    """Sentences of 20 to 40 words with 10 labels, words themselves."""
     rng, words = random.Random(0), _words(scale)
     return affectron.Corpus.from_records(
         {
             "text": " ".join(f"w{rng.randrange(words)}" for _ in range(rng.randint(20, 40))),
-            "label": f"label {rng.randrange(LABELS)}",
+            "label": f"w{rng.randrange(LABELS)}",
         }
         for _ in range(sentences)
     )
+
+
+@torch.no_grad()
+def forward(model: Any, batches: Iterable[Batch], masked: bool = True) -> None:
+    """A forward of each batch, with a mask of the padding unless not ``masked``."""
+    device = next(model.parameters()).device
+    for batch in batches:
+        mask = torch.from_numpy(batch.attention_mask).to(device) if masked else None
+        model(input_ids=torch.from_numpy(batch.input_ids).to(device), attention_mask=mask, use_cache=False)
 
 
 def _words(scale: Scale) -> int:

@@ -42,6 +42,8 @@ class Scale:
     sentences: tuple[int, int]
     batch_tokens: int
     screen_rounds: int
+    # Attribution: layers of the model; the smaller corpus, and the same batches and rounds.
+    attributed_layers: int
     # Decoding: positions of the cache, layers of the model that `generate` compiles, tokens that it writes.
     cache: int
     generate_layers: int
@@ -74,6 +76,7 @@ FULL = Scale(
     sentences=(546, 1638),  # about 2 and 6 batches
     batch_tokens=8192,
     screen_rounds=4,
+    attributed_layers=8,
     cache=256,
     generate_layers=4,
     written=64,
@@ -87,6 +90,7 @@ DRY = Scale(
     sentences=(12, 36),
     batch_tokens=128,
     screen_rounds=2,
+    attributed_layers=2,
     cache=16,
     generate_layers=1,
     written=4,

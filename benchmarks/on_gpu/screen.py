@@ -12,17 +12,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
-
 import affectron
 from affectron.corpus.batching import batches
 from on_gpu.contenders import serving
-from on_gpu.llama import corpus, llama, tokenizer
+from on_gpu.llama import BASE, WITH_HEAD, corpus, forward, llama, tokenizer
 from on_gpu.record import Row, memory_rows, rows_of
 from on_gpu.scale import LABELS, Scale
 from on_gpu.timing import Clock, Contender, Times, compete
 
-WITH_HEAD, BASE, MASKED = "forward with lm_head", "base model", "base model, padding masked"
+MASKED = f"{BASE}, padding masked"
 
 
 def works(scale: Scale, clock: Clock) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
@@ -36,20 +34,13 @@ def _screen(scale: Scale, clock: Clock) -> list[Row]:
     def read(sentences: affectron.Corpus) -> Iterator[Any]:
         return batches(sentences, tokens, batch_tokens=scale.batch_tokens)
 
-    @torch.no_grad()
-    def forward(body: Any, masked: bool, sentences: affectron.Corpus) -> None:
-        for batch in read(sentences):
-            mask = torch.from_numpy(batch.attention_mask).to(scale.device) if masked else None
-            ids = torch.from_numpy(batch.input_ids).to(scale.device)
-            body(input_ids=ids, attention_mask=mask, use_cache=False)
-
     def screen(sentences: affectron.Corpus) -> None:
         affectron.screen(model, tokens, sentences, batch_tokens=scale.batch_tokens)
 
     ways: dict[str, Callable[[affectron.Corpus], None]] = {
-        WITH_HEAD: partial(forward, model, True),
-        MASKED: partial(forward, model.model, True),
-        BASE: partial(forward, model.model, False),
+        WITH_HEAD: lambda sentences: forward(model, read(sentences)),
+        MASKED: lambda sentences: forward(model.model, read(sentences)),
+        BASE: lambda sentences: forward(model.model, read(sentences), masked=False),
     }
     slopes = [Contender(name, "torch", partial(way, corpora[0])) for name, way in ways.items()]
     for backend in scale.backends:

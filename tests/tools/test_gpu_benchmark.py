@@ -57,7 +57,11 @@ COMPARED: dict[str, dict[str, dict[str, bool]]] = {
             "glu native: backward": True,
             "torch autograd and index_add": False,
         },
+        "glu_attribution native: backward, gradients": {"glu_attribution native: backward": False},
         "glu_attribution native: backward: peak memory": {"the two gradients": True},
+        "attribute native": {"forward with lm_head": False, "base model": False, "retain_grad on every h": False},
+        "attribute native, recomputed": {"forward with lm_head": False},
+        "attribute native: peak memory": {"retain_grad on every h": False},
     },
 }
 # The form beside the one that is chosen, where the build has both.
