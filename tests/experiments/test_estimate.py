@@ -73,7 +73,7 @@ def metric(text: str, label: str) -> float:
 
 
 def decrease(site: str, index: int, label: str) -> float:
-    """What the metric loses on the label's dev sentences when a hook sets the neuron to zero."""
+    """Loss of the metric on the label's dev sentences when a hook sets the neuron to zero."""
     texts = [one.text for one in CORPUS.where(split="dev") if one.labels == (label,)]
     before = [metric(text, label) for text in texts]
 

@@ -131,7 +131,7 @@ def attribute_folds(
 
 
 class _Attribution:
-    """What is attributed: the model, the metric of each task, and the baseline.
+    """A request to attribute: the model, the metric of each task, and the baseline.
 
     Attributes:
         metrics: task -> metric; the task is None where one metric serves all.
