@@ -308,11 +308,11 @@ def ranked(values: dict[str, np.ndarray], row: int, wanted: int) -> list[tuple[s
 def test_attributions_are_selected_by_a_number_of_neurons_and_the_moderated_t() -> None:
     data, stats = attributions()
     found = select(stats, "emotion")
-    values = score(stats, "attribution_moderated", "emotion")
+    values = score(stats, "attribution_t", "emotion")
     for row, label in enumerate(sorted(data.tasks["emotion"])):
         assert positions(found)[label] == ranked(values, row, COUNT)
     recorded = found.provenance["select"]
-    assert (recorded["score"], recorded["count"], recorded["top"]) == ("attribution_moderated", COUNT, None)
+    assert (recorded["score"], recorded["count"], recorded["top"]) == ("attribution_t", COUNT, None)
 
 
 def test_other_statistics_keep_the_defaults_of_the_papers() -> None:

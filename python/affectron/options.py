@@ -182,7 +182,7 @@ class Select(Options):
     )
     score: str | None = option(
         None, "Score that neurons are ranked by, such as hedges_g; default: by what the statistics are of, "
-        "entropy, attribution_moderated, paired_t or paired_difference.", OneOf(tuple(SCORES)),
+        "entropy, attribution_t, paired_t or paired_difference.", OneOf(tuple(SCORES)),
         origin=f"{_NOTES}: entropy",
     )  # fmt: skip
     filter_rate: float | None = option(
@@ -242,7 +242,10 @@ class Method:
 #: Ways to select that ``compare_methods`` compares.
 METHODS: dict[str, Method] = {
     "attribution": Method(
-        "largest moderated t of the attributions under the label and the rest", Select(score="attribution_moderated")
+        "largest t of the attributions under the label and under the rest", Select(score="attribution_t")
+    ),
+    "attribution_moderated": Method(
+        "the same with a moderated t, which asks for larger attributions", Select(score="attribution_moderated")
     ),
     "paper": Method(
         "entropy of P, activity filter at 0.95, to the label of highest P (Zheng et al. 2026)", Select(score="entropy")

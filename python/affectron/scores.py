@@ -263,7 +263,7 @@ SCORES: dict[str, Score] = {
     ),
 }  # fmt: skip
 # Kind of statistics -> the score by which neurons are ranked unless another is asked for.
-_USUAL = {"activation": "entropy", "attribution": "attribution_moderated", "pair": "paired_t"}
+_USUAL = {"activation": "entropy", "attribution": "attribution_t", "pair": "paired_t"}
 
 
 # Quantile of the standard errors that is added to each in a moderated t.

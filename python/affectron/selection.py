@@ -52,7 +52,7 @@ def select(
     combination; none adds any. ``fdr`` is Benjamini-Hochberg over all neurons of the model, for each label. With a
     signed score, ``sign="negative"`` ranks from the lowest value.
 
-    Attributions (:func:`affectron.attribute`) take a score of theirs, such as ``attribution_moderated``, and are
+    Attributions (:func:`affectron.attribute`) take a score of theirs, such as ``attribution_t``, and are
     screened by the contrast of label and rest, each sentence an observation. Statistics of contrastive pairs take a
     score of pairs, such as ``paired_t``, and are screened by the differences within the pairs: ``paired_d`` is the
     effect size, ``paired_p`` the p value, each pair an observation.

@@ -256,8 +256,9 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
 
 def test_answers_are_attributed_and_their_neurons_selected(made: Path, tmp_path: Path) -> None:
     attributions, neurons = tmp_path / "attribution.safetensors", tmp_path / "neurons.json"
-    asked = (made / "model", made / "corpus.jsonl", "--split", "train", "-o", attributions)
-    task = next(iter(affectron.Corpus.from_file(made / "corpus.jsonl").tasks))
+    known = dict(zip(LABELS, ("w50", "w51", "w52"), strict=True))  # words, which the model tells apart as answers
+    corpus = write_corpus(tmp_path / "corpus.jsonl", ({**row, "label": known[row["label"]]} for row in sentences()))
+    asked, task = (made / "model", corpus, "--split", "train", "-o", attributions), "label"
     shown = json.loads(run("attribute", *asked, "--prompt", f"{task}={{bos}}{{text}}", "--json"))
     found = affectron.ActivationStats.load(attributions)
     assert (found.kind, found.provenance["prompts"]) == ("attribution", {task: "{bos}{text}"})
@@ -267,9 +268,11 @@ def test_answers_are_attributed_and_their_neurons_selected(made: Path, tmp_path:
     run("select", attributions, "--count", 3, "-o", neurons)
     selected = affectron.NeuronSet.load(neurons)
     assert [len(selected[label]) for label in found.labels] == [3] * len(found.labels)
-    assert selected.provenance["select"]["score"] == "attribution_moderated"
+    assert selected.provenance["select"]["score"] == "attribution_t"
     run("attribute", *asked, "--metric", "text", "--json")
-    run("select", attributions, "--activations", made / "stats.safetensors", "-o", neurons)
+    stats = tmp_path / "stats.safetensors"
+    run("screen", made / "model", corpus, "--split", "train", "-o", stats)
+    run("select", attributions, "--activations", stats, "-o", neurons)
     assert affectron.NeuronSet.load(neurons).provenance["select"]["score"] == "text_attribution"
     assert "top is 0.1 and count 3" in refuse("select", attributions, "--top", 0.1, "--count", 3, "-o", neurons)
 

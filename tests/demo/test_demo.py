@@ -66,7 +66,7 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     assert output["methods"] == json.loads((tmp_path / "demo" / "methods.json").read_text())
     # The neurons that the answers need matter more than as many random ones; those of activity alone need not.
     effects = [
-        label["methods"]["attribution"]
+        label["methods"]["attribution_moderated"]
         for task in output["methods"]["tasks"].values()
         for label in task["labels"].values()
     ]

@@ -37,6 +37,7 @@ output = "out"
 folds = 3
 [select]
 top = 0.05
+score = "attribution_moderated"
 filter_rate = 0
 [stability]
 resamples = 4
@@ -331,7 +332,7 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
         ("folds = 3", "fold = 3", "screen.fold is not an option, expected one of tokens, active"),
         ("top = 0.05", 'top = "much"', "select.top is 'much', expected a finite number"),
         ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a number in (0, 1]"),
-        ("top = 0.05", 'score = "best"', "select.score is 'best', expected one of entropy"),
+        ('score = "attribution_moderated"', 'score = "best"', "select.score is 'best', expected one of entropy"),
         ("limit = 6", "limit = true", "evaluate.limit is True, expected an integer"),
         ("limit = 6", 'test = "dev"', "evaluate.the splits are dev 'dev', test 'dev'; expected different ones"),
         ("betas = [1.0]", "betas = [1.0, inf]", "induce.betas[1] is inf, expected a finite number"),

@@ -86,7 +86,7 @@ def attribute(
 
     Returns:
         statistics whose observations are sentences and whose ``kind`` is ``attribution``. ``mean`` is what m loses
-        without the neuron, to first order, in nats; :func:`affectron.select` ranks by it (``attribution_moderated``).
+        without the neuron, to first order, in nats; :func:`affectron.select` ranks by it (``attribution_t``).
 
     Raises:
         InputError: an option is not one of those named, a task of one label, ``baseline`` is ``mean`` and ``stats`` is

@@ -28,6 +28,8 @@ from affectron.screening.screen import screen
 from affectron.selection import select
 from affectron.stats import ActivationStats
 
+#: The ranking of attributions for a model this small, where t alone takes neurons of little effect.
+SCORE = "attribution_moderated"
 #: Neurons of a label by attribution; and the share of all 2,240 that methods share out to a task's labels, as many.
 COUNT, TOP = 64, 0.2
 #: Attribution reads one sentence in this many of the train split.
@@ -111,13 +113,13 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     attributions.save(folder / ATTRIBUTION)
 
     begin("select", f"the {COUNT} neurons of each label that its answer needs most")
-    neurons = select(attributions, count=COUNT)
+    neurons = select(attributions, count=COUNT, score=SCORE)
     neurons.save(folder / NEURONS)
 
     begin("compare", "set to zero what attribution and activation entropy select, against random neurons")
     exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=LIMIT)
     methods = compare_methods(
-        exam, neurons, stats, attributions, methods=("attribution", "paper"), top=TOP, counts=COUNTS,
+        exam, neurons, stats, attributions, methods=(SCORE, "paper"), top=TOP, counts=COUNTS,
         random_sets=RANDOM_SETS, progress=progress,
     )  # fmt: skip
     methods.save(folder / findings_file(methods.kind))
