@@ -117,7 +117,7 @@ class Gradients:
                 self.recompute = True
                 warnings.warn(
                     f"a batch of {batch.input_ids.size:,} tokens keeps more than {most / 2**30:.1f} GiB for the "
-                    "backward pass: each layer is computed again in it, which takes about half as long again",
+                    "backward pass: each layer is computed again in it, which takes about a third as long again",
                     Note,
                     stacklevel=1,
                 )
