@@ -20,7 +20,7 @@ KERNELS = Path(affectron.__file__).parents[2] / "kernels"
 LAYERS = (
     ("errors",),
     ("_internal",),
-    ("stats", "contrasts", "scores"),
+    ("stats", "contrasts", "formulas", "scores"),
     ("options",),
     ("neurons", "selection", "interventions"),
     ("corpus",),

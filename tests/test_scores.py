@@ -96,7 +96,22 @@ def welch(field):
 
 
 def differential(target, rest, total):
-    return abs(target.mean() - rest.mean()) / abs(total.mean()) if total.size else np.nan
+    if not total.size:
+        return np.nan
+    return abs(target.mean() - rest.mean()) / max(abs(total.mean()), 0.1 * math.sqrt((total**2).mean()))
+
+
+def permutation(target, rest, _total):
+    """The bound, written out."""
+    if not target.size or not rest.size:
+        return np.nan
+    n, n_t = target.size + rest.size, target.size
+    both = np.concatenate([target, rest])
+    deviation, squares = (target - both.mean()).sum(), ((both - both.mean()) ** 2).sum()
+    same = math.comb(n, n_t) * (n_t / n) ** n_t * (1 - n_t / n) ** (n - n_t)
+    odds = math.log((n - n_t) / n_t)
+    kappa = (1 - 2 * n_t / n) / (2 * odds) if odds else 0.25
+    return min(1, 2 * math.exp(-(1 - same) * deviation**2 / (2 * kappa * squares))) if squares else np.nan
 
 
 def difference(target, rest, _total):
@@ -113,6 +128,7 @@ def difference(target, rest, _total):
         ("hedges_g", hedges),
         ("welch_t", welch("statistic")),
         ("welch_p", welch("pvalue")),
+        ("permutation_p", permutation),
     ],
 )
 def test_contrasts_of_activations(seed, bad, name, oracle):
@@ -186,14 +202,16 @@ def test_a_neuron_active_for_one_label_alone_has_entropy_zero():
     assert score(data.stats(), "entropy", "emotion")["model.layers.0.mlp"][0, 1] == 0
 
 
-def test_differential_without_any_mean_activation_is_undefined():
+def test_differential_of_a_mean_near_zero_is_over_a_tenth_of_the_root_mean_square():
     data = raw(6, both=False)
-    column = data.values["model.layers.0.mlp"][:, 0]
-    column[:] = 0
-    column[data.target("anger").argmax()] = 1
-    column[data.target("fear").argmax()] = -1
-    values = score(data.stats(), "differential", "emotion")["model.layers.0.mlp"][:, 0]
-    assert np.isnan(values).all()
+    site = data.values["model.layers.0.mlp"]
+    site[:, :2] = 0
+    site[data.target("anger").argmax(), 0] = 3
+    site[data.target("fear").argmax(), 0] = -3  # the overall mean is 0
+    values = score(data.stats(), "differential", "emotion")["model.layers.0.mlp"]
+    anger, rest = data.target("anger").sum(), data.rest("anger").sum()
+    assert values[0, 0] == pytest.approx((3 / anger + 3 / rest) / (0.1 * math.sqrt(18 / (anger + rest))), rel=1e-12)
+    assert np.isnan(values[:, 1]).all()  # never active
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -308,7 +326,7 @@ def test_a_label_in_every_sentence_has_no_rest(name):
             assert np.isfinite(values[1:]).all()
 
 
-@pytest.mark.parametrize("name", ["welch_t", "welch_p", "hedges_g", "cohens_d"])
+@pytest.mark.parametrize("name", ["welch_t", "welch_p", "permutation_p", "hedges_g", "cohens_d", "differential"])
 @settings(max_examples=25, deadline=None)
 @given(power=st.integers(-30, 30))
 def test_effects_do_not_depend_on_the_unit_of_the_activations(name, power):
@@ -409,7 +427,7 @@ def target_mean(target, _rest, _total):
         ("attribution_contrast", difference),
         ("attribution_g", hedges),
         ("attribution_t", welch("statistic")),
-        ("attribution_p", welch("pvalue")),
+        ("attribution_p", permutation),
     ],
 )
 def test_scores_of_attributions(seed, bad, name, oracle):

@@ -9,11 +9,11 @@ import warnings
 import numpy as np
 import pytest
 
-from affectron.errors import InputError
+from affectron.errors import InputError, Note
 from affectron.neurons import NeuronSet
 from affectron.options import COUNT, TOP
 from affectron.scores import SCORES, fdr, score
-from affectron.selection import select
+from affectron.selection import STEPS, select
 from affectron.stats import FIELDS, ActivationStats
 from tests.support.errors import message
 from tests.support.raw_activations import PROVENANCE, Raw, raw, starved
@@ -25,6 +25,7 @@ WIDTHS = (31, 17, 52)  # 100 neurons
 def _no_warning_leaks():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", Note)
         yield
 
 
@@ -73,7 +74,8 @@ def test_recognition_by_entropy_is_the_recipe_of_the_papers(seed, filter_rate, a
         active[:, 3] = False
         active[:, 5] = data.target("anger") & (np.arange(len(active)) % 2 == 0) if "0" in site else active[:, 5]
     for top, bar in ((0.01, 0.95), (0.1, 0.7), (1.0, 0.5)):
-        got = select(data.stats(), task, top=top, filter_rate=filter_rate, assign=assign, activation_bar_ratio=bar)
+        options = {"filter_rate": filter_rate, "assign": assign, "activation_bar_ratio": bar}
+        got = select(data.stats(), task, top=top, score="entropy", **options)
         assert positions(got) == by_definition(data, task, top, filter_rate, assign, bar)
         entropy = score(data.stats(), "entropy", task)
         for neurons in got.values():
@@ -81,9 +83,11 @@ def test_recognition_by_entropy_is_the_recipe_of_the_papers(seed, filter_rate, a
                 assert value == entropy[site][0, index]
 
 
-def test_defaults_are_the_published_ones():
+def test_the_defaults_of_an_entropy_are_the_published_ones():
     data = raw(2, widths=WIDTHS)
-    assert positions(select(data.stats(), "emotion")) == by_definition(data, "emotion", 0.01, 0.95, "argmax", 0.95)
+    assert positions(select(data.stats(), "emotion", score="entropy")) == by_definition(
+        data, "emotion", 0.01, 0.95, "argmax", 0.95
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +120,7 @@ SCREENS = {"sign": "positive", "min_effect": 0.2, "fdr": 0.01, "min_count": 40}
 def screens(stats: ActivationStats, task: str, row: int, label: str):
     """Screen -> predicate of (site, index): True where the neuron passes it for the label, by the scores themselves."""
     difference = score(stats, "mean_difference", task)
-    g, p = score(stats, "hedges_g", task), score(stats, "welch_p", task)
+    g, p = score(stats, "hedges_g", task), score(stats, "permutation_p", task)
     flat = fdr(np.concatenate([p[site][row] for site in stats.sites]))
     adjusted = dict(zip(stats.sites, np.split(flat, np.cumsum(list(stats.widths.values()))[:-1]), strict=True))
     target = stats.label(label)
@@ -136,7 +140,7 @@ def screens(stats: ActivationStats, task: str, row: int, label: str):
     ],
 )
 def test_screens_remove_exactly_what_fails_them_in_any_combination(options):
-    stats = raw(4, tokens=200, widths=WIDTHS).stats()
+    stats = raw(4, tokens=200, widths=WIDTHS).stats(tokens="mean")
     options = {**options, "top": 0.6}
     unscreened = positions(select(stats, "emotion", **options))
     tests = {label: screens(stats, "emotion", row, label) for row, label in enumerate(stats.tasks["emotion"])}
@@ -150,6 +154,64 @@ def test_screens_remove_exactly_what_fails_them_in_any_combination(options):
                 if size == 1:
                     removed[chosen[0]] += len(neurons) - len(expected)
     assert all(removed.values())  # each screen removed some neurons
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"score": "entropy", "top": 0.3, "filter_rate": 0.5},
+        {"score": "entropy", "count": 9, "filter_rate": 0.8, "assign": "bar", "activation_bar_ratio": 0.6},
+        {"score": "mutual_information", "count": 60},
+        {"top": 0.6},
+    ],
+    ids=str,
+)
+def test_each_neuron_is_selected_or_removed_by_one_step(options):
+    data = raw(4, tokens=200, widths=WIDTHS)
+    for active in data.active.values():
+        active[:, 3] = False
+    stats = data.stats(tokens="mean")
+    # The screens one after the other: each removes what the selection without it has more.
+    found = [
+        select(stats, "emotion", **options, **dict(itertools.islice(SCREENS.items(), size)))
+        for size in range(len(SCREENS) + 1)
+    ]
+    filtered = 0
+    if "filter_rate" in options:
+        known = rates(data, "emotion")
+        bar = np.quantile([p for *_, of_labels in known for p in of_labels], options["filter_rate"])
+        filtered = sum(0 < max(of_labels) <= bar for *_, of_labels in known)
+    unscored = 3 if options.get("score") == "entropy" else 0
+    for label, steps in found[-1].provenance["select"]["removed"].items():
+        assert list(steps) == [step for step in STEPS if step in steps]
+        assert sum(steps.values()) + len(found[-1][label]) == sum(WIDTHS)
+        assert (steps["score"], steps.get("filter_rate", 0)) == (unscored, filtered)
+        for before, after, step in zip(found, found[1:], SCREENS, strict=False):
+            assert steps[step] == len(before[label]) - len(after[label])
+
+
+def test_a_filter_that_removes_neurons_of_one_label_says_how_many():
+    data = raw(2, widths=WIDTHS, both=False)
+    site = data.active["model.layers.2.mlp"]
+    for neuron, tokens in enumerate((9, 10, 20)):  # at 9 of the label's tokens it may be an accident
+        site[:, neuron] = False
+        site[np.flatnonzero(data.target("anger"))[:tokens], neuron] = True
+    with pytest.warns(Note, match="^the activity filter removed 2 neurons active under one label almost alone") as told:
+        select(data.stats(), "emotion", score="entropy")
+    assert len(told) == 1
+    assert "filter_rate 0 keeps them" in str(told[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        select(data.stats(), "emotion", score="entropy", filter_rate=0)
+        select(data.stats(), "emotion")
+
+
+@pytest.mark.parametrize("tokens", ["all", None, ["last", "mean"]])
+def test_there_is_no_error_rate_over_tokens(tokens):
+    stats = raw(4, widths=WIDTHS).stats(tokens=tokens)
+    said = message(lambda: select(stats, "emotion", fdr=0.05))
+    assert said.startswith(f"fdr is given, and tokens of the statistics is {tokens!r}, expected one of mean, last: ")
+    assert "screen with tokens mean or last" in said
 
 
 def test_all_tasks_together_are_each_task_by_itself():
@@ -171,7 +233,7 @@ def test_ties_go_by_site_in_forward_order_then_index():
         arrays[site] = {name: np.ones((2, 4), kind) for name, kind in FIELDS.items()}
         arrays[site] |= {"count": np.array([10, 10]), "active": np.array([[5, 5, 0, 5], [0, 0, 0, 0]])}
     stats = ActivationStats({"t": ("a", "b")}, [("a",), ("b",)], arrays, PROVENANCE)
-    got = select(stats, top=0.5, filter_rate=None)
+    got = select(stats, top=0.5, score="entropy", filter_rate=None)
     first, second = stats.sites
     assert list(got["a"]) == [(first, 0, 0.0), (first, 1, 0.0), (first, 3, 0.0), (second, 0, 0.0)]
     assert len(got["b"]) == 0
@@ -184,20 +246,21 @@ def test_ties_go_by_site_in_forward_order_then_index():
 def test_a_label_without_tokens_gets_no_neurons_and_takes_none(assign):
     data = raw(6, widths=WIDTHS, both=False)
     keep = ~data.target("fear")
-    got = select(data.stats(keep, sorted(set(data.labels))), "emotion", top=0.2, filter_rate=0.5, assign=assign)
+    options = {"score": "entropy", "top": 0.2, "filter_rate": 0.5, "assign": assign}
+    got = select(data.stats(keep, sorted(set(data.labels))), "emotion", **options)
     assert len(got["fear"]) == 0
     data.tasks = {"emotion": ("anger", "joy"), "rhetoric": data.tasks["rhetoric"]}
     data.labels = [("unlabelled",) if labels == ("fear",) else labels for labels in data.labels]
-    without = select(data.stats(keep), "emotion", top=0.2, filter_rate=0.5, assign=assign)
+    without = select(data.stats(keep), "emotion", **options)
     assert {label: got[label] for label in ("anger", "joy")} == dict(without)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"filter_rate": 0.5},
-        {"filter_rate": None},
-        {"assign": "bar", "activation_bar_ratio": 0.6, "filter_rate": 0.3},
+        {"score": "entropy", "filter_rate": 0.5},
+        {"score": "entropy", "filter_rate": None},
+        {"score": "entropy", "assign": "bar", "activation_bar_ratio": 0.6, "filter_rate": 0.3},
         {"score": "raw_entropy"},
         *({"score": name} for name, kind in SCORES.items() if kind.per_label and kind.kind == "activation"),
         {"score": "hedges_g", "sign": "positive", "min_effect": 0.1, "fdr": 0.5, "min_count": 3},
@@ -206,7 +269,7 @@ def test_a_label_without_tokens_gets_no_neurons_and_takes_none(assign):
 )
 @pytest.mark.parametrize("lacking", [("anger", "joy"), ("anger", "fear", "joy")])
 def test_sites_without_tokens_of_two_labels_take_no_part_and_are_named_once(options, lacking):
-    whole = raw(8, widths=(20, 31, 17, 52, 80), both=False).stats()
+    whole = raw(8, widths=(20, 31, 17, 52, 80), both=False).stats(tokens="last")
     bare = list(whole.sites[1:4:2])
     stats = starved(whole, dict.fromkeys(bare, lacking))
     kept = [site for site in whole.sites if site not in bare]
@@ -217,18 +280,18 @@ def test_sites_without_tokens_of_two_labels_take_no_part_and_are_named_once(opti
         got = select(stats, "emotion", top=0.1, **options)  # 20 of 200 neurons
     assert dict(got) == dict(select(without, "emotion", top=20 / 117, **options))
     assert any(got.values())
-    assert len(warned) == 1
+    assert len([warning for warning in warned if warning.category is not Note]) == 1
 
 
 def test_a_neuron_without_numbers_under_a_label_is_no_neuron_of_another_and_is_counted():
     """Otherwise the neuron, which is active under one label alone, would have the lowest entropy of all."""
     data = raw(8, widths=WIDTHS, both=False)
-    site = "model.layers.1.mlp"
+    site, options = "model.layers.1.mlp", {"score": "entropy", "top": 0.01, "filter_rate": None}
     data.active[site][:, 4] = data.target("anger")
-    assert (site, 4) in positions(select(data.stats(), "emotion", top=0.01, filter_rate=None))["anger"]
+    assert (site, 4) in positions(select(data.stats(), "emotion", **options))["anger"]
     data.values[site][~data.target("anger"), 4] = np.nan
     with pytest.warns(UserWarning, match=f"1 of 100 neurons, the first at {site}, have no finite activation") as warned:
-        selected = select(data.stats(), "emotion", top=1.0, filter_rate=None)
+        selected = select(data.stats(), "emotion", **{**options, "top": 1.0})
     assert len(warned) == 1
     assert all((site, 4) not in neurons for neurons in positions(selected).values())
     assert sum(map(len, selected.values())) == 99
@@ -238,7 +301,7 @@ def test_no_neuron_with_a_score_is_an_error():
     data = raw(7, widths=(4,))
     for site in data.active:
         data.active[site][:] = False
-    assert message(lambda: select(data.stats(), filter_rate=None)) == (
+    assert message(lambda: select(data.stats(), score="entropy", filter_rate=None)) == (
         "task 'emotion': no neuron has a score by entropy: too few tokens under its labels, or no neuron is active or "
         "finite"
     )
@@ -281,7 +344,7 @@ def test_a_file_tells_where_the_neurons_come_from(tmp_path):
         "task": "emotion",
         "top": 0.05,
         "count": None,
-        "score": "entropy",
+        "score": "hedges_g",
         "filter_rate": 0.95,
         "assign": "argmax",
         "activation_bar_ratio": 0.95,
@@ -289,6 +352,7 @@ def test_a_file_tells_where_the_neurons_come_from(tmp_path):
         "min_effect": None,
         "fdr": None,
         "min_count": 3,
+        "removed": {label: {"score": 0, "top": 95, "min_count": 0} for label in ("anger", "fear", "joy")},
     }
     assert provenance == stats.provenance
 
@@ -315,9 +379,9 @@ def test_attributions_are_selected_by_a_number_of_neurons_and_the_moderated_t() 
     assert (recorded["score"], recorded["count"], recorded["top"]) == ("attribution_t", COUNT, None)
 
 
-def test_other_statistics_keep_the_defaults_of_the_papers() -> None:
+def test_activations_are_selected_by_a_share_of_neurons_and_the_effect_size() -> None:
     recorded = select(raw(0, widths=WIDTHS).stats(), "emotion").provenance["select"]
-    assert (recorded["score"], recorded["count"], recorded["top"]) == ("entropy", None, TOP)
+    assert (recorded["score"], recorded["count"], recorded["top"]) == ("hedges_g", None, TOP)
 
 
 @pytest.mark.parametrize("count", [1, 7, 100, 1000])
@@ -335,7 +399,7 @@ def test_a_number_of_neurons_is_of_each_label(name: str, count: int) -> None:
 @pytest.mark.parametrize("count", [1, 7, 20])
 def test_a_number_of_neurons_by_entropy_is_assigned_to_all_labels_together(count: int) -> None:
     data = raw(0, widths=WIDTHS)
-    found = select(data.stats(), "emotion", count=count, filter_rate=None)
+    found = select(data.stats(), "emotion", count=count, score="entropy", filter_rate=None)
     assert positions(found) == by_definition(data, "emotion", 3 * count / 100, None, "argmax", 0.95)
     assert sum(len(neurons) for neurons in found.values()) == 3 * count
 

@@ -181,8 +181,8 @@ class Select(Options):
         None, f"Neurons of a label to select, in place of a share; default: of attributions {COUNT}.", Whole(1)
     )
     score: str | None = option(
-        None, "Score that neurons are ranked by, such as hedges_g; default: by what the statistics are of, "
-        "entropy, attribution_t, paired_t or paired_difference.", OneOf(tuple(SCORES)),
+        None, "Score that neurons are ranked by, such as entropy; default: by what the statistics are of, "
+        "hedges_g, attribution_t, paired_t or paired_difference.", OneOf(tuple(SCORES)),
         origin=f"{_NOTES}: entropy",
     )  # fmt: skip
     filter_rate: float | None = option(
@@ -201,8 +201,9 @@ class Select(Options):
         None, "Keep an absolute Hedges g (of pairs: Cohen's d) of at least this.", Positive(zero_too=True)
     )
     fdr: float | None = option(
-        None, "Keep neurons found at this false discovery rate, by Welch's t test (of pairs: Student's).", SHARE
-    )
+        None, "Keep neurons found at this false discovery rate: of sentences by permutation, of pairs by sign; over "
+        "tokens there is none.", SHARE,
+    )  # fmt: skip
     min_count: int | None = option(None, "Keep neurons active at this many of the label's tokens or more.", Whole())
 
     def check_together(self) -> None:
@@ -260,9 +261,7 @@ METHODS: dict[str, Method] = {
         Select(score="entropy", assign="bar"),
     ),
     "npti": Method("largest P_t - P_r (NPTI, Deng et al. 2024)", Select(score="frequency_difference", sign="positive")),
-    "effect_size": Method(
-        "largest Hedges g at a false discovery rate of 0.05", Select(score="hedges_g", sign="positive", fdr=0.05)
-    ),
+    "effect_size": Method("largest Hedges g", Select(score="hedges_g", sign="positive")),
     "mutual_information": Method(
         "largest mutual information of active with label, mean above the rest's",
         Select(score="mutual_information", sign="positive"),

@@ -1,4 +1,4 @@
-"""Scores of neurons for a label: pure functions of ActivationStats in float64, each beside its formula and source.
+"""Scores of neurons for a label: numbers of ActivationStats in float64, each with its formula and source.
 
 In the formulas, t is the label ("target"), r the rest of its task, P = active / count the activation frequency, A the
 mean activation, n the number of observed tokens and s² = m2 / (n - 1) the sample variance.
@@ -6,7 +6,8 @@ mean activation, n the number of observed tokens and s² = m2 / (n - 1) the samp
 A score is NaN where it is undefined, and such a neuron is never selected. No score is defined at a site where fewer
 than two labels of the task have tokens (an expert, for example), nor for a neuron without a finite activation under a
 label that has tokens. The tokens of a sentence are not independent. p values over all tokens are therefore far too
-small to be read as error rates; they only rank neurons.
+small to be read as error rates; they only rank neurons. Over sentences, attributions and pairs ``permutation_p``,
+``attribution_p`` and ``paired_p`` are p values whatever the distribution; ``welch_p`` is one of normal values alone.
 """
 
 from __future__ import annotations
@@ -18,115 +19,11 @@ import numpy as np
 import scipy  # loads its submodules on first use
 from numpy.typing import ArrayLike, NDArray
 
+from affectron import formulas
 from affectron._internal.wording import count
 from affectron.contrasts import Array, Contrast, contrast
 from affectron.errors import InputError
 from affectron.stats import ATTRIBUTION, ActivationStats
-
-
-def _entropy(c: Contrast) -> Array:
-    rate = np.where(c.target.count > 0, c.target.rate, 0.0)
-    total = rate.sum(axis=0, keepdims=True)
-    return np.where(total > 0, scipy.special.entr(rate / total).sum(axis=0, keepdims=True), np.nan)
-
-
-def _raw_entropy(c: Contrast) -> Array:
-    rate = np.where(c.target.count > 0, c.target.rate, 0.0)
-    alive = rate.any(axis=0, keepdims=True)
-    return np.where(alive, scipy.special.entr(rate).sum(axis=0, keepdims=True), np.nan)
-
-
-def _frequency(c: Contrast) -> Array:
-    return c.target.rate
-
-
-def _differential(c: Contrast) -> Array:
-    whole = np.abs(c.total.mean)
-    return np.abs(c.target.mean - c.rest.mean) / np.where(whole > 0, whole, np.nan)
-
-
-def _mean_difference(c: Contrast) -> Array:
-    return c.target.mean - c.rest.mean
-
-
-def _cohens_d(c: Contrast) -> Array:
-    pooled = (c.target.m2 + c.rest.m2) / (c.target.observed + c.rest.observed - 2)
-    return _mean_difference(c) / np.sqrt(np.where(pooled > 0, pooled, np.nan))
-
-
-def _hedges_g(c: Contrast) -> Array:
-    freedom = c.target.observed + c.rest.observed - 2
-    return _cohens_d(c) * (1 - 3 / (4 * freedom - 1))
-
-
-def _squared_errors(c: Contrast) -> tuple[Array, Array]:
-    """Squared standard errors s²/n of target and rest; NaN where a side has fewer than two observed tokens."""
-    sides = []
-    for side in (c.target, c.rest):
-        n = np.where(side.observed > 1, side.observed, np.nan)
-        sides.append(side.m2 / (n - 1) / n)
-    return sides[0], sides[1]
-
-
-def _welch_error(c: Contrast) -> Array:
-    target, rest = _squared_errors(c)
-    error: Array = np.sqrt(target + rest)
-    return error
-
-
-def _welch_t(c: Contrast) -> Array:
-    error = _welch_error(c)
-    return _mean_difference(c) / np.where(error > 0, error, np.nan)
-
-
-def _welch_p(c: Contrast) -> Array:
-    target, rest = _squared_errors(c)
-    # Welch-Satterthwaite in shares of the squared error, so that the square of a tiny variance cannot underflow.
-    share = target / (target + rest)
-    freedom = 1 / (share**2 / (c.target.observed - 1) + (1 - share) ** 2 / (c.rest.observed - 1))
-    return 2 * scipy.special.stdtr(freedom, -np.abs(_welch_t(c)))
-
-
-def _frequency_difference(c: Contrast) -> Array:
-    return c.target.rate - c.rest.rate
-
-
-def _log_odds(c: Contrast) -> Array:
-    sides = []
-    for side in (c.target, c.rest):
-        count = np.where(side.count > 0, side.count, np.nan)
-        sides.append(np.log((side.active + 0.5) / (count - side.active + 0.5)))
-    return sides[0] - sides[1]
-
-
-def _mutual_information(c: Contrast) -> Array:
-    count = c.target.count + c.rest.count
-    on = (c.target.active + c.rest.active) / count
-    off = (c.target.count - c.target.active + c.rest.count - c.rest.active) / count
-    information = np.zeros_like(on)
-    for side in (c.target, c.rest):
-        share = np.where(side.count > 0, side.count, np.nan) / count
-        information += scipy.special.rel_entr(side.active / count, share * on)
-        information += scipy.special.rel_entr((side.count - side.active) / count, share * off)
-    # Mutual information is never negative, but rounding can leave -1e-17 where the counts are independent.
-    return np.maximum(information, 0.0)
-
-
-def _target_mean(c: Contrast) -> Array:
-    return c.target.mean
-
-
-def _paired_d(c: Contrast) -> Array:
-    variance = c.target.m2 / (c.target.observed - 1)
-    return c.target.mean / np.sqrt(np.where(variance > 0, variance, np.nan))
-
-
-def _paired_t(c: Contrast) -> Array:
-    return _paired_d(c) * np.sqrt(c.target.observed)
-
-
-def _paired_p(c: Contrast) -> Array:
-    return 2 * scipy.special.stdtr(c.target.observed - 1, -np.abs(_paired_t(c)))
 
 
 class Score(NamedTuple):
@@ -161,15 +58,15 @@ class Score(NamedTuple):
 
 SCORES: dict[str, Score] = {
     "entropy": Score(
-        _entropy,
-        "H = -Σ p ln p, p = P/ΣP over the task's labels that have tokens; none where all P = 0 "
-        "(LAPE, Tang et al. 2024; Lee et al. 2025)",
+        formulas.entropy,
+        "H = -Σ p ln p, p = P/ΣP over the task's labels that have tokens; none where all P = 0: "
+        "how often a neuron is active, not how strongly (LAPE, Tang et al. 2024; Lee et al. 2025)",
         "low",
         "rate",
         per_label=False,
     ),
     "raw_entropy": Score(
-        _raw_entropy,
+        formulas.raw_entropy,
         "H = -Σ P ln P over the task's labels that have tokens, not renormalised; none where all P = 0 "
         "(Zheng et al. 2026, as printed)",
         "low",
@@ -177,44 +74,54 @@ SCORES: dict[str, Score] = {
         per_label=False,
     ),
     "differential": Score(
-        _differential,
-        "|A_t - A_r| / |A_all|, A_all over all tokens of the task (Zheng et al. 2026)",
+        formulas.differential,
+        "|A_t - A_r| / |A_all|, A_all over all tokens of the task (Zheng et al. 2026); a tenth of the root mean square "
+        "over these tokens in place of |A_all| where that is larger",
         "high",
         "mean",
     ),
-    "mean_difference": Score(_mean_difference, "A_t - A_r", "high", "mean", signed=True),
+    "mean_difference": Score(formulas.mean_difference, "A_t - A_r", "high", "mean", signed=True),
     "cohens_d": Score(
-        _cohens_d,
+        formulas.cohens_d,
         "(A_t - A_r) / sqrt((m2_t + m2_r) / (n_t + n_r - 2)) (Cohen 1988)",
         "high",
         "mean",
         signed=True,
     ),
     "hedges_g": Score(
-        _hedges_g,
+        formulas.hedges_g,
         "d (1 - 3 / (4 (n_t + n_r - 2) - 1)), d as cohens_d (Hedges 1981)",
         "high",
         "mean",
         signed=True,
     ),
     "welch_t": Score(
-        _welch_t,
+        formulas.welch_t,
         "(A_t - A_r) / sqrt(s²_t/n_t + s²_r/n_r) (Welch 1947)",
         "high",
         "mean",
         signed=True,
     ),
     "welch_p": Score(
-        _welch_p,
-        "two-sided p value of welch_t with the degrees of freedom of Welch and Satterthwaite",
+        formulas.welch_p,
+        "two-sided p value of welch_t with the degrees of freedom of Welch and Satterthwaite; it ranks and does not "
+        "test: skewed activations do not keep its level",
+        "low",
+        "mean",
+    ),
+    "permutation_p": Score(
+        formulas.permutation_p,
+        "2 exp(-(1 - π) S² / (2κQ)) or 1: upper bound of the two-sided p value of the permutations of the labels; "
+        "S = n_t (A_t - A), Q the squared deviations of all n, π = P(K = n_t), K binomial (n, f), f = n_t/n, "
+        "κ = (1 - 2f) / (2 ln((1 - f)/f)); of sentences a test, over tokens a rank",
         "low",
         "mean",
     ),
     "frequency_difference": Score(
-        _frequency_difference, "P_t - P_r (NPTI, Deng et al. 2024)", "high", "rate", signed=True
+        formulas.frequency_difference, "P_t - P_r (NPTI, Deng et al. 2024)", "high", "rate", signed=True
     ),
     "log_odds": Score(
-        _log_odds,
+        formulas.log_odds,
         "ln((a_t + 0.5) / (n_t - a_t + 0.5)) - ln((a_r + 0.5) / (n_r - a_r + 0.5)), a active of n tokens "
         "(Haldane 1956; Anscombe 1956)",
         "high",
@@ -222,48 +129,55 @@ SCORES: dict[str, Score] = {
         signed=True,
     ),
     "mutual_information": Score(
-        _mutual_information,
+        formulas.mutual_information,
         "mutual information, in nats, of active or not with label or rest, exact from the counts",
         "high",
         "rate",
     ),
     "paired_difference": Score(
-        _target_mean, "D, the mean difference of the label's n pairs", "high", "mean", signed=True, kind="pair"
+        formulas.target_mean, "D, the mean difference of the label's n pairs", "high", "mean", signed=True, kind="pair"
     ),
-    "paired_d": Score(_paired_d, "D / s, the d_z of Cohen 1988", "high", "mean", signed=True, kind="pair"),
-    "paired_t": Score(_paired_t, "D / (s / sqrt(n)) (Student 1908)", "high", "mean", signed=True, kind="pair"),
+    "paired_d": Score(formulas.paired_d, "D / s, the d_z of Cohen 1988", "high", "mean", signed=True, kind="pair"),
+    "paired_t": Score(formulas.paired_t, "D / (s / sqrt(n)) (Student 1908)", "high", "mean", signed=True, kind="pair"),
     "paired_p": Score(
-        _paired_p, "two-sided p value of paired_t with n - 1 degrees of freedom", "low", "mean", kind="pair"
+        formulas.paired_p,
+        "P(η >= z) / P(η >= √2) / 2 or 1, η normal, z = |ΣD| / sqrt(ΣD²) of the pairs' differences D: upper bound of "
+        "the two-sided p value of their signs (Bentkus and Dzindzalieta 2015)",
+        "low", "mean", kind="pair",
     ),
     "attribution": Score(
-        _target_mean, "a_t, the mean attribution over the label's sentences (attribution patching, Nanda 2023)",
+        formulas.target_mean, "a_t, the mean attribution over the label's sentences (attribution patching, Nanda 2023)",
         "high", "mean", signed=True, kind="attribution",
     ),
     "attribution_moderated": Score(
-        _mean_difference, "(a_t - a_r) / (e + s0), e the standard error in attribution_t, s0 the 0.9 quantile of e "
+        formulas.mean_difference,
+        "(a_t - a_r) / (e + s0), e the standard error in attribution_t, s0 the 0.9 quantile of e "
         "over all neurons: a moderated t (Tusher, Tibshirani and Chu 2001)",
-        "high", "mean", signed=True, kind="attribution", error=_welch_error,
+        "high", "mean", signed=True, kind="attribution", error=formulas.welch_error,
     ),
     "attribution_contrast": Score(
-        _mean_difference, "a_t - a_r", "high", "mean", signed=True, kind="attribution"
+        formulas.mean_difference, "a_t - a_r", "high", "mean", signed=True, kind="attribution"
     ),
     "text_attribution": Score(
-        _mean_difference, "(A_t - A_r) (g_t - g_r), A the mean activation, g the mean of the text's gradients: to "
+        formulas.mean_difference,
+        "(A_t - A_r) (g_t - g_r), A the mean activation, g the mean of the text's gradients: to "
         "first order what the shift from rest to label does for texts of the label and not for others",
         "high", "mean", signed=True, kind="attribution", shifted=True,
     ),
     "attribution_g": Score(
-        _hedges_g, "Hedges g of a_t - a_r, as hedges_g", "high", "mean", signed=True, kind="attribution"
+        formulas.hedges_g, "Hedges g of a_t - a_r, as hedges_g", "high", "mean", signed=True, kind="attribution"
     ),
     "attribution_t": Score(
-        _welch_t, "Welch's t of a_t - a_r over sentences, as welch_t", "high", "mean", signed=True, kind="attribution"
+        formulas.welch_t, "Welch's t of a_t - a_r over sentences, as welch_t",
+        "high", "mean", signed=True, kind="attribution",
     ),
     "attribution_p": Score(
-        _welch_p, "two-sided p value of attribution_t, as welch_p", "low", "mean", kind="attribution"
+        formulas.permutation_p, "p value of a_t - a_r over sentences, as permutation_p",
+        "low", "mean", kind="attribution",
     ),
 }  # fmt: skip
 # Kind of statistics -> the score by which neurons are ranked unless another is asked for.
-_USUAL = {"activation": "entropy", "attribution": "attribution_t", "pair": "paired_t"}
+_USUAL = {"activation": "hedges_g", "attribution": "attribution_t", "pair": "paired_t"}
 
 
 # Quantile of the standard errors that is added to each in a moderated t.
@@ -279,7 +193,7 @@ class Screens(NamedTuple):
 
 
 _SCREENS = {
-    "activation": Screens("mean_difference", "hedges_g", "welch_p"),
+    "activation": Screens("mean_difference", "hedges_g", "permutation_p"),
     "attribution": Screens("attribution_contrast", "attribution_g", "attribution_p"),
     "pair": Screens("paired_difference", "paired_d", "paired_p"),
 }
@@ -373,7 +287,7 @@ def frequency(stats: ActivationStats, task: str | None = None) -> dict[str, Arra
     Raises:
         InputError: no such task, or no site where two of its labels have tokens (one, for pairs).
     """
-    return _each_site(stats, _frequency, only_task(stats, task))
+    return _each_site(stats, formulas.frequency, only_task(stats, task))
 
 
 def unscored(stats: ActivationStats, tasks: Sequence[str]) -> str | None:

@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affectron import scores
+from affectron._internal import wording
 from affectron._internal.options import documented
 from affectron.contrasts import contrast
-from affectron.errors import InputError
+from affectron.errors import InputError, Note
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.options import COUNT, METHODS, TOP, Select
-from affectron.stats import ATTRIBUTION, ActivationStats
+from affectron.stats import ACTIVATION, ATTRIBUTION, ActivationStats
+
+#: Values of ``tokens`` in the provenance of statistics of activations whose observations are sentences.
+SENTENCES = ("mean", "last")
+
+#: Steps of a selection, in the order in which they act, by the option that sets each -> the neurons that it removes.
+STEPS = {
+    "score": "without a score",
+    "filter_rate": "below the activity filter",
+    "top": "beyond the share asked for",
+    "count": "beyond the number asked for",
+    "assign": "not assigned to the label",
+    "sign": "of the other sign",
+    "min_effect": "of too small an effect",
+    "fdr": "above the false discovery rate",
+    "min_count": "active too seldom",
+    "min_frequency": "selected again too seldom",
+}
+
+# A neuron is active under one label almost alone where its P under the label is this share of ΣP, and it is active at
+# so many of the label's observations that this is no accident of one text.
+_ALONE, _EVIDENCE = 0.9, 10
 
 
 @documented(Select)
@@ -38,19 +60,21 @@ def select(
 ) -> NeuronSet:
     """Find the neurons of every label of a task, or of every task.
 
-    With ``entropy`` or ``raw_entropy`` (Tang et al. 2024, Lee et al. 2025): the neurons that pass the
-    activity filter, of these the ``top`` share of lowest entropy over all sites together, each assigned to
-    labels: by ``argmax`` to the label of highest P, the first of equal ones (Lee et al.), by ``bar`` to every label
-    whose P exceeds the ``activation_bar_ratio`` quantile of all P (LAPE). With any other score: for each label the
-    ``top`` share by that label's own score. The share is of all neurons of the model, rounded to the nearest whole
-    number and at least one. ``count`` in its place is the number of neurons of a label; with an entropy as many times
-    the number of labels are assigned. Ties are broken by site in forward order, then index. A neuron without a score is
-    never selected; one warning tells how many sites have tokens of fewer than two labels, and how many neurons have no
-    finite activation under a label.
+    For each label the ``top`` share by the label's own score; the share is of all neurons of the model, rounded to the
+    nearest whole number and at least one. ``count`` in its place is the number of neurons of a label. With ``entropy``
+    or ``raw_entropy`` (Tang et al. 2024, Lee et al. 2025), which have one value a neuron: the neurons that pass the
+    activity filter, of these the ``top`` share of lowest entropy over all sites together (with ``count`` that many
+    times the number of labels), each assigned to labels: by ``argmax`` to the label of highest P, the first of equal
+    ones (Lee et al.), by ``bar`` to every label whose P exceeds the ``activation_bar_ratio`` quantile of all P (LAPE).
+    Ties are broken by site in forward order, then index. A neuron without a score is never selected; one warning tells
+    how many sites have tokens of fewer than two labels, and how many neurons have no finite activation under a label. A
+    note tells how many neurons the activity filter removed that are active under one label almost alone.
 
     The screens ``sign``, ``min_effect``, ``fdr`` and ``min_count`` then each remove neurons from a label's list, in any
-    combination; none adds any. ``fdr`` is Benjamini-Hochberg over all neurons of the model, for each label. With a
-    signed score, ``sign="negative"`` ranks from the lowest value.
+    combination; none adds any. ``fdr`` is Benjamini-Hochberg over all neurons of the model, for each label, on p values
+    that hold whatever the distribution (``permutation_p``). The observations must be sentences (statistics with tokens
+    "mean" or "last", and attributions) or pairs: tokens of a sentence are not independent. With a signed score,
+    ``sign="negative"`` ranks from the lowest value.
 
     Attributions (:func:`affectron.attribute`) take a score of theirs, such as ``attribution_t``, and are
     screened by the contrast of label and rest, each sentence an observation. Statistics of contrastive pairs take a
@@ -65,18 +89,29 @@ def select(
         {options}
 
     Returns:
-        one list for each label, best first, with the provenance of the statistics and these options under
-        ``select``.
+        one list for each label, best first, with the provenance of the statistics and, under ``select``, these options
+        and ``removed``: label -> step -> the number of neurons that the step removed, in the order of ``STEPS``. With
+        the neurons of the label these are all neurons of the model.
 
     Raises:
-        InputError: an option is out of its range or does not go with the score, an unknown task or score, a
-            task of which fewer than two labels have tokens, or one of which no neuron has a score.
+        InputError: an option is out of its range or does not go with the score, an unknown task or score, ``fdr`` for
+            statistics of tokens, a task of which fewer than two labels have tokens, or one of which no neuron has a
+            score.
     """
     options = Select(top, count, score, filter_rate, assign, activation_bar_ratio, sign, min_effect, fdr, min_count)
     neurons = choose(stats, task, options, activations)
     left_out = scores.unscored(stats, list(neurons.tasks))
     if left_out is not None:
         warnings.warn(left_out, stacklevel=2)
+    alone = sum(_filtered_alone(stats, name, neurons.provenance["select"]) for name in neurons.tasks)
+    if alone:
+        warnings.warn(
+            f"the activity filter removed {wording.count(alone, 'neuron')} active under one label almost alone: "
+            "filter_rate 0 keeps them; hedges_g finds such neurons, and those that are always active but stronger "
+            "under a label",
+            Note,
+            stacklevel=2,
+        )
     return neurons
 
 
@@ -90,9 +125,30 @@ def choose(
     """
     tasks = list(stats.tasks) if task is None else [task]
     options = resolved(options, stats, activations)
-    lists = [neurons for name in tasks for neurons in _select_task(stats, name, options, activations)]
-    recorded = {"task": task, **options.values(), "filter_rate": options.filter_rate or None}
+    if options.fdr is not None and scores.kind_of(stats) == ACTIVATION:
+        _check_sentences(stats)
+    lists, removed = [], {}
+    for name in tasks:
+        for neurons, steps in _select_task(stats, name, options, activations):
+            lists.append(neurons)
+            removed[neurons.label] = steps
+    recorded = {"task": task, **options.values(), "filter_rate": options.filter_rate or None, "removed": removed}
     return NeuronSet(lists, stats.widths, {**stats.provenance, "select": recorded}, stats.screened)
+
+
+def _check_sentences(stats: ActivationStats) -> None:
+    """Check that the observations of activations are sentences.
+
+    Raises:
+        InputError: they are tokens, or it is not known what they are.
+    """
+    tokens = stats.provenance.get("tokens")
+    if tokens not in SENTENCES:
+        raise InputError(
+            f"fdr is given, and tokens of the statistics is {tokens!r}, expected one of {', '.join(SENTENCES)}: tokens "
+            "of a sentence are not independent, so there is no error rate over them; screen with tokens mean or last, "
+            "take attributions or pairs, or read the p of candidates"
+        )
 
 
 def resolved(options: Select, stats: ActivationStats, activations: ActivationStats | None) -> Select:
@@ -106,8 +162,9 @@ def resolved(options: Select, stats: ActivationStats, activations: ActivationSta
 
 def _select_task(
     stats: ActivationStats, task: str, options: Select, activations: ActivationStats | None
-) -> list[NeuronList]:
-    """One list a label. Neurons of all sites lie side by side, [L, N], in forward order."""
+) -> Iterator[tuple[NeuronList, dict[str, int]]]:
+    """For each label its list, and step -> number of neurons removed. Neurons of all sites lie side by side, [L, N], in
+    forward order."""
     score = str(options.score)
     value = _flat(stats, scores.score(stats, score, task, activations))
     if np.isnan(value).all():
@@ -115,17 +172,18 @@ def _select_task(
             f"task {task!r}: no neuron has a score by {score}: too few tokens under its labels, or no neuron "
             "is active or finite"
         )
-    chosen = _chosen(stats, task, options, value)
-    keep = _passing(stats, task, options)
+    ranked = _ranked(stats, task, options, value)
+    screens = list(_screens(stats, task, options))
     site_of = np.repeat(np.arange(len(stats.sites)), [stats.widths[site] for site in stats.sites])
     starts = np.concatenate([[0], np.cumsum([stats.widths[site] for site in stats.sites])])
-    lists = []
-    for row, label in enumerate(stats.tasks[task]):
-        neurons = chosen[row][keep[row, chosen[row]]]
+    for row, (label, (neurons, removed)) in enumerate(zip(stats.tasks[task], ranked, strict=True)):
+        for step, passes in screens:
+            kept = neurons[passes[row, neurons]]
+            removed[step] = len(neurons) - len(kept)
+            neurons = kept
         values = value[row] if scores.SCORES[score].per_label else value[0]
         items = [(stats.sites[site_of[n]], int(n - starts[site_of[n]]), float(values[n])) for n in neurons]
-        lists.append(NeuronList(label, task, items))
-    return lists
+        yield NeuronList(label, task, items), removed
 
 
 def _flat(stats: ActivationStats, values: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -136,45 +194,83 @@ def _scored(stats: ActivationStats, task: str, name: str) -> NDArray[np.float64]
     return _flat(stats, scores.score(stats, name, task))
 
 
-def _chosen(stats: ActivationStats, task: str, options: Select, value: NDArray[np.float64]) -> list[NDArray[np.intp]]:
-    """For each label the positions of its neurons by rank, best first, before the screens."""
+class _Ranked(NamedTuple):
+    """The positions of a label's neurons by rank, best first, and step -> number of neurons removed."""
+
+    neurons: NDArray[np.intp]
+    removed: dict[str, int]
+
+
+def _ranked(stats: ActivationStats, task: str, options: Select, value: NDArray[np.float64]) -> list[_Ranked]:
+    """The neurons of each label before the screens."""
     score = scores.SCORES[str(options.score)]
     if options.count is not None:
-        wanted = options.count * (1 if score.per_label else len(stats.tasks[task]))
+        size, wanted = "count", options.count * (1 if score.per_label else len(stats.tasks[task]))
     else:
-        wanted = max(1, round(float(options.top or 0) * value.shape[1]))
+        size, wanted = "top", max(1, round(float(options.top or 0) * value.shape[1]))
     descending = score.better == "high" and not (score.signed and options.sign == "negative")
+    scored = ~np.isnan(value)
+    unscored = (~scored).sum(axis=1).tolist()
     if score.per_label:
-        return [_best(row, ~np.isnan(row), wanted, descending) for row in value]
-    rate = _flat(stats, scores.frequency(stats, task))
-    known = rate[~np.isnan(rate)]
-    rate = np.where(np.isnan(rate), -1.0, rate)  # a label without tokens exceeds nothing
-    eligible = ~np.isnan(value[0])
-    if options.filter_rate:
-        eligible &= (rate > np.quantile(known, options.filter_rate)).any(axis=0)
+        found = []
+        for row, has, without in zip(value, scored, unscored, strict=True):
+            best = _best(row, has, wanted, descending)
+            found.append(_Ranked(best, {"score": without, size: int(has.sum()) - len(best)}))
+        return found
+    rate = _rates(stats, task)
+    eligible = scored[0] & _active_enough(rate, options.filter_rate)
     best = _best(value[0], eligible, wanted, descending)
+    removed = {
+        "score": unscored[0],
+        "filter_rate": int(scored[0].sum() - eligible.sum()),
+        size: int(eligible.sum()) - len(best),
+    }
     if options.assign == "argmax":
         of_label = np.arange(len(rate))[:, np.newaxis] == rate.argmax(axis=0)
     else:
-        of_label = rate > np.quantile(known, options.activation_bar_ratio)
-    return [best[row[best]] for row in of_label]
+        of_label = rate > np.quantile(rate[rate >= 0], options.activation_bar_ratio)
+    mine = [best[row[best]] for row in of_label]
+    return [_Ranked(neurons, {**removed, "assign": len(best) - len(neurons)}) for neurons in mine]
 
 
-def _passing(stats: ActivationStats, task: str, options: Select) -> NDArray[np.bool_]:
-    """bool [L, N]: the neurons that pass the screens of each label."""
-    keep = np.ones((len(stats.tasks[task]), sum(stats.widths.values())), dtype=bool)
+def _rates(stats: ActivationStats, task: str) -> NDArray[np.float64]:
+    """P of each label, [L, N]; -1 where it is not known, so that a label without tokens exceeds nothing."""
+    rate = _flat(stats, scores.frequency(stats, task))
+    return np.where(np.isnan(rate), -1.0, rate)
+
+
+def _active_enough(rate: NDArray[np.float64], filter_rate: float | None) -> NDArray[np.bool_]:
+    """bool [N]: the neurons that pass the activity filter on their rates [L, N]; all where there is none."""
+    bar = float(np.quantile(rate[rate >= 0], filter_rate)) if filter_rate else -np.inf
+    return np.asarray((rate > bar).any(axis=0))
+
+
+def _filtered_alone(stats: ActivationStats, task: str, select: Mapping[str, Any]) -> int:
+    """Number of neurons that the activity filter removed and that are active under one label almost alone."""
+    if scores.SCORES[select["score"]].per_label or not select["filter_rate"]:
+        return 0
+    rate = _rates(stats, task)
+    alone = (rate > _ALONE * np.maximum(rate, 0).sum(axis=0)) & (_active(stats, task) >= _EVIDENCE)
+    return int((alone.any(axis=0) & ~_active_enough(rate, select["filter_rate"])).sum())
+
+
+def _active(stats: ActivationStats, task: str) -> NDArray[np.float64]:
+    """Number of the label's observations at which each neuron is active, [L, N]."""
+    return _flat(stats, {site: contrast(stats, task, site).target.active for site in stats.sites})
+
+
+def _screens(stats: ActivationStats, task: str, options: Select) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The screens that are asked for, in the order in which they act: option -> bool [L, N], the neurons that pass."""
     screens = scores.screens_for(stats)
     if options.sign is not None:
         difference = _scored(stats, task, screens.sign)
-        keep &= difference > 0 if options.sign == "positive" else difference < 0
+        yield "sign", difference > 0 if options.sign == "positive" else difference < 0
     if options.min_effect is not None:
-        keep &= np.abs(_scored(stats, task, screens.effect)) >= options.min_effect
+        yield "min_effect", np.abs(_scored(stats, task, screens.effect)) >= options.min_effect
     if options.fdr is not None:
-        keep &= np.stack([scores.fdr(row) for row in _scored(stats, task, screens.p)]) <= options.fdr
+        yield "fdr", np.stack([scores.fdr(row) for row in _scored(stats, task, screens.p)]) <= options.fdr
     if options.min_count is not None:
-        active = {site: contrast(stats, task, site).target.active for site in stats.sites}
-        keep &= _flat(stats, active) >= options.min_count
-    return keep
+        yield "min_count", _active(stats, task) >= options.min_count
 
 
 def _best(values: NDArray[np.float64], eligible: NDArray[np.bool_], wanted: int, descending: bool) -> NDArray[np.intp]:

@@ -233,6 +233,10 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
     found = affectron.NeuronSet.load(neurons)
     assert found == affectron.select(affectron.ActivationStats.load(copy / "stats.safetensors"), top=0.2)
     assert {label: one["neurons"] for label, one in selected["labels"].items()} == {k: len(v) for k, v in found.items()}
+    removed = {label: one["removed"] for label, one in selected["labels"].items()}
+    assert (
+        removed == found.provenance["select"]["removed"] == {label: {"score": 0, "top": 129 - 26} for label in LABELS}
+    )
 
     options = ("--prompt", r"label={bos}{text}\nw1", "--random-sets", 2, "--bootstrap", 50)
     validated = json.loads(
@@ -288,7 +292,7 @@ def test_pairs_are_attributed(made: Path, tmp_path: Path) -> None:
 
 
 def test_pairs_are_screened_and_their_neurons_selected(made: Path, tmp_path: Path) -> None:
-    found = [{"label": "joy", "text": f"w{i} w2", "other": f"w{i + 20} w3"} for i in range(20)]
+    found = [{"label": "joy", "text": f"w2 w{i}", "other": f"w3 w{i}"} for i in range(20)]
     pairs, stats = write_corpus(tmp_path / "pairs.jsonl", found), tmp_path / "stats.safetensors"
     shown = json.loads(run("screen-pairs", made / "model", pairs, "--task", "mood", "-o", stats, "--json"))
     assert shown["labels"]["joy"]["pairs"] == 20
@@ -339,6 +343,12 @@ def test_tables_name_every_label(copy: Path) -> None:
 def test_labels_without_neurons_are_named(copy: Path) -> None:
     table = run("select", copy / "stats.safetensors", "--top", 0.2, "--min-count", 10**6, "-o", copy / "n.json")
     assert "no neuron was selected for anger, calm, joy" in table
+    assert "removed of 129 neurons, for each label:\n  103 beyond the share asked for (top)\n  26 active too " in table
+
+
+def test_an_error_rate_over_tokens_is_refused_in_one_line(copy: Path) -> None:
+    line = refuse("select", copy / "stats.safetensors", "--fdr", 0.05, "-o", copy / "n.json")
+    assert "fdr is given, and tokens of the statistics is 'all', expected one of mean, last" in line
 
 
 def test_bad_lines_are_skipped_and_counted_on_request(copy: Path) -> None:
@@ -489,7 +499,7 @@ def test_the_whole_share_is_told(copy: Path) -> None:
     result = invoke("select", copy / "stats.safetensors", "--top", 1, "--filter-rate", 0, "-o", copy / "n.json")
     assert result.exit_code == 0
     assert "--top is a share, and 1 is all neurons" in result.stderr
-    assert sum(map(len, affectron.NeuronSet.load(copy / "n.json").values())) == 129
+    assert [len(members) for members in affectron.NeuronSet.load(copy / "n.json").values()] == [129] * len(LABELS)
     assert invoke("select", copy / "stats.safetensors", "--top", 0.5, "-o", copy / "n.json").stderr == ""
 
 

@@ -25,7 +25,7 @@ def stats(folds: list[ActivationStats]) -> ActivationStats:
 
 @pytest.fixture(scope="session")
 def neurons(stats: ActivationStats) -> NeuronSet:
-    return select(stats, top=0.05, filter_rate=None)
+    return select(stats, top=0.05, score="entropy", filter_rate=None)
 
 
 @pytest.fixture(scope="session")

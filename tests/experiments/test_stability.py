@@ -34,7 +34,7 @@ def test_folds_are_the_whole_dealt_out(folds: list[ActivationStats], stats: Acti
 
 
 def test_planted_neurons_are_stable_and_chance_is_not(folds: list[ActivationStats], neurons: NeuronSet) -> None:
-    selection = Select(top=0.05, filter_rate=None)
+    selection = Select(count=1)
     result = stability(folds, selection=selection, resamples=25, splits=4, seed=1)
     for label, stable in result.labels.items():
         frequency = {(site, index): share for site, index, share in stable.neurons}
@@ -48,6 +48,7 @@ def test_planted_neurons_are_stable_and_chance_is_not(folds: list[ActivationStat
         assert [neuron[:2] for neuron in kept[label]] == [
             neuron[:2] for neuron in neurons[label] if neuron[:2] in always
         ]
+        assert kept.provenance["select"]["removed"][label]["min_frequency"] == len(neurons[label]) - len(kept[label])
     assert kept.provenance["select"]["min_frequency"] == 1.0
     noise = screen_folds(MODEL, TOKENIZER, make_corpus(shuffled=True).where(split="train"), 4)
     chance = stability(noise, selection=selection, resamples=25, splits=4, seed=1)

@@ -86,6 +86,8 @@ def keep_stable(neurons: NeuronSet, measured: Stability, min_frequency: float) -
         InputError: ``min_frequency`` is not in (0, 1], or a label is not in the stability.
     """
     check("min_frequency", min_frequency, SHARE)
+    selection = {**neurons.provenance.get("select", {}), "min_frequency": min_frequency}
+    removed = dict(selection.get("removed", {}))
     lists = []
     for label, members in neurons.items():
         if label not in measured.labels:
@@ -96,6 +98,8 @@ def keep_stable(neurons: NeuronSet, measured: Stability, min_frequency: float) -
             for site, index, share in (*frequencies.neurons, *frequencies.others)
             if share >= min_frequency
         }
-        lists.append(NeuronList(label, members.task, [neuron for neuron in members if neuron[:2] in stable]))
-    selection = {**neurons.provenance.get("select", {}), "min_frequency": min_frequency}
-    return NeuronSet(lists, neurons.widths, {**neurons.provenance, "select": selection}, neurons.screened)
+        kept = [neuron for neuron in members if neuron[:2] in stable]
+        lists.append(NeuronList(label, members.task, kept))
+        removed[label] = {**removed.get(label, {}), "min_frequency": len(members) - len(kept)}
+    provenance = {**neurons.provenance, "select": {**selection, "removed": removed}}
+    return NeuronSet(lists, neurons.widths, provenance, neurons.screened)
