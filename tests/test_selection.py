@@ -210,7 +210,7 @@ def test_a_filter_that_removes_neurons_of_one_label_says_how_many():
 def test_there_is_no_error_rate_over_tokens(tokens):
     stats = raw(4, widths=WIDTHS).stats(tokens=tokens)
     said = message(lambda: select(stats, "emotion", fdr=0.05))
-    assert said.startswith(f"fdr is given, and tokens of the statistics is {tokens!r}, expected one of mean, last: ")
+    assert said.startswith(f"fdr is 0.05, and tokens of the statistics is {tokens!r}, expected one of mean, last: ")
     assert "screen with tokens mean or last" in said
 
 

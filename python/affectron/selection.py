@@ -126,7 +126,7 @@ def choose(
     tasks = list(stats.tasks) if task is None else [task]
     options = resolved(options, stats, activations)
     if options.fdr is not None and scores.kind_of(stats) == ACTIVATION:
-        _check_sentences(stats)
+        _check_sentences(stats, options.fdr)
     lists, removed = [], {}
     for name in tasks:
         for neurons, steps in _select_task(stats, name, options, activations):
@@ -136,7 +136,7 @@ def choose(
     return NeuronSet(lists, stats.widths, {**stats.provenance, "select": recorded}, stats.screened)
 
 
-def _check_sentences(stats: ActivationStats) -> None:
+def _check_sentences(stats: ActivationStats, fdr: float) -> None:
     """Check that the observations of activations are sentences.
 
     Raises:
@@ -145,7 +145,7 @@ def _check_sentences(stats: ActivationStats) -> None:
     tokens = stats.provenance.get("tokens")
     if tokens not in SENTENCES:
         raise InputError(
-            f"fdr is given, and tokens of the statistics is {tokens!r}, expected one of {', '.join(SENTENCES)}: tokens "
+            f"fdr is {fdr}, and tokens of the statistics is {tokens!r}, expected one of {', '.join(SENTENCES)}: tokens "
             "of a sentence are not independent, so there is no error rate over them; screen with tokens mean or last, "
             "take attributions or pairs, or read the p of candidates"
         )

@@ -348,7 +348,7 @@ def test_labels_without_neurons_are_named(copy: Path) -> None:
 
 def test_an_error_rate_over_tokens_is_refused_in_one_line(copy: Path) -> None:
     line = refuse("select", copy / "stats.safetensors", "--fdr", 0.05, "-o", copy / "n.json")
-    assert "fdr is given, and tokens of the statistics is 'all', expected one of mean, last" in line
+    assert "fdr is 0.05, and tokens of the statistics is 'all', expected one of mean, last" in line
 
 
 def test_bad_lines_are_skipped_and_counted_on_request(copy: Path) -> None:
