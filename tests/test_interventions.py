@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,13 +43,23 @@ def mean(site, index, h):
     return np.full_like(h, tokens.astype(np.float64).mean())
 
 
-def attenuate_static(site, index, h):
-    a = under("anger", site, index)
-    return h * (1 - 0.7 * abs(a.mean()) / abs(a).max())
+MAGNITUDES = {site: np.random.default_rng(4).uniform(0.1, 0.9, TOKENS.values[site].shape[1]) for site in SITES}
+REFERENCES = {
+    "max": lambda site, index: max(abs(x) for x in under("anger", site, index)),
+    "rms": lambda site, index: (
+        sum(x**2 for x in under("anger", site, index)) ** 0.5 / len(under("anger", site, index)) ** 0.5
+    ),
+    "given": lambda site, index: MAGNITUDES[site][index],
+}
 
 
-def attenuate_dynamic(site, index, h):
-    return np.array([x * (1 - 0.7 * min(abs(x) / abs(under("anger", site, index)).max(), 1.0)) for x in h])
+def attenuate_static(site, index, h, reference="max"):
+    mean = abs(under("anger", site, index).mean())
+    return h * (1 - 0.7 * min(mean / REFERENCES[reference](site, index), 1.0))
+
+
+def attenuate_dynamic(site, index, h, reference="max"):
+    return np.array([x * (1 - 0.7 * min(abs(x) / REFERENCES[reference](site, index), 1.0)) for x in h])
 
 
 def induce(site, index, h):
@@ -73,6 +86,11 @@ def amplify(site, index, h):
         (interventions.mean(ANGER, STATS), mean),
         (interventions.attenuate(ANGER, STATS, 0.7, dynamic=False), attenuate_static),
         (interventions.attenuate(ANGER, STATS, 0.7), attenuate_dynamic),
+        *(
+            (interventions.attenuate(ANGER, STATS, 0.7, dynamic, reference=given), partial(how, reference=name))
+            for name, given in (("rms", "rms"), ("given", MAGNITUDES))
+            for dynamic, how in ((True, attenuate_dynamic), (False, attenuate_static))
+        ),
         (interventions.induce(ANGER, STATS, 2.5), induce),
         (interventions.contrast(ANGER, STATS, 2.5), contrast),
         (interventions.cross_signal(ANGER, STATS, "metaphor", 0.3), cross_signal),
@@ -123,8 +141,8 @@ def test_mean_takes_the_task_from_wherever_it_is_known() -> None:
 def test_a_neuron_that_is_always_zero_is_not_attenuated() -> None:
     silent = raw(seed=5)
     silent.values[SITES[0]][:, 2] = 0.0
-    for dynamic in (True, False):
-        program = interventions.attenuate(ANGER, silent.stats(), 0.5, dynamic=dynamic)
+    for dynamic, reference in product((True, False), ("max", "rms")):
+        program = interventions.attenuate(ANGER, silent.stats(), 0.5, dynamic=dynamic, reference=reference)
         assert program.sites[SITES[0]].index.tolist() == [6]
         assert program.table(SITES[0], 7)[:, 2].tolist() == [1.0, 0.0, -np.inf, 0.0]
 
@@ -135,6 +153,71 @@ def test_a_subnormal_peak_attenuates_without_nan() -> None:
     table = interventions.attenuate(ANGER, faint.stats(), 0.5).table(SITES[0], 7)
     out = apply(table[:, 2], np.array([0.0, 1.0, -2.0]))
     assert out.tolist() == [0.0, 0.5, -1.0]
+
+
+def test_a_magnitude_below_the_mean_takes_off_no_more_than_alpha() -> None:
+    small = {site: np.full(width, 1e-6) for site, width in STATS.widths.items()}
+    for dynamic in (True, False):
+        table = interventions.attenuate(ANGER, STATS, 0.7, dynamic=dynamic, reference=small).table(SITES[0], 7)
+        np.testing.assert_allclose(apply(table[:, 2], H), 0.3 * H, rtol=1e-3, atol=1e-5)
+
+
+# --- the relative change ---
+
+
+def truly_changed(program: Program, label: str) -> float:
+    changes = []
+    for site, part in program.sites.items():
+        for index in part.index:
+            h = under(label, site, index)
+            changes.append(np.sqrt(((apply(program.table(site, STATS.widths[site])[:, index], h) - h) ** 2).mean()))
+            changes[-1] /= np.sqrt((h**2).mean())
+    return float(np.median(changes))
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        interventions.zero(ANGER),
+        interventions.mean(ANGER, STATS),
+        interventions.attenuate(ANGER, STATS, 0.7, dynamic=False),
+        interventions.induce(ANGER, STATS, 2.5),
+        interventions.amplify(ANGER, 1.5),
+        interventions.zero([(SITES[2], 0), (SITES[2], 2)]),
+    ],
+)
+@pytest.mark.parametrize("label", ["anger", "joy"])
+def test_the_relative_change_is_exact_without_damping(program: Program, label: str) -> None:
+    change = interventions.relative_change(program, STATS.label(label))
+    assert change == pytest.approx(truly_changed(program, label), rel=1e-6)
+    assert ("zero" in program.name) == (change == 1.0)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_the_relative_change_with_damping_is_that_of_a_steady_activation(alpha: float) -> None:
+    steady = raw(seed=5)
+    sign = np.where(np.arange(len(steady.labels)) % 2, 1, -1)[:, None]
+    for values in steady.values.values():
+        values[:] = sign * np.abs(values[:1])
+    stats = steady.stats()
+    for reference in ("max", "rms"):
+        program = interventions.attenuate(ANGER, stats, alpha, reference=reference)
+        assert interventions.relative_change(program, stats.label("anger")) == pytest.approx(alpha, rel=1e-6)
+    doubled = {site: 2.0 * np.abs(values[0]) for site, values in steady.values.items()}
+    program = interventions.attenuate(ANGER, stats, alpha, reference=doubled)
+    assert interventions.relative_change(program, stats.label("anger")) == pytest.approx(alpha / 2, rel=1e-6)
+
+
+def test_neurons_that_are_never_active_have_no_relative_change() -> None:
+    silent = raw(seed=5)
+    silent.values[SITES[0]][:, 2] = 0.0
+    measured = silent.stats().label("anger")
+    assert interventions.relative_change(interventions.zero([(SITES[0], 2)]), measured) is None
+    assert interventions.relative_change(Program({}, "nothing"), measured) is None
+    shifted = program(1.0, 0.0, -INF, 3.0, index=2)
+    assert interventions.relative_change(shifted, measured) is None
+    others = interventions.amplify([(SITES[0], 2), (SITES[0], 3)], 1.25)
+    assert interventions.relative_change(others, measured) == pytest.approx(0.25)
 
 
 # --- composition ---
@@ -245,6 +328,29 @@ def test_composition_unites_what_does_not_meet() -> None:
 def test_bad_input_is_named(call, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("q99", "reference is 'q99', expected max, rms or a magnitude of every neuron, by site"),
+        ({}, f"reference has no neuron 4 of {SITES[1]}, expected a magnitude of every neuron"),
+        ({SITES[1]: np.ones(4)}, f"reference has no neuron 4 of {SITES[1]}, expected a magnitude of every neuron"),
+        ({SITES[1]: np.ones((1, 5))}, f"reference has no neuron 4 of {SITES[1]}, expected a magnitude of every neuron"),
+        ({SITES[1]: -np.ones(5)}, f"reference of neuron 4 of {SITES[1]} is -1.0, expected a finite number of at leas"),
+        ({SITES[1]: np.full(5, INF)}, f"reference of neuron 4 of {SITES[1]} is inf, expected a finite number of at l"),
+        ({SITES[1]: np.full(5, np.nan)}, f"reference of neuron 4 of {SITES[1]} is nan, expected a finite number of a"),
+    ],
+)
+def test_a_reference_that_is_none_is_refused(reference: object, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        interventions.attenuate(ANGER, STATS, 0.5, reference=reference)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_relative_change_needs_statistics_of_every_neuron() -> None:
+    with pytest.raises(InputError, match="neuron 9 .* beyond the 7"):
+        interventions.relative_change(program(1.0, 0.0, -INF, 0.0, index=9), STATS.label("joy"))
 
 
 def test_a_neuron_never_finite_under_the_label_is_refused() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectron._internal.checks import OneOf, check
-from affectron._internal.names import POSITIONS
+from affectron._internal.names import MAX, POSITIONS, RMS
 from affectron.errors import InputError
 
 if TYPE_CHECKING:
@@ -270,14 +270,19 @@ def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> P
 
 
 def attenuate(
-    neurons: Neurons, stats: ActivationStats, alpha: float, dynamic: bool = True, label: str | None = None
+    neurons: Neurons,
+    stats: ActivationStats,
+    alpha: float,
+    dynamic: bool = True,
+    label: str | None = None,
+    reference: str | Mapping[str, NDArray[Any]] = MAX,
 ) -> Program:
     """Attenuate neurons in proportion to their activation under their label.
 
-    Let A be the absolute mean activation under the label and A_max the largest absolute activation. Static
-    attenuation has scale = 1 - alpha·A/A_max for every token. Dynamic attenuation depends on the token's own
-    activation: h' = h · max(1 - alpha·|h|/A_max, 1 - alpha). The source leaves open which of the two it means
-    (docs/choices.md). A neuron with A_max = 0 is left untouched.
+    Let A be the mean activation under the label and M the reference. Static attenuation treats every token alike:
+    h' = h · max(1 - alpha·|A|/M, 1 - alpha). Dynamic attenuation depends on the token's own activation:
+    h' = h · max(1 - alpha·|h|/M, 1 - alpha). The source leaves open which of the two it means (docs/choices.md). A
+    neuron with M = 0 is left untouched.
 
     Args:
         neurons: the neurons.
@@ -285,9 +290,13 @@ def attenuate(
         alpha: strength, at least 0.
         dynamic: attenuate by the token's own activation.
         label: the label; that of ``neurons`` when None.
+        reference: M, the magnitude that attenuation is relative to. ``max``: the largest absolute activation under the
+            label, as in the source; ``rms``: the root mean square under the label; or M itself, site -> [F], such as
+            the quantiles of :func:`affectron.screening.quantiles.magnitude_quantiles`.
 
     Raises:
-        InputError: alpha is negative or not finite, the statistics are of pairs, or as for :func:`induce`.
+        InputError: alpha is negative or not finite, the statistics are of pairs, the reference is unknown, lacks a
+            neuron or is negative or not finite at one, or as for :func:`induce`.
     """
     _of_activations("attenuate", stats)
     if not (math.isfinite(alpha) and alpha >= 0):
@@ -296,21 +305,79 @@ def attenuate(
     label = _label(neurons, label)
     measured = stats.label(label)
     by_site: dict[str, NDArray[np.int64]] = {}
-    peaks: dict[str, NDArray[np.float64]] = {}
+    magnitudes: dict[str, NDArray[np.float64]] = {}
     for site, index in _by_site(neurons).items():
-        of_site = _observed(measured, site, index, f"label {label!r}")
-        peak = np.maximum(np.abs(of_site.min[index]), np.abs(of_site.max[index])).astype(np.float64)
-        if (peak > 0).any():
-            by_site[site], peaks[site] = index[peak > 0], peak[peak > 0]
+        magnitude = _magnitude(reference, site, index, _observed(measured, site, index, f"label {label!r}"))
+        if (magnitude > 0).any():
+            by_site[site], magnitudes[site] = index[magnitude > 0], magnitude[magnitude > 0]
 
     def parameters(site: str, index: NDArray[np.int64]) -> dict[str, Any]:
         if not dynamic:
-            return {"scale": 1 - alpha * np.abs(measured[site].mean[index]) / peaks[site]}
-        # The quotient of a subnormal peak would overflow to inf, and inf · |0| is NaN.
-        return {"damping": np.minimum(alpha / peaks[site], _FLOAT32_MAX), "floor": 1 - alpha}
+            relative = np.abs(measured[site].mean[index]) / magnitudes[site]
+            return {"scale": 1 - alpha * np.minimum(relative, 1)}
+        # The quotient of a subnormal magnitude would overflow to inf, and inf · |0| is NaN.
+        return {"damping": np.minimum(alpha / magnitudes[site], _FLOAT32_MAX), "floor": 1 - alpha}
 
     how = f"attenuate {'dynamic' if dynamic else 'static'} {alpha:g}"
     return _build(_name(how, neurons, label), by_site, parameters)
+
+
+def _magnitude(
+    reference: str | Mapping[str, NDArray[Any]], site: str, index: NDArray[np.int64], of_site: SiteStats
+) -> NDArray[np.float64]:
+    """The reference of an attenuation at the neurons ``index`` of a site: float64 [K]."""
+    if not isinstance(reference, str):
+        given = np.asarray(reference.get(site, ()), dtype=np.float64)
+        if given.ndim != 1 or index[-1] >= len(given):
+            raise InputError(f"reference has no neuron {index[-1]} of {site}, expected a magnitude of every neuron")
+        wrong = index[~(np.isfinite(given[index]) & (given[index] >= 0))]
+        if len(wrong):
+            raise InputError(
+                f"reference of neuron {wrong[0]} of {site} is {given[wrong[0]]}, expected a finite number of at least 0"
+            )
+        return given[index]
+    if reference == MAX:
+        return np.maximum(np.abs(of_site.min[index]), np.abs(of_site.max[index])).astype(np.float64)
+    if reference == RMS:
+        return _root_mean_square(of_site)[index]
+    raise InputError(f"reference is {reference!r}, expected max, rms or a magnitude of every neuron, by site")
+
+
+def _root_mean_square(of_site: SiteStats) -> NDArray[np.float64]:
+    """Root mean square of every neuron's activation: float64 [F], NaN where nothing is observed."""
+    return np.sqrt(of_site.var + of_site.mean**2)
+
+
+def relative_change(program: Program, measured: Mapping[str, SiteStats]) -> float | None:
+    """Relative change of a typical activation under a program: the median over the program's neurons.
+
+    Let A be the mean of h over the tokens, R its root mean square, and k = max(s - d·R, f) - 1, the relative change
+    that the factor makes at |h| = R. The relative change of a neuron is sqrt(k²R² + 2kbA + b²) / R. Where the factor
+    does not depend on h (d = 0), that is RMS(h' - h) / RMS(h) over all tokens; ``zero`` has 1. Attenuation by token
+    changes larger activations more (docs/method.md has the difference as measured).
+
+    Args:
+        program: the program.
+        measured: site -> statistics of activations of one set of tokens, as ``stats.label(label)``.
+
+    Returns:
+        the median; None if none of the program's neurons is ever active (R = 0), since these do not count.
+
+    Raises:
+        InputError: a site or neuron is not in the statistics.
+    """
+    changes: list[NDArray[np.float64]] = []
+    for site, part in program.sites.items():
+        of_site = _of_site(measured, site, part.index)
+        size, average = _root_mean_square(of_site)[part.index], of_site.mean[part.index]
+        scale, damping, floor, shift = (getattr(part, field).astype(np.float64) for field in _FIELDS)
+        k = np.maximum(scale - damping * size, floor) - 1
+        square = (k * size) ** 2 + 2 * k * shift * average + shift**2
+        active = size > 0
+        # Rounding may leave the square of a difference a little below zero.
+        changes.append(np.sqrt(np.maximum(square[active], 0)) / size[active])
+    every = np.concatenate(changes) if changes else np.zeros(0)
+    return float(np.median(every)) if len(every) else None
 
 
 def induce(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: str | None = None) -> Program:
@@ -491,14 +558,20 @@ def _build(
 
 def _observed(measured: Mapping[str, SiteStats], site: str, index: NDArray[np.int64], where: str) -> SiteStats:
     """Return the statistics of a site, after a check that every neuron of ``index`` has a finite activation there."""
-    if site not in measured:
-        raise InputError(f"site {site!r} is not in the statistics; expected one of {_listed(measured)}")
-    of_site = measured[site]
-    if index[-1] >= len(of_site.mean):
-        raise InputError(f"neuron {index[-1]} of {site} is beyond the {len(of_site.mean)} in the statistics")
+    of_site = _of_site(measured, site, index)
     unseen = index[of_site.observed[index] == 0]
     if len(unseen):
         raise InputError(f"neuron {unseen[0]} of {site} has no finite activation under {where}")
+    return of_site
+
+
+def _of_site(measured: Mapping[str, SiteStats], site: str, index: NDArray[np.int64]) -> SiteStats:
+    """Return the statistics of a site, after a check that they have every neuron of ``index``."""
+    if site not in measured:
+        raise InputError(f"site {site!r} is not in the statistics; expected one of {_listed(measured)}")
+    of_site = measured[site]
+    if len(index) and index[-1] >= len(of_site.mean):
+        raise InputError(f"neuron {index[-1]} of {site} is beyond the {len(of_site.mean)} in the statistics")
     return of_site
 
 

@@ -18,6 +18,9 @@ POSITIONS = ("all", "text", "prompt")
 BASELINES = ("zero", "mean")
 #: The same within a pair: the activation in the other text, or zero.
 PAIR_BASELINES = ("other", "zero")
+#: Magnitude of activations under a label that attenuation is relative to: the largest, the 0.99 quantile, the root mean
+#: square.
+MAX, Q99, RMS = REFERENCES = ("max", "q99", "rms")
 #: Treatment of a corpus line that cannot be used.
 ON_BAD_LINE = ("error", "skip")
 #: The types that a model is loaded in; ``auto`` is the saved one, but float32 on a CPU that is slow at 16 bits.
