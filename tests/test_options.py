@@ -77,7 +77,9 @@ def test_a_command_has_its_options_with_their_help_and_defaults(command: str) ->
         for name, about in described(kind).items():
             parameter = parameters[about.flag or about.parameter or name]
             assert parameter.help == about.help
-            assert parameter.default == default_of(kind, name) or not parameter.default
+            default = default_of(kind, name)
+            written = ",".join(default) if isinstance(default, tuple) else default
+            assert parameter.default == written or not parameter.default
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -98,6 +100,8 @@ def test_a_table_of_a_run_has_every_option_of_its_step(table: str) -> None:
         (Screen, {"template": "hello"}, "prompt without {text}: template is 'hello'"),
         (Screen, {"checkpoint_minutes": 0}, "checkpoint_minutes is 0, expected a number above 0"),
         (Validate, {"alpha": 0.9, "alpha_cap": 0.5}, "alpha is 0.9, which is above alpha_cap, 0.5"),
+        (Validate, {"reference": ()}, "reference is (), expected a list of at least 1, each one of max, q99, rms"),
+        (Validate, {"reference": "rms"}, "reference is 'rms', expected a list of at least 1, each one of max, q99"),
         (Validate, {"bootstrap": True}, "bootstrap is True, expected an integer of at least 1"),
         (Evaluate, {"evaluator": "linear_probe", "prompts": {"a": "{text}"}}, "prompts go with 'label_likelihood'"),
         (Evaluate, {"evaluator": "linear_probe", "train": "dev"}, "the splits are dev 'dev', test 'test', train 'dev'"),

@@ -24,6 +24,8 @@ from affectron._internal.names import (
     ON_BAD_LINE,
     PAIR_BASELINES,
     POSITIONS,
+    REFERENCES,
+    RMS,
     TOKEN_RULES,
 )
 from affectron._internal.options import REQUIRED, Options, option, same
@@ -369,6 +371,11 @@ class Controls(Options):
 class Validate(Options):
     """Validation: the feedback loop that settles each label's mask on dev."""
 
+    reference: tuple[str, ...] = option(
+        (RMS,), "Magnitude of a neuron's activation under the label that α is relative to: the largest (max), its 0.99 "
+        "quantile (q99) or its root mean square (rms); of several, the loop goes through all rounds with each in turn.",
+        Each(OneOf(REFERENCES), least=1), origin=f"{_NOTES}: max",
+    )  # fmt: skip
     alpha: float = option(0.3, "Strength α of the attenuation in the first round.", SHARE)
     alpha_step: float = option(0.1, "Each round adds this to α.", UNIT)
     alpha_cap: float = option(1.0, "Largest α.", SHARE)
@@ -386,8 +393,14 @@ class Validate(Options):
             if start > cap:
                 raise InputError(f"{name} is {start}, which is above {name}_cap, {cap}")
 
-    def rounds(self) -> list[tuple[float, float]]:
-        """(alpha, share) of each round of the feedback loop, until both are at their caps or no step is left."""
+    def rounds(self) -> list[tuple[str, float, float]]:
+        """(reference, alpha, share) of each round of the feedback loop.
+
+        With each reference in turn, alpha and share rise until both are at their caps or no step is left.
+        """
+        return [(reference, alpha, share) for reference in self.reference for alpha, share in self._strengths()]
+
+    def _strengths(self) -> list[tuple[float, float]]:
         rounds: list[tuple[float, float]] = []
         while True:
             # Rounded: 0.3 + 3 steps of 0.1 is meant to be 0.6.

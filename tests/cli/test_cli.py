@@ -396,6 +396,7 @@ def test_steering_may_be_limited_to_the_prompt_or_to_what_is_written(made: Path,
         ("zero", (), "zero joy"),
         ("mean", (), "mean joy"),
         ("attenuate", (), "attenuate dynamic 0.5 joy"),
+        ("attenuate", ("--reference", "rms"), "attenuate dynamic 0.5 joy"),
         ("amplify", ("--strength", 3), "amplify 3 joy"),
         ("cross-signal", ("--signal", "anger"), "cross-signal 1 anger at joy"),
     ],
@@ -569,6 +570,8 @@ def listing(folder: Path) -> list[Path]:
         (lambda f: validate(f, "--prompt", "Say {text}"), r"prompt is 'Say \{text\}', expected TASK=TEMPLATE"),
         (lambda f: validate(f, "--prompt", "tone={text}"), "prompts has task 'tone', expected label"),
         (lambda f: validate(f, "--dev", "valid"), "split .valid. is not in .*corpus.jsonl"),
+        (lambda f: validate(f, "--reference", "max,peak"), r"reference\[1\] is 'peak', expected one of max, q99, rms"),
+        (lambda f: validate(f, "--reference", "mean"), r"reference\[0\] is 'mean', expected one of max, q99, rms"),
         (lambda f: validate(f, "--alpha", 2), r"alpha is 2.0, expected a number in \(0, 1\]"),
         (
             lambda f: validate(f, "--evaluator", "oracle"),
@@ -582,6 +585,11 @@ def listing(folder: Path) -> list[Path]:
             "strength is 2.0, but .* has none",
         ),
         (lambda f: steer(f, "--label", "joy", "--program", "cross-signal"), "signal is None, expected a label"),
+        (lambda f: steer(f, "--label", "joy", "--reference", "rms"), "reference is 'rms', but .* induce has none"),
+        (
+            lambda f: steer(f, "--label", "joy", "--program", "attenuate", "--reference", "q99"),
+            "reference is 'q99', expected max, rms",
+        ),
         (lambda f: steer(f, "--label", "joy", "--prompts", f / "absent"), "cannot read .*absent: No such file"),
         (
             lambda f: ("steer", f / "model", "--neurons", f / "neurons.json", "--label", "joy"),

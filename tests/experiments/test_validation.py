@@ -14,7 +14,7 @@ import torch
 
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
-from affectron.experiments.results import Round, Validation
+from affectron.experiments.results import Validation
 from affectron.experiments.validation import validate
 from affectron.interventions import attenuate, zero
 from affectron.models import config_hash, find_sites, fingerprint, intervene, load_model, tokenizer_hash
@@ -74,11 +74,12 @@ def test_the_planted_neuron_is_found_to_carry_its_label(result: Validation) -> N
     assert mood.baseline["test"].per_label == {JOY: 1.0, GLOOM: 1.0, CALM: 0.0}
     joy = mood.results[JOY]
     # The neuron is 1.5 times as strong as needed: attenuated by 0.3 it still wins, by 0.4 no longer.
-    assert joy.trace == (
-        Round(alpha=0.3, share=0.1, neurons=1, dev_accuracy=1.0, dev_drop=0.0),
-        Round(alpha=0.4, share=0.2, neurons=1, dev_accuracy=0.0, dev_drop=1.0),
-    )
-    assert (joy.stopped, joy.alpha, joy.share) == ("drop reached", 0.4, 0.2)
+    assert [(one.reference, one.alpha, one.share, one.neurons, one.dev_accuracy) for one in joy.trace] == [
+        ("rms", 0.3, 0.1, 1, 1.0), ("rms", 0.4, 0.2, 1, 0.0)
+    ]  # fmt: skip
+    assert [one.dev_drop for one in joy.trace] == [0.0, 1.0]
+    assert [one.relative_change for one in joy.trace] == pytest.approx([0.3, 0.4])
+    assert (joy.stopped, joy.reference, joy.alpha, joy.share) == ("drop reached", "rms", 0.4, 0.2)
     assert (joy.selected, joy.masked, joy.sites) == (5, 1, {SECOND: 1})
     for mask in joy.masks.values():
         assert (mask.accuracy, mask.delta, mask.interval) == (0.0, -1.0, (-1.0, -1.0))

@@ -12,15 +12,17 @@ import torch
 from affectron.corpus import Corpus, Sentence
 from affectron.evaluation.verdicts import verdict
 from affectron.experiments.validation import validate
-from affectron.interventions import attenuate, mean, zero
+from affectron.interventions import attenuate, mean, relative_change, zero
 from affectron.neurons import NeuronSet
 from affectron.scores import score as score_of
+from affectron.screening.quantiles import magnitude_quantiles
 from affectron.screening.screen import screen
 from affectron.selection import select
 from affectron.stats import ActivationStats
 from tests.experiments.scripted import Scripted
 from tests.support.tiny import build, make_tokenizer
 
+REFERENCES = ("max", "q99", "rms")
 BOTH = {"mood": "{bos}{text}", "tone": "{bos}{text}"}
 TOKENIZER = make_tokenizer()
 
@@ -61,10 +63,12 @@ def test_every_number_follows_from_the_answers(mixed: tuple[torch.nn.Module, Act
     model, stats, neurons = mixed
     script = Scripted(3)
     found = validate(
-        model, TOKENIZER, MIXED, neurons, stats, evaluator=script, min_drop=0.2, random_sets=4, bootstrap=300, seed=2
-    )
+        model, TOKENIZER, MIXED, neurons, stats, evaluator=script, min_drop=0.2, random_sets=4, bootstrap=300, seed=2,
+        reference=REFERENCES, alpha_cap=0.5, share_cap=0.3,
+    )  # fmt: skip
     assert found.options["script"] == 3
     calls = iter(script.calls)
+    ended = set()
 
     def told(part: Sequence[Sentence], answers: np.ndarray, labels: Sequence[str]) -> np.ndarray:
         return np.array([float(a >= 0 and labels[a] in one.labels) for one, a in zip(part, answers, strict=True)])
@@ -85,19 +89,23 @@ def test_every_number_follows_from_the_answers(mixed: tuple[torch.nn.Module, Act
             trace = part.results[label].trace
             previous = None
             for place, step in enumerate(trace):
-                assert step.alpha == pytest.approx(min(0.3 + 0.1 * place, 1))
-                assert step.share == pytest.approx(min(0.1 + 0.1 * place, 1))
-                if (step.alpha, step.neurons) != previous:
+                assert step.reference == REFERENCES[place // 3]
+                assert step.alpha == pytest.approx(0.3 + 0.1 * (place % 3))
+                assert step.share == pytest.approx(0.1 + 0.1 * (place % 3))
+                if (step.reference, step.alpha, step.neurons) != previous:
                     _, asked, answers = next(calls)
                     assert asked == [every[place] for place in own]
                     accuracy = told(asked, answers, labels).mean()
-                previous = (step.alpha, step.neurons)
+                previous = (step.reference, step.alpha, step.neurons)
                 assert step.dev_accuracy == pytest.approx(accuracy)
                 assert step.dev_drop == pytest.approx(before - accuracy)
                 assert step.dev_drop < 0.2 or place == len(trace) - 1  # the first that is enough is the last
             last = trace[-1].dev_drop >= 0.2
             assert part.results[label].stopped == ("drop reached" if last else "caps reached")
-            assert last or len(trace) == 10
+            assert last or len(trace) == 9
+            assert part.results[label].reference == trace[-1].reference
+            ended.add((last, trace[-1].reference))
+    assert len(ended) > 1
 
     for task, labels in MIXED.tasks.items():
         part = found.tasks[task]
@@ -226,6 +234,36 @@ def test_the_same_seed_gives_the_same_result_and_labels_do_not_depend_on_each_ot
     )
 
 
+def test_the_loop_goes_through_all_rounds_with_each_reference_in_turn(
+    mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
+) -> None:
+    model, stats, neurons = mixed
+    script = Scripted()
+    label, dev = MIXED.tasks["tone"][0], MIXED.where(split="dev", task="tone")
+    found = validate(
+        model, TOKENIZER, MIXED, neurons, stats, task="tone", evaluator=script, random_sets=0, bootstrap=5, min_drop=1,
+        reference=REFERENCES, alpha_cap=0.5,
+    )  # fmt: skip
+    entry = found.tasks["tone"].results[label]
+    assert (entry.stopped, entry.reference, entry.alpha, entry.share) == ("caps reached", "rms", 0.5, 1.0)
+    assert [(one.reference, one.alpha, one.share) for one in entry.trace] == [
+        (reference, min(3 + k, 5) / 10, (k + 1) / 10) for reference in REFERENCES for k in range(10)
+    ]  # fmt: skip
+    own = [sentence for sentence in dev if label in sentence.labels]
+    quantiles = magnitude_quantiles(model, TOKENIZER, dev, sentences=own)
+    differential = score_of(stats, "differential", "tone")
+    ranked = sorted(neurons[label], key=lambda one: -differential[one[0]][0, one[1]])
+    settings = list(dict.fromkeys((one.reference, one.alpha, one.neurons) for one in entry.trace))
+    asked = [program for program in script.programs if program is not None][: len(settings)]
+    changes = {(one.reference, one.alpha, one.neurons): one.relative_change for one in entry.trace}
+    for program, (reference, alpha, count) in zip(asked, settings, strict=True):
+        given = quantiles if reference == "q99" else reference
+        expected = attenuate(ranked[:count], stats, alpha, label=label, reference=given)
+        for site, width in stats.widths.items():
+            np.testing.assert_array_equal(program.table(site, width), expected.table(site, width))
+        assert changes[reference, alpha, count] == relative_change(expected, stats.label(label))
+
+
 def test_random_sets_are_matched_by_site_and_treated_as_the_label_is_by_each_mask(
     mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
 ) -> None:
@@ -247,7 +285,7 @@ def test_random_sets_are_matched_by_site_and_treated_as_the_label_is_by_each_mas
         assert not members & selected
         ordered = sorted(members)
         for program, expected in (
-            (adaptive[number], attenuate(ordered, stats, entry.alpha, label=label)),
+            (adaptive[number], attenuate(ordered, stats, entry.alpha, label=label, reference=entry.reference)),
             (zeroed[number], zero(ordered)),
             (averaged[number], mean(ordered, stats, "mood")),
         ):

@@ -157,15 +157,18 @@ def make_label_result(rng: np.random.Generator, neurons: NeuronList) -> LabelRes
         selected=len(neurons),
         trace=tuple(
             Round(
+                reference="rms",
                 alpha=0.3 + 0.1 * i,
                 share=0.1 * (i + 1),
                 neurons=max(1, round(0.1 * (i + 1) * len(neurons))),
                 dev_accuracy=baseline - drop[i],
                 dev_drop=drop[i],
+                relative_change=0.3 + 0.1 * i,
             )
             for i in range(rounds)
         ),
         stopped="drop reached" if drop[-1] >= 0.05 else "caps reached",
+        reference="rms",
         alpha=0.3 + 0.1 * (rounds - 1),
         share=0.1 * rounds,
         masked=sum(map(len, by_site.values())),
@@ -181,9 +184,9 @@ def make_validation(tasks: Tasks, neurons: NeuronSet) -> Validation:
     options = {
         "evaluator": "label_likelihood",
         "prompts": {task: f"{{bos}}{{text}}\n{task.title()}:" for task in tasks},
-        "alpha": 0.3, "alpha_step": 0.1, "alpha_cap": 1.0, "share": 0.1, "share_step": 0.1, "share_cap": 1.0,
-        "min_drop": 0.05, "random_sets": 20, "bootstrap": 1000, "seed": 0, "dev": "dev", "test": "test",
-        "neutral": None,
+        "reference": ["rms"], "alpha": 0.3, "alpha_step": 0.1, "alpha_cap": 1.0, "share": 0.1, "share_step": 0.1,
+        "share_cap": 1.0, "min_drop": 0.05, "random_sets": 20, "bootstrap": 1000, "seed": 0, "dev": "dev",
+        "test": "test", "neutral": None,
     }  # fmt: skip
     made = {}
     for task, labels in tasks.items():

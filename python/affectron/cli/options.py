@@ -74,6 +74,8 @@ def _parameter(kind: type[Options], name: str, about: About) -> inspect.Paramete
         value = str
     elif typing.get_origin(value) is dict:
         value, default = list[str], None
+    elif typing.get_origin(value) is tuple:
+        value, default = str, ",".join(default)
     metavar = about.metavar
     if metavar is None and isinstance(about.bound, OneOf) and len(about.bound.names) <= 4:
         metavar = "|".join(about.bound.names)
@@ -97,7 +99,7 @@ def _made(kind: type[Options], given: dict[str, Any]) -> Options:
         kinds = {typing.get_origin(inner) for inner in declared}
         if dict in kinds:
             value = _by_task(_name(field.name, about), value or ())
-        elif tuple in kinds and "," in value:
+        elif tuple in kinds and (str not in declared or "," in value):
             value = tuple(value.split(","))
         if about.template:
             is_text = isinstance(value, str)

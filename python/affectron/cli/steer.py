@@ -11,6 +11,7 @@ import typer
 
 import affectron
 from affectron._internal.files import read_text
+from affectron._internal.names import MAX, RMS
 from affectron._internal.wording import count
 from affectron.cli.inputs import check_model, load_model, stats_beside
 from affectron.cli.options import JsonOption, ModelArgument, template_text
@@ -66,6 +67,14 @@ def steer(
             "Repeatable: one text for each."
         ),
     ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="attenuate: the magnitude of a neuron's activation under the label that alpha is relative to, the "
+            "largest (max) or the root mean square (rms); default: max.",
+            metavar=f"{MAX}|{RMS}",
+        ),
+    ] = None,
     signal: Annotated[str | None, typer.Option(help="cross-signal: the label whose mean activation is added.")] = None,
     where: Annotated[
         Where, typer.Option(help="Tokens that are steered: all, those of the prompt, or the generated ones.")
@@ -92,7 +101,7 @@ def steer(
         if not members:
             raise InputError(f"label {name!r} has no neurons in {neurons}; select more with a larger --top")
         for value in strengths:
-            steering.append(_program(program, members, lambda: stats_beside(neurons, stats), value, signal))
+            steering.append(_program(program, members, lambda: stats_beside(neurons, stats), value, reference, signal))
     limited = [_limited(steered, where) for steered in steering]
     loaded, tokenizer = load_model(model, load)
     check_model(loaded, selected)
@@ -148,12 +157,15 @@ def _program(
     neurons: NeuronList,
     load_stats: Callable[[], ActivationStats],
     strength: float | None,
+    reference: str | None,
     signal: str | None,
 ) -> Program:
     if name not in _STRENGTH and strength is not None:
         raise InputError(f"strength is {strength}, but the program {name.value} has none")
     if (name is ProgramName.cross_signal) != (signal is not None):
         raise InputError(f"signal is {signal!r}, expected a label with the program cross-signal and none without it")
+    if name is not ProgramName.attenuate and reference is not None:
+        raise InputError(f"reference is {reference!r}, but the program {name.value} has none")
     strength = _STRENGTH.get(name, 0.0) if strength is None else strength
     match name:
         case ProgramName.zero:
@@ -161,7 +173,7 @@ def _program(
         case ProgramName.mean:
             return affectron.mean(neurons, load_stats())
         case ProgramName.attenuate:
-            return affectron.attenuate(neurons, load_stats(), strength)
+            return affectron.attenuate(neurons, load_stats(), strength, reference=reference or MAX)
         case ProgramName.induce:
             return affectron.induce(neurons, load_stats(), strength)
         case ProgramName.amplify:

@@ -8,13 +8,16 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from affectron._internal.names import Q99
 from affectron.evaluation.exam import Exam, Questions
 from affectron.evaluation.resampling import bootstrap_means, draw_matched, middle
 from affectron.evaluation.verdicts import Effect, RandomSets, verdict
-from affectron.interventions import Program, attenuate, mean
+from affectron.interventions import Program, attenuate, mean, relative_change
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES, score
+from affectron.screening.quantiles import magnitude_quantiles
 from affectron.stats import ACTIVATION, FIELDS, ActivationStats, SiteStats
 
 Neurons = Sequence[tuple[Any, ...]]
@@ -43,12 +46,14 @@ class Ranked:
         target: its position among the answers.
         neurons: its neurons, best first.
         stats: statistics of all labels.
+        exam: asks about the label.
     """
 
     label: str
     target: int
     neurons: NeuronList
     stats: ActivationStats
+    exam: Exam
 
     @property
     def task(self) -> str:
@@ -86,11 +91,35 @@ class Ranked:
         for task, labels in tasks.items():
             for label in labels:
                 ranked = neurons[label] if keep or not neurons[label] else _by_differential(neurons[label], stats)
-                yield cls(label, exam.corpus.tasks[task].index(label), ranked, stats)
+                yield cls(label, exam.corpus.tasks[task].index(label), ranked, stats, exam)
 
-    def attenuated(self, neurons: Neurons, alpha: float) -> Program:
-        """The program that attenuates ``neurons`` by ``alpha``, each token by its own activation."""
-        return attenuate(neurons, self.measured, alpha, label=self.label)
+    def attenuated(self, neurons: Neurons, alpha: float, reference: str) -> Program:
+        """The program that attenuates ``neurons`` by ``alpha``, each token by its own activation.
+
+        Args:
+            neurons: the neurons.
+            alpha: strength.
+            reference: one of ``REFERENCES``, the magnitude that attenuation is relative to.
+        """
+        magnitude = self.quantiles if reference == Q99 else reference
+        return attenuate(neurons, self.measured, alpha, label=self.label, reference=magnitude)
+
+    def relative_change(self, program: Program) -> float | None:
+        """:func:`affectron.interventions.relative_change` under the label."""
+        return relative_change(program, self.measured.label(self.label))
+
+    # A pass over the label's sentences, made when it is first needed.
+    @cached_property
+    def quantiles(self) -> dict[str, NDArray[np.float32]]:
+        """The 0.99 quantile of the absolute activations in the label's own dev sentences, of every neuron.
+
+        The sentences are read as those of the statistics were.
+        """
+        exam, made = self.exam, self.stats.provenance
+        corpus = exam.corpus.where(split=exam.dev, task=self.task)
+        own = [sentence for sentence in exam.sentences(exam.dev, self.task) if self.label in sentence.labels]
+        read = {name: made[name] for name in ("template", "count_special") if name in made}
+        return magnitude_quantiles(exam.model, exam.tokenizer, corpus, sentences=own, **read)
 
     def averaged(self, neurons: Neurons) -> Program:
         """The program that sets ``neurons`` to their mean over all tokens of the task."""

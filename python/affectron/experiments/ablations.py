@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from affectron._internal.names import MAX
 from affectron._internal.options import documented
 from affectron.errors import InputError
 from affectron.evaluation.effects import Ranked, Trial, measure_effects, selected_from
@@ -109,7 +110,9 @@ def ablate(
             for mask, setting in distinct.items():
                 rng = label_rng(exam.seed, ranked.task, f"{ranked.label} {mask}")
                 drawn = ranked.random_sets(setting.neurons, random_sets, rng)
-                trials[mask] = Trial.of(partial(ranked.attenuated, alpha=setting.alpha), setting.neurons, drawn)
+                trials[mask] = Trial.of(
+                    partial(ranked.attenuated, alpha=setting.alpha, reference=MAX), setting.neurons, drawn
+                )
             rng = label_rng(exam.seed, ranked.task, ranked.label)
             effects = measure_effects(asked, ranked.target, trials, bootstrap, rng)
             step(len(distinct) * (1 + random_sets))

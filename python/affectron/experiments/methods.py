@@ -125,7 +125,7 @@ def _effects(
     target = exam.corpus.tasks[task].index(label)
     rng = label_rng(exam.seed, task, label)
     every = {neuron[:2]: neuron for neurons in selected.values() for neuron in neurons}
-    ranked = Ranked(label, target, NeuronList(label, task, every.values()), stats)
+    ranked = Ranked(label, target, NeuronList(label, task, every.values()), stats, exam)
     few = curve_sets(random_sets)
     masks = {_members(neurons): (neurons, few) for points in curves.values() for neurons in points}
     masks |= {_members(neurons): (neurons, random_sets) for neurons in selected.values() if neurons}

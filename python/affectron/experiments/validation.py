@@ -6,7 +6,7 @@ the test split read, and reported. Choices that the notes on the source leave op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -41,6 +41,7 @@ def validate(
     test: str = Evaluate.test,
     train: str = Evaluate.train,
     neutral: str | None = Validate.neutral,
+    reference: Sequence[str] = Validate.reference,
     alpha: float = Validate.alpha,
     alpha_step: float = Validate.alpha_step,
     alpha_cap: float = Validate.alpha_cap,
@@ -58,14 +59,15 @@ def validate(
 ) -> Validation:
     """Test each label's neurons by weakening them.
 
-    For each label, the best ``share`` of its neurons is attenuated by ``alpha``, each token by its own activation. The
-    best are those of highest ``differential`` score where the neurons were selected from statistics of activations;
-    otherwise, as for neurons selected by attribution, the first of the selection. While the accuracy on the label's
-    own dev sentences has not dropped by ``min_drop``, alpha and share are raised by their steps, up to their caps. This
-    adaptive mask is reported on the test split, beside a zero mask and a mean mask of the same neurons. Each mask has
+    For each label, the best ``share`` of its neurons is attenuated by ``alpha``, each token by its own activation
+    relative to the ``reference``. The best are those of highest ``differential`` score where the neurons were selected
+    from statistics of activations; otherwise, as for neurons selected by attribution, the first of the selection.
+    While the accuracy on the label's own dev sentences has not dropped by ``min_drop``, alpha and share are raised by
+    their steps, up to their caps; with several references, the loop then begins again with the next one. This adaptive
+    mask is reported on the test split, beside a zero mask and a mean mask of the same neurons. Each mask has
     ``random_sets`` sets of as many neurons at each site, drawn without replacement from all that were not selected for
     the label. They are the same sets for all masks, treated as the mask treats the label's neurons: attenuated by the
-    same alpha and the label's own statistics, set to zero, or to their own means.
+    same alpha relative to their own activations under the label, set to zero, or to their own means.
 
     A sentence is answered right when the answer is one of its labels of the task; the answers to choose from are all
     labels of the task in the corpus. Each change of accuracy is taken over the same sentences with and without the
@@ -96,8 +98,9 @@ def validate(
             model, sentences of the dev or test split that were screened. All before the model is run.
     """
     options = Validate(
-        alpha, alpha_step, alpha_cap, share, share_step, share_cap, min_drop, random_sets, bootstrap, neutral
-    )
+        tuple(reference), alpha, alpha_step, alpha_cap, share, share_step, share_cap, min_drop, random_sets, bootstrap,
+        neutral,
+    )  # fmt: skip
     exam = Exam(
         model, tokenizer, corpus, evaluator=evaluator, prompts=prompts, dev=dev, test=test, train=train, limit=limit,
         where=where, seed=seed, allow_overlap=allow_overlap,
@@ -126,7 +129,8 @@ def validate_exam(
     every = list(Ranked.each(exam, neurons, stats, tasks))
     tested = [ranked for ranked in every if ranked.neurons]
     for ranked in tested:  # a mask that cannot be made shows now, not after hours of feedback
-        ranked.attenuated(ranked.neurons, options.alpha)
+        for magnitude in options.reference:
+            ranked.attenuated(ranked.neurons, options.alpha, magnitude)
         ranked.averaged(ranked.neurons)
 
     runs = len(tested) * (len(options.rounds()) + len(MASKS) * (1 + options.random_sets))
@@ -155,7 +159,7 @@ def validate_exam(
                     if ranked.task == name
                 },
             )
-    given = {**exam.options(tasks), **options.values()}
+    given = {**exam.options(tasks), **options.values(), "reference": list(options.reference)}
     return Validation(exam.provenance(neurons), given, results)
 
 
@@ -164,6 +168,7 @@ class _Settled:
     """The mask that the feedback loop has settled on, with its rounds."""
 
     neurons: NeuronList
+    reference: str
     alpha: float
     share: float
     stopped: str
@@ -178,21 +183,22 @@ def _settle(ranked: Ranked, dev: Questions, options: Validate, step: Steps) -> _
     rounds = options.rounds()
     accuracy = before
     stopped = CAPS_REACHED
-    last: tuple[int, float] | None = None
-    for alpha, share in rounds:
+    last: tuple[int, str, float] | None = None
+    for reference, alpha, share in rounds:
         masked = ranked.neurons.top(share)
-        if (len(masked), alpha) != last:  # a larger share of few neurons may be as many
-            answers = dev.ask([ranked.attenuated(masked, alpha)], rows)
-            accuracy = float(dev.right(answers, rows).mean())
-        last = (len(masked), alpha)
+        if (len(masked), reference, alpha) != last:  # a larger share of few neurons may be as many
+            program = ranked.attenuated(masked, alpha, reference)
+            accuracy = float(dev.right(dev.ask([program], rows), rows).mean())
+            change = ranked.relative_change(program)
+        last = (len(masked), reference, alpha)
         drop = before - accuracy
-        trace.append(Round(alpha, share, len(masked), accuracy, drop))
+        trace.append(Round(reference, alpha, share, len(masked), accuracy, drop, change))
         step()
         if drop >= options.min_drop - 1e-9:  # 0.65 - 0.60 is a little less than 0.05
             stopped = DROP_REACHED
             break
     step(len(rounds) - len(trace))
-    return _Settled(masked, alpha, share, stopped, tuple(trace))
+    return _Settled(masked, reference, alpha, share, stopped, tuple(trace))
 
 
 @dataclass(frozen=True)
@@ -216,6 +222,7 @@ class _TestSplit:
             selected=len(ranked.neurons),
             trace=(),
             stopped=NOTHING_SELECTED,
+            reference=None,
             alpha=0.0,
             share=0.0,
             masked=0,
@@ -231,6 +238,7 @@ class _TestSplit:
             untested,
             trace=settled.trace,
             stopped=settled.stopped,
+            reference=settled.reference,
             alpha=settled.alpha,
             share=settled.share,
             masked=len(settled.neurons),
@@ -243,8 +251,10 @@ class _TestSplit:
         rng = label_rng(self.seed, ranked.task, ranked.label)
         drawn = ranked.random_sets(settled.neurons, self.options.random_sets, rng)
         treatments: dict[str, Callable[[Neurons], Program]] = {
-            "adaptive": partial(ranked.attenuated, alpha=settled.alpha), "zero": zero, "mean": ranked.averaged,
-        }  # fmt: skip
+            "adaptive": partial(ranked.attenuated, alpha=settled.alpha, reference=settled.reference),
+            "zero": zero,
+            "mean": ranked.averaged,
+        }
         trials = {name: Trial.of(treat, settled.neurons, drawn) for name, treat in treatments.items()}
         effects = measure_effects(self.test, ranked.target, trials, self.options.bootstrap, rng)
         step(len(trials) * self.options.random_sets)

@@ -20,18 +20,23 @@ class Round:
     """One round of the feedback loop on the dev split.
 
     Attributes:
+        reference: magnitude that the attenuation is relative to.
         alpha: strength of the attenuation.
         share: share of the label's neurons that was masked.
         neurons: their number.
         dev_accuracy: accuracy on the label's own dev sentences.
         dev_drop: by how much that is below the accuracy of the unmasked model.
+        relative_change: relative change of a typical activation under the mask, the median over its neurons
+            (:func:`affectron.interventions.relative_change`); None if none of them is ever active.
     """
 
+    reference: str
     alpha: float
     share: float
     neurons: Count
     dev_accuracy: float
     dev_drop: float
+    relative_change: float | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class LabelResult:
         selected: number of the label's neurons.
         trace: the rounds of the feedback loop; empty for a label without neurons.
         stopped: why the loop ended.
+        reference: the settled magnitude that attenuation is relative to; None for a label without neurons.
         alpha, share: the settled strength and share of the label's neurons.
         masked: number of neurons in the settled mask.
         sites: site -> number of masked neurons there.
@@ -65,6 +71,7 @@ class LabelResult:
     selected: Count
     trace: tuple[Round, ...]
     stopped: str
+    reference: str | None
     alpha: float
     share: float
     masked: Count
