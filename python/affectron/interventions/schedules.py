@@ -1,0 +1,113 @@
+"""Schedules: programs by position in a text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from affectron._internal.checks import OneOf, check
+from affectron._internal.names import POSITIONS
+from affectron.errors import InputError
+from affectron.interventions.program import Program
+
+#: Largest number of programs in a schedule, with that of the prompt and without that of the text.
+MAX_PIECES = 16
+# Steps of a decay, each half a half-life long. The last acts at 2 % of full strength.
+_DECAY_STEPS = 12
+_AS_PROMPT: Any = ...  # the default of Schedule.text, where None means no program
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """Programs by position in a text; :func:`schedule` makes the usual ones.
+
+    A program acts in the forward that reads a token. A program of None leaves tokens untouched.
+
+    Attributes:
+        prompt: program of the given tokens that are not the text's own.
+        generated: pairs (k, program), k ascending from 0: the program acts from generated token k on, counted from 0,
+            until that of the next pair.
+        name: description for reports and messages.
+        text: program of the text's own tokens inside a prompt; by default that of the prompt. If the two differ, a
+            model has to be told which tokens these are (:attr:`affectron.models.Steering.text`).
+
+    Raises:
+        InputError: the starts do not ascend from 0, or there are more than 15 of them.
+    """
+
+    prompt: Program | None
+    generated: tuple[tuple[int, Program | None], ...]
+    name: str
+    text: Program | None = _AS_PROMPT
+
+    def __post_init__(self) -> None:
+        if self.text is _AS_PROMPT:
+            object.__setattr__(self, "text", self.prompt)
+        starts = [start for start, _ in self.generated]
+        if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
+            raise InputError(f"generated begins at tokens {starts}, expected ascending numbers from 0")
+        if len(starts) >= MAX_PIECES:
+            raise InputError(f"generated holds {len(starts)} programs, expected at most {MAX_PIECES - 1}")
+
+
+def schedule(
+    program: Program,
+    *,
+    where: str = "all",
+    prompt: bool = True,
+    start: int = 0,
+    stop: int | None = None,
+    half_life: float | None = None,
+) -> Schedule:
+    """Restrict ``program`` to a part of a text, or let it decay.
+
+    Generated tokens are counted from 0. The forward over the prompt already writes the first of them. A program that
+    acts on generated tokens alone therefore first changes the second one.
+
+    Args:
+        program: the program.
+        where: tokens on which the program acts. ``text``: the text's own inside a prompt; ``prompt``: all other given
+            ones, such as a template's words; ``generated``: those that are written; ``all``: all of these. The other
+            options go with ``all`` and ``generated``.
+        prompt: with ``all``: let the program act on given tokens.
+        start: first generated token on which the program acts.
+        stop: first generated token on which it no longer acts. 0 restricts it to the prompt; None means no end.
+        half_life: generated tokens after ``start`` at which the program acts at half strength (:meth:`Program.scaled`).
+            The decay is a staircase of 12 steps, each max(1, round(half_life / 2)) tokens; after the last the program
+            is off. None means no decay.
+
+    Raises:
+        InputError: ``where`` is unknown, or is ``text`` or ``prompt`` beside another option; start or stop is negative,
+            stop is not after start (unless both are 0), or half_life is below 1.
+    """
+    check("where", where, OneOf((*POSITIONS, "generated")))
+    if where in ("text", "prompt"):
+        if (prompt, start, stop, half_life) != (True, 0, None, None):
+            given = f"prompt {prompt}, start {start}, stop {stop}, half_life {half_life}"
+            raise InputError(f"where is {where!r} beside {given}; expected 'all' or 'generated' beside these")
+        if where == "text":
+            return Schedule(None, ((0, None),), f"{program.name} (text)", program)
+        return Schedule(program, ((0, None),), f"{program.name} (prompt without text)", None)
+    prompt = prompt and where == "all"
+    if start < 0 or (stop is not None and stop < 0):
+        raise InputError(f"start is {start} and stop is {stop}, expected at least 0")
+    if half_life is not None and not (math.isfinite(half_life) and half_life >= 1):
+        raise InputError(f"half_life is {half_life}, expected a finite number of at least 1")
+    if stop is not None and stop <= start and stop + start > 0:
+        raise InputError(f"stop is {stop}, expected more than start, {start}")
+    pieces: list[tuple[int, Program | None]] = [(0, None)] if start else []
+    if half_life is None:
+        pieces.append((start, program))
+    else:
+        width = max(1, round(half_life / 2))
+        weights = [2 ** (-step * width / half_life) for step in range(_DECAY_STEPS)]
+        pieces += [(start + step * width, program.scaled(weight)) for step, weight in enumerate(weights)]
+        pieces.append((start + _DECAY_STEPS * width, None))
+    if stop is not None:
+        pieces = [*(piece for piece in pieces if piece[0] < stop), (stop, None)]
+    written = f"generated {start} to {'end' if stop is None else stop - 1}"
+    acting = ["prompt"] * prompt + [written] * (stop != 0)
+    fading = "" if half_life is None else f", half-life {half_life:g}"
+    return Schedule(program if prompt else None, tuple(pieces), f"{program.name} ({' and '.join(acting)}{fading})")
