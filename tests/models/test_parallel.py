@@ -21,6 +21,7 @@ from affectron.experiments.candidates import collect
 from affectron.models import intervene
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.screening.pairs import screen_pairs
+from affectron.screening.quantiles import magnitude_quantiles
 from tests.support.bench import KINDS, Bench, by_request, make_bench
 from tests.support.tiny import batch, build, last_inputs, make_tokenizer, site_names
 from tests.support.workers import start, start_group, succeed, write_sentences
@@ -192,6 +193,27 @@ def test_candidates_of_a_tensor_parallel_model(sentences: Path, tmp_path: Path) 
         found = load_file(tmp_path / str(rank))
         torch.testing.assert_close(found["mean"], one["mean"], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found["rate"], one["rate"], rtol=0, atol=0)
+
+
+def quantiles(load: Any, model: Path, sentences: Path, output: str) -> None:
+    torch.set_num_threads(1)
+    found = magnitude_quantiles(load(model), make_tokenizer(), Corpus.from_file(sentences), 0.9, batch_tokens=64)
+    save_file({site: torch.from_numpy(values) for site, values in found.items()}, output)
+
+
+def test_quantiles_of_a_tensor_parallel_model(sentences: Path, tmp_path: Path) -> None:
+    """Each process has those of all neurons."""
+    model = save_model(tmp_path, "llama")
+    arguments = (model, sentences, str(tmp_path / "{rank}"))
+    succeed(start_group(2, tmp_path / "store", quantiles, tensor_parallel, *arguments))
+    quantiles(whole, model, sentences, str(tmp_path / "one"))
+    one = load_file(tmp_path / "one")
+    for rank in range(2):
+        found = load_file(tmp_path / str(rank))
+        assert found.keys() == one.keys()
+        for site, values in one.items():
+            assert (values > 0).all()
+            torch.testing.assert_close(found[site], values, rtol=1e-4, atol=1e-6)
 
 
 def pairs(load: Any, model: Path, output: str) -> None:
