@@ -373,7 +373,7 @@ class Validate(Options):
 
     reference: tuple[str, ...] = option(
         (RMS,), "Magnitude of a neuron's activation under the label that α is relative to: the largest (max), its 0.99 "
-        "quantile (q99) or its root mean square (rms); of several, the loop goes through all rounds with each in turn.",
+        "quantile (q99) or its root mean square (rms); of several (A,B), the loop goes through all rounds with each.",
         Each(OneOf(REFERENCES), least=1), origin=f"{_NOTES}: max",
     )  # fmt: skip
     alpha: float = option(0.3, "Strength α of the attenuation in the first round.", SHARE)
