@@ -59,13 +59,13 @@ exams = st.builds(results.ExamOptions, texts, objects, texts, texts, maybe(count
 
 @st.composite
 def validations(draw: st.DrawFn) -> Validation:
-    rounds = st.builds(results.Round, numbers, numbers, counts, numbers, numbers)
+    rounds = st.builds(results.Round, texts, numbers, numbers, counts, numbers, numbers, maybe(numbers))
     masks = st.dictionaries(
         st.sampled_from(results.MASKS), st.builds(results.Mask, **judged, loss_delta=maybe(numbers))
     )
     label_results = st.builds(
-        results.LabelResult, counts, many(rounds), texts, numbers, numbers, counts, by_name(counts), numbers, counts,
-        masks,
+        results.LabelResult, counts, many(rounds), texts, maybe(texts), numbers, numbers, counts, by_name(counts),
+        numbers, counts, masks,
     )  # fmt: skip
     accuracies = by_name(st.builds(results.Accuracy, numbers, by_name(numbers)))
     labels = draw(st.lists(texts, unique=True, max_size=4))
