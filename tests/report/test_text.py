@@ -43,7 +43,7 @@ def mask(delta: float, verdict: str | None) -> Mask:
 
 
 def label_result(**masks: Mask) -> LabelResult:
-    return LabelResult(9, (), "caps reached", 0.5, 0.3, 3, {}, 0.6, 80, masks)
+    return LabelResult(9, (), "caps reached", "rms", 0.5, 0.3, 3, {}, 0.6, 80, masks)
 
 
 def test_the_summary_names_every_label_under_its_verdict_and_begins_with_the_mask_of_most_specific_ones() -> None:
