@@ -102,7 +102,7 @@ def test_a_table_of_a_run_has_every_option_of_its_step(table: str) -> None:
         (Validate, {"alpha": 0.9, "alpha_cap": 0.5}, "alpha is 0.9, which is above alpha_cap, 0.5"),
         (Validate, {"reference": ()}, "reference is (), expected a list of at least 1, each one of max, q99, rms"),
         (Validate, {"reference": "rms"}, "reference is 'rms', expected a list of at least 1, each one of max, q99"),
-        (Validate, {"bootstrap": True}, "bootstrap is True, expected an integer of at least 1"),
+        (Validate, {"random_sets": True}, "random_sets is True, expected an integer of at least 0"),
         (Evaluate, {"evaluator": "linear_probe", "prompts": {"a": "{text}"}}, "prompts go with 'label_likelihood'"),
         (Evaluate, {"evaluator": "linear_probe", "train": "dev"}, "the splits are dev 'dev', test 'test', train 'dev'"),
         (Induce, {"betas": (1.0, float("nan"))}, "betas[1] is nan, expected a finite number"),

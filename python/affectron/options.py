@@ -363,8 +363,13 @@ class Evaluate(Ask):
 class Controls(Options):
     """Controls that an effect is judged by."""
 
-    random_sets: int = option(20, "Random neuron sets to compare with, matched in size at each site.", Whole())
-    bootstrap: int = option(1000, "Resamples behind each interval.", Whole(1))
+    random_sets: int | None = option(
+        None, "Most random sets of a mask, matched by site and activity; default: as many as p adjusted over the "
+        "labels needs, 99 or more.", Whole(),
+    )  # fmt: skip
+    smallest_effect: float = option(
+        0.05, "Change of accuracy, a fraction, that the verdict 'no effect' excludes.", SHARE
+    )
 
 
 @dataclass(frozen=True)
@@ -383,8 +388,8 @@ class Validate(Options):
     share_step: float = option(0.1, "Each round adds this to the share.", UNIT)
     share_cap: float = option(1.0, "Largest share.", SHARE)
     min_drop: float = option(0.05, "Drop of dev accuracy, a fraction, at which the loop stops.", SHARE)
-    random_sets: int = same(Controls, "random_sets")
-    bootstrap: int = same(Controls, "bootstrap")
+    random_sets: int | None = same(Controls, "random_sets")
+    smallest_effect: float = same(Controls, "smallest_effect")
     neutral: str | None = option(None, "Label whose text the loss is taken on; default: text without the label.")
 
     def check_together(self) -> None:
@@ -428,7 +433,6 @@ class Stability(Options):
 class Candidates(Options):
     """Candidates: the selected neurons one by one, in every sentence of a split."""
 
-    bootstrap: int = same(Controls, "bootstrap")
     permutations: int = option(1000, "Permutations of the labels behind each p value.", Whole(1))
     examples: int = option(5, "Sentences that are shown of each neuron.", Whole())
 
@@ -459,6 +463,9 @@ class Estimate(Options):
 class Ablate(Controls):
     """Ablations: parts of a label's neurons, at several strengths."""
 
+    reference: str = option(
+        RMS, "Magnitude of a neuron's activation under the label that α is relative to.", OneOf(REFERENCES)
+    )
     alpha: float = option(1.0, "Strength α of the attenuation where it is not swept.", SHARE)
     alphas: tuple[float, ...] = option((0.25, 0.5, 0.75, 1.0), "Strengths to sweep.", Each(SHARE))
     shares: tuple[float, ...] = option((0.1, 0.25, 0.5, 1.0), "Shares of a label's neurons to sweep.", Each(SHARE))
@@ -468,19 +475,20 @@ class Ablate(Controls):
 
 
 @dataclass(frozen=True)
-class Induce(Controls):
+class Induce(Options):
     """Induction: sentences pushed towards a label."""
 
-    random_sets: int = same(Controls, "random_sets", default=5)
+    random_sets: int = option(5, "Random neuron sets to compare with, matched by site and activity.", Whole())
     betas: tuple[float, ...] = option(
         (1.0, 2.0, 4.0, 8.0), "Shifts to sweep, in mean activations under the label.", Each(Finite())
     )
 
 
 @dataclass(frozen=True)
-class CrossSignal(Controls):
+class CrossSignal(Options):
     """Cross-signal: the mean activation of one task's labels at the neurons of another's."""
 
+    random_sets: int | None = same(Controls, "random_sets")
     omegas: tuple[float, ...] = option(
         (0.5, 1.0, 2.0, 4.0), "Shifts to choose from on dev, in mean activations under the source label.",
         Each(Finite(), least=1),

@@ -126,7 +126,7 @@ def choose(
     tasks = list(stats.tasks) if task is None else [task]
     options = resolved(options, stats, activations)
     if options.fdr is not None and scores.kind_of(stats) == ACTIVATION:
-        _check_sentences(stats, options.fdr)
+        check_sentences(options.fdr, stats.provenance.get("tokens"))
     lists, removed = [], {}
     for name in tasks:
         for neurons, steps in _select_task(stats, name, options, activations):
@@ -136,13 +136,12 @@ def choose(
     return NeuronSet(lists, stats.widths, {**stats.provenance, "select": recorded}, stats.screened)
 
 
-def _check_sentences(stats: ActivationStats, fdr: float) -> None:
-    """Check that the observations of activations are sentences.
+def check_sentences(fdr: float, tokens: Any) -> None:
+    """Check that the observations of activations, by the rule ``tokens``, are sentences.
 
     Raises:
         InputError: they are tokens, or it is not known what they are.
     """
-    tokens = stats.provenance.get("tokens")
     if tokens not in SENTENCES:
         raise InputError(
             f"fdr is {fdr}, and tokens of the statistics is {tokens!r}, expected one of {', '.join(SENTENCES)}: tokens "

@@ -141,7 +141,7 @@ def test_every_experiment_refuses_the_sentences_it_was_selected_on() -> None:
         assert "tested sentences were screened, the first sentence " in message(call)
     allowed = Exam(MODEL, TOKENIZER, CORPUS, prompts=PROMPTS, allow_overlap=True)
     with pytest.warns(UserWarning, match="60 of the 120 tested sentences were screened"):
-        findings = induction(allowed, neurons, stats, [1.0], random_sets=0, bootstrap=5)
+        findings = induction(allowed, neurons, stats, [1.0], random_sets=0)
     assert findings["provenance"]["tested"]["screened"] == 60
     # The masks are made of the statistics, so that these count even if the neurons are of other sentences.
     others = NeuronSet(neurons.values(), neurons.widths, neurons.provenance, overlap.hashed(["w0"]))
@@ -160,7 +160,7 @@ def test_candidates_refuse_or_state_what_was_screened() -> None:
         with collect(MODEL, TOKENIZER, corpus, neurons, allow_overlap=True) as collected:
             if corpus is dev:
                 assert "60 of the 60" in message(lambda: examine(collected, neurons, stats, dev))
-            return examine(collected, neurons, stats, corpus, bootstrap=5, permutations=5, allow_overlap=corpus is dev)
+            return examine(collected, neurons, stats, corpus, permutations=5, allow_overlap=corpus is dev)
 
     assert "60 of the 60 tested sentences were screened" in message(read)
     with pytest.warns(UserWarning, match="60 of the 60 tested sentences were screened"):

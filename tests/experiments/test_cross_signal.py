@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_omega_is_chosen_on_dev_and_reported_on_test(exam: Exam, neurons: NeuronSet, stats: ActivationStats) -> None:
-    result = cross_signal_matrix(exam, neurons, stats, "tone", "mood", (0.5, -500.0, 1.0), random_sets=2, bootstrap=50)
+    result = cross_signal_matrix(exam, neurons, stats, "tone", "mood", (0.5, -500.0, 1.0), random_sets=2)
     assert result.options.omegas == (0.5, 1.0, -500.0)
     for label, signals in result.labels.items():
         for device, signal in signals.devices.items():

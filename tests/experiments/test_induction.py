@@ -21,11 +21,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_induction_moves_sentences_to_the_label_and_random_neurons_do_not(
     exam: Exam, neurons: NeuronSet, stats: ActivationStats
 ) -> None:
-    result = induction(exam, neurons, stats, (0.1, 40.0), task="mood", random_sets=3, bootstrap=50)
+    result = induction(exam, neurons, stats, (0.1, 40.0), task="mood", random_sets=3)
     for label, curve in result.tasks["mood"].items():
         assert curve.sentences == 2 * 12
         assert (curve.baseline, curve.share, curve.random) == (0.0, (0.0, 1.0), (0.0, 0.0))
-        assert curve.interval[1] == (1.0, 1.0)
+        exact = 0.025 ** (1 / 24)
+        assert curve.interval == (pytest.approx((0.0, 1 - exact)), pytest.approx((exact, 1.0)))
         questions, text = exam.questions("test", "mood"), exam.text("test", "mood")
         rows = questions.others(list(MOODS).index(label))
         before = text.unmasked[rows].sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -51,16 +52,13 @@ def test_every_method_finds_the_planted_neurons(
 def test_methods_side_by_side_name_the_one_that_drops_most(
     exam: Exam, neurons: NeuronSet, stats: ActivationStats
 ) -> None:
-    result = compare_methods(
-        exam, neurons, stats, task="mood", methods=("lee", "effect_size", "npti"), top=0.04, random_sets=20,
-        bootstrap=50,
-    )  # fmt: skip
+    result = compare_methods(exam, neurons, stats, task="mood", methods=("lee", "effect_size", "npti"), top=0.04)
     mood = result.tasks["mood"]
     for label in MOODS:
         compared = mood.labels[label]
         effects = [selected.effect for selected in compared.methods.values()]
         assert all(effect and (effect.delta, effect.verdict) == (-1.0, "specific") for effect in effects)
-        assert all(effect and effect.random and effect.random.deltas == (0.0,) * 20 for effect in effects)
+        assert all(effect and effect.random and effect.random.deltas == (0.0,) * 10 for effect in effects)
         assert compared.best in compared.methods
     matrix = np.array(mood.agreement)
     np.testing.assert_allclose(matrix, matrix.T)
@@ -78,9 +76,7 @@ def test_a_curve_is_what_zeroing_the_best_of_the_ranking_does(
 ) -> None:
     counts = (1, 2, 5, 11, 23)
     names = ("lee", "npti")
-    result = compare_methods(
-        exam, neurons, stats, task="mood", methods=names, counts=counts, random_sets=6, bootstrap=5
-    )
+    result = compare_methods(exam, neurons, stats, task="mood", methods=names, counts=counts, random_sets=6)
     asked = exam.questions("test", "mood")
     before = asked.right(asked.unmasked)
     for name in names:
@@ -101,9 +97,7 @@ def test_a_curve_is_what_zeroing_the_best_of_the_ranking_does(
 def test_an_area_is_the_mean_height_over_the_logarithm(exam: Exam, neurons: NeuronSet, stats: ActivationStats) -> None:
     # 40 of 43 neurons of a site leave too few for a random set: the curve has a gap there, and no area.
     for counts in ((1, 3, 10), (7,), (1, 129)):
-        result = compare_methods(
-            exam, neurons, stats, methods=("npti",), counts=counts, top=0.01, random_sets=3, bootstrap=5
-        )
+        result = compare_methods(exam, neurons, stats, methods=("npti",), counts=counts, top=0.01, random_sets=3)
         for task in result.tasks.values():
             for of_label in task.labels.values():
                 curve = of_label.methods["npti"].curve
@@ -124,22 +118,25 @@ def test_an_area_is_the_mean_height_over_the_logarithm(exam: Exam, neurons: Neur
                         assert area == pytest.approx(sum(parts) / math.log(masked[-1] / masked[0]))
 
 
-def test_masks_that_several_points_have_in_common_are_asked_once(neurons: NeuronSet, stats: ActivationStats) -> None:
+def test_a_selection_and_each_point_have_their_own_random_sets(neurons: NeuronSet, stats: ActivationStats) -> None:
     script = Scripted()
     exam = Exam(MODEL, TOKENIZER, CORPUS, evaluator=script)
-    options: dict[str, Any] = {"task": "tone", "top": 0.02, "random_sets": 7, "bootstrap": 5}
+    options: dict[str, Any] = {"task": "tone", "top": 0.02, "random_sets": 7}
     result = compare_methods(exam, neurons, stats, methods=("npti",), counts=(1, 3, 9), **options)
     selected = select_by({"activation": stats}, "npti", "tone", top=0.02)
+    random = [p for p in script.programs if p is not None and p.name == "zero neurons"]
+    expected: Counter[int] = Counter()
     for label, of_label in result.tasks["tone"].labels.items():
         found = of_label.methods["npti"]
         assert found.selected == len(selected[label])
-        # One of the points is the selection: its random sets are those of the selection, the others have a fifth.
-        masked = {len(selected[label]), 1, 3, 9}
         programs = [p for p in script.programs if p is not None and p.name == f"zero {label}"]
-        assert sorted(map(len, programs)) == sorted(masked)
-        random = [p for p in script.programs if p is not None and p.name == "zero neurons"]
-        expected = sum(7 if size == len(selected[label]) else 2 for size in masked)
-        assert len(random) == 2 * expected  # of two labels
+        assert sorted(map(len, programs)) == sorted([len(selected[label]), 1, 3, 9])
+        # Four for each point of the curve, and as many as asked for the selection.
+        expected += Counter({1: 4, 3: 4, 9: 4}) + Counter({len(selected[label]): 7})
+        assert found.effect is not None
+        assert found.effect.random is not None
+        assert len(found.effect.random.deltas) == 7
+    assert Counter(map(len, random)) == expected
     every = [p for p in script.programs if p is not None]
     masks = [{site: len(part.index) for site, part in p.sites.items()} for p in every if p.name != "zero neurons"]
     assert all({site: len(part.index) for site, part in p.sites.items()} in masks for p in random)
@@ -148,14 +145,14 @@ def test_masks_that_several_points_have_in_common_are_asked_once(neurons: Neuron
 def test_attributions_are_read_where_they_are_given(
     exam: Exam, neurons: NeuronSet, stats: ActivationStats, attributions: ActivationStats
 ) -> None:
-    options: dict[str, Any] = {"task": "mood", "counts": (1,), "random_sets": 0, "bootstrap": 2}
+    options: dict[str, Any] = {"task": "mood", "counts": (1,), "random_sets": 0}
     without = compare_methods(exam, neurons, stats, **options)
     assert without.options.methods == tuple(name for name in METHODS if not name.startswith("attribution"))
     result = compare_methods(exam, neurons, stats, attributions, **options)
     assert result.options.methods == tuple(METHODS)
     for label in MOODS:
         (point,) = result.tasks["mood"].labels[label].methods["attribution"].curve.points
-        assert (point.height.own, point.height.others, point.height.random) == (-1.0, 0.0, None)
+        assert (point.height.own, point.height.others, point.height.random) == (-1.0, 0.0, 0.0)
     with pytest.raises(InputError, match="method 'attribution' selects by statistics of attributions, which are not"):
         compare_methods(exam, neurons, stats, methods=("attribution", "lee"), **options)
 
@@ -163,9 +160,7 @@ def test_attributions_are_read_where_they_are_given(
 def test_a_method_without_neurons_of_a_label_has_no_effect_there(
     exam: Exam, neurons: NeuronSet, stats: ActivationStats
 ) -> None:
-    result = compare_methods(
-        exam, neurons, stats, task="mood", methods=("lee",), top=1e-9, counts=(1,), random_sets=0, bootstrap=2
-    )
+    result = compare_methods(exam, neurons, stats, task="mood", methods=("lee",), top=1e-9, counts=(1,), random_sets=0)
     compared = result.tasks["mood"].labels
     for label, selected in select_by({"activation": stats}, "lee", "mood", top=1e-9).items():
         method = compared[label].methods["lee"]

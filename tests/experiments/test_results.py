@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affectron._internal.artifacts import KINDS, findings_file
+from affectron.evaluation.verdicts import VERDICTS
 from affectron.experiments import results
 from affectron.experiments.results import RESULTS, Findings, Validation
 from tests.support.errors import message
@@ -30,7 +31,6 @@ values = st.recursive(
 # Names that no field has.
 objects = st.dictionaries(texts.map("x{}".format), values, max_size=3)
 intervals = st.tuples(numbers, numbers).map(sorted).map(tuple)
-verdicts = st.sampled_from(["specific", "unspecific", "no effect"])
 
 
 def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -45,13 +45,19 @@ def by_name(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.dictionaries(texts, strategy, max_size=3)
 
 
-random_sets = st.builds(results.RandomSets, counts, many(numbers), numbers, intervals)
+random_sets = st.builds(
+    results.RandomSets, sets=counts, beyond=counts, p=numbers, ranked=counts, deltas=many(numbers), mean=numbers,
+    interval=intervals, activity=maybe(numbers),
+)  # fmt: skip
 change = {
-    "accuracy": numbers, "delta": numbers, "interval": intervals, "others_delta": maybe(numbers),
-    "others_interval": maybe(intervals), "specific_delta": maybe(numbers), "specific_interval": maybe(intervals),
+    "accuracy": numbers, "delta": numbers, "interval": intervals, "lost": counts, "gained": counts, "p": numbers,
+    "others_delta": maybe(numbers), "others_interval": maybe(intervals), "specific_delta": maybe(numbers),
+    "specific_interval": maybe(intervals), "specific_p": maybe(numbers), "answers_delta": numbers,
+    "others_answers_delta": maybe(numbers), "answers_p": maybe(numbers), "relative_change": maybe(numbers),
 }  # fmt: skip
 judged = {
-    **change, "random": maybe(random_sets), "beats_random": maybe(st.booleans()), "verdict": maybe(verdicts),
+    **change, "random": maybe(random_sets), "adjusted_p": numbers, "specific_adjusted_p": maybe(numbers),
+    "verdict": st.sampled_from(VERDICTS), "reason": texts,
 }  # fmt: skip
 effects = st.builds(results.Effect, **judged)
 exams = st.builds(results.ExamOptions, texts, objects, texts, texts, maybe(counts), counts)
@@ -88,9 +94,9 @@ def inductions(draw: st.DrawFn) -> results.Induction:
 
     curves = st.builds(
         results.LabelInduction, counts, counts, numbers, each(numbers), each(intervals), maybe(each(numbers)),
-        maybe(each(intervals)), each(maybe(numbers)),
+        each(maybe(numbers)),
     )  # fmt: skip
-    options = results.InductionOptions(draw(exams), betas, draw(counts), draw(counts))
+    options = results.InductionOptions(draw(exams), betas, draw(counts))
     return results.Induction(draw(objects), options, draw(by_name(by_name(curves))))
 
 
@@ -107,7 +113,7 @@ def method_comparisons(draw: st.DrawFn) -> results.Methods:
     agreement = st.lists(row, min_size=len(names), max_size=len(names)).map(tuple)
     tasks = by_name(st.builds(results.TaskMethods, by_name(labels), agreement)) if names else st.just({})
     options = results.MethodsOptions(
-        draw(exams), tuple(names), draw(numbers), draw(many(counts)), draw(counts), draw(counts)
+        draw(exams), tuple(names), draw(numbers), draw(many(counts)), draw(maybe(counts)), draw(numbers)
     )
     return results.Methods(draw(objects), options, draw(tasks))
 
@@ -116,11 +122,11 @@ def method_comparisons(draw: st.DrawFn) -> results.Methods:
 def signals(draw: st.DrawFn) -> results.CrossSignal:
     signal = st.builds(
         results.Signal, **change, random=maybe(random_sets), dev=many(numbers), omega=numbers,
-        helps=maybe(st.booleans()),
+        adjusted_p=maybe(numbers), helps=maybe(st.booleans()),
     )  # fmt: skip
     devices = dict.fromkeys(draw(st.lists(texts, unique=True, max_size=3)), signal)
     labels = st.builds(results.LabelSignals, counts, counts, st.fixed_dictionaries(devices))
-    options = results.CrossSignalOptions(draw(exams), "a", "b", draw(many(numbers)), draw(counts), draw(counts))
+    options = results.CrossSignalOptions(draw(exams), "a", "b", draw(many(numbers)), draw(maybe(counts)))
     return results.CrossSignal(draw(objects), options, draw(by_name(labels)))
 
 
@@ -136,7 +142,7 @@ def candidates(draw: st.DrawFn) -> results.Candidates:
     labels = st.builds(results.LabelCandidates, texts, counts, counts, many(neurons))
     options = st.builds(
         results.CandidatesOptions, maybe(texts), texts, st.sampled_from(["rate", "mean"]),
-        st.sampled_from(["all", "last", "mean"]), texts, counts, counts, counts, counts,
+        st.sampled_from(["all", "last", "mean"]), texts, counts, counts, counts,
     )  # fmt: skip
     return results.Candidates(draw(objects), draw(options), draw(by_name(labels)))
 
@@ -161,7 +167,8 @@ ANY = {
     "validation": validations(),
     "ablations": st.builds(
         results.Ablations, objects,
-        st.builds(results.AblationsOptions, exams, numbers, *[many(numbers)] * 3, objects, counts, counts),
+        st.builds(results.AblationsOptions, exams, texts, numbers, *[many(numbers)] * 3, objects, maybe(counts),
+                  numbers),
         many(st.builds(results.Ablation, *[texts] * 3, texts | numbers | st.integers(-9, 9), numbers, counts, counts,
                        maybe(effects))),
     ),
@@ -355,16 +362,16 @@ def test_rows_of_a_validation_are_its_numbers() -> None:
         result = validation.tasks[row["task"]].results[row["label"]]
         for name in ("selected", "masked", "alpha", "share", "sentences", "baseline"):
             assert row[name] == getattr(result, name)
-        for name, prefix in (("adaptive", ""), ("zero", "zero_"), ("mean", "mean_")):
-            mask = result.masks[name]
-            assert (row[name], row[f"{name}_interval"]) == (mask.delta, mask.interval)
-            random = (row[f"{prefix}random"], row[f"{prefix}random_interval"])
+        for name, mask in result.masks.items():
+            cells = {key.removeprefix(f"{name}_"): cell for key, cell in row.items() if key.startswith(f"{name}_")}
             assert mask.random is not None
-            assert random == (mask.random.mean, mask.random.interval)
-            others = (row[f"{prefix}others"], row[f"{prefix}others_interval"])
-            assert others == (mask.others_delta, mask.others_interval)
-            judged = (row[f"{prefix}loss"], row[f"{prefix}beats_random"], row[f"{prefix}verdict"])
-            assert judged == (mask.loss_delta, mask.beats_random, mask.verdict)
+            assert cells == {
+                "delta": mask.delta, "interval": mask.interval, "p": mask.p, "adjusted_p": mask.adjusted_p,
+                "others": mask.others_delta, "random": mask.random.mean, "sets": mask.random.sets,
+                "random_p": mask.random.p, "specific_adjusted_p": mask.specific_adjusted_p,
+                "relative_change": mask.relative_change, "loss": mask.loss_delta, "verdict": mask.verdict,
+                "reason": mask.reason,
+            }  # fmt: skip
     bare = dataclasses.replace(result, masks={})
     task = dataclasses.replace(validation.tasks["mood"], results={"glum": bare})
     (untested,) = dataclasses.replace(validation, tasks={"mood": task}).rows()

@@ -14,6 +14,7 @@ import torch
 
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
+from affectron.evaluation.intervals import Paired, contrast_interval, contrast_p
 from affectron.experiments.results import Validation
 from affectron.experiments.validation import validate
 from affectron.interventions import attenuate, zero
@@ -66,7 +67,7 @@ def neurons(stats: ActivationStats) -> NeuronSet:
 
 @pytest.fixture(scope="module")
 def result(stats: ActivationStats, neurons: NeuronSet) -> Validation:
-    return validate(MODEL, TOKENIZER, CORPUS, neurons, stats, prompts=PROMPTS, bootstrap=200)
+    return validate(MODEL, TOKENIZER, CORPUS, neurons, stats, prompts=PROMPTS)
 
 
 def test_the_planted_neuron_is_found_to_carry_its_label(result: Validation) -> None:
@@ -81,15 +82,22 @@ def test_the_planted_neuron_is_found_to_carry_its_label(result: Validation) -> N
     assert [one.relative_change for one in joy.trace] == pytest.approx([0.3, 0.4])
     assert (joy.stopped, joy.reference, joy.alpha, joy.share) == ("drop reached", "rms", 0.4, 0.2)
     assert (joy.selected, joy.masked, joy.sites) == (5, 1, {SECOND: 1})
+    own, others = Paired(16, 0, 16), Paired(0, 0, 32)
     for mask in joy.masks.values():
-        assert (mask.accuracy, mask.delta, mask.interval) == (0.0, -1.0, (-1.0, -1.0))
-        assert (mask.others_delta, mask.others_interval) == (0.0, (0.0, 0.0))
-        assert mask.random.deltas == (0.0,) * 20
-        assert (mask.beats_random, mask.verdict) == (True, "specific")
-    assert joy.masks["adaptive"].specific_interval == (-1.0, -1.0)
+        assert (mask.accuracy, mask.delta, mask.interval) == (0.0, -1.0, own.interval())
+        assert (mask.lost, mask.gained, mask.p, mask.adjusted_p) == (16, 0, own.p(), 2 * own.p())
+        assert (mask.others_delta, mask.others_interval) == (0.0, others.interval())
+        assert (mask.specific_interval, mask.specific_p) == (contrast_interval(own, others), contrast_p(own, others))
+        # Each of the 40 neurons of the site that were not selected is a set of its own.
+        assert (mask.random.sets, mask.random.beyond, mask.random.deltas) == (40, 0, (0.0,) * 10)
+        assert (mask.specific_adjusted_p, mask.verdict, mask.reason) == (2 / 41, "specific", "")
+    assert joy.masks["adaptive"].relative_change == pytest.approx(0.4)
+    assert joy.masks["zero"].relative_change == pytest.approx(1.0)
 
 
-def test_neurons_that_do_nothing_are_found_to_do_nothing(result: Validation) -> None:
+def test_neurons_that_do_nothing_are_found_to_do_nothing_where_there_are_enough_sentences(
+    result: Validation, stats: ActivationStats, neurons: NeuronSet
+) -> None:
     gloom = result.tasks["mood"].results[GLOOM]
     assert gloom.stopped == "caps reached"
     assert [(one.alpha, one.share) for one in gloom.trace] == [
@@ -97,8 +105,13 @@ def test_neurons_that_do_nothing_are_found_to_do_nothing(result: Validation) -> 
     ]  # fmt: skip
     assert gloom.trace[-1].neurons == gloom.masked == gloom.selected == 3
     assert gloom.sites == {FIRST: 1, SECOND: 2}
+    few = "16 sentences are too few: a change of 5 points is neither shown nor excluded"
     for mask in gloom.masks.values():
-        assert (mask.delta, mask.beats_random, mask.verdict) == (0.0, False, "no effect")
+        assert (mask.delta, mask.p, mask.random.sets, mask.random.beyond) == (0.0, 1.0, 10, 10)
+        assert (mask.verdict, mask.reason) == ("cannot tell", few)
+    coarse = validate(MODEL, TOKENIZER, CORPUS, neurons, stats, prompts=PROMPTS, random_sets=0, smallest_effect=0.2)
+    for mask in coarse.tasks["mood"].results[GLOOM].masks.values():
+        assert (mask.verdict, mask.reason) == ("no effect", "a change of 20 points is excluded")
 
 
 def test_a_label_without_neurons_is_listed_and_not_tested(result: Validation) -> None:
@@ -112,13 +125,15 @@ def test_rows_hold_what_the_table_needs(result: Validation) -> None:
     rows = {row["label"]: row for row in result.rows()}
     assert list(rows) == [JOY, GLOOM, CALM]
     joy = rows[JOY]
-    assert (joy["task"], joy["baseline"], joy["adaptive"], joy["zero"], joy["mean"]) == ("mood", 1.0, -1.0, -1.0, -1.0)
-    assert (joy["random"], joy["random_interval"], joy["others"]) == (0.0, (0.0, 0.0), 0.0)
-    assert (joy["beats_random"], joy["verdict"], joy["zero_verdict"], joy["mean_verdict"]) == (True, *["specific"] * 3)
-    assert (joy["zero_random"], joy["zero_others"]) == (0.0, 0.0)
-    assert joy["loss"] == result.tasks["mood"].results[JOY].masks["adaptive"].loss_delta
-    assert rows[CALM]["adaptive"] is None
-    assert rows[CALM]["random_interval"] is None
+    assert (joy["task"], joy["baseline"], joy["sentences"]) == ("mood", 1.0, 16)
+    for name, mask in result.tasks["mood"].results[JOY].masks.items():
+        cells = {key.removeprefix(f"{name}_"): value for key, value in joy.items() if key.startswith(f"{name}_")}
+        assert cells == {
+            "delta": -1.0, "interval": mask.interval, "p": mask.p, "adjusted_p": 2 * mask.p, "others": 0.0,
+            "random": 0.0, "sets": 40, "random_p": 1 / 41, "specific_adjusted_p": 2 / 41,
+            "relative_change": mask.relative_change, "loss": mask.loss_delta, "verdict": "specific", "reason": "",
+        }  # fmt: skip
+    assert all(rows[CALM][key] is None for key in joy if key.startswith(("adaptive_", "zero_", "mean_")))
 
 
 @pytest.mark.parametrize("neutral", [None, CALM])
@@ -140,13 +155,12 @@ def test_loss_is_taken_on_neutral_text(stats: ActivationStats, neurons: NeuronSe
         mask = found.tasks["mood"].results[JOY].masks[kind]
         assert mask.loss_delta == pytest.approx(expected, abs=1e-6)
         assert expected < -1e-3  # after w10 the model wastes less on w50, which never follows
-        assert (mask.random, mask.beats_random, mask.verdict) == (None, None, None)
+        assert (mask.random, mask.verdict) == (None, "lowers accuracy")
+        assert mask.reason == "no random sets to compare with"
 
 
 def test_the_probe_finds_the_planted_neuron_too(stats: ActivationStats, neurons: NeuronSet) -> None:
-    found = validate(
-        MODEL, TOKENIZER, CORPUS, neurons, stats, evaluator="linear_probe", random_sets=5, bootstrap=50, share_cap=0.2
-    )
+    found = validate(MODEL, TOKENIZER, CORPUS, neurons, stats, evaluator="linear_probe", random_sets=5, share_cap=0.2)
     joy = found.tasks["mood"].results[JOY]
     assert found.options["evaluator"] == "linear_probe"
     assert set(found.options["ridge_penalty"]) == {"mood"}
@@ -173,7 +187,7 @@ def test_the_model_is_left_as_it_was_also_after_an_error(stats: ActivationStats,
     with pytest.raises(KeyboardInterrupt):
         validate(model, TOKENIZER, CORPUS, neurons, stats, evaluator=Stopping())
     assert runs == [False] * 9
-    validate(model, TOKENIZER, CORPUS, neurons, stats, prompts=PROMPTS, random_sets=1, bootstrap=10)
+    validate(model, TOKENIZER, CORPUS, neurons, stats, prompts=PROMPTS, random_sets=1)
     assert state(model) == before
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -184,11 +198,11 @@ def test_no_random_set_where_a_site_has_too_few_other_neurons(stats: ActivationS
     everything = [(SECOND, i) for i in range(30)]
     found = validate(
         MODEL, TOKENIZER, CORPUS, neuron_set(stats, {JOY: everything}), stats,
-        prompts=PROMPTS, share=1.0, bootstrap=10, min_drop=1.0,
+        prompts=PROMPTS, share=1.0, min_drop=1.0,
     )  # fmt: skip
     joy = found.tasks["mood"].results[JOY]
     assert joy.masked == 30
-    assert all((mask.random, mask.beats_random) == (None, None) for mask in joy.masks.values())
+    assert [mask.random for mask in joy.masks.values()] == [None] * 3
     assert list(found.tasks["mood"].results) == [JOY]
 
 
@@ -212,7 +226,7 @@ def test_nothing_that_is_not_a_number_reaches_the_file(stats: ActivationStats, n
         model.lm_head.weight[5] = float("nan")
     altered = NeuronSet([neurons[label] for label in neurons.labels], stats.widths, {"weights": fingerprint(model)})
     plain = ActivationStats(stats.tasks, stats.segments, arrays_of(stats))
-    found = validate(model, TOKENIZER, CORPUS, altered, plain, prompts=PROMPTS, random_sets=2, bootstrap=10)
+    found = validate(model, TOKENIZER, CORPUS, altered, plain, prompts=PROMPTS, random_sets=2)
     text = json.dumps(found.content, allow_nan=False)
     assert found.tasks["mood"].results[JOY].masks["zero"].loss_delta is None
     assert found.tasks["mood"].baseline["test"].accuracy == 0.0
@@ -223,7 +237,8 @@ def test_options_and_provenance_say_what_was_done(result: Validation, neurons: N
     options, provenance = result.options, result.provenance
     assert options["evaluator"] == "label_likelihood"
     assert options["prompts"] == {"mood": "{bos}{text}"}
-    assert (options["alpha"], options["share"], options["min_drop"], options["random_sets"]) == (0.3, 0.1, 0.05, 20)
+    assert (options["alpha"], options["share"], options["min_drop"]) == (0.3, 0.1, 0.05)
+    assert (options["random_sets"], options["smallest_effect"]) == (None, 0.05)
     assert (options["dev"], options["test"], options["neutral"], options["limit"]) == ("dev", "test", None, None)
     assert provenance["weights"] == fingerprint(MODEL)
     assert provenance["model_hash"] == config_hash(MODEL)
@@ -235,7 +250,7 @@ def test_options_and_provenance_say_what_was_done(result: Validation, neurons: N
 
 def test_a_limit_takes_that_many_sentences_of_each_label(stats: ActivationStats, neurons: NeuronSet) -> None:
     script = Scripted()
-    found = validate(MODEL, TOKENIZER, CORPUS, neurons, stats, evaluator=script, random_sets=1, bootstrap=5, limit=4)
+    found = validate(MODEL, TOKENIZER, CORPUS, neurons, stats, evaluator=script, random_sets=1, limit=4)
     mood = found.tasks["mood"]
     assert (mood.dev_sentences, mood.test_sentences) == (12, 12)
     assert all(entry.sentences == 4 for entry in mood.results.values())
@@ -243,7 +258,7 @@ def test_a_limit_takes_that_many_sentences_of_each_label(stats: ActivationStats,
     first = next(i for i, (_, sentences, _) in enumerate(script.calls) if sentences[0].split == "test")
     assert len({one.id for one in script.calls[first][1]}) == 12
     other = Scripted()
-    validate(MODEL, TOKENIZER, CORPUS, neurons, stats, evaluator=other, random_sets=1, bootstrap=5, limit=4, seed=9)
+    validate(MODEL, TOKENIZER, CORPUS, neurons, stats, evaluator=other, random_sets=1, limit=4, seed=9)
     assert [one.id for one in other.calls[0][1]] != asked[:12]
 
 
@@ -261,8 +276,8 @@ def test_a_limit_takes_that_many_sentences_of_each_label(stats: ActivationStats,
         ({"share_step": -0.1}, r"share_step is -0.1, expected a number in \[0, 1\]"),
         ({"min_drop": 0}, r"min_drop is 0, expected a number in \(0, 1\]"),
         ({"random_sets": -1}, "random_sets is -1, expected an integer of at least 0"),
-        ({"bootstrap": 0}, "bootstrap is 0, expected an integer of at least 1"),
-        ({"bootstrap": 10.0}, "bootstrap is 10.0, expected an integer of at least 1"),
+        ({"random_sets": 10.0}, "random_sets is 10.0, expected an integer of at least 0"),
+        ({"smallest_effect": 0}, r"smallest_effect is 0, expected a number in \(0, 1\]"),
         ({"seed": True}, "seed is True, expected an integer of at least 0"),
         ({"limit": 0}, "limit is 0, expected an integer of at least 1"),
         ({"evaluator": "guess"}, "evaluator is 'guess', expected one of label_likelihood, linear_probe"),
@@ -360,7 +375,7 @@ def test_a_real_model_and_corpus(shared: Path, tmp_path: Path) -> None:
     chosen = select(measured, top=0.05)
     found = validate(
         model, tokenizer, corpus, chosen, measured,
-        prompts={"rhetoric": "{bos}{text}\nDevice:"}, limit=6, random_sets=2, bootstrap=50,
+        prompts={"rhetoric": "{bos}{text}\nDevice:"}, limit=6, random_sets=2,
     )  # fmt: skip
     assert set(found.tasks["rhetoric"].results) == set(corpus.tasks["rhetoric"])
     assert 0.4 < found.tasks["rhetoric"].baseline["test"].accuracy <= 1

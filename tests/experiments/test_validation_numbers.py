@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from affectron.corpus import Corpus, Sentence
-from affectron.evaluation.verdicts import verdict
+from affectron.evaluation.intervals import LEVEL, Paired, contrast_interval, contrast_p, holm
 from affectron.experiments.validation import validate
 from affectron.interventions import attenuate, mean, relative_change, zero
 from affectron.neurons import NeuronSet
@@ -63,7 +63,7 @@ def test_every_number_follows_from_the_answers(mixed: tuple[torch.nn.Module, Act
     model, stats, neurons = mixed
     script = Scripted(3)
     found = validate(
-        model, TOKENIZER, MIXED, neurons, stats, evaluator=script, min_drop=0.2, random_sets=4, bootstrap=300, seed=2,
+        model, TOKENIZER, MIXED, neurons, stats, evaluator=script, min_drop=0.2, random_sets=4, seed=2,
         reference=REFERENCES, alpha_cap=0.5, share_cap=0.3,
     )  # fmt: skip
     assert found.options["script"] == 3
@@ -107,43 +107,63 @@ def test_every_number_follows_from_the_answers(mixed: tuple[torch.nn.Module, Act
             ended.add((last, trace[-1].reference))
     assert len(ended) > 1
 
+    # On the test split all labels' masks come first: they decide how many random sets are asked about.
+    unmasked: dict[str, np.ndarray] = {}
+    changes: dict[tuple[str, str], np.ndarray] = {}
     for task, labels in MIXED.tasks.items():
         part = found.tasks[task]
         every = list(MIXED.where(split="test", task=task))
         assert part.test_sentences == len(every)
         _, asked, answers = next(calls)
         assert asked == every
-        before = told(asked, answers, labels)
-        assert part.baseline["test"].accuracy == pytest.approx(before.mean())
+        unmasked[task] = told(asked, answers, labels)
+        assert part.baseline["test"].accuracy == pytest.approx(unmasked[task].mean())
         for label in labels:
-            own = np.array([label in one.labels for one in every])
-            entry = part.results[label]
-            assert entry.sentences == own.sum()
-            assert entry.baseline == pytest.approx(before[own].mean())
             for mask in ("adaptive", "zero", "mean"):
                 _, asked, answers = next(calls)
                 assert asked == every
-                change = told(asked, answers, labels) - before
-                shown = entry.masks[mask]
+                changes[mask, label] = told(asked, answers, labels) - unmasked[task]
+    judged: dict[str, list[tuple[Any, float]]] = {}
+    for mask in ("adaptive", "zero", "mean"):
+        for task, labels in MIXED.tasks.items():
+            every = list(MIXED.where(split="test", task=task))
+            for label in labels:
+                own = np.array([label in one.labels for one in every])
+                entry = found.tasks[task].results[label]
+                before, change, shown = unmasked[task], changes[mask, label], entry.masks[mask]
+                assert entry.sentences == own.sum()
+                assert entry.baseline == pytest.approx(before[own].mean())
                 assert shown.accuracy == pytest.approx((before + change)[own].mean())
-                for rows, delta, interval in ((own, "delta", "interval"), (~own, "others_delta", "others_interval")):
-                    assert getattr(shown, delta) == pytest.approx(change[rows].mean())
-                    draws = np.random.default_rng(0).choice(change[rows], (4000, rows.sum()))
-                    low, high = np.quantile(draws.mean(1), (0.025, 0.975))
-                    # Means of few sentences lie on a lattice: one step of it, or the noise of 300 resamples.
-                    assert getattr(shown, interval) == pytest.approx([low, high], abs=max(0.08, 1.01 / rows.sum()))
-            for mask in ("adaptive", "zero", "mean"):
-                deltas = []
+                on_own, on_others = (
+                    Paired(int((part < 0).sum()), int((part > 0).sum()), len(part))
+                    for part in (change[own], change[~own])
+                )
+                assert (shown.delta, shown.interval) == (pytest.approx(change[own].mean()), on_own.interval())
+                assert (shown.lost, shown.gained, shown.p) == (on_own.lost, on_own.gained, on_own.p())
+                assert shown.others_delta == pytest.approx(change[~own].mean())
+                assert shown.others_interval == on_others.interval()
+                assert shown.specific_delta == pytest.approx(change[own].mean() - change[~own].mean())
+                assert shown.specific_interval == contrast_interval(on_own, on_others)
+                assert shown.specific_p == contrast_p(on_own, on_others)
+                # Four sets decide nothing: no further one is asked about.
+                moves = []
                 for _ in range(4):
                     _, asked, answers = next(calls)
                     assert asked == [one for one, is_own in zip(every, own, strict=True) if is_own]
-                    deltas.append((told(asked, answers, labels) - before[own]).mean())
-                shown = entry.masks[mask]
-                assert (shown.random.sets, shown.random.deltas) == (4, pytest.approx(deltas))
-                assert shown.random.mean == pytest.approx(np.mean(deltas))
-                assert shown.random.interval == pytest.approx(np.quantile(deltas, [0.025, 0.975]))
-                assert shown.beats_random == (shown.delta < shown.random.interval[0])
-                assert shown.verdict == verdict(shown.interval, shown.beats_random, shown.specific_interval)
+                    moves.append(told(asked, answers, labels) - before[own])
+                deltas = [move.mean() for move in moves]
+                random = shown.random
+                assert (random.sets, random.ranked, random.deltas) == (4, own.sum(), pytest.approx(deltas))
+                assert (random.mean, random.interval) == (pytest.approx(np.mean(deltas)), (min(deltas), max(deltas)))
+                assert random.beyond == sum(move.sum() <= change[own].sum() for move in moves)
+                assert random.p == (1 + random.beyond) / 5
+                judged.setdefault(mask, []).append((shown, max(shown.p, shown.specific_p, shown.answers_p, random.p)))
+    for shown in judged.values():
+        effects, claims = zip(*shown, strict=True)
+        assert [effect.adjusted_p for effect in effects] == pytest.approx(holm([effect.p for effect in effects]))
+        assert [effect.specific_adjusted_p for effect in effects] == pytest.approx(holm(claims))
+        # A script that answers at random shows nothing of about 20 sentences, and excludes nothing.
+        assert {(effect.adjusted_p > LEVEL, effect.verdict) for effect in effects} == {(True, "cannot tell")}
     assert next(calls, None) is None
 
 
@@ -172,7 +192,7 @@ def test_no_test_sentence_is_read_before_every_mask_is_settled(
     corpus.__class__ = Watched
     monkeypatch.setattr(Watched, "reads", [])
     monkeypatch.setattr(Watched, "answers", staticmethod(lambda: len(script.calls)))
-    validate(model, TOKENIZER, corpus, neurons, stats, evaluator=script, random_sets=1, bootstrap=10, limit=9)
+    validate(model, TOKENIZER, corpus, neurons, stats, evaluator=script, random_sets=1, limit=9)
     splits = [sentences[0].split for _, sentences, _ in script.calls]
     first_test = splits.index("test")
     assert set(splits[:first_test]) == {"dev"}
@@ -198,7 +218,7 @@ def test_the_settled_mask_does_not_depend_on_the_test_split(
     ]
     other = Corpus.from_records(records)
     found = [
-        validate(model, TOKENIZER, corpus, neurons, stats, prompts=BOTH, random_sets=0, bootstrap=10, min_drop=0.1)
+        validate(model, TOKENIZER, corpus, neurons, stats, prompts=BOTH, random_sets=0, min_drop=0.1)
         for corpus in (MIXED, other)
     ]
     moved = 0
@@ -216,7 +236,7 @@ def test_the_same_seed_gives_the_same_result_and_labels_do_not_depend_on_each_ot
     mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
 ) -> None:
     model, stats, neurons = mixed
-    options: dict[str, Any] = {"prompts": BOTH, "random_sets": 3, "bootstrap": 50, "min_drop": 0.1}
+    options: dict[str, Any] = {"prompts": BOTH, "random_sets": 3, "min_drop": 0.1}
     one = validate(model, TOKENIZER, MIXED, neurons, stats, **options)
     again = validate(model, TOKENIZER, MIXED, neurons, stats, **options)
     assert one.content == again.content
@@ -241,7 +261,7 @@ def test_the_loop_goes_through_all_rounds_with_each_reference_in_turn(
     script = Scripted()
     label, dev = MIXED.tasks["tone"][0], MIXED.where(split="dev", task="tone")
     found = validate(
-        model, TOKENIZER, MIXED, neurons, stats, task="tone", evaluator=script, random_sets=0, bootstrap=5, min_drop=1,
+        model, TOKENIZER, MIXED, neurons, stats, task="tone", evaluator=script, random_sets=0, min_drop=1,
         reference=REFERENCES, alpha_cap=0.5,
     )  # fmt: skip
     entry = found.tasks["tone"].results[label]
@@ -269,15 +289,14 @@ def test_random_sets_are_matched_by_site_and_treated_as_the_label_is_by_each_mas
 ) -> None:
     model, stats, neurons = mixed
     script = Scripted()
-    found = validate(
-        model, TOKENIZER, MIXED, neurons, stats, task="mood", evaluator=script, random_sets=12, bootstrap=10
-    )
+    found = validate(model, TOKENIZER, MIXED, neurons, stats, task="mood", evaluator=script, random_sets=9)
     programs = script.programs
-    label = MIXED.tasks["mood"][0]
+    label, *others = MIXED.tasks["mood"]
     entry = found.tasks["mood"].results[label]
-    # The mean mask comes last of a label's own.
-    last = max(place for place, program in enumerate(programs) if program and program.name == f"mean {label}")
-    adaptive, zeroed, averaged = (programs[last + 1 + 12 * k : last + 13 + 12 * k] for k in range(3))
+    # The mean mask of the last label comes last; then, mask by mask, the random sets of each label.
+    last = max(place for place, program in enumerate(programs) if program and program.name == f"mean {others[-1]}")
+    starts = [last + 1 + 9 * len(MIXED.tasks["mood"]) * mask for mask in range(3)]
+    adaptive, zeroed, averaged = (programs[start : start + 9] for start in starts)
     selected = {(site, index) for site, index, _ in neurons[label]}
     drawn = [{(site, int(i)) for site, part in p.sites.items() for i in part.index} for p in adaptive]
     for number, members in enumerate(drawn):
@@ -291,14 +310,14 @@ def test_random_sets_are_matched_by_site_and_treated_as_the_label_is_by_each_mas
         ):
             for site, width in stats.widths.items():
                 np.testing.assert_array_equal(program.table(site, width), expected.table(site, width))
-    assert len({frozenset(members) for members in drawn}) == 12
+    assert len({frozenset(members) for members in drawn}) == 9
 
 
 def test_neurons_selected_by_attribution_keep_their_order(
     mixed: tuple[torch.nn.Module, ActivationStats, NeuronSet],
 ) -> None:
     model, stats, neurons = mixed
-    options: dict[str, Any] = {"task": "tone", "random_sets": 0, "bootstrap": 5, "share": 0.2, "share_step": 0.0}
+    options: dict[str, Any] = {"task": "tone", "random_sets": 0, "share": 0.2, "share_step": 0.0}
     for score in ("attribution_t", "hedges_g"):
         chosen = NeuronSet(list(neurons.values()), neurons.widths, {**neurons.provenance, "select": {"score": score}})
         script = Scripted()

@@ -43,7 +43,6 @@ filter_rate = 0
 resamples = 4
 splits = 2
 [candidates]
-bootstrap = 10
 permutations = 10
 [evaluate]
 limit = 6
@@ -52,27 +51,22 @@ mood = "{PROMPTS["mood"]}"
 tone = "{PROMPTS["tone"]}"
 [validate]
 random_sets = 2
-bootstrap = 20
 [methods]
 methods = ["lee", "npti"]
 random_sets = 2
-bootstrap = 20
 [ablate]
 alphas = [1.0]
 shares = [0.5]
 model_shares = [0.05]
 random_sets = 2
-bootstrap = 20
 [induce]
 betas = [1.0]
 random_sets = 1
-bootstrap = 20
 [cross_signal]
 source = "tone"
 target = "mood"
 omegas = [1.0]
 random_sets = 2
-bootstrap = 20
 [cross_dataset]
 corpus = "other.jsonl"
 task = "mood"
@@ -167,7 +161,10 @@ def test_a_stopped_run_goes_on_and_ends_whole(inputs: Path, whole: Path) -> None
     assert other["provenance"]["corpus_name"].endswith("/other.jsonl")
     validation = json.loads((whole / "validation.json").read_text())
     results = [result for part in validation["tasks"].values() for result in part["results"].values()]
-    assert {result["masks"][mask]["verdict"] for result in results for mask in ("adaptive", "zero")} == {"specific"}
+    masks = [result["masks"][mask] for result in results for mask in ("adaptive", "zero")]
+    # All six answers are lost: p is 1/32, small for one label and not for five.
+    assert {(mask["delta"], mask["verdict"]) for mask in masks} == {(-1.0, "cannot tell")}
+    assert {mask["reason"] for mask in masks} == {"p does not hold for 5 labels together"}
 
 
 FORWARD = Accumulator.forward
@@ -333,6 +330,11 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
         ("top = 0.05", 'top = "much"', "select.top is 'much', expected a finite number"),
         ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a number in (0, 1]"),
         ('score = "attribution_moderated"', 'score = "best"', "select.score is 'best', expected one of entropy"),
+        (
+            'score = "attribution_moderated"',
+            'score = "hedges_g"\nfdr = 0.05',
+            "fdr is 0.05, and tokens of the statistics is 'all', expected one of mean, last",
+        ),
         ("limit = 6", "limit = true", "evaluate.limit is True, expected an integer"),
         ("limit = 6", 'test = "dev"', "evaluate.the splits are dev 'dev', test 'dev'; expected different ones"),
         ("betas = [1.0]", "betas = [1.0, inf]", "induce.betas[1] is inf, expected a finite number"),

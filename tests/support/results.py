@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from affectron._internal.artifacts import NEURONS, STATS, findings_file
+from affectron.evaluation.verdicts import CANNOT_TELL, LOWERS, NO_EFFECT, RAISES, SPECIFIC, VERDICTS
 from affectron.experiments.results import (
+    MASKS,
     Ablation,
     Ablations,
     AblationsOptions,
@@ -121,36 +123,54 @@ def make_neurons(tasks: Tasks) -> NeuronSet:
     return NeuronSet(lists, dict.fromkeys(SITES, WIDTH), {**PROVENANCE, "select": SELECT})
 
 
-def make_random_sets(rng: np.random.Generator, sets: int = 20) -> RandomSets:
-    deltas = rng.normal(-0.01, 0.015, sets).tolist()
-    low, high = np.quantile(deltas, [0.025, 0.975]).tolist()
-    return RandomSets(sets, tuple(deltas), float(np.mean(deltas)), (low, high))
+def make_random_sets(rng: np.random.Generator, beyond: int = 0, sets: int = 219) -> RandomSets:
+    deltas = tuple(rng.normal(-0.01, 0.015, 10).tolist())
+    interval = (min(deltas), max(deltas))
+    return RandomSets(sets, beyond, (1 + beyond) / (1 + sets), 40, deltas, float(np.mean(deltas)), interval, 1.05)
 
 
-def make_label_result(rng: np.random.Generator, neurons: NeuronList) -> LabelResult:
+#: Verdict -> own sentences that the mask loses, and those that it gains.
+_CHANGED = {SPECIFIC: (24, 2), LOWERS: (12, 1), RAISES: (1, 11), NO_EFFECT: (0, 0), CANNOT_TELL: (3, 2)}
+
+
+def make_label_result(rng: np.random.Generator, neurons: NeuronList, first: int) -> LabelResult:
+    """A label whose masks have the verdicts from number ``first`` on."""
+
     def around(center: float, half: float) -> tuple[float, float]:
         return center - half * rng.uniform(0.8, 1.2), center + half * rng.uniform(0.8, 1.2)
 
     baseline = float(rng.uniform(0.4, 0.85))
     rounds = int(rng.integers(1, 9))
     drop = np.cumsum(rng.uniform(-0.005, 0.025, rounds)).tolist()
-    effect = -float(rng.uniform(-0.02, 0.16))
+    sentences = int(rng.integers(90, 135))
     share = min(1.0, 0.1 * rounds)
     by_site = neurons.top(share).by_site()
     masks = {}
-    for name, factor in (("adaptive", 1.0), ("zero", 0.6), ("mean", 0.35)):
-        delta, others, random = effect * factor, float(rng.normal(0.003, 0.006)), make_random_sets(rng)
+    for place, name in enumerate(MASKS):
+        verdict = VERDICTS[(first + place) % len(VERDICTS)]
+        lost, gained = _CHANGED[verdict]
+        delta, others = (gained - lost) / sentences, float(rng.normal(0.003, 0.006))
         masks[name] = Mask(
             accuracy=baseline + delta,
             delta=delta,
             interval=around(delta, 0.05),
+            lost=lost,
+            gained=gained,
+            p=float(rng.uniform(0, 0.01)),
             others_delta=others,
             others_interval=around(others, 0.02),
             specific_delta=delta - others,
             specific_interval=around(delta - others, 0.06),
-            random=random,
-            beats_random=delta < random.interval[0],
-            verdict="unspecific" if delta < random.interval[0] else "no effect",
+            specific_p=float(rng.uniform(0, 0.01)),
+            answers_delta=delta - 0.01,
+            others_answers_delta=-0.02,
+            answers_p=float(rng.uniform(0, 0.01)),
+            relative_change=float(rng.uniform(0.05, 1)),
+            random=make_random_sets(rng, int(rng.integers(0, 5)), 219 if verdict == SPECIFIC else 10),
+            adjusted_p=float(rng.uniform(0.01, 0.5)),
+            specific_adjusted_p=float(rng.uniform(0.01, 0.5)),
+            verdict=verdict,
+            reason="" if verdict in (SPECIFIC, RAISES) else f"the reason of {name}",
             loss_delta=float(rng.uniform(0, 0.05)),
         )
     return LabelResult(
@@ -174,7 +194,7 @@ def make_label_result(rng: np.random.Generator, neurons: NeuronList) -> LabelRes
         masked=sum(map(len, by_site.values())),
         sites={site: len(index) for site, index in by_site.items()},
         baseline=baseline,
-        sentences=int(rng.integers(90, 135)),
+        sentences=sentences,
         masks=masks,
     )
 
@@ -185,12 +205,12 @@ def make_validation(tasks: Tasks, neurons: NeuronSet) -> Validation:
         "evaluator": "label_likelihood",
         "prompts": {task: f"{{bos}}{{text}}\n{task.title()}:" for task in tasks},
         "reference": ["rms"], "alpha": 0.3, "alpha_step": 0.1, "alpha_cap": 1.0, "share": 0.1, "share_step": 0.1,
-        "share_cap": 1.0, "min_drop": 0.05, "random_sets": 20, "bootstrap": 1000, "seed": 0, "dev": "dev",
+        "share_cap": 1.0, "min_drop": 0.05, "random_sets": None, "smallest_effect": 0.05, "seed": 0, "dev": "dev",
         "test": "test", "neutral": None,
     }  # fmt: skip
     made = {}
     for task, labels in tasks.items():
-        results = {label: make_label_result(rng, neurons[label]) for label in labels}
+        results = {label: make_label_result(rng, neurons[label], place) for place, label in enumerate(labels)}
         per_label = {label: result.baseline for label, result in results.items()}
         accuracy = float(np.mean(list(per_label.values())))
         on_dev = {label: value + 0.01 for label, value in per_label.items()}
@@ -217,20 +237,19 @@ def make_induction(tasks: Tasks) -> Induction:
             share=tuple(share.tolist()),
             interval=tuple(zip((share - 0.05).tolist(), (share + 0.05).tolist(), strict=True)),
             random=(0.1, 0.11, 0.1, 0.12, 0.13),
-            random_interval=((0.05, 0.15),) * 5,
             loss_delta=(0.0, 0.01, 0.05, 0.2, None),
         )
 
     made = {task: {label: curve() for label in labels} for task, labels in tasks.items()}
-    return Induction(PROVENANCE, InductionOptions(EXAM, betas, 5, 1000), made)
+    return Induction(PROVENANCE, InductionOptions(EXAM, betas, 5), made)
 
 
 def make_candidates(tasks: Tasks, score: str = "entropy", **options: Any) -> Candidates:
     """Two neurons a label, the first selected for a higher value, the second for a lower one, where scores do that."""
     reads, second = SCORES[score].reads, "lower" if SCORES[score].per_label else "higher"
     given: dict[str, Any] = {
-        "split": "dev", "score": score, "reads": reads, "tokens": "all", "active": "gate", "bootstrap": 1000,
-        "permutations": 1000, "examples": 2, "seed": 0, **options,
+        "split": "dev", "score": score, "reads": reads, "tokens": "all", "active": "gate", "permutations": 1000,
+        "examples": 2, "seed": 0, **options,
     }  # fmt: skip
 
     def neuron(label: str, index: int, direction: str) -> CandidateNeuron:
@@ -256,17 +275,28 @@ def make_candidates(tasks: Tasks, score: str = "entropy", **options: Any) -> Can
 
 
 def make_effect(delta: float = -0.1) -> Effect:
+    verdict = SPECIFIC if delta < -0.05 else NO_EFFECT
     return Effect(
         accuracy=0.5,
         delta=delta,
         interval=(delta - 0.1, delta + 0.05),
+        lost=5,
+        gained=2,
+        p=0.0012,
         others_delta=0.0,
         others_interval=(-0.01, 0.01),
         specific_delta=delta,
         specific_interval=(delta - 0.1, delta + 0.06),
+        specific_p=0.003,
+        answers_delta=delta - 0.01,
+        others_answers_delta=-0.02,
+        answers_p=0.004,
+        relative_change=0.18,
         random=make_random_sets(np.random.default_rng(6)),
-        beats_random=delta < -0.05,
-        verdict="specific" if delta < -0.05 else "no effect",
+        adjusted_p=0.0132,
+        specific_adjusted_p=0.05,
+        verdict=verdict,
+        reason="" if verdict == SPECIFIC else "a change of 5 points is excluded",
     )
 
 
@@ -279,7 +309,7 @@ def make_methods(tasks: Tasks) -> Methods:
         task: TaskMethods({label: LabelMethods(9, compared, "paper") for label in labels}, ((1.0, None), (None, None)))
         for task, labels in tasks.items()
     }
-    return Methods(PROVENANCE, MethodsOptions(EXAM, ("paper", "lee"), 0.01, (4, 8), 20, 10), made)
+    return Methods(PROVENANCE, MethodsOptions(EXAM, ("paper", "lee"), 0.01, (4, 8), None, 0.05), made)
 
 
 def make_estimate(tasks: Tasks) -> Estimate:
@@ -309,14 +339,16 @@ def make_ablations(tasks: Tasks) -> Ablations:
         for label in labels
         for sweep, setting, masked, effect in settings
     )
-    return Ablations(PROVENANCE, AblationsOptions(EXAM, 1.0, (0.5, 1.0), (), (), {"score": "entropy"}, 20, 10), rows)
+    return Ablations(
+        PROVENANCE, AblationsOptions(EXAM, "rms", 1.0, (0.5, 1.0), (), (), {"score": "entropy"}, None, 0.05), rows
+    )
 
 
 def make_cross_signal(source: Sequence[str], target: Sequence[str]) -> CrossSignal:
     effect = make_effect(0.1)
-    signal = Signal(**effect.measures(), random=effect.random, dev=(0.0, 0.1), omega=2.0, helps=True)
+    signal = Signal(**effect.measures(), random=effect.random, dev=(0.0, 0.1), omega=2.0, adjusted_p=0.0275, helps=True)
     made = {label: LabelSignals(30, 9, dict.fromkeys(source, signal)) for label in target}
-    return CrossSignal(PROVENANCE, CrossSignalOptions(EXAM, "tone", "mood", (1.0, 2.0), 20, 10), made)
+    return CrossSignal(PROVENANCE, CrossSignalOptions(EXAM, "tone", "mood", (1.0, 2.0), None), made)
 
 
 def make_associations(tasks: Tasks) -> Associations:

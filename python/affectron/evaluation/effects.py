@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -11,30 +12,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectron._internal.names import Q99
-from affectron.evaluation.exam import Exam, Questions
-from affectron.evaluation.resampling import bootstrap_means, draw_matched, middle
-from affectron.evaluation.verdicts import Effect, RandomSets, verdict
+from affectron.evaluation.exam import Exam, Questions, Steps
+from affectron.evaluation.intervals import LEVEL, Paired, contrast_interval, contrast_p, rank_p
+from affectron.evaluation.resampling import Draws, draw_matched
+from affectron.evaluation.verdicts import Change, Effect, Measured, RandomSets, adjust, judge, significant
 from affectron.interventions import Program, attenuate, mean, relative_change
 from affectron.neurons import NeuronList, NeuronSet
+from affectron.options import Controls
 from affectron.scores import SCORES, score
 from affectron.screening.quantiles import magnitude_quantiles
 from affectron.stats import ACTIVATION, FIELDS, ActivationStats, SiteStats
 
 Neurons = Sequence[tuple[Any, ...]]
-Name = TypeVar("Name")
+Mask = TypeVar("Mask", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
-
-@dataclass(frozen=True)
-class Trial:
-    """A program, and its controls: programs that do the same to random neurons."""
-
-    program: Program
-    controls: Sequence[Program] = ()
-
-    @classmethod
-    def of(cls, treat: Callable[[Neurons], Program], neurons: Neurons, drawn: Sequence[Neurons]) -> Trial:
-        """The trial that treats ``neurons``, and each of the ``drawn`` sets, in one way."""
-        return cls(treat(neurons), [treat(members) for members in drawn])
+#: Random sets that every mask is compared with, on all of the label's own sentences. Further sets decide whether the
+#: claim "specific" may be made; they are drawn where everything else about it holds.
+FIRST_SETS = 10
+#: Own sentences that sets are ranked on at most: those whose answers are nearest to a change.
+_RANKED = 40
+#: Sets that are asked together.
+_TOGETHER = 40
+# Sentences beyond those that decide about a set that changes no answer: most sets change one or two.
+_SPARE = 2
 
 
 @dataclass(frozen=True)
@@ -125,21 +126,20 @@ class Ranked:
         """The program that sets ``neurons`` to their mean over all tokens of the task."""
         return mean(neurons, self._total, self.task)
 
-    def random_sets(self, neurons: NeuronList, count: int, rng: np.random.Generator) -> list[list[tuple[str, int]]]:
-        """Draw ``count`` random sets, each with as many neurons at each site as ``neurons`` has there.
+    def draw(self, neurons: Neurons, sets: int, rng: np.random.Generator) -> Draws | None:
+        """Draw random sets, each with as many neurons at each site as ``neurons``, of similar activity under the label.
 
-        They are drawn from the neurons that were not selected for the label and have a finite activation under it. No
-        set is drawn where a site has too few of these.
+        They are drawn from the neurons that were not selected for the label and have a finite activation under it. The
+        activity is the root mean square. None where a site has too few of these.
         """
-        selected, matched = self.neurons.by_site(), neurons.by_site()
-        pool = {
-            site: np.setdiff1d(
-                np.flatnonzero(of_site.observed > 0), np.union1d(selected.get(site, ()), matched.get(site, ()))
-            )
-            for site, of_site in self.measured.label(self.label).items()
-        }
-        drawn = [draw_matched(matched, pool, rng) for _ in range(count)]
-        return [members for members in drawn if members is not None]
+        matched = NeuronList(self.label, self.task, neurons).by_site()
+        selected, measured = self.neurons.by_site(), self.measured.label(self.label)
+        pool, activity = {}, {}
+        for site, index in matched.items():
+            of_site = measured[site]
+            pool[site] = np.setdiff1d(np.flatnonzero(of_site.observed > 0), np.union1d(selected.get(site, ()), index))
+            activity[site] = np.sqrt(of_site.var + of_site.mean**2)
+        return draw_matched(matched, pool, activity, sets, rng)
 
 
 def selected_from(neurons: NeuronSet) -> str:
@@ -158,41 +158,184 @@ def _by_differential(neurons: NeuronList, stats: ActivationStats) -> NeuronList:
     return NeuronList(neurons.label, neurons.task, [neurons[int(position)] for position in order])
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A treatment of a label's neurons, and random neurons to treat alike; None where none can be drawn."""
+
+    ranked: Ranked
+    neurons: Neurons
+    treat: Callable[[Neurons], Program]
+    draws: Draws | None
+
+    @cached_property
+    def program(self) -> Program:
+        """The treatment of the label's neurons."""
+        return self.treat(self.neurons)
+
+
+def usual_sets(random_sets: int | None) -> int:
+    """About as many sets as a mask is compared with, counted in questions about all own sentences."""
+    return 3 * FIRST_SETS if random_sets is None else min(random_sets, 3 * FIRST_SETS)
+
+
+def most_sets(random_sets: int | None, labels: int) -> int:
+    """The most random sets of a mask: as asked for, or as many as p adjusted over the labels needs to reach the level,
+    and no fewer than 99."""
+    return max(99, round(labels / LEVEL) - 1) if random_sets is None else random_sets
+
+
 def measure_effects(
-    asked: Questions, target: int, trials: Mapping[Name, Trial], resamples: int, rng: np.random.Generator
-) -> dict[Name, Effect]:
-    """Measure what each program does to the answers about a label. All programs are asked at once.
+    exam: Exam, trials: Mapping[tuple[Mask, str], Trial], controls: Controls, step: Steps
+) -> dict[tuple[Mask, str], Effect]:
+    """Measure what each mask does to the answers about each label on the test split, and judge it.
+
+    A mask is judged by itself, on all of its labels together.
 
     Args:
-        asked: the questions of a split and task.
-        target: the label, by its position among the answers.
-        trials: by name. Controls are asked about the label's own sentences only.
-        resamples: of each bootstrap over the sentences.
-        rng: what the resamples are drawn with.
+        exam: gives the questions.
+        trials: (mask, label) -> trial.
+        controls: number of random sets, and the effect that matters.
+        step: as for :func:`measure`.
 
     Returns:
-        name -> effect.
+        (mask, label) -> effect.
     """
-    own, others = asked.own(target), asked.others(target)
+    masks = defaultdict(list)
+    for mask, label in trials:
+        masks[mask].append((mask, label))
+    measured = measure(exam, trials, list(masks.values()), controls.random_sets, step)
+    return {
+        key: effect
+        for keys in masks.values()
+        for key, effect in judge({key: measured[key] for key in keys}, controls.smallest_effect).items()
+    }
+
+
+def measure(
+    exam: Exam,
+    trials: Mapping[Key, Trial],
+    families: Sequence[Sequence[Key]],
+    random_sets: int | None,
+    step: Steps,
+    rises: bool = False,
+) -> dict[Key, Measured]:
+    """Measure trials on the test split, each beside random sets.
+
+    All trials of a label are asked at once. Random sets beyond the first are drawn while a claim depends on them: the
+    label's own sentences fall, and more than the others', with p adjusted over the family; and few sets so far fall as
+    much.
+
+    Args:
+        exam: gives the questions.
+        trials: any keys -> trial.
+        families: the keys whose p values are adjusted together; each key is in one family.
+        random_sets: as for :func:`most_sets`.
+        step: is told of one program for each trial, and of ``most_sets``.
+        rises: the claim is that accuracy rises; the others' sentences do not matter.
+    """
+    labels = defaultdict(list)
+    for key, trial in trials.items():
+        labels[trial.ranked.label].append(key)
+    measured: dict[Key, Measured] = {}
+    for keys in labels.values():
+        measured |= zip(keys, _changes(exam, [trials[key] for key in keys]), strict=True)
+        step(len(keys))
+    sign = 1 if rises else -1
+    for family in families:
+        most = most_sets(random_sets, len(family))
+        partial = adjust({key: measured[key].change.p if rises else measured[key].partial_p for key in family})
+        for key in family:
+            claimed = significant(partial[key]) and sign * measured[key].change.delta > 0
+            measured[key] = _compared(exam, trials[key], measured[key], most, claimed, sign)
+            step(most)
+    return measured
+
+
+def _changes(exam: Exam, trials: Sequence[Trial]) -> list[Measured]:
+    """What the masks of a label do, without random sets."""
+    ranked = trials[0].ranked
+    asked = exam.questions(exam.test, ranked.task)
+    own, others = asked.own(ranked.target), asked.others(ranked.target)
+    before, named = asked.right(asked.unmasked), asked.unmasked == ranked.target
+    found = []
+    for trial, answers in zip(trials, asked.ask([trial.program for trial in trials]), strict=True):
+        right = asked.right(answers)
+        change, answered = right - before, (answers == ranked.target).astype(np.float64) - named
+        on_own, on_others = Paired.of(change[own]), Paired.of(change[others]) if len(others) else None
+        measured = Change(
+            accuracy=float(right[own].mean()),
+            delta=on_own.change,
+            interval=on_own.interval(),
+            lost=on_own.lost,
+            gained=on_own.gained,
+            p=on_own.p(),
+            others_delta=on_others.change if on_others else None,
+            others_interval=on_others.interval() if on_others else None,
+            specific_delta=on_own.change - on_others.change if on_others else None,
+            specific_interval=contrast_interval(on_own, on_others) if on_others else None,
+            specific_p=contrast_p(on_own, on_others) if on_others else None,
+            answers_delta=float(answered[own].mean()),
+            others_answers_delta=float(answered[others].mean()) if len(others) else None,
+            answers_p=contrast_p(Paired.of(answered[own]), Paired.of(answered[others])) if len(others) else None,
+            relative_change=ranked.relative_change(trial.program),
+        )
+        found.append(Measured(measured, change[own], int(before[own].sum()), float(asked.truth.mean())))
+    return found
+
+
+def _compared(exam: Exam, trial: Trial, measured: Measured, most: int, claimed: bool, sign: int) -> Measured:
+    """What was measured, with its random sets: the first ones, and all that the claim needs."""
+    draws = trial.draws
+    most = min(most, len(draws)) if draws else 0
+    if not draws:
+        return measured
+    asked = exam.questions(exam.test, trial.ranked.task)
+    own = asked.own(trial.ranked.target)
+    ranked = asked.nearest(own, _RANKED)
+    place = np.searchsorted(own, ranked)
     before = asked.right(asked.unmasked)
-    after = asked.right(asked.ask([trial.program for trial in trials.values()]))
-    controls = [program for trial in trials.values() for program in trial.controls]
-    control = iter(asked.right(asked.ask(controls, own), own).mean(axis=1) - before[own].mean() if controls else ())
-    effects = {}
-    for (name, trial), right in zip(trials.items(), after, strict=True):
-        change = right - before
-        own_means = bootstrap_means(change[own], resamples, rng)
-        delta, interval = float(change[own].mean()), middle(own_means)
-        others_delta = others_interval = specific_delta = specific_interval = None
-        if len(others):
-            others_means = bootstrap_means(change[others], resamples, rng)
-            others_delta, others_interval = float(change[others].mean()), middle(others_means)
-            specific_delta, specific_interval = delta - others_delta, middle(own_means - others_means)
-        deltas = tuple(float(next(control)) for _ in trial.controls)
-        random = RandomSets(len(deltas), deltas, float(np.mean(deltas)), middle(deltas)) if deltas else None
-        beats_random = None if random is None else delta < random.interval[0]
-        effects[name] = Effect(
-            float(right[own].mean()), delta, interval, others_delta, others_interval, specific_delta,
-            specific_interval, random, beats_random, verdict(interval, beats_random, specific_interval),
-        )  # fmt: skip
-    return effects
+    programs = [trial.treat(draws[position]) for position in range(min(FIRST_SETS, most))]
+    changes = asked.right(asked.ask(programs, own), own) - before[own]
+    need = round(sign * float(measured.changes[place].sum()))
+    beyond = [bool(sign * change[place].sum() >= need) for change in changes]
+    # With as many sets beyond, no number of further ones leads to a p of LEVEL.
+    futile = max(1, int(LEVEL * (1 + most)))
+    while claimed and len(beyond) < most and sum(beyond) < futile:
+        programs = [trial.treat(draws[position]) for position in range(len(beyond), min(len(beyond) + _TOGETHER, most))]
+        beyond += _beyond(asked, ranked, need, programs, sign).tolist()
+    ends = np.flatnonzero(np.cumsum(beyond) >= futile)
+    drawn = int(ends[0]) + 1 if claimed and len(ends) else len(beyond)
+    deltas = tuple(changes.mean(axis=1).tolist())
+    number = sum(beyond[:drawn])
+    random = RandomSets(
+        sets=drawn, beyond=number, p=rank_p(number, drawn), ranked=len(ranked), deltas=deltas,
+        mean=float(np.mean(deltas)), interval=(min(deltas), max(deltas)), activity=draws.activity,
+    )  # fmt: skip
+    return replace(measured, random=random)
+
+
+def _beyond(
+    asked: Questions, rows: NDArray[np.int64], need: int, programs: Sequence[Program], sign: int
+) -> NDArray[np.bool_]:
+    """bool [P]: which programs change at least ``need`` more answers in the direction ``sign`` than in the other.
+
+    Answers that cannot move in that direction are asked last. A program is asked no further once those that are left
+    cannot make up for what is missing.
+    """
+    right = asked.right(asked.unmasked)[rows]
+    able = right == (sign < 0)
+    order = np.argsort(~able, kind="stable")
+    rows, right, left = rows[order], right[order], int(able.sum())
+    first = min(len(rows), max(left - need, 0) + 1 + _SPARE)
+
+    def moved(part: slice, asking: Sequence[Program]) -> NDArray[np.float64]:
+        changes = asked.right(asked.ask(asking, rows[part]), rows[part]) - right[part]
+        total: NDArray[np.float64] = sign * changes.sum(axis=1)
+        return total
+
+    total = moved(slice(first), programs)
+    undecided = np.flatnonzero(total + max(left - first, 0) >= need)
+    if first < len(rows) and len(undecided):
+        total[undecided] += moved(slice(first, None), [programs[position] for position in undecided.tolist()])
+    reached: NDArray[np.bool_] = total >= need
+    return reached

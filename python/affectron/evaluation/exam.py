@@ -279,6 +279,21 @@ class Questions:
         """Positions of the sentences that do not have the label at position ``target``."""
         return np.flatnonzero(~self.truth[:, target])
 
+    def nearest(self, rows: Integers, most: int) -> Integers:
+        """Of the sentences at ``rows``, ascending, the ``most`` whose answers are nearest to a change: those of the
+        smallest margin of scores without a program. All of them where the classifier tells no scores."""
+        if len(rows) <= most or not hasattr(self.classifier, "scores"):
+            return rows
+        return np.sort(rows[np.argsort(self._margins[rows], kind="stable")[:most]])
+
+    @cached_property
+    def _margins(self) -> NDArray[np.float64]:
+        """float64 [n]: distance of the best score of a sentence's labels from the best of the others."""
+        scores = self.classifier.scores(np.arange(len(self)))[0]  # type: ignore[attr-defined]
+        best, others = (np.where(part, scores, -np.inf).max(axis=1) for part in (self.truth, ~self.truth))
+        margins: NDArray[np.float64] = np.abs(best - others)
+        return margins
+
     def accuracy(self, answers: Integers) -> dict[str, Any]:
         """The share of right answers [n], of all sentences and of the sentences of each label."""
         right = self.right(answers)

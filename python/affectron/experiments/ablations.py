@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from affectron._internal.names import MAX
 from affectron._internal.options import documented
 from affectron.errors import InputError
-from affectron.evaluation.effects import Ranked, Trial, measure_effects, selected_from
+from affectron.evaluation.effects import Ranked, Trial, measure_effects, most_sets, selected_from
 from affectron.evaluation.exam import Exam
 from affectron.evaluation.resampling import label_rng
 from affectron.experiments.results import THIRDS, Ablation, Ablations, AblationsOptions, ExamOptions
@@ -29,8 +28,13 @@ class _Setting:
     alpha: float
 
     @property
+    def name(self) -> tuple[str, str | float]:
+        """The sweep and the value."""
+        return self.sweep, self.value
+
+    @property
     def mask(self) -> str:
-        """Name of the mask; settings that mask the same neurons by the same alpha share it."""
+        """The mask, for its random numbers; settings that mask the same neurons by the same alpha share it."""
         members = sorted((site, index) for site, index, _ in self.neurons)
         return f"{self.alpha} {members}"
 
@@ -42,14 +46,15 @@ def ablate(
     stats: ActivationStats,
     attributions: ActivationStats | None = None,
     *,
+    reference: str = Ablate.reference,
     alpha: float = Ablate.alpha,
     alphas: Sequence[float] = Ablate.alphas,
     shares: Sequence[float] = Ablate.shares,
     model_shares: Sequence[float] = Ablate.model_shares,
     selection: Select | None = None,
     task: str | None = None,
-    random_sets: int = Ablate.random_sets,
-    bootstrap: int = Ablate.bootstrap,
+    random_sets: int | None = Ablate.random_sets,
+    smallest_effect: float = Ablate.smallest_effect,
     progress: bool = False,
 ) -> Ablations:
     """Attenuate parts of each label's neurons and report the test split, in four sweeps.
@@ -59,8 +64,8 @@ def ablate(
     at each strength. ``share``: the best of them, in the order of :func:`affectron.validate`. ``model_share``: as many
     neurons as a selection of this share of the whole model gives the label.
 
-    Every mask has ``random_sets`` random ones, matched in size at each site, and a verdict; see
-    :class:`affectron.evaluation.verdicts.Effect` for what is measured.
+    Every mask has random ones and a verdict, as in :func:`affectron.validate`; the p values of a setting are adjusted
+    over all labels.
 
     Args:
         stats: statistics of activations, which the masks are made from.
@@ -72,9 +77,9 @@ def ablate(
         InputError: a value out of its range, neurons selected from attributions that are not given, or as
             :meth:`Exam.require`.
     """
-    Ablate(
-        random_sets=random_sets, bootstrap=bootstrap, alpha=alpha, alphas=tuple(alphas), shares=tuple(shares),
-        model_shares=tuple(model_shares),
+    asked = Ablate(
+        random_sets=random_sets, smallest_effect=smallest_effect, reference=reference, alpha=alpha,
+        alphas=tuple(alphas), shares=tuple(shares), model_shares=tuple(model_shares),
     )  # fmt: skip
     if attributions is not None:
         exam.require(neurons, attributions, task)
@@ -87,7 +92,7 @@ def ablate(
         share: {name: choose(source, name, replace(selection, top=share, count=None)) for name in tasks}
         for share in sorted(model_shares)
     }
-    swept: list[tuple[Ranked, list[_Setting]]] = []
+    swept: list[tuple[Ranked, _Setting]] = []
     for ranked in Ranked.each(exam, neurons, stats, tasks):
         settings = [
             *_site_settings(ranked, alpha),
@@ -98,37 +103,30 @@ def ablate(
                 for value, chosen in larger.items()
             ),
         ]
-        swept.append((ranked, settings))
-    rows: list[Ablation] = []
-    runs = sum(len({setting.mask for setting in settings}) for _, settings in swept) * (1 + random_sets)
-    with exam.sitting("ablating", runs, progress) as step:
-        for ranked, settings in swept:
-            asked = exam.questions(exam.test, ranked.task)
-            # A mask that several sweeps have in common is measured once.
-            distinct = {setting.mask: setting for setting in settings if setting.neurons}
-            trials = {}
-            for mask, setting in distinct.items():
-                rng = label_rng(exam.seed, ranked.task, f"{ranked.label} {mask}")
-                drawn = ranked.random_sets(setting.neurons, random_sets, rng)
-                trials[mask] = Trial.of(
-                    partial(ranked.attenuated, alpha=setting.alpha, reference=MAX), setting.neurons, drawn
-                )
-            rng = label_rng(exam.seed, ranked.task, ranked.label)
-            effects = measure_effects(asked, ranked.target, trials, bootstrap, rng)
-            step(len(distinct) * (1 + random_sets))
-            sentences = len(asked.own(ranked.target))
-            rows += [
-                Ablation(
-                    ranked.task, ranked.label, setting.sweep, setting.value, setting.alpha, len(setting.neurons),
-                    sentences, effects.get(setting.mask),
-                )
-                for setting in settings
-            ]  # fmt: skip
-    options = AblationsOptions(
-        ExamOptions.of(exam.options(tasks)), alpha, tuple(alphas), tuple(shares), tuple(model_shares),
-        selection.values(), random_sets, bootstrap,
+        swept += [(ranked, setting) for setting in settings]
+    most = most_sets(random_sets, sum(map(len, tasks.values())))
+    trials = {}
+    for ranked, setting in swept:
+        if setting.neurons:
+            rng = label_rng(exam.seed, ranked.task, f"{ranked.label} {setting.mask}")
+            treat = partial(ranked.attenuated, alpha=setting.alpha, reference=reference)
+            trials[setting.name, ranked.label] = Trial(
+                ranked, setting.neurons, treat, ranked.draw(setting.neurons, most, rng)
+            )
+    with exam.sitting("ablating", len(trials) * (1 + most), progress) as step:
+        effects = measure_effects(exam, trials, asked, step)
+    rows = tuple(
+        Ablation(
+            ranked.task, ranked.label, setting.sweep, setting.value, setting.alpha, len(setting.neurons),
+            len(exam.questions(exam.test, ranked.task).own(ranked.target)), effects.get((setting.name, ranked.label)),
+        )
+        for ranked, setting in swept
     )  # fmt: skip
-    return Ablations(exam.provenance(neurons), options, tuple(rows))
+    options = AblationsOptions(
+        ExamOptions.of(exam.options(tasks)), reference, alpha, tuple(alphas), tuple(shares), tuple(model_shares),
+        selection.values(), random_sets, smallest_effect,
+    )  # fmt: skip
+    return Ablations(exam.provenance(neurons), options, rows)
 
 
 def site_thirds(sites: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -31,7 +31,8 @@ from affectron._internal.wording import count
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, batches
 from affectron.errors import InputError
-from affectron.evaluation.resampling import label_rng, middle
+from affectron.evaluation.intervals import auroc_interval
+from affectron.evaluation.resampling import label_rng
 from affectron.experiments.results import CandidateNeuron, Candidates, CandidatesOptions, Example, LabelCandidates
 from affectron.experiments.results.candidates import HIGHER, LOWER
 from affectron.models import Reader, Routed, Site, evaluating, max_length, parallel
@@ -218,7 +219,6 @@ def examine(
     stats: ActivationStats,
     corpus: Corpus,
     *,
-    bootstrap: int = options.Candidates.bootstrap,
     permutations: int = options.Candidates.permutations,
     examples: int = options.Candidates.examples,
     seed: int = options.Common.seed,
@@ -231,12 +231,13 @@ def examine(
     (:func:`affectron.scores.directions`).
 
     ``auroc`` is exact: the probability that a sentence with the label has a higher value (``lower``: a lower one) than
-    one without, ties counted half. ``interval`` is its 95 % percentile bootstrap over sentences, resampled within label
-    and rest. ``p`` is two-sided, from permutations of the labels: (1 + those at least as far from 0.5) / (1 + all);
-    ``q`` is p adjusted by Benjamini and Hochberg over all neurons of all labels. ``redundancy`` is the largest absolute
-    correlation with a neuron that stands before it in the label's list. ``examples`` are the task's sentences of the
-    highest value (``lower``: the lowest), of any label; of equal ones those of the larger (``lower``: smaller) absolute
-    mean activation. A neuron with a value that is not finite has None for all but its examples.
+    one without, ties counted half. ``interval`` is its 95 % interval
+    (:func:`affectron.evaluation.intervals.auroc_interval`). ``p`` is two-sided, from permutations of the labels:
+    (1 + those at least as far from 0.5) / (1 + all); ``q`` is p adjusted by Benjamini and Hochberg over all neurons of
+    all labels. ``redundancy`` is the largest absolute correlation with a neuron that stands before it in the label's
+    list. ``examples`` are the task's sentences of the highest value (``lower``: the lowest), of any label; of equal
+    ones those of the larger (``lower``: smaller) absolute mean activation. A neuron with a value that is not finite has
+    None for all but its examples.
 
     On sentences that the neurons were not selected on, p is a test; on those they were selected on it is none:
     ``allow_overlap`` states such an overlap in the result, in place of refusing it.
@@ -251,14 +252,14 @@ def examine(
         InputError: a sentence was screened, a number out of its range, neurons without their score, statistics that
             lack a label or neuron, or a label that no sentence or every sentence of its task has.
     """
-    options.Candidates(bootstrap, permutations, examples)
+    options.Candidates(permutations, examples)
     options.Common(seed=seed)
     neurons.check(stats.widths)
     score = _selecting_score(neurons)
     reads = SCORES[score].reads
     tested = compare(activations.sentences, {"neurons": neurons.screened}, allow_overlap)
     recorded = CandidatesOptions(
-        corpus.split, score, reads, activations.tokens, activations.active, bootstrap, permutations, examples, seed
+        corpus.split, score, reads, activations.tokens, activations.active, permutations, examples, seed
     )
     labels = {}
     for label, members in neurons.items():
@@ -302,7 +303,7 @@ def _judge(
     known = np.asarray(~np.isnan(values).any(axis=0))
     finite = np.where(known, values, 0.0)
     area, p = permutation_test(finite, has, recorded.permutations, rng)
-    intervals = auroc_intervals(finite, has, recorded.bootstrap, rng)
+    low, high = auroc_interval(finite, has)
     redundancy = _redundancy(finite)
     # The last key counts first; NaN comes last.
     order = np.lexsort((-signs * np.abs(mean), -values), axis=0)
@@ -318,7 +319,7 @@ def _judge(
             index=index,
             direction=HIGHER if signs[k] > 0 else LOWER,
             auroc=float(area[k]) if known[k] else None,
-            interval=intervals[k] if known[k] else None,
+            interval=(float(low[k]), float(high[k])) if known[k] else None,
             p=float(p[k]) if known[k] else None,
             redundancy=redundancy[k],
             examples=tuple(example(row, k) for row in order[: recorded.examples, k] if not np.isnan(values[row, k])),
@@ -390,28 +391,6 @@ def permutation_test(
         drawn = rng.permuted(np.tile(has, (min(part, permutations - start), 1)), axis=1)
         beyond += (np.abs(_area(drawn.astype(np.float64) @ ranks, has) - 0.5) >= far).sum(axis=0)
     return area, (1 + beyond) / (1 + permutations)
-
-
-def auroc_intervals(
-    values: Array, has: NDArray[np.bool_], resamples: int, rng: np.random.Generator
-) -> list[tuple[float, float]]:
-    """95 % percentile bootstrap interval of the AUROC of each column of ``values`` [n, K], resampled within ``has`` and
-    the rest."""
-    positive, negative = int(has.sum()), int((~has).sum())
-    drawn = np.zeros((resamples, len(has)), dtype=np.float32)
-    drawn[:, has] = rng.multinomial(positive, np.full(positive, 1 / positive), resamples)
-    drawn[:, ~has] = rng.multinomial(negative, np.full(negative, 1 / negative), resamples)
-    intervals = []
-    for column in values.T:
-        order = np.argsort(column, kind="stable")
-        # Sentences of equal value share one rank.
-        starts = np.flatnonzero(np.r_[True, np.diff(column[order]) > 0])
-        weights = drawn[:, order].astype(np.float64)
-        with_label = np.add.reduceat(weights * has[order], starts, axis=1)
-        without = np.add.reduceat(weights * ~has[order], starts, axis=1)
-        below = np.cumsum(without, axis=1) - without / 2
-        intervals.append(middle((with_label * below).sum(axis=1) / (positive * negative)))
-    return intervals
 
 
 def _area(rank_sum: Array, has: NDArray[np.bool_]) -> Array:

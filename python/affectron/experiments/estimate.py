@@ -100,7 +100,8 @@ def _tested(
         for site, of_site in attributions.items()
     }
     fitting = {site: index[: len(pool[site])] for site, index in first.items()}
-    drawn = draw_matched(fitting, pool, rng) or []
+    draws = draw_matched(fitting, pool, None, 1, rng)
+    drawn = draws[0] if draws else []
     return {(site, index): True for site, index, _ in selected[:most]} | dict.fromkeys(drawn, False)
 
 

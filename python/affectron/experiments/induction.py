@@ -9,7 +9,8 @@ import numpy as np
 from affectron._internal.options import documented
 from affectron.evaluation.effects import Ranked
 from affectron.evaluation.exam import Exam
-from affectron.evaluation.resampling import bootstrap_interval, label_rng, middle
+from affectron.evaluation.intervals import share_interval
+from affectron.evaluation.resampling import label_rng
 from affectron.experiments.results import ExamOptions, Induction, InductionOptions, LabelInduction
 from affectron.interventions import induce
 from affectron.neurons import NeuronSet
@@ -26,16 +27,15 @@ def induction(
     *,
     task: str | None = None,
     random_sets: int = Induce.random_sets,
-    bootstrap: int = Induce.bootstrap,
     progress: bool = False,
 ) -> Induction:
     """Measure, for each beta, how many sentences of other labels are answered with the target, and the model's fluency.
 
     Each of the label's neurons is shifted by beta times its mean activation under the label. ``share`` is that of the
-    test sentences without the label that are answered with it, ``interval`` its 95 % bootstrap interval, ``baseline``
-    the share without a shift. ``random`` is the mean share over random sets matched in size at each site and shifted
-    by their own means under the label, ``random_interval`` the middle 95 % of the sets. ``loss_delta`` is the change
-    of the loss of a token on these sentences as plain text, in nats.
+    test sentences without the label that are answered with it, ``interval`` its exact 95 % interval,
+    ``baseline`` the share without a shift. ``random`` is the mean share over random sets, as many neurons at each site
+    and of similar activity, shifted by their own means under the label. ``loss_delta`` is the change of the loss of a
+    token on these sentences as plain text, in nats.
 
     Args:
         {options}
@@ -43,7 +43,7 @@ def induction(
     Raises:
         InputError: betas that are not finite numbers, or as :meth:`Exam.require`.
     """
-    Induce(random_sets=random_sets, bootstrap=bootstrap, betas=tuple(betas))
+    Induce(random_sets, tuple(betas))
     tasks = exam.require(neurons, stats, task)
     results: dict[str, dict[str, LabelInduction]] = {name: {} for name in tasks}
     runs = sum(len(neurons[label]) > 0 for labels in tasks.values() for label in labels) * len(betas)
@@ -54,7 +54,8 @@ def induction(
             if not ranked.neurons or not len(rows):
                 continue
             rng = label_rng(exam.seed, ranked.task, ranked.label)
-            drawn = ranked.random_sets(ranked.neurons, random_sets, rng)
+            draws = ranked.draw(ranked.neurons, random_sets, rng)
+            drawn = [draws[position] for position in range(len(draws))] if draws else []
             programs = [induce(ranked.neurons, ranked.measured, beta) for beta in betas]
             controls = [
                 induce(members, ranked.measured, beta, label=ranked.label) for beta in betas for members in drawn
@@ -62,16 +63,16 @@ def induction(
             hits = (asked.ask([*programs, *controls], rows) == ranked.target).astype(np.float64)
             step(len(programs) + len(controls))
             induced, random = hits[: len(betas)], hits[len(betas) :].mean(axis=1).reshape(len(betas), -1)
+            low, high = share_interval(induced.sum(axis=1), len(rows))
             results[ranked.task][ranked.label] = LabelInduction(
                 selected=len(ranked.neurons),
                 sentences=len(rows),
                 baseline=float((asked.unmasked[rows] == ranked.target).mean()),
                 share=tuple(induced.mean(axis=1).tolist()),
-                interval=tuple(bootstrap_interval(row, bootstrap, rng) for row in induced),
+                interval=tuple(zip(low.tolist(), high.tolist(), strict=True)),
                 random=tuple(float(row.mean()) for row in random) if drawn else None,
-                random_interval=tuple(middle(row) for row in random) if drawn else None,
                 loss_delta=tuple(text.deltas(programs, rows)),
             )
             step(len(programs))
-    options = InductionOptions(ExamOptions.of(exam.options(tasks)), tuple(map(float, betas)), random_sets, bootstrap)
+    options = InductionOptions(ExamOptions.of(exam.options(tasks)), tuple(map(float, betas)), random_sets)
     return Induction(exam.provenance(neurons), options, results)

@@ -10,7 +10,7 @@ import scipy  # loads its submodules on first use
 
 from affectron import options
 from affectron._internal.options import documented
-from affectron.evaluation.effects import Ranked, Trial, measure_effects
+from affectron.evaluation.effects import Ranked, Trial, measure_effects, most_sets
 from affectron.evaluation.exam import Exam
 from affectron.evaluation.resampling import label_rng
 from affectron.evaluation.verdicts import SPECIFIC, Effect
@@ -35,6 +35,9 @@ from affectron.stats import ACTIVATION, ATTRIBUTION, ActivationStats
 #: A mask, by its neurons.
 _Members = frozenset[tuple[str, int]]
 
+#: Random sets of each point of a curve.
+CURVE_SETS = 4
+
 
 @documented(options.Methods)
 def compare_methods(
@@ -47,8 +50,8 @@ def compare_methods(
     top: float = options.Methods.top,
     counts: Sequence[int] = options.Methods.counts,
     task: str | None = None,
-    random_sets: int = options.Methods.random_sets,
-    bootstrap: int = options.Methods.bootstrap,
+    random_sets: int | None = options.Methods.random_sets,
+    smallest_effect: float = options.Methods.smallest_effect,
     progress: bool = False,
 ) -> Methods:
     """Select by each method and set to zero what it selects, on the test split.
@@ -56,7 +59,8 @@ def compare_methods(
     Beside the effect of all that a method selects stands its curve: the effect of the best neurons of its ranking, for
     each number in ``counts``. The ranking is a selection of as many. Where a method gives a label fewer (an entropy as
     many as it assigns), the curve ends with these. Random sets are drawn from the neurons that no method selects for
-    the label, as many at each site as are zeroed there; a point of a curve has a fifth of them.
+    the label, as many at each site as are zeroed there, of similar activity; a point of a curve has four. Each method
+    is judged by itself, its p values adjusted over all labels.
 
     Args:
         neurons: names the tasks and labels, and is checked against the model; its neurons are not used.
@@ -70,35 +74,55 @@ def compare_methods(
             :meth:`Exam.require`.
     """
     named = None if methods is None else tuple(methods)
-    options.Methods(random_sets=random_sets, bootstrap=bootstrap, methods=named, top=top, counts=tuple(counts))
+    asked = options.Methods(
+        random_sets=random_sets, smallest_effect=smallest_effect, methods=None if methods is None else tuple(methods),
+        top=top, counts=tuple(counts),
+    )  # fmt: skip
     if attributions is not None:
         exam.require(neurons, attributions, task)
     tasks = exam.require(neurons, stats, task)
     measured = {ACTIVATION: stats} if attributions is None else {ACTIVATION: stats, ATTRIBUTION: attributions}
-    if named is None:
-        named = tuple(name for name, method in METHODS.items() if SCORES[str(method.options.score)].kind in measured)
+    named = asked.methods or tuple(
+        name for name, method in METHODS.items() if SCORES[str(method.options.score)].kind in measured
+    )
     chosen = {name: {method: select_by(measured, method, name, top=top) for method in named} for name in tasks}
     best = {name: {method: select_by(measured, method, name, count=max(counts)) for method in named} for name in tasks}
-    each = len(named) * (1 + random_sets + len(counts) * (1 + curve_sets(random_sets)))
-    results: dict[str, TaskMethods] = {}
-    runs = sum(map(len, tasks.values())) * each
+    curves: dict[str, dict[str, Curve]] = {}
+    trials: dict[tuple[str, str], Trial] = {}
+    labels = [label for of_task in tasks.values() for label in of_task]
+    points = len(counts) * (1 + CURVE_SETS)
+    runs = len(labels) * len(named) * (points + 1 + most_sets(random_sets, len(labels)))
     with exam.sitting("comparing", runs, progress) as step:
-        for name, labels in tasks.items():
-            by_label = {}
-            for label in labels:
+        for name, of_task in tasks.items():
+            for label in of_task:
+                rng = label_rng(exam.seed, name, label)
                 selected = {method: lists[label] for method, lists in chosen[name].items()}
-                curves = {method: _nested(lists[label], counts) for method, lists in best[name].items()}
-                effects = _effects(exam, stats, label, selected, curves, random_sets, bootstrap)
-                by_label[label] = _compared(exam, name, label, selected, curves, effects)
-                step(each)
-            results[name] = TaskMethods(by_label, _agreement(chosen[name]))
-    recorded = MethodsOptions(ExamOptions.of(exam.options(tasks)), named, top, tuple(counts), random_sets, bootstrap)
+                ranked = _united(exam, stats, label, selected)
+                for method, members in selected.items():
+                    if members:
+                        draws = ranked.draw(members, most_sets(random_sets, len(labels)), rng)
+                        trials[method, label] = Trial(ranked, members, zero, draws)
+                rankings = {method: _nested(lists[label], counts) for method, lists in best[name].items()}
+                curves[label] = _curves(exam, ranked, rankings, rng)
+                step(len(named) * points)
+        effects = measure_effects(exam, trials, asked, step)
+    results = {
+        name: TaskMethods(
+            {
+                label: _compared(
+                    exam, name, label, {method: lists[label] for method, lists in chosen[name].items()}, curves[label],
+                    {method: effects.get((method, label)) for method in named},
+                )
+                for label in of_task
+            },
+            _agreement(chosen[name]),
+        )
+        for name, of_task in tasks.items()
+    }  # fmt: skip
+    recorded = MethodsOptions(
+        ExamOptions.of(exam.options(tasks)), named, top, tuple(counts), random_sets, smallest_effect
+    )
     return Methods(exam.provenance(neurons), recorded, results)
-
-
-def curve_sets(random_sets: int) -> int:
-    """The random sets of each point of a curve: a fifth of those of a selection, rounded up."""
-    return -(-random_sets // 5)
 
 
 def _nested(ranking: NeuronList, counts: Sequence[int]) -> list[NeuronList]:
@@ -110,30 +134,37 @@ def _members(neurons: NeuronList) -> _Members:
     return frozenset((site, index) for site, index, _ in neurons)
 
 
-def _effects(
-    exam: Exam,
-    stats: ActivationStats,
-    label: str,
-    selected: Mapping[str, NeuronList],
-    curves: Mapping[str, Sequence[NeuronList]],
-    random_sets: int,
-    bootstrap: int,
-) -> dict[_Members, Effect]:
-    """The effect of zeroing each method's selected neurons of a label, and those of each point of its curve. A set that
-    several of these have in common is zeroed once."""
+def _united(exam: Exam, stats: ActivationStats, label: str, selected: Mapping[str, NeuronList]) -> Ranked:
+    """A label with the neurons that any method selects for it."""
     task = stats.task_of[label]
-    target = exam.corpus.tasks[task].index(label)
-    rng = label_rng(exam.seed, task, label)
     every = {neuron[:2]: neuron for neurons in selected.values() for neuron in neurons}
-    ranked = Ranked(label, target, NeuronList(label, task, every.values()), stats, exam)
-    few = curve_sets(random_sets)
-    masks = {_members(neurons): (neurons, few) for points in curves.values() for neurons in points}
-    masks |= {_members(neurons): (neurons, random_sets) for neurons in selected.values() if neurons}
-    trials = {
-        members: Trial.of(zero, neurons, ranked.random_sets(neurons, sets, rng))
-        for members, (neurons, sets) in masks.items()
-    }
-    return measure_effects(exam.questions(exam.test, task), target, trials, bootstrap, rng)
+    return Ranked(label, exam.corpus.tasks[task].index(label), NeuronList(label, task, every.values()), stats, exam)
+
+
+def _curves(
+    exam: Exam, ranked: Ranked, rankings: Mapping[str, Sequence[NeuronList]], rng: np.random.Generator
+) -> dict[str, Curve]:
+    """The curve of each method: what zeroing each of its nested sets does, and random sets in their place."""
+    asked = exam.questions(exam.test, ranked.task)
+    own, others = asked.own(ranked.target), asked.others(ranked.target)
+    sets = [neurons for nested in rankings.values() for neurons in nested]
+    drawn = [ranked.draw(neurons, CURVE_SETS, rng) for neurons in sets]
+    before = asked.right(asked.unmasked)
+    after = asked.right(asked.ask([zero(neurons) for neurons in sets])) - before
+    controls = [zero(draws[position]) for draws in drawn if draws for position in range(len(draws))]
+    random = iter((asked.right(asked.ask(controls, own), own) - before[own]).mean(axis=1).tolist())
+    points = iter(
+        CurvePoint(
+            len(neurons),
+            Heights(
+                float(change[own].mean()),
+                float(change[others].mean()) if len(others) else None,
+                float(np.mean([next(random) for _ in range(len(draws))])) if draws else None,
+            ),
+        )
+        for neurons, draws, change in zip(sets, drawn, after, strict=True)
+    )
+    return {method: _curve(tuple(next(points) for _ in nested)) for method, nested in rankings.items()}
 
 
 def _compared(
@@ -141,38 +172,26 @@ def _compared(
     task: str,
     label: str,
     selected: Mapping[str, NeuronList],
-    curves: Mapping[str, Sequence[NeuronList]],
-    effects: Mapping[_Members, Effect],
+    curves: Mapping[str, Curve],
+    effects: Mapping[str, Effect | None],
 ) -> LabelMethods:
-    """The result of a label, from the effects of all masks."""
-    found = {method: effects.get(_members(neurons)) for method, neurons in selected.items()}
+    """The result of a label."""
     specific = {
         method: effect.specific_delta
-        for method, effect in found.items()
+        for method, effect in effects.items()
         if effect is not None and effect.verdict == SPECIFIC and effect.specific_delta is not None
     }
     return LabelMethods(
         sentences=len(exam.questions(exam.test, task).own(exam.corpus.tasks[task].index(label))),
         methods={
-            method: MethodResult(
-                len(neurons),
-                found[method],
-                _curve([(len(points), effects[_members(points)]) for points in curves[method]]),
-            )
-            for method, neurons in selected.items()
+            method: MethodResult(len(neurons), effects[method], curves[method]) for method, neurons in selected.items()
         },
         best=min(specific, key=lambda method: specific[method]) if specific else None,
     )
 
 
-def _curve(effects: Sequence[tuple[int, Effect]]) -> Curve:
-    """The curve of (number of neurons, effect of zeroing them), ascending in number."""
-    points = tuple(
-        CurvePoint(
-            count, Heights(effect.delta, effect.others_delta, None if effect.random is None else effect.random.mean)
-        )
-        for count, effect in effects
-    )
+def _curve(points: tuple[CurvePoint, ...]) -> Curve:
+    """The curve through points, ascending in number."""
     if not points:
         return Curve(points, None)
     # None becomes NaN.

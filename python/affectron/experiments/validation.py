@@ -13,14 +13,15 @@ from typing import Any
 
 from affectron._internal.options import documented
 from affectron.corpus import Corpus
-from affectron.evaluation.effects import Neurons, Ranked, Trial, measure_effects
+from affectron.evaluation.effects import Neurons, Ranked, Trial, measure_effects, most_sets
 from affectron.evaluation.evaluators import Evaluator
 from affectron.evaluation.exam import Exam, Questions, Steps, Text
 from affectron.evaluation.resampling import label_rng
+from affectron.evaluation.verdicts import Effect
 from affectron.experiments.results import MASKS, Accuracy, LabelResult, Mask, Round, TaskResult, Validation
 from affectron.interventions import Program, zero
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.options import Common, Evaluate, Validate
+from affectron.options import Common, Controls, Evaluate, Validate
 from affectron.stats import ActivationStats
 
 DROP_REACHED, CAPS_REACHED, NOTHING_SELECTED = "drop reached", "caps reached", "no neuron selected"
@@ -41,7 +42,7 @@ def validate(
     test: str = Evaluate.test,
     train: str = Evaluate.train,
     neutral: str | None = Validate.neutral,
-    reference: Sequence[str] = Validate.reference,
+    reference: str | Sequence[str] = Validate.reference,
     alpha: float = Validate.alpha,
     alpha_step: float = Validate.alpha_step,
     alpha_cap: float = Validate.alpha_cap,
@@ -49,8 +50,8 @@ def validate(
     share_step: float = Validate.share_step,
     share_cap: float = Validate.share_cap,
     min_drop: float = Validate.min_drop,
-    random_sets: int = Validate.random_sets,
-    bootstrap: int = Validate.bootstrap,
+    random_sets: int | None = Validate.random_sets,
+    smallest_effect: float = Validate.smallest_effect,
     seed: int = Common.seed,
     limit: int | None = Evaluate.limit,
     where: str = Evaluate.where,
@@ -64,18 +65,19 @@ def validate(
     from statistics of activations; otherwise, as for neurons selected by attribution, the first of the selection.
     While the accuracy on the label's own dev sentences has not dropped by ``min_drop``, alpha and share are raised by
     their steps, up to their caps; with several references, the loop then begins again with the next one. This adaptive
-    mask is reported on the test split, beside a zero mask and a mean mask of the same neurons. Each mask has
-    ``random_sets`` sets of as many neurons at each site, drawn without replacement from all that were not selected for
-    the label. They are the same sets for all masks, treated as the mask treats the label's neurons: attenuated by the
-    same alpha relative to their own activations under the label, set to zero, or to their own means.
+    mask is reported on the test split, beside a zero mask and a mean mask of the same neurons.
+
+    Each mask has random sets: as many neurons at each site, of similar activity under the label, drawn from all that
+    were not selected for it. They are the same sets for all masks, treated as the mask treats the label's neurons:
+    attenuated in the same way by the label's own statistics, set to zero, or to their own means. Ten sets are drawn;
+    more, up to ``random_sets``, where the verdict depends on them.
 
     A sentence is answered right when the answer is one of its labels of the task; the answers to choose from are all
     labels of the task in the corpus. Each change of accuracy is taken over the same sentences with and without the
-    mask: on the label's own (``delta``) and on the task's others (``others_delta``), with a 95 % percentile interval
-    over ``bootstrap`` resamples of the sentences. The interval of the random sets holds the middle 95 % of their
-    changes; ``beats_random`` says that the mask's change is below all of it, and ``verdict`` is that of
-    :func:`affectron.evaluation.verdicts.verdict`. ``loss_delta`` is the change of the mean loss of a token, in nats, on
-    neutral text.
+    mask: on the label's own (``delta``) and on the task's others (``others_delta``), with intervals and tests that are
+    described in :class:`affectron.evaluation.verdicts.Effect`. Each mask is judged by itself, its p values adjusted
+    over all labels; the rule is :data:`affectron.evaluation.verdicts.RULE`. ``loss_delta`` is the change of the mean
+    loss of a token, in nats, on neutral text.
 
     With the same model, corpus and options the result is the same.
 
@@ -86,7 +88,7 @@ def validate(
         neurons: what was selected. A label without neurons is listed as such and not tested.
         stats: statistics of the same model, which the masks are made from.
         task: test this task only; all tasks of ``neurons`` when None.
-        seed: of random sets, resamples and the choice of sentences under ``limit``.
+        seed: of random sets and the choice of sentences under ``limit``.
         {options}
         allow_overlap: test sentences of the dev and test split that were screened too, and state it in the result, in
             place of refusing them.
@@ -97,8 +99,9 @@ def validate(
             without a sentence in the dev or test split, statistics or neurons of another model, a neuron beyond the
             model, sentences of the dev or test split that were screened. All before the model is run.
     """
+    references = (reference,) if isinstance(reference, str) else tuple(reference)
     options = Validate(
-        tuple(reference), alpha, alpha_step, alpha_cap, share, share_step, share_cap, min_drop, random_sets, bootstrap,
+        references, alpha, alpha_step, alpha_cap, share, share_step, share_cap, min_drop, random_sets, smallest_effect,
         neutral,
     )  # fmt: skip
     exam = Exam(
@@ -133,7 +136,8 @@ def validate_exam(
             ranked.attenuated(ranked.neurons, options.alpha, magnitude)
         ranked.averaged(ranked.neurons)
 
-    runs = len(tested) * (len(options.rounds()) + len(MASKS) * (1 + options.random_sets))
+    masks = len(MASKS) * (2 + most_sets(options.random_sets, len(tested)))
+    runs = len(tested) * (len(options.rounds()) + masks)
     with exam.sitting("validating", runs, progress) as step:
         dev = {name: exam.questions(exam.dev, name) for name in tasks}
         settled = {ranked.label: _settle(ranked, dev[ranked.task], options, step) for ranked in tested}
@@ -144,23 +148,45 @@ def validate_exam(
         if neutral is not None:
             sentences = exam.sentences(exam.test, corpus.task_of[neutral])
             text = exam.text_of([sentence for sentence in sentences if neutral in sentence.labels])
+        trials = _trials(tested, settled, options, exam.seed)
+        effects = measure_effects(exam, trials, Controls(options.random_sets, options.smallest_effect), step)
         results: dict[str, TaskResult] = {}
         for name in tasks:
             test = exam.questions(exam.test, name)
-            split = _TestSplit(test, text or exam.text(exam.test, name), text is not None, options, exam.seed)
+            split = _TestSplit(test, text or exam.text(exam.test, name), text is not None)
             results[name] = TaskResult(
                 labels=tuple(corpus.tasks[name]),
                 dev_sentences=len(dev[name]),
                 baseline={"dev": before[name], "test": Accuracy(**test.accuracy(test.unmasked))},
                 test_sentences=len(test),
                 results={
-                    ranked.label: split.report(ranked, settled.get(ranked.label), step)
+                    ranked.label: split.report(ranked, settled.get(ranked.label), trials, effects, step)
                     for ranked in every
                     if ranked.task == name
                 },
             )
     given = {**exam.options(tasks), **options.values(), "reference": list(options.reference)}
     return Validation(exam.provenance(neurons), given, results)
+
+
+def _trials(
+    tested: Sequence[Ranked], settled: Mapping[str, _Settled], options: Validate, seed: int
+) -> dict[tuple[str, str], Trial]:
+    """(mask, label) -> trial of the settled neurons; the masks of a label have the same random sets."""
+    most = most_sets(options.random_sets, len(tested))
+    trials: dict[tuple[str, str], Trial] = {}
+    for ranked in tested:
+        mask = settled[ranked.label]
+        treatments: dict[str, Callable[[Neurons], Program]] = {
+            "adaptive": partial(ranked.attenuated, alpha=mask.alpha, reference=mask.reference),
+            "zero": zero,
+            "mean": ranked.averaged,
+        }
+        draws = ranked.draw(mask.neurons, most, label_rng(seed, ranked.task, ranked.label))
+        trials |= {
+            (name, ranked.label): Trial(ranked, mask.neurons, treat, draws) for name, treat in treatments.items()
+        }
+    return trials
 
 
 @dataclass(frozen=True)
@@ -212,10 +238,15 @@ class _TestSplit:
     test: Questions
     text: Text
     neutral: bool
-    options: Validate
-    seed: int
 
-    def report(self, ranked: Ranked, settled: _Settled | None, step: Steps) -> LabelResult:
+    def report(
+        self,
+        ranked: Ranked,
+        settled: _Settled | None,
+        trials: Mapping[tuple[str, str], Trial],
+        effects: Mapping[tuple[str, str], Effect],
+        step: Steps,
+    ) -> LabelResult:
         """Report one label; without a settled mask it is listed and not tested."""
         own = self.test.own(ranked.target)
         untested = LabelResult(
@@ -234,6 +265,9 @@ class _TestSplit:
         if settled is None:
             return untested
         by_site = settled.neurons.by_site()
+        programs = [trials[name, ranked.label].program for name in MASKS]
+        losses = self.text.deltas(programs, None if self.neutral else self.test.others(ranked.target))
+        step(len(programs))
         return replace(
             untested,
             trace=settled.trace,
@@ -243,25 +277,8 @@ class _TestSplit:
             share=settled.share,
             masked=len(settled.neurons),
             sites={site: len(by_site[site]) for site in ranked.stats.sites if site in by_site},
-            masks=self._masks(ranked, settled, step),
+            masks={
+                name: Mask(**vars(effects[name, ranked.label]), loss_delta=loss)
+                for name, loss in zip(MASKS, losses, strict=True)
+            },
         )
-
-    def _masks(self, ranked: Ranked, settled: _Settled, step: Steps) -> dict[str, Mask]:
-        """Name -> effect and change of loss of each mask."""
-        rng = label_rng(self.seed, ranked.task, ranked.label)
-        drawn = ranked.random_sets(settled.neurons, self.options.random_sets, rng)
-        treatments: dict[str, Callable[[Neurons], Program]] = {
-            "adaptive": partial(ranked.attenuated, alpha=settled.alpha, reference=settled.reference),
-            "zero": zero,
-            "mean": ranked.averaged,
-        }
-        trials = {name: Trial.of(treat, settled.neurons, drawn) for name, treat in treatments.items()}
-        effects = measure_effects(self.test, ranked.target, trials, self.options.bootstrap, rng)
-        step(len(trials) * self.options.random_sets)
-        programs = [trial.program for trial in trials.values()]
-        losses = self.text.deltas(programs, None if self.neutral else self.test.others(ranked.target))
-        step(len(programs))
-        return {
-            name: Mask(**vars(effect), loss_delta=loss)
-            for (name, effect), loss in zip(effects.items(), losses, strict=True)
-        }

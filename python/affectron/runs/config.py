@@ -40,6 +40,9 @@ from affectron.options import (
     Stability,
     Validate,
 )
+from affectron.scores import SCORES
+from affectron.selection import check_sentences
+from affectron.stats import ATTRIBUTION
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -168,6 +171,17 @@ class Config(Inputs, Common, Load):
     )
     cross_dataset: CrossDatasetTable | None = option(None, "Validation on another corpus; only if it is there.")
     associate: Associate = option(Associate(), "Which labels share neurons, and which go together.")
+
+    def check_together(self) -> None:
+        super().check_together()
+        if self.select.fdr is not None and not self.by_attribution:
+            check_sentences(self.select.fdr, self.screen.tokens)
+
+    @property
+    def by_attribution(self) -> bool:
+        """Whether neurons are selected by attributions: unless these are left out or the score is of activations."""
+        score = self.select.score
+        return self.attribute.enabled if score is None else SCORES[score].kind == ATTRIBUTION
 
     def json(self) -> dict[str, Any]:
         """The configuration with its defaults filled in, as JSON."""

@@ -24,13 +24,14 @@ from affectron._internal.options import Options, described
 from affectron._internal.records import to_plain
 from affectron.attribution.attribute import attribute_folds
 from affectron.corpus import Corpus
+from affectron.evaluation.effects import usual_sets
 from affectron.experiments.ablations import ablate
 from affectron.experiments.associations import associate
 from affectron.experiments.candidates import collect, examine
 from affectron.experiments.cross_signal import cross_signal_matrix
 from affectron.experiments.estimate import check_estimate
 from affectron.experiments.induction import induction
-from affectron.experiments.methods import compare_methods, curve_sets
+from affectron.experiments.methods import CURVE_SETS, compare_methods
 from affectron.experiments.results import MASKS, Findings
 from affectron.experiments.results import Stability as StabilityResult
 from affectron.experiments.stability import keep_stable, stability
@@ -39,11 +40,9 @@ from affectron.report import build_report
 from affectron.runs.cache import file_digest, stage_key
 from affectron.runs.config import Config
 from affectron.runs.session import Session
-from affectron.scores import SCORES
 from affectron.screening.checkpoint import ShardFolder
 from affectron.screening.screen import screen_folds
 from affectron.selection import select
-from affectron.stats import ATTRIBUTION as ATTRIBUTED
 from affectron.stats import ActivationStats
 
 
@@ -213,11 +212,8 @@ class Attribute(Pass):
 
 
 def selects_by(config: Config) -> Pass:
-    """The pass whose statistics neurons are selected by: attribution, unless it is left out or the score is another."""
-    score = config.select.score
-    if score is None:
-        return _ATTRIBUTE if _ATTRIBUTE.options(config) is not None else _SCREEN
-    return _ATTRIBUTE if SCORES[score].kind == ATTRIBUTED else _SCREEN
+    """The pass whose statistics neurons are selected by."""
+    return _ATTRIBUTE if config.by_attribution else _SCREEN
 
 
 _SCREEN, _ATTRIBUTE = Screen(), Attribute()
@@ -308,7 +304,7 @@ def _validation_tokens(
     for seen, asked in zip(session.sizes(dev, corpus, limit), session.sizes(test, corpus, limit), strict=True):
         if task in (None, asked.task):
             rounds = len(options.rounds()) * seen.of_label
-            masks = len(MASKS) * (2 * asked.total + options.random_sets * asked.of_label)
+            masks = len(MASKS) * (2 * asked.total + usual_sets(options.random_sets) * asked.of_label)
             total += asked.labels * asked.tokens * (rounds + masks)
     return total
 
@@ -377,7 +373,7 @@ class Methods(Masked):
     def masks(self, config: Config) -> tuple[int, int]:
         table = config.methods
         methods, points = len(table.methods or options.METHODS), len(table.counts)
-        return methods * (1 + points), methods * (table.random_sets + points * curve_sets(table.random_sets))
+        return methods * (1 + points), methods * (usual_sets(table.random_sets) + points * CURVE_SETS)
 
     def measure(self, session: Session) -> Findings:
         table = session.config.methods
@@ -398,7 +394,7 @@ class Ablate(Masked):
     def masks(self, config: Config) -> tuple[int, int]:
         table = config.ablate
         masks = 3 + len(table.alphas) + len(table.shares) + len(table.model_shares)
-        return masks, masks * table.random_sets
+        return masks, masks * usual_sets(table.random_sets)
 
     def measure(self, session: Session) -> Findings:
         swept = session.config.ablate.values(options.Ablate)
@@ -443,7 +439,7 @@ class CrossSignal(Experiment):
         total = 0.0
         for size in session.sizes(session.config.evaluate.test):
             if size.task == table.target:
-                each = size.of_label * (len(table.omegas) + table.random_sets) + size.total
+                each = size.of_label * (len(table.omegas) + usual_sets(table.random_sets)) + size.total
                 total += size.labels * signals * size.tokens * each
         return total
 

@@ -31,13 +31,14 @@ class AblationsOptions:
     """Options of :func:`affectron.ablate`."""
 
     exam: Annotated[ExamOptions, INLINE]
+    reference: str
     alpha: float
     alphas: tuple[float, ...]
     shares: tuple[float, ...]
     model_shares: tuple[float, ...]
     selection: dict[str, Any]
-    random_sets: Count
-    bootstrap: Count
+    random_sets: Count | None
+    smallest_effect: float
 
 
 @dataclass(frozen=True)

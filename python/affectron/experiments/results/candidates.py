@@ -22,9 +22,9 @@ class CandidatesOptions:
         score: the score that selected the neurons.
         reads: what that score reads of a sentence, ``rate`` or ``mean``.
         tokens, active: the rules of the activations, as those of the screening.
-        bootstrap, permutations: numbers of resamples and permutations.
+        permutations: number of permutations.
         examples: sentences shown for each neuron at most.
-        seed: of resamples and permutations.
+        seed: of permutations.
     """
 
     split: str | None
@@ -32,7 +32,6 @@ class CandidatesOptions:
     reads: Annotated[str, OneOf(("rate", "mean"))]
     tokens: Annotated[str, OneOf(("all", "last", "mean"))]
     active: str
-    bootstrap: Count
     permutations: Count
     examples: Count
     seed: int
@@ -56,7 +55,7 @@ class CandidateNeuron:
         site, index: the neuron.
         direction: whether it was selected for a higher or a lower value under its label.
         auroc: share of the pairs of a sentence with the label and one without whose difference has that direction.
-        interval: 95 % percentile bootstrap interval of ``auroc``.
+        interval: of 95 %, of ``auroc``.
         p: two-sided permutation p value.
         redundancy: largest absolute correlation with a neuron that stands before it in the label's list.
         examples: sentences of the highest value, or of the lowest where it was selected for that.

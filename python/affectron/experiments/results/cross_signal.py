@@ -19,8 +19,7 @@ class CrossSignalOptions:
     source: str
     target: str
     omegas: tuple[float, ...]
-    random_sets: Count
-    bootstrap: Count
+    random_sets: Count | None
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,15 @@ class Signal(Change):
         random: the same at random neurons.
         dev: change of dev accuracy for each omega.
         omega: the one that was chosen on dev.
-        helps: whether the change lies above the random sets' interval and its own interval above zero; None without
-            random sets.
+        adjusted_p: the larger p of McNemar's test and of the rank among random sets, adjusted over all pairs of labels
+            (Holm 1979); 1 where accuracy does not rise, None without random sets.
+        helps: whether it is at most 0.05; None without random sets.
     """
 
     random: RandomSets | None
     dev: tuple[float, ...]
     omega: float
+    adjusted_p: float | None
     helps: bool | None
 
 

@@ -18,7 +18,6 @@ class InductionOptions:
     exam: Annotated[ExamOptions, INLINE]
     betas: tuple[float, ...]
     random_sets: Count
-    bootstrap: Count
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,8 @@ class LabelInduction:
         selected: number of the label's neurons.
         sentences: number of test sentences without the label.
         baseline: share of them that the model answers with the label without a shift.
-        share, interval: that share under the shift, and its 95 % bootstrap interval over sentences.
-        random, random_interval: mean share under the same shift of random sets, and the 2.5 and 97.5 % quantiles of
-            the sets; None without random sets.
+        share, interval: that share under the shift, and its 95 % interval (Clopper and Pearson 1934).
+        random: mean share under the same shift of random sets; None without random sets.
         loss_delta: change of the mean loss of a token of these sentences, in nats; None where it is not finite.
     """
 
@@ -41,7 +39,6 @@ class LabelInduction:
     share: tuple[float, ...]
     interval: tuple[Interval, ...]
     random: tuple[float, ...] | None
-    random_interval: tuple[Interval, ...] | None
     loss_delta: tuple[float | None, ...]
 
 
@@ -59,7 +56,7 @@ class Induction(Findings):
         betas = len(self.options.betas)
         for task, labels in self.tasks.items():
             for label, shifted in labels.items():
-                for name in ("share", "interval", "random", "random_interval", "loss_delta"):
+                for name in ("share", "interval", "random", "loss_delta"):
                     values = getattr(shifted, name)
                     if values is not None and len(values) != betas:
                         field = f"tasks.{task}.{label}.{name}"

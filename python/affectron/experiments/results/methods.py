@@ -19,8 +19,8 @@ class MethodsOptions:
     methods: tuple[str, ...]
     top: float
     counts: tuple[Count, ...]
-    random_sets: Count
-    bootstrap: Count
+    random_sets: Count | None
+    smallest_effect: float
 
 
 @dataclass(frozen=True)

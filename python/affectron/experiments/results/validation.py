@@ -141,10 +141,10 @@ class Validation(Findings):
     def rows(self) -> list[dict[str, Any]]:
         """A row for each label, for a table.
 
-        The keys are task, label, selected, masked, alpha, share, sentences and baseline. Then the changes of accuracy:
-        adaptive, others (the task's other labels) and random, each with its ``*_interval``; loss, beats_random and
-        verdict. These are the adaptive mask's. Those of the zero and the mean mask begin with the mask's name: zero,
-        zero_interval, zero_others, zero_verdict. None where not measured.
+        The keys are task, label, selected, masked, alpha, share, sentences and baseline. Then, for each mask (adaptive,
+        zero, mean), with its name and an underscore before each: delta, interval, p, adjusted_p, others, random (the
+        mean over the first sets), sets, random_p, specific_adjusted_p, relative_change, loss, verdict and reason. None
+        where not measured.
         """
         return [
             {
@@ -156,25 +156,28 @@ class Validation(Findings):
                 "share": result.share,
                 "sentences": result.sentences,
                 "baseline": result.baseline,
-                **{key: value for mask in MASKS for key, value in _cells(mask, result.masks.get(mask)).items()},
+                **{f"{mask}_{key}": cell for mask in MASKS for key, cell in _cells(result.masks.get(mask)).items()},
             }
             for name, task in self.tasks.items()
             for label, result in task.results.items()
         ]
 
 
-def _cells(name: str, mask: Mask | None) -> dict[str, Any]:
+def _cells(mask: Mask | None) -> dict[str, Any]:
     """The cells of a row that tell of one mask."""
-    prefix = "" if name == "adaptive" else f"{name}_"
     random = mask and mask.random
     return {
-        name: mask and mask.delta,
-        f"{name}_interval": mask and mask.interval,
-        f"{prefix}others": mask and mask.others_delta,
-        f"{prefix}others_interval": mask and mask.others_interval,
-        f"{prefix}random": random and random.mean,
-        f"{prefix}random_interval": random and random.interval,
-        f"{prefix}loss": mask and mask.loss_delta,
-        f"{prefix}beats_random": mask and mask.beats_random,
-        f"{prefix}verdict": mask and mask.verdict,
+        "delta": mask and mask.delta,
+        "interval": mask and mask.interval,
+        "p": mask and mask.p,
+        "adjusted_p": mask and mask.adjusted_p,
+        "others": mask and mask.others_delta,
+        "random": random and random.mean,
+        "sets": random and random.sets,
+        "random_p": random and random.p,
+        "specific_adjusted_p": mask and mask.specific_adjusted_p,
+        "relative_change": mask and mask.relative_change,
+        "loss": mask and mask.loss_delta,
+        "verdict": mask and mask.verdict,
+        "reason": mask and mask.reason,
     }
