@@ -134,7 +134,7 @@ def test_sentences_that_were_screened_are_refused_or_stated(copy: Path, way) -> 
     result = copy / "validation.json"
     command = (
         "validate", copy / "model", corpus, "--neurons", copy / "neurons.json", "-o", result,
-        "--prompt", "label={bos}{text}", "--random-sets", 1, "--bootstrap", 10, *options,
+        "--prompt", "label={bos}{text}", "--random-sets", 1, *options,
     )  # fmt: skip
     line = refuse(*command)
     assert f"{screened} of the " in line
@@ -170,7 +170,7 @@ def test_files_that_do_not_tell_what_was_screened_are_said_to_and_used(copy: Pat
     )  # fmt: skip
     model, tokenizer = affectron.load_model(copy / "model")
     corpus = affectron.Corpus.from_file(copy / "corpus.jsonl")
-    options = {"prompts": {"label": "{bos}{text}"}, "random_sets": 0, "bootstrap": 10}
+    options = {"prompts": {"label": "{bos}{text}"}, "random_sets": 0}
     silent = f"the {' and the '.join(files)} do not tell which texts were screened"
     with pytest.warns(UserWarning, match=silent):
         found = affectron.validate(model, tokenizer, corpus, selected, stats, **options)
@@ -193,7 +193,7 @@ def test_a_report_of_files_of_several_runs_is_refused_or_states_the_overlap(copy
     """The neurons were exchanged, after the validation, for some that were found on its test split."""
     command = (
         "validate", copy / "model", copy / "corpus.jsonl", "--neurons", copy / "neurons.json", "-o",
-        copy / "validation.json", "--prompt", "label={bos}{text}", "--random-sets", 0, "--bootstrap", 10,
+        copy / "validation.json", "--prompt", "label={bos}{text}", "--random-sets", 0,
     )  # fmt: skip
     run(*command)
     run("report", copy)
@@ -238,7 +238,7 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
         removed == found.provenance["select"]["removed"] == {label: {"score": 0, "top": 129 - 26} for label in LABELS}
     )
 
-    options = ("--prompt", r"label={bos}{text}\nw1", "--random-sets", 2, "--bootstrap", 50)
+    options = ("--prompt", r"label={bos}{text}\nw1", "--random-sets", 2)
     validated = json.loads(
         run("validate", model, corpus, "--neurons", neurons, *options, "-o", copy / "validation.json", "--json")
     )

@@ -73,6 +73,11 @@ def written_pair(interval: list[float]) -> str:
     return f"[{written(interval[0])}, {written(interval[1])}]"
 
 
+def written_p(p: float) -> str:
+    """A p value as the page must show it: three significant digits."""
+    return "< 0.001" if p < 0.001 else f"{p:.3g}"
+
+
 def texts(path: Path) -> list[str]:
     """The texts of an SVG file."""
     return ["".join(node.itertext()) for node in ElementTree.parse(path).iter(f"{SVG}text")]

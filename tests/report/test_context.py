@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from affectron.evaluation.verdicts import RULE, VERDICTS
 from affectron.report import build_report
 from affectron.scores import SCORES
 from affectron.stats import ActivationStats
-from tests.report.reading import Page, written, written_pair
+from tests.report.reading import Page, written, written_p, written_pair
 from tests.support.raw_activations import starved
 from tests.support.results import (
     PROVENANCE,
@@ -23,7 +24,7 @@ from tests.support.results import (
 )
 
 
-def test_main_table_shows_every_label_and_number_of_the_file(whole: tuple[Path, dict[str, Any]]) -> None:
+def test_main_table_shows_every_label_mask_and_number_of_the_file(whole: tuple[Path, dict[str, Any]]) -> None:
     path, content = whole
     rows = Page(path).tables["main-table"][1:]
     expected: list[list[list[str]]] = []
@@ -31,42 +32,64 @@ def test_main_table_shows_every_label_and_number_of_the_file(whole: tuple[Path, 
         expected.append([[task]])
         for label in part["labels"]:
             result = part["results"][label]
-            row = [[label], [str(result["selected"])], [str(result["masked"])], [str(result["sentences"])]]
-            row.append([f"{100 * result['baseline']:.1f}"])
-            row += [[written(m["delta"]), written_pair(m["interval"])] for m in result["masks"].values()]
-            adaptive, zeroed = result["masks"]["adaptive"], result["masks"]["zero"]
-            row.append([written(zeroed["random"]["mean"]), written_pair(zeroed["random"]["interval"])])
-            row.append([written(zeroed["others_delta"]), written_pair(zeroed["others_interval"])])
-            row.append([f"{zeroed['loss_delta']:+.3f}".replace("-", "−").replace("+0.000", "0.000")])
-            row += [[adaptive["verdict"]], [zeroed["verdict"]]]
-            expected.append(row)
+            told = (
+                f"{result['masked']} of {result['selected']} neurons, {result['sentences']} sentences, baseline "
+                f"{100 * result['baseline']:.1f} %"
+            )
+            named = [[label, told]]
+            for name, mask in result["masks"].items():
+                drawn = mask["random"]
+                loss = f"{mask['loss_delta']:+.3f}".replace("-", "−").replace("+0.000", "0.000")
+                row = [[name], [mask["verdict"], *([mask["reason"]] if mask["reason"] else [])]]
+                row += [[written(mask["delta"]), written_pair(mask["interval"])]]
+                row += [
+                    [written_p(mask["adjusted_p"]), "p < 0.001" if mask["p"] < 0.001 else f"p = {written_p(mask['p'])}"]
+                ]
+                row += [[f"{drawn['beyond']} of {drawn['sets']}"]]
+                row += [[written(mask["others_delta"]), written_pair(mask["others_interval"])]]
+                row += [[f"{100 * mask['relative_change']:.1f}"], [loss]]
+                expected.append([*named, *row])
+                named = []
     assert rows == expected
+    assert tuple(RULE) == VERDICTS
+    assert all(rule in Page(path).words for rule in RULE.values())
+    assert {row[-7][0] for row in rows if len(row) > 7} == set(VERDICTS)
 
 
-def test_table_text_gives_the_numbers_back(whole: tuple[Path, dict[str, Any]]) -> None:
+def test_table_text_gives_every_number_back(whole: tuple[Path, dict[str, Any]]) -> None:
     path, content = whole
     text = re.search(r'<pre class="copy" id="main-table-text">(.*?)</pre>', path.read_text(encoding="utf-8"), re.S)
     assert text is not None
     lines = [line.split("\t") for line in text[1].split("\n")]
     rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
-    assert [(row["task"], row["label"]) for row in rows] == [
-        (t, label) for t, part in content["tasks"].items() for label in part["labels"]
+    assert [(row["task"], row["label"], row["mask"]) for row in rows] == [
+        (t, label, mask)
+        for t, part in content["tasks"].items()
+        for label in part["labels"]
+        for mask in ("adaptive", "zero", "mean")
     ]
     for row in rows:
         result = content["tasks"][row["task"]]["results"][row["label"]]
         assert [int(row["neurons"]), int(row["masked"])] == [result["selected"], result["masked"]]
-        for name, mask in result["masks"].items():
-            drawn = mask["random"]
-            told = [
-                *zip(("delta", "low", "high"), (mask["delta"], *mask["interval"]), strict=True),
-                *zip(("others_delta", "others_low", "others_high"), (mask["others_delta"], *mask["others_interval"]),
-                     strict=True),
-                *zip(("random_mean", "random_low", "random_high"), (drawn["mean"], *drawn["interval"]), strict=True),
-            ]  # fmt: skip
-            for part, value in told:
-                assert float(row[f"{name}_{part}"]) == pytest.approx(100 * value, rel=1e-5)
-            assert float(row[f"{name}_loss_delta"]) == pytest.approx(mask["loss_delta"], rel=1e-5)
-            assert (row[f"{name}_random_sets"], row[f"{name}_verdict"]) == ("20", mask["verdict"])
+        mask = result["masks"][row["mask"]]
+        drawn = mask["random"]
+        told = {
+            "Δ own": mask["delta"], "interval low": mask["interval"][0], "interval high": mask["interval"][1],
+            "lost": mask["lost"], "gained": mask["gained"], "p": mask["p"], "adjusted p": mask["adjusted_p"],
+            "Δ others": mask["others_delta"], "others interval low": mask["others_interval"][0],
+            "others interval high": mask["others_interval"][1], "specific Δ": mask["specific_delta"],
+            "specific interval low": mask["specific_interval"][0],
+            "specific interval high": mask["specific_interval"][1], "specific p": mask["specific_p"],
+            "Δ answers own": mask["answers_delta"], "Δ answers others": mask["others_answers_delta"],
+            "answers p": mask["answers_p"],
+            "random beyond": drawn["beyond"], "random sets": drawn["sets"], "random p": drawn["p"],
+            "random mean": drawn["mean"], "random range low": drawn["interval"][0],
+            "random range high": drawn["interval"][1], "specific adjusted p": mask["specific_adjusted_p"],
+            "Δh, %": mask["relative_change"], "loss Δ": mask["loss_delta"], "sentences": result["sentences"],
+            "baseline, %": result["baseline"],
+        }  # fmt: skip
+        assert {name: float(row[name]) for name in told} == told
+        assert (row["verdict"], row["reason"]) == (mask["verdict"], mask["reason"])
 
 
 def test_baselines_options_and_provenance_are_shown(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -107,6 +130,20 @@ def test_the_size_of_a_selection_is_told(top: float | None, count: int | None, t
     neurons.provenance["select"] = {**SELECT, "score": "attribution_t", "top": top, "count": count}
     neurons.save(tmp_path / "neurons.json")
     assert f"Selected by attribution_t, {told}." in build_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_what_each_step_of_the_selection_removed_stands_beside_the_label(tmp_path: Path) -> None:
+    neurons = make_neurons({"tone": ["calm", "loud"]})
+    removed = {"calm": {"score": 0, "count": 3020, "sign": 2}, "loud": {"fdr": 1}}
+    neurons.provenance["select"] = {**SELECT, "removed": removed}
+    neurons.save(tmp_path / "neurons.json")
+    page = Page(build_report(tmp_path))
+    cells = {row[0][0]: row[-1] for rows in page.tables.values() for row in rows if row[0] in (["calm"], ["loud"])}
+    assert cells == {
+        "calm": ["3,020 beyond the number asked for, 2 of the other sign"],
+        "loud": ["1 above the false discovery rate"],
+    }
+    assert [["removed"]] not in [row[:1] for rows in page.tables.values() for row in rows]
 
 
 def test_pieces_of_different_models_are_pointed_out(tmp_path: Path) -> None:

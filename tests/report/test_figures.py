@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affectron.experiments.results import CurvePoint, EstimatedNeuron, Heights, LabelEstimate
+from affectron.experiments.results import CurvePoint, EstimatedNeuron, Heights, LabelEstimate, Validation
 from affectron.neurons import NeuronSet
 from affectron.report import curves as figures_of_curves
 from affectron.report import figures
@@ -60,6 +61,20 @@ def test_trace_figure_marks_the_setting_used_on_test(whole: tuple[Path, dict[str
         assert len(rounds) == len(result["trace"])
         place = [(step["alpha"], step["share"]) for step in result["trace"]].index((result["alpha"], result["share"]))
         assert used == [rounds[place]]
+
+
+def test_trace_figure_marks_the_round_of_the_reference_used_on_test(whole: tuple[Path, dict[str, Any]]) -> None:
+    """The same strength and share come again with the next reference."""
+    result = next(iter(Validation.from_json(whole[1]).results.values()))
+    rounds = tuple(
+        replace(result.trace[0], reference=reference, alpha=alpha, share=alpha, dev_drop=alpha / 10)
+        for reference in ("max", "rms")
+        for alpha in (0.3, 0.4)
+    )
+    result = replace(result, trace=rounds, reference="rms", alpha=0.3, share=0.3)
+    svg = figures.trace_figure({"calm": result}, None).svg
+    (every,), (used,) = (marks(svg, color) for color in ("#0072b2", "#d55e00"))
+    assert used == [every[2]]
 
 
 def test_layer_figure_bars_are_the_counts(whole: tuple[Path, dict[str, Any]]) -> None:

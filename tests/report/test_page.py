@@ -115,8 +115,8 @@ def test_one_label_with_as_little_as_there_can_be(tmp_path: Path) -> None:
     content = make_run(tmp_path, {"tone": ["calm"]}).to_json()
     result = content["tasks"]["tone"]["results"]["calm"]
     lost = (
-        "others_delta", "others_interval", "specific_delta", "specific_interval", "loss_delta", "random",
-        "beats_random", "verdict",
+        "others_delta", "others_interval", "specific_delta", "specific_interval", "specific_p", "loss_delta", "random",
+        "others_answers_delta", "answers_p", "specific_adjusted_p", "relative_change",
     )  # fmt: skip
     result["masks"] = {"adaptive": {**result["masks"]["adaptive"], **dict.fromkeys(lost)}}
     result |= {"trace": [], "sites": {}}
@@ -124,12 +124,12 @@ def test_one_label_with_as_little_as_there_can_be(tmp_path: Path) -> None:
     content["options"] = {}
     (tmp_path / "validation.json").write_text(json.dumps(content))
     page = Page(build_report(tmp_path))
-    row = page.tables["main-table"][2]
-    assert row[0] == ["calm"]
+    (row,) = page.tables["main-table"][2:]
+    assert row[0][0] == "calm"
     adaptive = result["masks"]["adaptive"]
-    assert row[5] == [written(adaptive["delta"]), written_pair(adaptive["interval"])]
-    assert row[6:] == [["–"]] * 7
-    assert "no verdict, without random sets, for 1 of 1 label (calm;" in page.words
+    assert row[3] == [written(adaptive["delta"]), written_pair(adaptive["interval"])]
+    assert row[5:] == [["–"]] * 4
+    assert "Verdicts on 1 label. Adaptive mask: specific 1." in page.words
     assert {i for i in page.ids if i.startswith("figure-")} == {"figure-accuracy", "figure-layers"}
 
 
@@ -162,7 +162,7 @@ def test_strings_of_the_files_are_text_and_nothing_else(tmp_path: Path) -> None:
         flat = " ".join(label.split())
         assert (flat if len(flat) <= 22 else flat[:21] + "…") in shown
     rows = page.tables["main-table"][2:]
-    assert [row[0] for row in rows] == [[" ".join(label.split())] for label in sorted(HOSTILE)]
+    assert [row[0][0] for row in rows if len(row) == 9] == [" ".join(label.split()) for label in sorted(HOSTILE)]
     text = re.search(r'id="main-table-text">(.*?)</pre>', path.read_text(encoding="utf-8"), re.S)
     assert text is not None
     assert {line.count("\t") for line in text[1].split("\n")} == {text[1].split("\n")[0].count("\t")}
@@ -173,7 +173,7 @@ def test_what_no_file_can_carry_is_replaced(tmp_path: Path) -> None:
     content = make_validation(tasks, make_neurons(tasks)).to_json()
     (tmp_path / "validation.json").write_text(json.dumps(content))
     path = build_report(tmp_path)
-    assert [row[0] for row in Page(path).tables["main-table"][2:]] == [["\ufffdbell"], ["\ufffdhalf"]]
+    assert [row[0][0] for row in Page(path).tables["main-table"][2::3]] == ["\ufffdbell", "\ufffdhalf"]
     assert "\ufffdbell" in texts(path.parent / "figure-trace.svg")
 
 
@@ -213,7 +213,7 @@ def test_a_page_of_ones_has_no_plural_after_a_one(tmp_path: Path) -> None:
     for mask in part["results"]["calm"]["masks"].values():
         mask["random"]["sets"] = 1
     (tmp_path / "validation.json").write_text(json.dumps(content))
-    make_candidates(tasks, bootstrap=1, permutations=1).save(tmp_path / "candidates.json")
+    make_candidates(tasks, permutations=1).save(tmp_path / "candidates.json")
     stable = LabelStability("tone", 1, ((SITES[0], 0, 1.0),), (), None)
     Stability(PROVENANCE, StabilityOptions(1, {}, 1, 1, 0), {"calm": stable}).save(tmp_path / "stability.json")
     page = Page(build_report(tmp_path))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from affectron._internal.artifacts import CROSS_DATASET, KINDS
-from affectron.experiments.results import Candidates, Curve, Effect, MethodResult
+from affectron.experiments.results import MASKS, Candidates, Curve, Effect, MethodResult
 from affectron.report import build_report
 from affectron.scores import SCORES
 from tests.report.reading import Page, read_csv, written
@@ -105,6 +105,17 @@ def test_a_run_with_every_experiment_has_a_section_for_each(everything: Path) ->
     assert {"figure-curves-tone", "figure-curves-mood", "figure-estimate-tone"} <= set(figures)
 
 
+def test_what_is_chosen_on_the_test_sentences_stands_in_its_chapter_and_not_in_the_summary(everything: Path) -> None:
+    summary, rest = everything.read_text(encoding="utf-8").split('<section id="selection-methods">')
+    chosen = "best neurons by paper set to zero"
+    assert chosen not in summary
+    assert chosen in rest.split("</section>")[0]
+    claims = summary.split('<section id="summary">')[1].split("</section>")[0]
+    first = claims.split('class="found">')[1].split("</p>")[0]
+    assert first.startswith("Verdicts on 4 labels. Zero mask:")
+    assert claims.count("<li") == 4
+
+
 def test_a_task_in_which_the_best_method_has_no_neurons_has_no_curves(tmp_path: Path) -> None:
     make_run(tmp_path, TASKS)
     result = make_methods(TASKS)
@@ -121,11 +132,25 @@ def test_a_task_in_which_the_best_method_has_no_neurons_has_no_curves(tmp_path: 
 
 
 def effect_cells(effect: Effect | None) -> list[str]:
+    """The cells of an effect in a CSV, but for the numbers that claims are not made of."""
     if effect is None:
-        return [""] * 8
+        return [""] * 11
     random = effect.random
     assert random is not None
-    return cells(effect.delta, *effect.interval, effect.others_delta, random.mean, *random.interval, effect.verdict)
+    return cells(
+        effect.delta, *effect.interval, effect.p, effect.adjusted_p, effect.others_delta, random.beyond, random.sets,
+        effect.relative_change, effect.verdict, effect.reason,
+    )  # fmt: skip
+
+
+EFFECT = (
+    "Δ own", "interval low", "interval high", "p", "adjusted p", "Δ others", "random beyond", "random sets", "Δh, %",
+    "verdict", "reason",
+)  # fmt: skip
+
+
+def told(row: dict[str, str], *columns: str) -> list[str]:
+    return [row[name] for name in columns]
 
 
 def test_tables_of_ablations_and_methods_have_every_effect(everything: Path) -> None:
@@ -137,14 +162,16 @@ def test_tables_of_ablations_and_methods_have_every_effect(everything: Path) -> 
             for row in ablations.rows
             if row.sweep == sweep
         ]
-        assert [list(row.values()) for row in rows] == expected
+        axis = list(rows[0])[1]
+        assert [told(row, "label", axis, "masked", *EFFECT) for row in rows] == expected
     for task, compared in make_methods(TASKS).tasks.items():
         expected = [
             [*cells(label, name, method.selected), *effect_cells(method.effect), "yes" if of_label.best == name else ""]
             for label, of_label in compared.labels.items()
             for name, method in of_label.methods.items()
         ]
-        assert [list(row.values()) for row in table(everything, f"methods-{task}")] == expected
+        named = ("label", "method", "neurons", *EFFECT, "best")
+        assert [told(row, *named) for row in table(everything, f"methods-{task}")] == expected
         expected = [
             [label, name, *(cells(6, -0.125, -0.005, None) if method.curve.points else [""] * 4)]
             for label, of_label in compared.labels.items()
@@ -165,8 +192,8 @@ def test_table_of_the_cross_signal_has_every_pair(everything: Path) -> None:
         for device, signal in signals.devices.items():
             assert signal.random is not None
             expected.append(
-                cells(device, label, signal.omega, max(signal.dev), signal.delta, *signal.interval, signal.random.mean,
-                      *signal.random.interval, "yes")
+                cells(device, label, signal.omega, max(signal.dev), signal.delta, *signal.interval, signal.p,
+                      signal.random.beyond, signal.random.sets, signal.adjusted_p, "yes")
             )  # fmt: skip
     assert [list(row.values()) for row in table(everything, "cross-signal")] == expected
 
@@ -187,14 +214,12 @@ def test_table_of_another_corpus_is_that_of_its_validation(everything: Path) -> 
     rows = table(everything, "cross-dataset")
     assert rows == table(everything, "results")
     validation = make_validation(TASKS, make_neurons(TASKS))
-    assert [(row["task"], row["label"]) for row in rows] == [(t, label) for t in TASKS for label in TASKS[t]]
+    assert [(row["task"], row["label"], row["mask"]) for row in rows] == [
+        (t, label, mask) for t in TASKS for label in TASKS[t] for mask in MASKS
+    ]
     for row in rows:
-        result = validation.results[row["label"]]
-        adaptive = result.masks["adaptive"]
-        zeroed = result.masks["zero"]
-        assert zeroed.random is not None
-        told = [row[name] for name in ("Δ adaptive", "Δ others", "random", "adaptive is", "zero is")]
-        assert told == cells(adaptive.delta, zeroed.others_delta, zeroed.random.mean, adaptive.verdict, zeroed.verdict)
+        effect = validation.results[row["label"]].masks[row["mask"]]
+        assert told(row, *EFFECT, "loss Δ") == [*effect_cells(effect), str(effect.loss_delta)]
 
 
 def test_table_of_the_estimate_has_every_label(everything: Path) -> None:

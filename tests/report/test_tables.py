@@ -36,6 +36,19 @@ def test_what_is_missing_is_a_dash_and_an_empty_cell() -> None:
     assert read_csv(table.csv())[1:] == [["x", "", "", "", "", ""]] * 2
 
 
+def test_details_are_for_spreadsheets_and_random_sets_have_two_cells_there() -> None:
+    columns = (Column("label"), Column("random", "beyond"), Column("reason", "passage", detail=True), Column("p", "p"))
+    rows = [["x", (3, 1219), "of two\nlines", 0.05], [" =1", None, "", None]]
+    table = Table("t", "c", columns, rows, "f")
+    assert [column.name for column in table.shown] == ["label", "random", "p"]
+    assert table.numeric() == [False, True, True]
+    assert table.cells() == [["x", "3 of 1,219", "0.05"], [" =1", "–", "–"]]
+    assert "reason" not in table.latex()
+    header = ["label", "random beyond", "random sets", "reason", "p"]
+    assert read_csv(table.csv()) == [header, ["x", "3", "1219", "of two\nlines", "0.05"], [" =1", "", "", "", ""]]
+    assert table.tsv().split("\n") == ["\t".join(header), "x\t3\t1219\tof two lines\t0.05", "'=1\t\t\t\t"]
+
+
 def test_formulas_of_labels_reach_no_spreadsheet(tmp_path: Path) -> None:
     tasks = {"@task": ["=1+1", "-label"]}
     make_run(tmp_path, tasks)

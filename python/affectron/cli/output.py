@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,11 +15,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from affectron._internal.wording import p_value
 from affectron.errors import InputError
 
 if TYPE_CHECKING:
     from affectron import Validation
-    from affectron.experiments.results import Methods
+    from affectron.experiments.results import Effect, Methods
 
 
 class Saved(Protocol):
@@ -94,48 +95,50 @@ def _points(value: float | None, interval: Sequence[float] | None = None) -> str
     return f"{100 * value:+.1f}{around}"
 
 
-def print_validation(result: Validation) -> None:
-    """Print the table of a validation: changes of test accuracy in points, with 95 % intervals."""
+#: Columns of an effect, from the change of accuracy to the verdict.
+_EFFECT = ("own", "p", "random", "others", "Δh", "verdict")
 
-    rows = [
-        (
-            row["label"],
-            f"{row['masked']} of {row['selected']}",
-            f"{100 * row['baseline']:.1f}",
-            _points(row["adaptive"], row["adaptive_interval"]),
-            _points(row["zero"], row["zero_interval"]),
-            _points(row["mean"]),
-            _points(row["zero_random"], row["zero_random_interval"]),
-            _points(row["zero_others"]),
-            "-" if row["zero_loss"] is None else f"{row['zero_loss']:+.3f}",
-            row["verdict"] or "-",
-            row["zero_verdict"] or "-",
-        )
-        for row in result.rows()
-    ]
-    columns = (
-        "label", "neurons", "accuracy", "adaptive", "zero", "mean", "random", "others", "loss", "adaptive is",
-        "zero is",
-    )  # fmt: skip
-    title = "change of test accuracy in points, with 95 % intervals; random, others and loss: under the zero mask"
-    print_table(title, columns, rows)
+
+def _effect(effect: Effect | None) -> tuple[str, ...]:
+    """The cells of ``_EFFECT``; "-" for what was not measured."""
+    if effect is None:
+        return ("-",) * len(_EFFECT)
+    random, changed = effect.random, effect.relative_change
+    return (
+        _points(effect.delta, effect.interval),
+        p_value(effect.adjusted_p),
+        "-" if random is None else f"{random.beyond} of {random.sets}",
+        _points(effect.others_delta),
+        "-" if changed is None else f"{100 * changed:.0f}%",
+        f"{effect.verdict}: {effect.reason}" if effect.reason else effect.verdict,
+    )
+
+
+_TITLE = (
+    "change of test accuracy in points [95 % interval]; p: McNemar's test, adjusted over the labels (Holm); random: "
+    "sets under which it falls as much; Δh: relative change of an activation"
+)
+
+
+def print_validation(result: Validation) -> None:
+    """Print the table of a validation, a row for each label and mask."""
+    rows = []
+    for label, validated in result.results.items():
+        named = (label, validated.sentences, f"{100 * validated.baseline:.1f}")
+        masks: Mapping[str, Effect | None] = validated.masks or {"-": None}
+        rows += [(*named, mask, *_effect(effect)) for mask, effect in masks.items()]
+    print_table(_TITLE, ("label", "n", "before", "mask", *_EFFECT), rows)
 
 
 def print_methods(result: Methods) -> None:
-    """Print what setting each method's neurons to zero does, a row for each label and method, in points of accuracy."""
-    rows = []
-    for task, of_task in result.tasks.items():
-        for label, compared in of_task.labels.items():
-            for method, measured in compared.methods.items():
-                cells = ["-"] * 4
-                if measured.effect is not None:
-                    effect = measured.effect
-                    random = None if effect.random is None else effect.random.mean
-                    own = _points(effect.delta, effect.interval)
-                    cells = [own, _points(effect.others_delta), _points(random), effect.verdict or "-"]
-                rows.append((task, label, method, measured.selected, *cells))
-    columns = ("task", "label", "neurons by", "zeroed", "own", "others", "random", "verdict")
-    print_table("change of test accuracy in points when a label's neurons are set to zero", columns, rows)
+    """Print what setting each method's neurons to zero does, a row for each label and method."""
+    rows = [
+        (label, compared.sentences, method, measured.selected, *_effect(measured.effect))
+        for of_task in result.tasks.values()
+        for label, compared in of_task.labels.items()
+        for method, measured in compared.methods.items()
+    ]
+    print_table(f"a label's neurons set to zero: {_TITLE}", ("label", "n", "neurons by", "zeroed", *_EFFECT), rows)
 
 
 @contextmanager

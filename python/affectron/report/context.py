@@ -12,17 +12,17 @@ from typing import Any
 from affectron._internal.artifacts import ATTRIBUTION, CROSS_DATASET, NEURONS, SAME_MODEL, STATS, VALIDATION
 from affectron._internal.files import digest
 from affectron._internal.options import Options, described
-from affectron._internal.wording import count
-from affectron.evaluation.verdicts import RULE
-from affectron.experiments.results import MASKS, Mask, Validation
+from affectron._internal.wording import count, p_value
+from affectron.evaluation.verdicts import RULE, SPECIFIC
+from affectron.experiments.results import MASKS
 from affectron.neurons import NeuronSet
 from affectron.options import Common, Evaluate, KeepStable, Select, SelectTask, Validate
 from affectron.report import text as words
 from affectron.report.definitions import decisions, definitions
 from affectron.report.pieces import Pieces
-from affectron.report.tables import cell_text
 from affectron.report.tested import without_texts
 from affectron.scores import SCORES, Score, unscored
+from affectron.selection import STEPS
 from affectron.stats import ActivationStats
 
 
@@ -68,7 +68,8 @@ def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[
         "facts": _facts(pieces, files),
         "notices": [*overlaps, *_notices(pieces)],
         "random_sets": any(mask.random for result in results.values() for mask in result.masks.values()),
-        "headline": [*words.best_claim(pieces.methods), *words.headline(results)],
+        "headline": words.headline(results) if results else None,
+        "claims": words.claims(results),
         "validation": validation,
         "verdict_rule": RULE,
         "results": results,
@@ -76,7 +77,6 @@ def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[
         "stats": None if stats is None else _stats(stats),
         "selection": _selection(stats, neurons),
         "layer_axis": "" if neurons is None else words.layer_names(tuple(neurons.widths))[0],
-        "table_text": "" if validation is None else table_text(validation),
         "methods": definitions(
             active=words.plain(_first(provenances, "active")),
             tokens=words.plain(_first(provenances, "tokens")),
@@ -98,7 +98,10 @@ def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[
         "percent": words.percent,
         "points": words.points,
         "pair": words.pair,
-        "label_sentence": words.label_sentence,
+        "p_value": p_value,
+        "p_told": words.p_told,
+        "SPECIFIC": SPECIFIC,
+        "MASKS": MASKS,
     }
 
 
@@ -224,9 +227,10 @@ _OF_ENTROPIES = ("filter_rate", "assign", "activation_bar_ratio")
 
 def _select_options(neurons: NeuronSet) -> dict[str, Any]:
     """The options that the selection made use of."""
-    options = neurons.provenance.get("select")
-    if not isinstance(options, dict):
+    recorded = neurons.provenance.get("select")
+    if not isinstance(recorded, dict):
         return {}
+    options = {name: value for name, value in recorded.items() if name != "removed"}
     score = _selecting_score(options)
     if score is None or not score[1].per_label:
         return options
@@ -251,7 +255,7 @@ def _stats(stats: ActivationStats) -> dict[str, Any]:
 
 
 def _selection(stats: ActivationStats | None, neurons: NeuronSet | None) -> list[dict[str, Any]]:
-    """A row for each label: tokens counted under it and neurons selected for it."""
+    """A row for each label: tokens counted under it, neurons selected for it, and why the others were not."""
     task_of = dict(stats.task_of) if stats else {}
     if neurons:
         for label, selected in neurons.items():
@@ -262,48 +266,22 @@ def _selection(stats: ActivationStats | None, neurons: NeuronSet | None) -> list
             "task": task,
             "tokens": stats.tokens(label) if stats and label in stats.task_of else None,
             "neurons": len(neurons[label]) if neurons and label in neurons else None,
+            "left_out": "" if neurons is None else _left_out(neurons, label),
         }
         for label, task in task_of.items()
     ]
 
 
-def table_text(validation: Validation) -> str:
-    """The main table for spreadsheets, with all of each mask: ASCII minus signs, intervals in columns of their own,
-    nothing rounded twice."""
-    parts = (
-        "delta", "low", "high", "others_delta", "others_low", "others_high", "random_sets", "random_mean",
-        "random_low", "random_high", "loss_delta", "verdict",
-    )  # fmt: skip
-    masks = [f"{name}_{part}" for name in MASKS for part in parts]
-    lines = [["task", "label", "neurons", "masked", "sentences", "baseline", *masks]]
-    lines += [
-        [
-            *(cell_text(" ".join(name.split())) for name in (task, label)),
-            str(result.selected), str(result.masked), str(result.sentences), *_hundredfold(result.baseline),
-            *(cell for name in MASKS for cell in _mask_cells(result.masks.get(name), len(parts))),
-        ]
-        for task, of_task in validation.tasks.items()
-        for label, result in of_task.in_order()
-    ]  # fmt: skip
-    return "\n".join("\t".join(line) for line in lines)
-
-
-def _hundredfold(*values: float | None) -> list[str]:
-    return ["" if value is None else f"{100 * value:.6g}" for value in values]
-
-
-def _mask_cells(mask: Mask | None, number: int) -> list[str]:
-    """The ``number`` cells of :func:`table_text` on one mask; empty where not measured."""
-    if mask is None:
-        return [""] * number
-    random = mask.random
-    drawn = [str(random.sets), *_hundredfold(random.mean, *random.interval)] if random else [""] * 4
-    return [
-        *_hundredfold(mask.delta, *mask.interval, mask.others_delta, *(mask.others_interval or (None, None))),
-        *drawn,
-        "" if mask.loss_delta is None else f"{mask.loss_delta:.6g}",
-        mask.verdict or "",
-    ]
+def _left_out(neurons: NeuronSet, label: str) -> str:
+    """The neurons that each step of the selection removed: ``3,020 beyond the number asked for``."""
+    recorded = neurons.provenance.get("select")
+    removed = recorded.get("removed") if isinstance(recorded, dict) else None
+    steps = removed.get(label) if isinstance(removed, dict) else None
+    if not isinstance(steps, dict):
+        return ""
+    return ", ".join(
+        f"{number:,} {STEPS.get(step, step)}" for step, number in steps.items() if isinstance(number, int) and number
+    )
 
 
 def _options(pieces: Pieces) -> list[tuple[str, list[dict[str, str]]]]:

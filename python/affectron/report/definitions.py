@@ -25,15 +25,22 @@ _VALIDATED = [
      "the label − mean of the rest| / |mean of all|, but the first ones of neurons that were selected by attribution. "
      "If the label's accuracy on dev has not dropped by the wanted amount, α and τ are raised, up to their caps; the "
      "last setting is used on test."),
-    ("Attenuation", "Dynamic: h′ = h · max(1 − α·|h|/M, 1 − α), by each token's own activation. Static: "
-     "h′ = h · (1 − α·A/M). A is the absolute mean, M the largest absolute activation under the label."),
+    ("Attenuation", "h′ = h · max(1 − α·|h|/M, 1 − α), by each token's own activation. M is a magnitude of the "
+     "activation under the label, its reference: the largest (max), its 0.99 quantile (q99) or its root mean square "
+     "(rms)."),
     ("Zero and mean mask", "The same neurons set to 0, or to their mean over all tokens of the task."),
-    ("Random sets", "As many neurons at each site, drawn at random, treated in the same way as each mask treats the "
-     "label's: what losing any neurons costs."),
-    ("Others' Δ", "Change of accuracy on the sentences of the task's other labels: how specific the mask is."),
+    ("Random sets", "As many neurons at each site, of similar RMS activation under the label, drawn from those that "
+     "were not selected for it and treated in the same way as the mask treats the label's: what losing any such "
+     "neurons costs. “0 of 219” is the number of sets under which accuracy falls at least as much, of those that were "
+     "ranked; more than the first ones are drawn only where the verdict depends on them."),
+    ("Δ others", "Change of accuracy on the sentences of the task's other labels: how specific the mask is."),
+    ("Δh", "Relative change of a typical activation of the masked neurons under the label. Where it is small, the mask "
+     "hardly acts, and that accuracy stays shows nothing."),
     ("Loss Δ", "Change of next-token loss on neutral text, in nats a token: what else the mask breaks."),
-    ("Intervals", "Those of a mask: 95 % bootstrap over test sentences. That of the random sets: the middle "
-     "95 % of the sets."),
+    ("p and adjusted p", "p: of no change of accuracy on the label's own sentences, McNemar's exact test, two-sided. "
+     "Adjusted: over all labels of the mask (Holm 1979); each mask is judged by itself."),
+    ("Intervals", "95 %: of a change on the same sentences by Tango (1998), of the difference between own and others "
+     "by Zou and Donner (2008)."),
 ]  # fmt: skip
 
 
@@ -79,8 +86,8 @@ def decisions(*, selected: bool, validated: bool) -> list[str]:
         choices.append("The optional screens of the selection (sign, effect size, false discovery rate, least count).")
     if validated:
         choices += [
-            "Whether attenuation is static or by each token: the notes leave it open.",
+            "Whether attenuation is static or by each token, and what it is relative to: the notes leave it open.",
             "Where α starts, its step and cap, the step and cap of the share, and the drop at which the loop stops.",
-            "The number of random sets and of bootstrap resamples, the prompts, and the neutral text.",
+            "The most random sets, the smallest effect that matters, the prompts, and the neutral text.",
         ]
     return choices

@@ -32,9 +32,11 @@ def methods(result: Methods) -> Section:
     section.text.append(
         f"Each method selects about {100 * options.top:.4g} % of all neurons for all labels of a task; all that it "
         "selects for a label is set to zero. The specific change is that on the label's own sentences less that on the "
-        "others'. The best method of a label is the one of the largest specific drop among those with the verdict "
-        "“specific”; it is read off the test split and describes this run."
+        "others'. Each method is judged by itself, its p values adjusted over the labels. The best method of a label "
+        "is the one of the largest specific drop among those with the verdict “specific”; it is read off the test "
+        "split and describes this run."
     )
+    section.text.append(words.best_claim(result))
     section.text.append(
         f"A curve zeroes the best {words.listing([str(number) for number in sorted(options.counts)])} neurons of a "
         "method's ranking. It ends early where the method gives the label fewer. Its area is the mean height over the "
@@ -151,9 +153,8 @@ def ablations(result: Ablations) -> Section:
     options = result.options
     section = Section("ablations", "Ablations")
     section.text.append(
-        f"On the test split; α = {options.alpha:g} where it is not swept, "
-        f"{count(options.random_sets, 'random set')} for every mask. The verdict follows the rule of the main "
-        f"table. {BAND}"
+        f"On the test split; α = {options.alpha:g} where it is not swept, relative to {options.reference}. The "
+        "verdict follows the rule of the main table, each setting judged by itself."
     )
     for sweep, (axis, meaning) in _SWEEPS.items():
         rows = [row for row in result.rows if row.sweep == sweep]

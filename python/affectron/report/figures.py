@@ -40,7 +40,7 @@ MASK_STYLE = {"adaptive": (VERMILLION, "o"), "zero": (BLUE, "s"), "mean": (GREEN
 
 def accuracy_figure(tasks: Mapping[str, TaskResult]) -> Drawing:
     """Accuracy change in points (x) by label (y): one panel a task, a mark with its interval for each mask, and behind
-    it the interval of the mask's random sets as a band with their mean as a line."""
+    it the range of the mask's first random sets as a band with their mean as a line."""
     tasks = {name: task for name, task in tasks.items() if task.results}
     results = [result for task in tasks.values() for result in task.results.values()]
     rows = [len(task.results) for task in tasks.values()]
@@ -58,10 +58,8 @@ def accuracy_figure(tasks: Mapping[str, TaskResult]) -> Drawing:
             if any(name in result.masks for result in results)
         ]
         if any(mask.random for result in results for mask in result.masks.values()):
-            handles.append(Patch(facecolor=BAND, label="random sets: 95 % interval"))
-            handles.append(
-                Line2D([], [], color="#777777", marker="|", markersize=11, linestyle="", label="random sets: mean")
-            )
+            handles.append(Patch(facecolor=BAND, label="first random sets: range"))
+            handles.append(Line2D([], [], color="#777777", marker="|", markersize=11, linestyle="", label="their mean"))
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4)
         return drawn(figure)
 
@@ -190,7 +188,7 @@ def trace_figure(results: Mapping[str, LabelResult], min_drop: float | None) -> 
             drops = [100 * step.dev_drop for step in result.trace]
             axes.plot(range(len(drops)), drops, color=BLUE, linewidth=1.5, marker="o", markersize=4, zorder=2)
             for position, step in enumerate(result.trace):
-                if (step.alpha, step.share) == (result.alpha, result.share):
+                if (step.reference, step.alpha, step.share) == (result.reference, result.alpha, result.share):
                     axes.plot(position, drops[position], color=VERMILLION, marker="o", markersize=7, zorder=3)
             # At most five ticks have room; the last round always has one.
             ticks = range(len(drops) - 1, -1, -max(1, -(-(len(drops) - 1) // 4)))
@@ -269,7 +267,7 @@ def _curve_panel(axes: Axes, label: str) -> None:
 
 def sweep_figure(rows: Mapping[str, Sequence[Effect | None]], settings: Sequence[str], axis: str) -> Drawing:
     """Change of accuracy in points (y) under each setting (x), one panel a label: a mark with its 95 % interval, and
-    a grey band that holds 95 % of the random sets.
+    a grey band over the range of the first random sets.
 
     Args:
         rows: label -> the effect of each setting, None where no neuron was masked.
@@ -303,7 +301,7 @@ def sweep_figure(rows: Mapping[str, Sequence[Effect | None]], settings: Sequence
         figure.supylabel("change of accuracy, points", fontsize=9)
         handles = [
             Line2D([], [], color=VERMILLION, marker="o", markersize=5.5, linewidth=1.6, label="the label's neurons"),
-            Patch(facecolor=BAND, label="random sets: 95 % interval, and mean"),
+            Patch(facecolor=BAND, label="first random sets: range and mean"),
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
         return drawn(figure)

@@ -76,11 +76,13 @@ def build_report(
     drawings = overview_figures(pieces)
     drawings |= {figure.name: figure.drawing for chapter in chapters for figure in chapter.figures}
     tables = [table for chapter in chapters for table in chapter.tables]
+    context = page_context(pieces, folder, overlaps)
     if pieces.validation and pieces.validation.results:
         caption = "Change of test accuracy under each mask"
-        tables.append(results_table(pieces.validation, "results", caption, VALIDATION))
+        results = results_table(pieces.validation, "results", caption, VALIDATION)
+        tables.append(results)
+        context["table_text"] = results.tsv()
 
-    context = page_context(pieces, folder, overlaps)
     context["figures"] = {
         name: _Inlined(number, inline(drawing.svg, f"f{number}", f"Figure {number}: {name}"), f"figure-{name}")
         for number, (name, drawing) in enumerate(drawings.items(), start=1)

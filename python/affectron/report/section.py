@@ -32,12 +32,21 @@ class Section:
 
 
 BAND = (
-    "The mark is the change of accuracy on the label's own test sentences, its line the 95 % bootstrap interval; the "
-    "grey band holds 95 % of the random sets matched in size at each layer, the line in it is their mean."
+    "The mark is the change of accuracy on the label's own test sentences, its line the 95 % interval. The grey band "
+    "spans the first random sets, from the lowest to the highest change, and the line in it is their mean."
 )
+#: Columns of an effect: those of its claim, and in a CSV all that was measured.
 EFFECT = (
-    Column("Δ own", "points"), Column("interval", "points interval"), Column("Δ others", "points"),
-    Column("random", "points"), Column("random interval", "points interval"), Column("verdict"),
+    Column("Δ own", "points"), Column("interval", "points interval"), Column("lost", "count", detail=True),
+    Column("gained", "count", detail=True), Column("p", "p"), Column("adjusted p", "p"),
+    Column("Δ others", "points"), Column("others interval", "points interval", detail=True),
+    Column("specific Δ", "points", detail=True), Column("specific interval", "points interval", detail=True),
+    Column("specific p", "p", detail=True), Column("Δ answers own", "points", detail=True),
+    Column("Δ answers others", "points", detail=True), Column("answers p", "p", detail=True),
+    Column("random", "beyond"), Column("random p", "p", detail=True),
+    Column("random mean", "points", detail=True), Column("random range", "points interval", detail=True),
+    Column("specific adjusted p", "p", detail=True), Column("Δh, %", "percent"), Column("verdict"),
+    Column("reason", "passage", detail=True),
 )  # fmt: skip
 
 
@@ -47,6 +56,9 @@ def effect_cells(effect: Effect | None) -> list[object]:
         return [None] * len(EFFECT)
     random = effect.random
     return [
-        effect.delta, effect.interval, effect.others_delta, random and random.mean, random and random.interval,
-        effect.verdict,
+        effect.delta, effect.interval, effect.lost, effect.gained, effect.p, effect.adjusted_p,
+        effect.others_delta, effect.others_interval, effect.specific_delta, effect.specific_interval,
+        effect.specific_p, effect.answers_delta, effect.others_answers_delta, effect.answers_p,
+        random and (random.beyond, random.sets), random and random.p, random and random.mean,
+        random and random.interval, effect.specific_adjusted_p, effect.relative_change, effect.verdict, effect.reason,
     ]  # fmt: skip

@@ -22,7 +22,7 @@ from affectron.experiments.results import (
 from affectron.report import effects, figures
 from affectron.report import text as words
 from affectron.report.pieces import Pieces, Result
-from affectron.report.section import Figure, Section
+from affectron.report.section import EFFECT, Figure, Section, effect_cells
 from affectron.report.tables import Column, Table
 
 
@@ -92,8 +92,7 @@ def _candidates(result: Candidates) -> Section:
         "under the label than under the rest of its task in the statistics that the neuron was selected from. AUROC "
         "compares every sentence with the label with every one without: it is the share of these pairs in which the "
         "difference has the direction that the neuron was selected for, ties counted half. Above 0.5 the neuron does "
-        "here what it was selected for, below 0.5 the opposite. The 95 % interval is from "
-        f"{count(options.bootstrap, 'resample')}; p is two-sided from "
+        "here what it was selected for, below 0.5 the opposite. The interval is of 95 %; p is two-sided from "
         f"{count(options.permutations, 'permutation')}, q adjusted by Benjamini and Hochberg over all neurons of "
         "all labels. Redundancy is the largest absolute correlation, of the same quantity, with a neuron higher in the "
         "label's list."
@@ -173,7 +172,7 @@ def _induction(result: Induction) -> Section:
         return section
     caption = (
         "Test sentences that do not carry the label: the share predicted as the label when β times its mean "
-        "activation is added to its neurons, with the 95 % bootstrap interval over sentences; dashed, the same "
+        "activation is added to its neurons, with the 95 % interval (Clopper and Pearson 1934); dashed, the same "
         "shift at random neurons, as many at each layer."
     )
     section.figures.append(Figure("induction", figures.induction_figure(curves, betas), caption))
@@ -206,7 +205,8 @@ def _cross_signal(result: CrossSignal) -> Section:
     section.text.append(
         f"ω times the mean activation under a label of {options.source} is added at the neurons of a label of "
         f"{options.target}. ω is chosen on dev for each pair, out of {omegas}; shown is the test split. A pair "
-        "helps where the change lies above the interval of the random sets and its own interval above zero."
+        "helps where accuracy rises, and the larger p of McNemar's test and of the rank among random sets, adjusted "
+        "over all pairs (Holm), is at most 0.05."
     )
     if not labels:
         section.text.append("No label has neurons.")
@@ -223,8 +223,8 @@ def _cross_signal(result: CrossSignal) -> Section:
     section.figures.append(Figure("cross-signal", drawing, caption))
     columns = (
         Column(options.source), Column(options.target), Column("ω"), Column("dev Δ", "points"),
-        Column("test Δ", "points"), Column("interval", "points interval"), Column("random", "points"),
-        Column("random interval", "points interval"), Column("helps"),
+        Column("test Δ", "points"), Column("interval", "points interval"), Column("p", "p"),
+        Column("random", "beyond"), Column("adjusted p", "p"), Column("helps"),
     )  # fmt: skip
     rows = []
     for name in names:
@@ -233,8 +233,8 @@ def _cross_signal(result: CrossSignal) -> Section:
             random = signal.random
             rows.append(
                 [
-                    device, name, signal.omega, max(signal.dev), signal.delta, signal.interval,
-                    random and random.mean, random and random.interval,
+                    device, name, signal.omega, max(signal.dev), signal.delta, signal.interval, signal.p,
+                    random and (random.beyond, random.sets), signal.adjusted_p,
                     None if signal.helps is None else words.plain(signal.helps),
                 ]
             )  # fmt: skip
@@ -282,31 +282,22 @@ def _associations(result: Associations) -> Section:
 
 
 def results_table(validation: Validation, name: str, caption: str, source: str) -> Table:
-    """The main table of a validation."""
+    """The main table of a validation, a row for each label and mask; a label without a mask has one row."""
     columns = (
-        Column("task"), Column("label"), Column("neurons", "count"), Column("masked", "count"),
-        Column("sentences", "count"), Column("baseline, %", "percent"),
-        *(
-            column
-            for mask in MASKS
-            for column in (Column(f"Δ {mask}", "points"), Column(f"{mask} interval", "points interval"))
-        ),
-        Column("random", "points"), Column("random interval", "points interval"), Column("Δ others", "points"),
-        Column("loss Δ", "number"), Column("adaptive is"), Column("zero is"),
+        Column("task", detail=True), Column("label"), Column("neurons", "count", detail=True),
+        Column("masked", "count", detail=True), Column("sentences", "count"), Column("baseline, %", "percent"),
+        Column("mask"), *EFFECT, Column("loss Δ", "number"),
     )  # fmt: skip
-    rows = []
+    rows: list[list[object]] = []
     for task, of_task in validation.tasks.items():
         for label, result in of_task.in_order():
-            adaptive, zeroed, _ = masks = [result.masks.get(mask) for mask in MASKS]
-            random = zeroed and zeroed.random
-            rows.append(
-                [
-                    task, label, result.selected, result.masked, result.sentences, result.baseline,
-                    *(cell for mask in masks for cell in (mask and mask.delta, mask and mask.interval)),
-                    random and random.mean, random and random.interval, zeroed and zeroed.others_delta,
-                    zeroed and zeroed.loss_delta, adaptive and adaptive.verdict, zeroed and zeroed.verdict,
-                ]
-            )  # fmt: skip
+            named = [task, label, result.selected, result.masked, result.sentences, result.baseline]
+            for mask in MASKS:
+                if mask in result.masks:
+                    effect = result.masks[mask]
+                    rows.append([*named, mask, *effect_cells(effect), effect.loss_delta])
+            if not result.masks:
+                rows.append([*named, None, *effect_cells(None), None])
     return Table(name, caption, columns, rows, source)
 
 
@@ -317,6 +308,6 @@ def _cross_dataset(other: Validation) -> Section:
         f"The same neurons, found on this run's corpus, validated on {corpus}: the feedback loop runs on its dev "
         "split, and its test split is shown. Columns and verdict are those of the main table."
     )
-    caption = f"Validation on {corpus}, each interval in a column of its own"
+    caption = f"Validation on {corpus}, with all that was measured in the CSV"
     section.tables.append(results_table(other, "cross-dataset", caption, CROSS_DATASET))
     return section

@@ -1,4 +1,4 @@
-"""Tables of the report in three forms: HTML cells, CSV and LaTeX."""
+"""Tables of the report in four forms: HTML cells, LaTeX, CSV and tab-separated text."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from affectron._internal.wording import p_value
 from affectron.report import text as words
 
-Kind = Literal["text", "passage", "count", "percent", "points", "number", "p", "interval", "points interval"]
+Kind = Literal["text", "passage", "count", "percent", "points", "number", "p", "interval", "points interval", "beyond"]
+#: Kinds of two values -> the names of their columns in a CSV, after the column's own.
+_PARTS: dict[Kind, tuple[str, str]] = {
+    "interval": ("low", "high"), "points interval": ("low", "high"), "beyond": ("beyond", "sets")
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,11 +27,14 @@ class Column:
     Attributes:
         name: its heading.
         kind: how its values are written. Fractions are shown as per cent or points; in a CSV they stay fractions. A
-            column of text may hold settings that are numbers, shown as they are; a passage is text of any length.
+            column of text may hold settings that are numbers, shown as they are; a passage is text of any length;
+            ``beyond`` is a number of random sets and that of all, as ``0 of 219``.
+        detail: it stands in the CSV and the tab-separated text alone.
     """
 
     name: str
     kind: Kind = "text"
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,34 +55,50 @@ class Table:
     rows: Sequence[Sequence[Any]]
     source: str
 
+    @property
+    def shown(self) -> list[Column]:
+        """The columns for a reader: all but details."""
+        return [column for column in self.columns if not column.detail]
+
     def cells(self) -> list[list[str]]:
         """The rows as text for a reader."""
         return [
-            [_shown(value, column.kind) for value, column in zip(row, self.columns, strict=True)] for row in self.rows
+            [_shown(value, column.kind) for value, column in zip(row, self.columns, strict=True) if not column.detail]
+            for row in self.rows
         ]
 
     def numeric(self) -> list[bool]:
-        """bool for each column: it has numbers, which are aligned to the right."""
-        return [column.kind not in ("text", "passage") for column in self.columns]
+        """bool for each column for a reader: it has numbers, which are aligned to the right."""
+        return [column.kind not in ("text", "passage") for column in self.shown]
 
     def csv(self) -> str:
         """The table as comma-separated values: numbers as they are in the source, text in quotes and never a formula.
         An interval takes two columns; a missing value is an empty cell."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        for line in self._lines():
+            writer.writerow([cell_text(cell) if isinstance(cell, str) else cell for cell in line])
+        return text.getvalue()
+
+    def tsv(self) -> str:
+        """The same as tab-separated text, without quotes: each text on one line."""
+        return "\n".join(
+            "\t".join(cell_text(" ".join(cell.split())) if isinstance(cell, str) else str(cell) for cell in line)
+            for line in self._lines()
+        )
+
+    def _lines(self) -> list[list[Any]]:
+        """Header and rows, a value of two parts as two cells, a missing one as empty text."""
         header: list[str] = []
         for column in self.columns:
-            header += [f"{column.name} low", f"{column.name} high"] if _is_interval(column) else [column.name]
+            header += [f"{column.name} {part}" for part in _PARTS.get(column.kind, ())] or [column.name]
         lines: list[list[Any]] = [header]
         for row in self.rows:
             line: list[Any] = []
             for value, column in zip(row, self.columns, strict=True):
-                line += (value or [None, None]) if _is_interval(column) else [value]
+                line += (value or ("", "")) if column.kind in _PARTS else ["" if _missing(value) else value]
             lines.append(line)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        for line in lines:
-            cells = ["" if _missing(value) else value for value in line]
-            writer.writerow([cell_text(cell) if isinstance(cell, str) else cell for cell in cells])
-        return text.getvalue()
+        return lines
 
     def latex(self) -> str:
         """The table as a LaTeX ``table`` with booktabs rules and the cells of :meth:`cells`."""
@@ -86,7 +110,7 @@ class Table:
             rf"\label{{tab:{self.name}}}",
         ]
         lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines.append(" & ".join(_escaped(column.name) for column in self.columns) + r" \\")
+        lines.append(" & ".join(_escaped(column.name) for column in self.shown) + r" \\")
         lines.append(r"\midrule")
         lines += [" & ".join(map(_escaped, row)) + r" \\" for row in self.cells()]
         lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
@@ -106,10 +130,6 @@ def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _is_interval(column: Column) -> bool:
-    return column.kind in ("interval", "points interval")
-
-
 def _shown(value: Any, kind: Kind) -> str:
     if _missing(value):
         return "–"
@@ -123,11 +143,13 @@ def _shown(value: Any, kind: Kind) -> str:
         case "number":
             return words.decimal(value, 3)
         case "p":
-            return "< 0.001" if value < 0.001 else words.decimal(value, 3)
+            return p_value(value)
         case "interval":
             return f"[{words.decimal(value[0], 3)}, {words.decimal(value[1], 3)}]"
         case "points interval":
             return words.pair((value[0], value[1]))
+        case "beyond":
+            return f"{value[0]:,} of {value[1]:,}"
         case _:
             return f"{value:g}" if isinstance(value, float) else str(value)
 

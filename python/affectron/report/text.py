@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from affectron._internal.files import digest
-from affectron._internal.wording import count
-from affectron.evaluation.verdicts import NO_EFFECT, SPECIFIC, UNSPECIFIC
+from affectron._internal.wording import count, p_value
+from affectron.evaluation.verdicts import LOWERS, RAISES, SPECIFIC, VERDICTS
 from affectron.experiments.results import Interval, LabelResult, Mask, Methods
 from affectron.report.averages import best_method, mean_curve
 from affectron.stats import PAIRS
@@ -106,6 +107,12 @@ def pair(interval: Interval) -> str:
     return f"[{points(interval[0])}, {points(interval[1])}]"
 
 
+def p_told(p: float) -> str:
+    """A p value in a sentence: ``p < 0.001`` or ``p = 0.0455``."""
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
 def listing(names: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
@@ -121,78 +128,85 @@ def layer_names(sites: Sequence[str]) -> tuple[str, list[str]]:
     return "site, in the order of the forward pass", [str(position) for position in range(len(sites))]
 
 
-#: Mask -> what it does to neurons, in the order in which a sentence tells of the masks.
-_TREATED = {"zero": "set to zero", "adaptive": "attenuated by the adaptive mask", "mean": "set to their mean"}
+#: Mask -> what it does to neurons, in the order in which masks are told of.
+_TREATED = {"zero": "set to zero", "mean": "set to their mean", "adaptive": "attenuated by the adaptive mask"}
 
 
-def label_sentence(result: LabelResult) -> str:
-    """One label's result under each mask against its control, in plain words (the label not named)."""
+def headline(results: Mapping[str, LabelResult]) -> str:
+    """The number of labels of each verdict, for each mask."""
+    told = []
+    for name in _TREATED:
+        verdicts = Counter(result.masks[name].verdict for result in results.values() if name in result.masks)
+        numbers = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in VERDICTS if verdicts[verdict])
+        if numbers:
+            told.append(f"{name} mask: {numbers}")
+    untested = sum(not result.masks for result in results.values())
+    if untested:
+        told.append(f"not tested {untested}")
+    return f"Verdicts on {count(len(results), 'label')}. {_sentence('; '.join(told))}"
+
+
+def claims(results: Mapping[str, LabelResult]) -> dict[str, str]:
+    """Label -> the strongest claim about its neurons over the masks, with the evidence (the label not named)."""
+    families = Counter(name for result in results.values() for name in result.masks)
+    return {label: _claim(result, families) for label, result in results.items()}
+
+
+def strongest(masks: Mapping[str, Mask]) -> str:
+    """The mask of the strongest verdict; among masks of the same verdict that of the smallest adjusted p, then of the
+    smallest p, then the one that changes the activations more."""
+
+    def rank(name: str) -> tuple[float, ...]:
+        mask = masks[name]
+        return VERDICTS.index(mask.verdict), mask.adjusted_p, mask.p, -(mask.relative_change or 0.0)
+
+    return min(masks, key=rank)
+
+
+def _claim(result: LabelResult, families: Mapping[str, int]) -> str:
+    """The strongest claim about one label; ``families`` has the number of labels that each mask was tested on."""
     if not result.selected:
-        return "no neuron was selected for it."
+        return "not tested: no neuron was selected for it."
     if not result.masks:
         return "not tested."
-    told = [f"{treated}, {_change(result.masks[name])}" for name, treated in _TREATED.items() if name in result.masks]
+    name = strongest(result.masks)
+    mask, labels = result.masks[name], count(families[name], "label")
+    every = count(result.selected, "neuron")
+    neurons = f"its {every}" if result.masked == result.selected else f"{result.masked:,} of its {every}"
+    evidence = [f"McNemar's {p_told(mask.p)}, adjusted over {labels} {p_told(mask.adjusted_p)}"]
+    if mask.verdict in (SPECIFIC, LOWERS, RAISES) and mask.others_delta is not None:
+        evidence.append(f"accuracy on the other labels changes by {points(mask.others_delta)} points")
+    if mask.verdict == SPECIFIC and mask.random is not None and mask.specific_adjusted_p is not None:
+        fall = f"{mask.random.beyond:,} of {count(mask.random.sets, 'random set')} fall as much"
+        evidence.append(
+            f"{fall}; the largest p of these comparisons, adjusted alike, {p_told(mask.specific_adjusted_p)}"
+        )
+    if mask.reason:
+        evidence.append(f"not shown to be specific: {mask.reason}" if mask.verdict == LOWERS else mask.reason)
     return (
-        f"from {percent(result.baseline)} on {count(result.sentences, 'test sentence')}, with {result.masked:,} of "
-        f"{count(result.selected, 'neuron')}: {'; '.join(told)}."
+        f"{mask.verdict}. With {neurons} {_TREATED[name]}, accuracy on its {count(result.sentences, 'test sentence')} "
+        f"changes from {percent(result.baseline)} by {points(mask.delta)} points ({span(mask.interval)}): "
+        f"{'; '.join(evidence)}."
     )
 
 
-def _change(mask: Mask) -> str:
-    """A mask's change in points, that of its random sets, and its verdict."""
-    change = f"{points(mask.delta)} points ({span(mask.interval)})"
-    if mask.random is None:
-        return f"{change}, without random sets to compare with"
-    random = f"{count(mask.random.sets, 'random set')} {points(mask.random.mean)}"
-    return f"{change}, {random}: {mask.verdict}"
+def _sentence(text: str) -> str:
+    """The text with a capital at its beginning and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."
 
 
-def headline(results: Mapping[str, LabelResult]) -> list[str]:
-    """A sentence for each mask with its verdicts over the labels, the mask with most specific effects first.
-
-    Args:
-        results: label -> result.
-    """
-    masks = {
-        name: {label: result.masks[name] for label, result in results.items() if name in result.masks}
-        for name in _TREATED
-    }
-    by_specific = sorted(
-        (name for name in masks if masks[name]),
-        key=lambda name: sum(mask.verdict == SPECIFIC for mask in masks[name].values()),
-        reverse=True,
-    )
-    return [f"Neurons {_TREATED[name]}: {_verdicts(masks[name])}." for name in by_specific]
-
-
-def _verdicts(masks: Mapping[str, Mask]) -> str:
-    """The labels of each verdict, and their mean change."""
-    parts: list[str] = []
-    for verdict in (SPECIFIC, UNSPECIFIC, NO_EFFECT, None):
-        labels = [label for label, mask in masks.items() if mask.verdict == verdict]
-        if labels:
-            of_all = f"{len(labels)} of {count(len(masks), 'label')}" if not parts else str(len(labels))
-            mean = sum(masks[label].delta for label in labels) / len(labels)
-            told = "no verdict, without random sets," if verdict is None else verdict
-            parts.append(f"{told} for {of_all} ({listing(labels)}; {points(mean)} points on average)")
-    return "; ".join(parts)
-
-
-def best_claim(result: Methods | None) -> list[str]:
-    """A sentence on the method whose neurons matter most, with the number of neurons at which they do; none without a
-    comparison of methods."""
-    if result is None:
-        return []
+def best_claim(result: Methods) -> str:
+    """A sentence on the method whose neurons matter most, with the number of neurons at which they do."""
     best = best_method(result)
     if best is None:
-        return ["No method's neurons matter more for their label's own sentences than for the others'."]
+        return "No method's neurons matter more for their label's own sentences than for the others'."
     point = min(mean_curve(result, best), key=lambda point: point.height.own - (point.height.others or 0.0))
     height, labels = point.height, sum(len(task.labels) for task in result.tasks.values())
     others = "" if height.others is None else f", on the other labels' by {points(height.others)}"
     random = "" if height.random is None else f"; with as many random neurons by {points(height.random)}"
-    return [
+    return (
         f"With each label's {count(point.masked, 'best neuron')} by {best} set to zero, accuracy on the label's own "
         f"test sentences changes by {points(height.own)} points{others}{random} (means over {count(labels, 'label')}). "
         "Method and number are those of the largest difference between own and others on these sentences, out of "
-        f"{count(len(result.options.methods), 'method')}."
-    ]
+        f"{count(len(result.options.methods), 'method')}: a description of this run and no estimate for another."
+    )
