@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick slow-list lint format docs bench fuzz sanitize gpu gpu-wheel matrix wheel clean another
+.PHONY: help demo test test-quick slow-list lint format docs bench fuzz sanitize gpu gpu-wheel matrix calibrate wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -100,6 +100,9 @@ gpu-wheel: ## on a machine without a GPU: build the wheel that `make gpu` instal
 
 matrix: $(VENV)/installed ## test other versions of torch and transformers; writes docs/compatibility.md
 	@$(BIN)/python tools/matrix.py
+
+calibrate: $(VENV)/installed ## examine selectors and verdicts on planted models; writes docs/calibration.md
+	@$(BIN)/python -m tools.calibrate
 
 fuzz: $(VENV)/installed ## fuzz the loaders for ten minutes, guided by coverage
 	@$(BIN)/pip install -q -c constraints.txt 'affectron[fuzz]'

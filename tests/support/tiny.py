@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tools.planted import make_tokenizer as make_tokenizer
 from torch import Tensor, nn
 
 VOCABULARY = 97
@@ -92,19 +92,6 @@ def build(family: str, seed: int = 0, **config) -> nn.Module:
             if parameter.dim() == 2:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
     return model.eval()
-
-
-def make_tokenizer(bos: bool | None = True, words: int = 60) -> transformers.PreTrainedTokenizerFast:
-    """A word a token, ``w0`` to ``w59`` as 3 to 62; ``<s>`` goes before each text. ``bos``: whether the tokenizer puts
-    it there by itself; None: it has no such token."""
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(words))])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    if bos:
-        backend.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token=None if bos is None else "<s>", eos_token="</s>"
-    )
 
 
 def site_names(family: str) -> list[str]:
