@@ -34,8 +34,8 @@ SCORE = "attribution_moderated"
 COUNT, TOP = 64, 0.2
 #: Attribution reads one sentence in this many of the train split.
 PART = 8
-#: Largest number of sentences a label and split, and number of random sets: below the defaults, to end in a minute.
-LIMIT, RANDOM_SETS = 30, 8
+#: Largest number of sentences a label and split: below the default, to end in a minute.
+LIMIT = 48
 #: Points of the curve of effect over neurons.
 COUNTS = (4, 16, 64)
 #: The steered text: the share of the neurons that are shifted, by how much, and what is continued.
@@ -119,16 +119,12 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     begin("compare", "set to zero what attribution and activation entropy select, against random neurons")
     exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=LIMIT)
     methods = compare_methods(
-        exam, neurons, stats, attributions, methods=(SCORE, "paper"), top=TOP, counts=COUNTS,
-        random_sets=RANDOM_SETS, progress=progress,
-    )  # fmt: skip
+        exam, neurons, stats, attributions, methods=(SCORE, "paper"), top=TOP, counts=COUNTS, progress=progress
+    )
     methods.save(folder / findings_file(methods.kind))
 
     begin("validate", "weaken each label's neurons, against zero, mean and random masks")
-    validation = validate(
-        model, tokenizer, corpus, neurons, stats, prompts=PROMPTS, random_sets=RANDOM_SETS, limit=LIMIT,
-        progress=progress,
-    )  # fmt: skip
+    validation = validate(model, tokenizer, corpus, neurons, stats, prompts=PROMPTS, limit=LIMIT, progress=progress)
     validation.save(folder / VALIDATION)
 
     begin("steer", "write with and without a shift towards each emotion")
