@@ -180,7 +180,7 @@ class Measured:
 
     @property
     def below_others(self) -> bool:
-        """Whether accuracy and the share of answers with the label change less on own sentences than on the others."""
+        """Whether accuracy and the share of answers with the label fall more on own sentences than on the others."""
         change = self.change
         if change.specific_delta is None or change.others_answers_delta is None:
             return True
