@@ -80,7 +80,7 @@ def test_large_samples_lose_little_to_the_bound() -> None:
 
 @pytest.fixture(scope="module")
 def observed(shared: Path) -> dict[str, Array]:
-    """What is observed -> its value at every neuron in each of 60 sentences a label, [360, N]: each sentence has a
+    """Quantity -> its value at every neuron in each of 60 sentences a label, [360, N]: each sentence has a
     label of its own."""
     by_label: dict[str, list[str]] = {label: [] for label in LABELS}
     with (shared / "data" / "core" / "data.jsonl").open(encoding="utf-8") as lines:

@@ -46,7 +46,7 @@ MODELS, SEED = 20, 0
 
 @dataclass(frozen=True)
 class Measured:
-    """What the selectors read: statistics of the train split, over tokens and over sentences, and attributions."""
+    """Input of the selectors: statistics of the train split, over tokens and over sentences, and attributions."""
 
     tokens: ActivationStats
     sentences: ActivationStats

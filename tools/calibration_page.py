@@ -29,7 +29,7 @@ Verdicts: TypeAlias = Counter[tuple[str, str, str]]
 
 
 class Found(NamedTuple):
-    """What a selector took: the number of neurons, and how many are causal or decoys of their label."""
+    """Neurons that a selector took: their number, and how many are causal or decoys of their label."""
 
     selected: int
     causal: int

@@ -42,7 +42,7 @@ def measured(
     random: tuple[int, int] | None = (0, 199),
     answers: tuple[float, float, float] = (-0.3, 0.0, 0.001),
 ) -> Measured:
-    """What a mask does; ``random`` is the number of sets beyond, and of all."""
+    """Effect of a mask; ``random`` is the number of sets beyond, and of all."""
     change = Change(
         accuracy=0.5, delta=own.change, interval=own.interval(), lost=own.lost, gained=own.gained, p=own.p(),
         others_delta=others and others.change, others_interval=others and others.interval(),

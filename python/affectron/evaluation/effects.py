@@ -252,7 +252,7 @@ def measure(
 
 
 def _changes(exam: Exam, trials: Sequence[Trial]) -> list[Measured]:
-    """What the masks of a label do, without random sets."""
+    """Measure the masks of a label, without random sets."""
     ranked = trials[0].ranked
     asked = exam.questions(exam.test, ranked.task)
     own, others = asked.own(ranked.target), asked.others(ranked.target)
@@ -284,7 +284,7 @@ def _changes(exam: Exam, trials: Sequence[Trial]) -> list[Measured]:
 
 
 def _compared(exam: Exam, trial: Trial, measured: Measured, most: int, claimed: bool, sign: int) -> Measured:
-    """What was measured, with its random sets: the first ones, and all that the claim needs."""
+    """Add random sets to what was measured: the first ones, and all that the claim needs."""
     draws = trial.draws
     most = min(most, len(draws)) if draws else 0
     if not draws:
