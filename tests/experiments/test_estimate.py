@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -116,16 +117,21 @@ def test_effects_are_those_of_a_hook_and_the_summary_follows(
         assert estimated.ratio == pytest.approx(sums[0] / sums[1])
 
 
-def test_attributions_are_close_to_effects_on_the_same_sentences(neurons: NeuronSet) -> None:
-    """To first order: on the sentences that were attributed, a small model's effects follow the attributions."""
+@pytest.mark.parametrize("seed", range(5))
+def test_attributions_are_close_to_effects_on_the_same_sentences(seed: int) -> None:
+    """To first order: where neurons write little, so that the metric is nearly linear in each, effects follow the
+    attributions of the same sentences, whichever neurons are drawn."""
+    model = copy.deepcopy(MODEL)
+    with torch.no_grad():
+        for site in SITES:
+            model.get_submodule(site).down_proj.weight *= 0.05
     dev = CORPUS.where(split="dev")
-    same = attributions_by_autograd(MODEL, TOKENIZER, dev, SITES, screen(MODEL, TOKENIZER, dev).provenance)
-    correlations = []
-    for seed in range(5):  # other neurons beside the selected ones; a strong one may be far from first order
-        exam = Exam(MODEL, TOKENIZER, CORPUS, prompts={"mood": "{bos}{text}"}, allow_overlap=True, seed=seed)
-        correlations += [one.correlation for one in check_estimate(exam, neurons, same).tasks["mood"].values()]
-    assert None not in correlations
-    assert np.median(correlations) > 0.95
+    same = attributions_by_autograd(model, TOKENIZER, dev, SITES, screen(model, TOKENIZER, dev).provenance)
+    exam = Exam(model, TOKENIZER, CORPUS, prompts={"mood": "{bos}{text}"}, allow_overlap=True, seed=seed)
+    for estimated in check_estimate(exam, select(same, count=9, score="attribution_t"), same).tasks["mood"].values():
+        assert estimated.correlation is not None
+        assert estimated.correlation > 0.95
+        assert estimated.ratio == pytest.approx(1, abs=0.05)
 
 
 def test_what_is_undefined_is_none(exam: Exam, neurons: NeuronSet, attributions: ActivationStats) -> None:
