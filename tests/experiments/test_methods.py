@@ -142,6 +142,27 @@ def test_a_selection_and_each_point_have_their_own_random_sets(neurons: NeuronSe
     assert all({site: len(part.index) for site, part in p.sites.items()} in masks for p in random)
 
 
+def test_a_point_that_several_methods_have_in_common_is_asked_once(neurons: NeuronSet, stats: ActivationStats) -> None:
+    script = Scripted()
+    exam = Exam(MODEL, TOKENIZER, CORPUS, evaluator=script)
+    counts, names = (1, 3, 9), ("paper_raw", "effect_size", "npti")
+    options: dict[str, Any] = {"task": "tone", "top": 0.02, "random_sets": 0}
+    result = compare_methods(exam, neurons, stats, methods=names, counts=counts, **options)
+    rankings = {name: select_by({"activation": stats}, name, "tone", count=9) for name in names}
+    selected = {name: select_by({"activation": stats}, name, "tone", top=0.02) for name in names}
+    shared = 0
+    for label, of_label in result.tasks["tone"].labels.items():
+        points = [
+            frozenset(neuron[:2] for neuron in rankings[name][label][: point.masked])
+            for name in names
+            for point in of_label.methods[name].curve.points
+        ]
+        shared += len(points) - len(set(points))
+        asked = [p for p in script.programs if p is not None and p.name == f"zero {label}"]
+        assert len(asked) == len(set(points)) + sum(len(selected[name][label]) > 0 for name in names)
+    assert shared
+
+
 def test_attributions_are_read_where_they_are_given(
     exam: Exam, neurons: NeuronSet, stats: ActivationStats, attributions: ActivationStats
 ) -> None:

@@ -144,16 +144,20 @@ def _united(exam: Exam, stats: ActivationStats, label: str, selected: Mapping[st
 def _curves(
     exam: Exam, ranked: Ranked, rankings: Mapping[str, Sequence[NeuronList]], rng: np.random.Generator
 ) -> dict[str, Curve]:
-    """The curve of each method: what zeroing each of its nested sets does, and random sets in their place."""
+    """The curve of each method: the effect of zeroing each of its nested sets, and random sets in their place.
+
+    A set that several methods have in common is zeroed once.
+    """
     asked = exam.questions(exam.test, ranked.task)
     own, others = asked.own(ranked.target), asked.others(ranked.target)
-    sets = [neurons for nested in rankings.values() for neurons in nested]
+    distinct = {_members(neurons): neurons for nested in rankings.values() for neurons in nested}
+    sets = list(distinct.values())
     drawn = [ranked.draw(neurons, CURVE_SETS, rng) for neurons in sets]
     before = asked.right(asked.unmasked)
     after = asked.right(asked.ask([zero(neurons) for neurons in sets])) - before
     controls = [zero(draws[position]) for draws in drawn if draws for position in range(len(draws))]
     random = iter((asked.right(asked.ask(controls, own), own) - before[own]).mean(axis=1).tolist())
-    points = iter(
+    points = (
         CurvePoint(
             len(neurons),
             Heights(
@@ -164,7 +168,10 @@ def _curves(
         )
         for neurons, draws, change in zip(sets, drawn, after, strict=True)
     )
-    return {method: _curve(tuple(next(points) for _ in nested)) for method, nested in rankings.items()}
+    of_set = dict(zip(distinct, points, strict=True))
+    return {
+        method: _curve(tuple(of_set[_members(neurons)] for neurons in nested)) for method, nested in rankings.items()
+    }
 
 
 def _compared(
