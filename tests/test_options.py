@@ -104,6 +104,13 @@ def test_a_table_of_a_run_has_every_option_of_its_step(table: str) -> None:
         (Validate, {"reference": "rms"}, "reference is 'rms', expected a list of at least 1, each one of max, q99"),
         (Validate, {"random_sets": True}, "random_sets is True, expected an integer of at least 0"),
         (Evaluate, {"evaluator": "linear_probe", "prompts": {"a": "{text}"}}, "prompts go with 'label_likelihood'"),
+        (Evaluate, {"calibrate": "all"}, "calibrate is 'all', expected one of none, content_free, train"),
+        (
+            Evaluate,
+            {"evaluator": "linear_probe", "calibrate": "train"},
+            "calibrate is 'train', which goes with 'label_",
+        ),
+        (Evaluate, {"calibrate": "train", "test": "train"}, "the splits are dev 'dev', test 'train', train 'train'"),
         (Evaluate, {"evaluator": "linear_probe", "train": "dev"}, "the splits are dev 'dev', test 'test', train 'dev'"),
         (Induce, {"betas": (1.0, float("nan"))}, "betas[1] is nan, expected a finite number"),
         (CrossSignal, {"omegas": ()}, "omegas is (), expected a list of at least 1"),

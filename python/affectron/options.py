@@ -14,6 +14,7 @@ from affectron._internal.checks import SHARE, UNIT, Each, Finite, OneOf, Positiv
 from affectron._internal.names import (
     ACTIVE_RULES,
     BASELINES,
+    CALIBRATIONS,
     DEFAULT_TASK,
     DTYPES,
     EVALUATORS,
@@ -27,6 +28,7 @@ from affectron._internal.names import (
     REFERENCES,
     RMS,
     TOKEN_RULES,
+    TRAIN,
 )
 from affectron._internal.options import REQUIRED, Options, option, same
 from affectron.errors import InputError
@@ -286,6 +288,11 @@ class Ask(Options):
         {}, "Question for a task's label, with {text} and perhaps {bos} in it; \\n is a line break. One a task; "
         "without: in words.", flag="prompt", metavar="TASK=TEMPLATE", template=True,
     )  # fmt: skip
+    calibrate: str = option(
+        "none", "Subtract from each label's score its mean over texts without content (content_free), or over "
+        "sentences of the train split, in attribution of the corpus (train).",
+        OneOf(CALIBRATIONS), origin="Zhao et al. 2021: content_free",
+    )  # fmt: skip
 
     def check_together(self) -> None:
         if isinstance(self.evaluator, str):
@@ -294,6 +301,11 @@ class Ask(Options):
             check_template(f"prompts.{task}", prompt)
         if self.prompts and self.evaluator != LABEL_LIKELIHOOD:
             raise InputError(f"prompts go with {LABEL_LIKELIHOOD!r}, and the evaluator is {self.evaluator!r}")
+        if self.calibrate != Ask.calibrate and self.evaluator != LABEL_LIKELIHOOD:
+            raise InputError(
+                f"calibrate is {self.calibrate!r}, which goes with {LABEL_LIKELIHOOD!r}, and the evaluator is "
+                f"{self.evaluator!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -340,7 +352,7 @@ class Evaluate(Ask):
 
     dev: str = option("dev", "Split that choices are made on.", origin=_NOTES)
     test: str = option("test", "Split that is reported.", origin=_NOTES)
-    train: str = option("train", "Split that a probe is fitted on.")
+    train: str = option("train", "Split that a probe is fitted on, or the labels are calibrated on.")
     limit: int | None = option(None, "Sentences of a label in a split at most.", Whole(1))
     where: str = option(
         "all", "Positions at which masks act: all, the text's own tokens, or the rest of the prompt.", OneOf(POSITIONS)
@@ -355,7 +367,7 @@ class Evaluate(Ask):
     @property
     def splits(self) -> dict[str, str]:
         """Role -> split, of the splits that the evaluator reads."""
-        trains = getattr(self.evaluator, "trains", self.evaluator == LINEAR_PROBE)
+        trains = getattr(self.evaluator, "trains", self.evaluator == LINEAR_PROBE or self.calibrate == TRAIN)
         return {"dev": self.dev, "test": self.test} | ({"train": self.train} if trains else {})
 
 

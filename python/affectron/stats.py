@@ -34,7 +34,7 @@ SCREENED = "screened"
 #: Fields of the provenance that two statistics must agree on to be merged.
 SAME_TO_MERGE = (
     *SAME_MODEL, "kind", "tokens", "active", "dtype", "template", "added_bos", "count_special", "metric", "evaluator",
-    "prompts", "positions", "baseline", "baseline_means",
+    "prompts", "calibrate", "positions", "baseline", "baseline_means",
 )  # fmt: skip
 
 #: Values of ``kind`` in the provenance: statistics of activations, or of attributions, one observation a sentence.

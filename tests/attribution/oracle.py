@@ -104,18 +104,30 @@ class Plain:
         self.model.zero_grad()
         return Truth(truth, size)
 
-    def answer(self, sentence: Sentence, task: str, labels: Sequence[str], prompt: str, tokenizer: Any) -> Truth:
-        """Log P of the sentence's labels: a forward for each label of the task."""
-        words = len(sentence.text.split())
+    def scores(self, text: str, labels: Sequence[str], prompt: str, tokenizer: Any) -> Tensor:
+        """The mean log-likelihood of each label after a text: a forward for each."""
+        words = len(text.split())
         scores = []
         for label in labels:
-            whole = tokenizer(prompt.format(bos="<s>", text=sentence.text) + " " + label, add_special_tokens=False)
+            whole = tokenizer(prompt.format(bos="<s>", text=text) + " " + label, add_special_tokens=False)
             length = len(label.split())
             ids = whole["input_ids"]
             logits = self.forward(ids[:-1], range(BEFORE, BEFORE + words)).logits.double()[0, -length:]
             found = logits.log_softmax(-1)[torch.arange(length), torch.tensor(ids[-length:])]
             scores.append(found.mean())
-        p = torch.stack(scores).softmax(0)
+        return torch.stack(scores)
+
+    def offsets(self, texts: Sequence[str], labels: Sequence[str], prompt: str, tokenizer: Any) -> Tensor:
+        """The mean of the scores of each label over texts."""
+        means = torch.stack([self.scores(text, labels, prompt, tokenizer).detach() for text in texts]).mean(0)
+        self._seen.clear()
+        return means
+
+    def answer(
+        self, sentence: Sentence, labels: Sequence[str], prompt: str, tokenizer: Any, offsets: Tensor | float = 0.0
+    ) -> Truth:
+        """Log P of the sentence's labels, their scores less ``offsets``."""
+        p = (self.scores(sentence.text, labels, prompt, tokenizer) - offsets).softmax(0)
         return self.attributed(sum(p[labels.index(label)] for label in sentence.labels if label in labels).log())
 
     def likelihood(self, sentence: Sentence, tokenizer: Any) -> Truth:
@@ -141,7 +153,7 @@ def watching_family(family: Family) -> Callable[[Any], Watch]:
 def answers(plain: Plain, corpus: Corpus, tokenizer: Any, prompts: dict[str, str] = PROMPTS) -> dict[str, list[Truth]]:
     """Task -> the truths of its sentences, in the order of the corpus."""
     return {
-        task: [plain.answer(sentence, task, labels, prompts[task], tokenizer) for sentence in corpus.where(task=task)]
+        task: [plain.answer(sentence, labels, prompts[task], tokenizer) for sentence in corpus.where(task=task)]
         for task, labels in corpus.tasks.items()
     }
 

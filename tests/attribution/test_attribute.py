@@ -110,6 +110,24 @@ def test_attributions_of_the_margin_of_a_probe(family: str, monkeypatch: pytest.
     check(found, CORPUS, truths)
 
 
+@pytest.mark.parametrize("calibrate", ["content_free", "train"])
+def test_attributions_of_the_calibrated_answer(calibrate: str) -> None:
+    model = build("llama")
+    found = run(model, calibrate=calibrate)
+    plain = Plain(model, watching_tiny("llama"))
+    truths: dict[str, list[Truth]] = {}
+    for task, labels in CORPUS.tasks.items():
+        sentences = list(CORPUS.where(task=task))
+        kept = [one.text for number, one in enumerate(sentences) if number % 5]  # every fifth is held out
+        texts = kept if calibrate == "train" else ["N/A", "[MASK]", ""]
+        offsets = plain.offsets(texts, labels, PROMPTS[task], TOKENIZER)
+        recorded = found.provenance["offsets"][task]
+        assert recorded == pytest.approx(dict(zip(labels, offsets.tolist(), strict=True)), rel=1e-5)
+        truths[task] = [plain.answer(one, labels, PROMPTS[task], TOKENIZER, offsets) for one in sentences]
+    assert found.provenance["calibrate"] == calibrate
+    check(found, CORPUS, truths)
+
+
 def test_batches_change_attributions_by_rounding_alone() -> None:
     model = build("llama")
     one = run(model, batch_tokens=1)

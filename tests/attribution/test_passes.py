@@ -47,7 +47,14 @@ def stopped(model: Any, forward: int) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("forward", "options"),
-    [(2, {}), (7, {}), (14, {}), (1, {"metric": "text", "prompts": None}), (4, {"metric": "text", "prompts": None})],
+    [
+        (2, {}),
+        (7, {}),
+        (14, {}),
+        (14, {"calibrate": "train"}),
+        (1, {"metric": "text", "prompts": None}),
+        (4, {"metric": "text", "prompts": None}),
+    ],
 )
 def test_a_resumed_attribution_gives_the_same_bits(tmp_path: Path, forward: int, options: dict[str, Any]) -> None:
     model, folder = build("llama"), tmp_path / "shards"
@@ -81,6 +88,7 @@ def other_baseline(model: Any) -> dict[str, Any]:
         ("baseline", other_baseline),
         ("prompts.kind", lambda _: {"prompts": {**PROMPTS, "kind": "{bos}w2 {text} w2 w3"}}),
         ("evaluator", lambda _: {"evaluator": "linear_probe", "prompts": None}),
+        ("calibrate", lambda _: {"calibrate": "train"}),
         ("batch_tokens", lambda _: {"batch_tokens": 65}),
         ("shards", lambda _: {"shards": 4}),
         ("corpus_order", lambda _: {"corpus": make_corpus(39)}),
@@ -149,6 +157,13 @@ def test_attributions_of_two_corpora_merge(tmp_path: Path) -> None:
         assert (np.abs(one.mean - other.mean) <= 1e-6 * np.maximum(np.sqrt(other.var), np.abs(other.mean))).all()
 
 
+def test_folds_have_the_offsets_of_the_whole() -> None:
+    options, ask = Attribute(batch_tokens=64), Ask(prompts=PROMPTS, calibrate="train")
+    folds = attribute_folds(build("llama"), TOKENIZER, CORPUS, 3, options, ask)
+    whole = run(build("llama"), None, calibrate="train")
+    assert [fold.provenance["offsets"] for fold in folds] == [whole.provenance["offsets"]] * 3
+
+
 @pytest.mark.parametrize(
     ("field", "options"),
     [
@@ -156,6 +171,7 @@ def test_attributions_of_two_corpora_merge(tmp_path: Path) -> None:
         ("positions", {"positions": "text"}),
         ("prompts", {"prompts": {**PROMPTS, "kind": "{bos}w2 {text} w2 w3"}}),
         ("evaluator", {"evaluator": "linear_probe", "prompts": None}),
+        ("calibrate", {"calibrate": "content_free"}),
         ("baseline", {"baseline": "mean"}),
     ],
 )

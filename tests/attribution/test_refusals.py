@@ -36,6 +36,10 @@ def refused(model: Any, corpus: Corpus = CORPUS, tokenizer: Any = TOKENIZER, **o
         ({"prompts": {"mood": "{text} is"}}, "prompts has task 'mood', expected way"),
         ({"prompts": {"way": "no place"}}, "'no place'"),
         ({"prompts": PROMPTS, "evaluator": "linear_probe"}, "prompts go with 'label_likelihood'"),
+        (
+            {"calibrate": "train", "evaluator": "linear_probe"},
+            "calibrate is 'train', which goes with 'label_likelihood'",
+        ),
         ({"metric": "text", "baseline": "mean"}, "baseline is 'mean', and the metric 'text' keeps the gradient"),
         ({"baseline": "mean"}, "baseline is 'mean' and stats is not given; expected stats with 'mean' alone"),
         ({"shards": 10}, "shards is 10, expected 1 to 9"),

@@ -26,6 +26,9 @@ CASES: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "shards": (whole, "llama", {"prompts": PROMPTS}),
     "tensor": (tensor_parallel, "llama", {"prompts": PROMPTS}),
     "tensor again": (tensor_parallel, "phi3", {"prompts": PROMPTS, "recompute": True}),
+    "shards calibrated": (whole, "llama", {"prompts": PROMPTS, "calibrate": "train"}),
+    "tensor calibrated": (tensor_parallel, "llama", {"prompts": PROMPTS, "calibrate": "content_free"}),
+    "sharded calibrated": (fully_sharded, "llama", {"prompts": PROMPTS, "calibrate": "train"}),
     "tensor probe": (tensor_parallel, "llama", {"evaluator": "linear_probe"}),
     "sharded": (fully_sharded, "llama", {"prompts": PROMPTS}),
     "sharded text": (fully_sharded, "llama", {"metric": "text", "recompute": True}),
@@ -49,11 +52,14 @@ def test_processes_give_the_attributions_of_one(tmp_path: Path) -> None:
     models = {family: save_model(tmp_path, family) for family in ("llama", "phi3")}
     succeed(start_group(2, tmp_path / "store", measure, tmp_path, str(tmp_path / "{rank}")))
     for rank in range(2):
-        for case, (_, family, options) in CASES.items():
+        for case, (load, family, options) in CASES.items():
             one = run(whole(models[family]), None, options)
             found = ActivationStats.load(tmp_path / f"{rank} {case}")
-            if case == "shards":
+            if load is whole:
                 same_bits(found, one)
+                assert found.provenance == one.provenance
+            offsets = [stats.provenance.pop("offsets", {}) for stats in (found, one)]
+            assert offsets[0] == {task: pytest.approx(of_task, rel=1e-6) for task, of_task in offsets[1].items()}
             alike(found, one)
         one = attribute_pairs(whole(models["llama"]), TOKENIZER, PAIRS, batch_tokens=64)
         alike(ActivationStats.load(tmp_path / f"{rank} pairs"), one)

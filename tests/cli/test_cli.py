@@ -577,6 +577,10 @@ def listing(folder: Path) -> list[Path]:
             lambda f: validate(f, "--evaluator", "oracle"),
             "evaluator is 'oracle', expected one of label_likelihood",
         ),
+        (
+            lambda f: validate(f, "--evaluator", "linear_probe", "--calibrate", "train"),
+            "calibrate is 'train', which goes with 'label_likelihood', and the evaluator is 'linear_probe'",
+        ),
         (lambda f: validate(f, "--stats", f / "absent"), "absent"),
         (lambda f: steer(f, "--label", "envy"), "label 'envy' .*anger.*calm.*joy"),
         (lambda f: steer(f, "--label", "joy", "--share", 0), r"share is 0.0, .*\(0, 1\]"),

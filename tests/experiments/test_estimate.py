@@ -165,6 +165,7 @@ def test_the_probe_s_metric_is_its_margin(neurons: NeuronSet, attributions: Acti
         ("metric", "text", "the attributions have metric 'text', expected 'answer'"),
         ("baseline", "mean", "the attributions have baseline 'mean', expected 'zero'"),
         ("evaluator", "linear_probe", "the attributions have evaluator 'linear_probe', expected 'label_likelihood'"),
+        ("calibrate", "train", "the attributions have calibrate 'train', expected 'none'"),
         ("kind", "activation", "attributions are statistics of activations, expected of attributions"),
     ],
 )

@@ -10,6 +10,9 @@ ACTIVE_RULES = ("gate", "product")
 LONG_TEXTS = ("truncate", "windows")
 #: Method by which a model is asked for a label.
 LABEL_LIKELIHOOD, LINEAR_PROBE = EVALUATORS = ("label_likelihood", "linear_probe")
+#: Texts over which a label's offset is its mean score: none, texts without content, or sentences of the train split.
+CONTENT_FREE, TRAIN = ("content_free", "train")
+CALIBRATIONS = ("none", CONTENT_FREE, TRAIN)
 #: Number of a sentence that attribution differentiates: of the label that is asked for, or of the text itself.
 METRICS = ("answer", "text")
 #: Given tokens of a model: all, the text's own inside a prompt, or the rest of the prompt.

@@ -49,6 +49,7 @@ def attribute(
     metric: str = Attribute.metric,
     evaluator: str | Evaluator = Ask.evaluator,
     prompts: Mapping[str, str] | None = None,
+    calibrate: str = Ask.calibrate,
     positions: str = Attribute.positions,
     baseline: str = Attribute.baseline,
     stats: ActivationStats | None = None,
@@ -74,7 +75,7 @@ def attribute(
 
     As :func:`affectron.screen` it is shared out by torch.distributed, kept in ``checkpoint``, and resumed, with the
     same result. A probe is fitted on the sentences that are attributed (20,000 of a task at most), of which every fifth
-    chooses its penalty.
+    chooses its penalty. ``calibrate="train"`` takes its sentences from the others of them.
 
     Args:
         model: a causal language model, or with ``linear_probe`` any model that :func:`affectron.screen` serves.
@@ -97,7 +98,7 @@ def attribute(
         checkpoint_minutes=checkpoint_minutes, resume=resume, metric=metric, positions=positions, baseline=baseline,
         batch_tokens=batch_tokens, recompute=recompute,
     )  # fmt: skip
-    ask = Ask(evaluator=evaluator, prompts=dict(prompts or {}))
+    ask = Ask(evaluator=evaluator, prompts=dict(prompts or {}), calibrate=calibrate)
     attribution = _Attribution(model, tokenizer, corpus, options, ask, stats)
     found = attribution.of(corpus, EventLog(log) if isinstance(log, (str, Path)) else log, progress)
     check_finite([found])
@@ -166,7 +167,7 @@ class _Attribution:
             self.metrics[None] = TextMetric(model, tokenizer)
             self.batch_tokens = most_tokens(model, options.batch_tokens)
         else:
-            evaluator = make_evaluator(ask.evaluator, ask.prompts)
+            evaluator = make_evaluator(ask)
             with evaluating(model):
                 for task in corpus.tasks:
                     self.metrics[task] = _answer_metric(model, tokenizer, corpus.where(task=task), task, evaluator)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from affectron.corpus import Sentence
 from affectron.evaluation.batched import AS_IT_IS, Integers, Programs
 from affectron.evaluation.label_likelihood import LabelLikelihood
 from affectron.evaluation.linear_probe import LinearProbe
+from affectron.options import Ask
 
 
 class Classifier(Protocol):
@@ -51,8 +52,9 @@ class Evaluator(Protocol):
         """Prepare sentences for a classifier, which is called any number of times and with any selection of them."""
 
 
-def make_evaluator(evaluator: str | Evaluator, prompts: Mapping[str, str]) -> Evaluator:
-    """The evaluator of a name, or ``evaluator`` itself; ``prompts`` are those of ``label_likelihood``."""
-    if not isinstance(evaluator, str):
-        return evaluator
-    return LabelLikelihood(prompts) if evaluator == LabelLikelihood.name else LinearProbe()
+def make_evaluator(ask: Ask) -> Evaluator:
+    """The evaluator that ``ask`` names, or the one that it holds."""
+    if not isinstance(ask.evaluator, str):
+        given: Evaluator = ask.evaluator
+        return given
+    return LabelLikelihood(ask.prompts, ask.calibrate) if ask.evaluator == LabelLikelihood.name else LinearProbe()

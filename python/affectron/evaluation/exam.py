@@ -42,9 +42,11 @@ class Exam:
         corpus: sentences with splits, not narrowed to one split.
         evaluator: ``label_likelihood``, ``linear_probe``, or an :class:`~affectron.evaluation.evaluators.Evaluator`.
         prompts: task -> template, for ``label_likelihood``.
+        calibrate: what ``label_likelihood`` subtracts from each label's score: ``none``, or its mean over texts
+            without content (``content_free``) or over sentences of the train split (``train``).
         dev: the split on which choices are made.
         test: the split that is reported.
-        train: the split on which a probe is fitted; not read otherwise.
+        train: the split on which a probe is fitted or labels are calibrated; not read otherwise.
         limit: most sentences of a label in a split, chosen at random; all if None.
         where: given tokens at which programs act: ``all``, the ``text``'s own, or those of the ``prompt`` around it. An
             evaluator is then given schedules, and has to say in each forward which tokens are the text's own
@@ -65,6 +67,7 @@ class Exam:
         *,
         evaluator: str | Evaluator = Evaluate.evaluator,
         prompts: Mapping[str, str] | None = None,
+        calibrate: str = Evaluate.calibrate,
         dev: str = Evaluate.dev,
         test: str = Evaluate.test,
         train: str = Evaluate.train,
@@ -75,13 +78,14 @@ class Exam:
     ) -> None:
         Common(seed=seed, allow_overlap=allow_overlap)
         options = Evaluate(
-            evaluator=evaluator, prompts=dict(prompts or {}), dev=dev, test=test, train=train, limit=limit, where=where
-        )
+            evaluator=evaluator, prompts=dict(prompts or {}), calibrate=calibrate, dev=dev, test=test, train=train,
+            limit=limit, where=where,
+        )  # fmt: skip
         unknown = sorted(options.prompts.keys() - corpus.tasks.keys())
         if unknown:
             raise InputError(f"prompts has task {unknown[0]!r}, expected {', '.join(corpus.tasks)}")
         self.model, self.tokenizer, self.corpus = model, tokenizer, corpus
-        self.evaluator = make_evaluator(evaluator, options.prompts)
+        self.evaluator = make_evaluator(options)
         self.dev, self.test, self.train, self.limit, self.seed = dev, test, train, limit, seed
         self.splits, self.where = options.splits, where
         self._questions: dict[tuple[str, str], Questions] = {}

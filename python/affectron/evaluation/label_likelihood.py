@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affectron import models
-from affectron._internal.names import LABEL_LIKELIHOOD
+from affectron._internal.checks import OneOf, check
+from affectron._internal.names import CALIBRATIONS, CONTENT_FREE, LABEL_LIKELIHOOD, TRAIN
 from affectron.corpus import Sentence
 from affectron.corpus.encoding import length_limit, overlaps, split_template, template_frame, tokenise
 from affectron.corpus.special_tokens import Frame, starts_with_bos
@@ -22,54 +24,106 @@ from affectron.errors import InputError, Note
 from affectron.evaluation.batched import AS_IT_IS, BatchedModel, Integers, ProgramBatch, Programs, output_layer
 from affectron.evaluation.labels import best_label, label_matrix
 from affectron.evaluation.metrics import Question, log_probability
+from affectron.options import Ask
 
 # Fewest tokens with which all prompts begin for their keys and values to be computed once and handed to every batch.
 _LEAST_PREFIX = 16
+# Texts without content, after Zhao et al. 2021.
+_CONTENT_FREE = [Sentence(text, (), None, f"{text!r} (content-free)") for text in ("N/A", "[MASK]", "")]
+# Most sentences of a task that labels are calibrated on: the mean of so many is known to a sixteenth of the spread of
+# one. They are drawn at random, as evenly spaced ones may all have one label where the labels take turns.
+_CALIBRATED = 256
 
 
 class LabelLikelihood:
     """The label that the model finds likeliest after a prompt; for models that can be prompted.
 
-    A label's score is the mean log-likelihood of its tokens. The label follows the prompt after one space, or at
-    once where the prompt ends in white space. Prompt and label are tokenised together; where that changes the
-    prompt's last tokens, all labels of the sentence are scored from the last token on which they agree.
+    A label's score is the mean log-likelihood of its tokens, less the label's offset if it is calibrated. The label
+    follows the prompt after one space, or at once where the prompt ends in white space. Prompt and label are tokenised
+    together; where that changes the prompt's last tokens, all labels of the sentence are scored from the last token on
+    which they agree.
 
     A prompt too long for the model loses the end of the text, the same for all labels, and never what follows the
     text. Only the logits that are needed are computed, and labels of one token share one forward.
+
+    A model may prefer some labels whatever the text says. A label's offset is its mean log-likelihood over three texts
+    without content (contextual calibration, Zhao et al. 2021), or over at most 256 sentences of the train split (cf.
+    domain-context calibration, Fei et al. 2023, and Holtzman et al. 2021). It is measured on the unsteered model and
+    stays the same under every program. Offsets are kept in ``options``, in nats.
 
     Args:
         prompts: task -> template with {text} and perhaps {bos}; tokenised as it stands, after the tokenizer's
             beginning-of-sequence token, if it has one. A task without a template is asked in words
             (:func:`default_prompt`).
+        calibrate: ``none``, or the texts of the offsets: ``content_free`` or ``train``, which needs :meth:`fit`.
 
     Raises:
-        InputError: a template without {text}; from :meth:`classifier` a model that is no causal language model, a
-            template that the tokenizer cannot serve, or a prompt without room for the text.
+        InputError: a template without {text}, an unknown calibration; from :meth:`classifier` a model that is no causal
+            language model, a template that the tokenizer cannot serve, a prompt without room for the text, or labels
+            that have not been calibrated.
     """
 
     name = LABEL_LIKELIHOOD
-    trains = False
     metric = staticmethod(log_probability)
 
-    def __init__(self, prompts: Mapping[str, str] | None = None) -> None:
-        self.prompts = dict(prompts or {})
+    def __init__(self, prompts: Mapping[str, str] | None = None, calibrate: str = Ask.calibrate) -> None:
+        check("calibrate", calibrate, OneOf(CALIBRATIONS))
+        self.prompts, self.calibrate = dict(prompts or {}), calibrate
         for template in self.prompts.values():
             split_template(template)
+        self.trains = calibrate == TRAIN
         self.options: dict[str, Any] = {"prompts": {}}
+        if calibrate != Ask.calibrate:
+            self.options |= {"calibrate": calibrate, "offsets": {}}
 
-    def fit(self, *_: Any) -> None:
-        """Do nothing: likelihoods need no training."""
+    def fit(
+        self,
+        model: Any,
+        tokenizer: Any,
+        train: Sequence[Sentence],
+        dev: Sequence[Sentence],
+        task: str,
+        labels: Sequence[str],
+    ) -> None:
+        """Measure the offset of each label over ``train``, or 256 sentences of it.
+
+        Raises:
+            InputError: the score of a label is not finite.
+        """
+        drawn = np.sort(np.random.default_rng(0).permutation(len(train))[:_CALIBRATED])
+        self._measure(model, self._prompt(model, tokenizer, task, labels), task, [train[place] for place in drawn])
 
     def classifier(
         self, model: Any, tokenizer: Any, sentences: Sequence[Sentence], task: str, labels: Sequence[str]
     ) -> LikelihoodClassifier:
         """Tokenise the prompts of all sentences with all labels."""
         prompt = self._prompt(model, tokenizer, task, labels)
-        return LikelihoodClassifier(model, prompt.head, prompt.rows(sentences), len(labels))
+        return LikelihoodClassifier(model, prompt.head, prompt.rows(sentences), self._offsets(model, prompt, task))
 
     def differentiable(self, model: Any, tokenizer: Any, task: str, labels: Sequence[str]) -> LikelihoodMetric:
         """The metric of a task: log P of a sentence's label among all labels."""
-        return LikelihoodMetric(model, self._prompt(model, tokenizer, task, labels))
+        prompt = self._prompt(model, tokenizer, task, labels)
+        return LikelihoodMetric(model, prompt, self._offsets(model, prompt, task))
+
+    def _offsets(self, model: Any, prompt: _Prompt, task: str) -> NDArray[np.float64]:
+        """The offset of each label of a task, float64 [L]; 0 without calibration."""
+        if self.calibrate == Ask.calibrate:
+            return np.zeros(len(prompt.labels))
+        if self.calibrate == CONTENT_FREE:
+            self._measure(model, prompt, task, _CONTENT_FREE)
+        offsets = self.options["offsets"].get(task, {})
+        if tuple(offsets) != prompt.labels:
+            raise InputError(f"task {task!r}: its labels have not been calibrated")
+        return np.array(list(offsets.values()))
+
+    def _measure(self, model: Any, prompt: _Prompt, task: str, sentences: Sequence[Sentence]) -> None:
+        plain = LikelihoodClassifier(model, prompt.head, prompt.rows(sentences), np.zeros(len(prompt.labels)))
+        means = plain.scores(np.arange(len(sentences)))[0].mean(axis=0)
+        offsets = dict(zip(prompt.labels, means.tolist(), strict=True))
+        for label, offset in offsets.items():
+            if not math.isfinite(offset):
+                raise InputError(f"task {task!r}: the mean score of label {label!r} is {offset}, expected a finite one")
+        self.options["offsets"][task] = offsets
 
     def _prompt(self, model: Any, tokenizer: Any, task: str, labels: Sequence[str]) -> _Prompt:
         if task in self.prompts:
@@ -138,11 +192,11 @@ class _Row:
 class LikelihoodClassifier:
     """Labels by likelihood, and the likelihoods themselves; made by :meth:`LabelLikelihood.classifier`.
 
-    ``rows`` holds the inputs of each sentence, ``labels`` is the number of labels.
+    ``rows`` holds the inputs of each sentence, ``offsets`` [L] what is subtracted from each label's score.
     """
 
-    def __init__(self, model: Any, head: nn.Module, rows: list[list[_Row]], labels: int) -> None:
-        self._model, self._head, self._rows, self._labels = model, head, rows, labels
+    def __init__(self, model: Any, head: nn.Module, rows: list[list[_Row]], offsets: NDArray[np.float64]) -> None:
+        self._model, self._head, self._rows, self._offsets = model, head, rows, offsets
         self._prefix = _prefix([row for of_sentence in rows for row in of_sentence])
         self._batched = BatchedModel(model)
 
@@ -150,9 +204,10 @@ class LikelihoodClassifier:
         return best_label(self.scores(rows, programs))
 
     def scores(self, rows: Integers, programs: Programs = AS_IT_IS) -> NDArray[np.float64]:
-        """float64 [P, len(rows), L]: the mean log-likelihood, in nats, of each label's tokens under each program."""
+        """float64 [P, len(rows), L]: the mean log-likelihood of each label's tokens under each program, less the
+        label's offset, in nats."""
         selected = [(place, row) for place, sentence in enumerate(rows.tolist()) for row in self._rows[sentence]]
-        scores = np.zeros((len(programs), len(rows), self._labels))
+        scores = np.zeros((len(programs), len(rows), len(self._offsets)))
 
         def read(batch: ProgramBatch) -> None:
             inputs = [selected[row] for row in batch.rows]
@@ -163,14 +218,17 @@ class LikelihoodClassifier:
 
         ids, text = [row.ids for _, row in selected], [row.text for _, row in selected]
         self._batched.run(ids, programs, read, self._prefix, text=text)
-        return scores
+        return scores - self._offsets
 
 
 class LikelihoodMetric:
-    """Log P of a sentence's label among all labels, in nats; :class:`affectron.evaluation.metrics.Metric`."""
+    """Log P of a sentence's label among all labels, in nats; :class:`affectron.evaluation.metrics.Metric`.
 
-    def __init__(self, model: Any, prompt: _Prompt) -> None:
-        self._model, self._prompt = model, prompt
+    ``offsets`` [L] are subtracted from the labels' scores.
+    """
+
+    def __init__(self, model: Any, prompt: _Prompt, offsets: NDArray[np.float64]) -> None:
+        self._model, self._prompt, self._offsets = model, prompt, torch.from_numpy(offsets)
 
     def questions(self, sentences: Sequence[Sentence]) -> list[Question]:
         """Tokenise the prompts of sentences with all labels."""
@@ -192,7 +250,7 @@ class LikelihoodMetric:
         labels = self._prompt.labels
         scores = _answer_scores(self._model, self._prompt.head, batch, rows, owner, len(labels))
         truth = label_matrix([question.sentence for question in questions], labels)
-        return log_probability(scores, torch.from_numpy(truth).to(scores.device))
+        return log_probability(scores - self._offsets.to(scores.device), torch.from_numpy(truth).to(scores.device))
 
 
 class AnswerRows:

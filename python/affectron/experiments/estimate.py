@@ -82,11 +82,15 @@ def _check(exam: Exam, attributions: ActivationStats) -> None:
         raise InputError(f"evaluator {name!r} has no metric of the scores of labels")
     if attributions.kind != ATTRIBUTION:
         raise InputError(f"attributions are statistics of {attributions.kind}s, expected of attributions")
-    expectations = ("metric", "answer"), ("baseline", "zero"), ("evaluator", name), ("positions", exam.where)
-    for field, expected in expectations:
-        recorded = attributions.provenance.get(field)
-        if recorded not in (None, expected):
-            raise InputError(f"the attributions have {field} {recorded!r}, expected {expected!r}")
+    plain = {"calibrate": options.Ask.calibrate}  # what is not calibrated does not name it
+    asked, recorded = plain | exam.evaluator.options, plain | attributions.provenance
+    expectations = {
+        "metric": "answer", "baseline": "zero", "evaluator": name, "calibrate": asked["calibrate"],
+        "positions": exam.where,
+    }  # fmt: skip
+    for field, expected in expectations.items():
+        if recorded.get(field) not in (None, expected):
+            raise InputError(f"the attributions have {field} {recorded[field]!r}, expected {expected!r}")
 
 
 def _tested(

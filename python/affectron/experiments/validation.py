@@ -37,6 +37,7 @@ def validate(
     *,
     evaluator: str | Evaluator = Evaluate.evaluator,
     prompts: Mapping[str, str] | None = None,
+    calibrate: str = Evaluate.calibrate,
     task: str | None = None,
     dev: str = Evaluate.dev,
     test: str = Evaluate.test,
@@ -105,8 +106,8 @@ def validate(
         neutral,
     )  # fmt: skip
     exam = Exam(
-        model, tokenizer, corpus, evaluator=evaluator, prompts=prompts, dev=dev, test=test, train=train, limit=limit,
-        where=where, seed=seed, allow_overlap=allow_overlap,
+        model, tokenizer, corpus, evaluator=evaluator, prompts=prompts, calibrate=calibrate, dev=dev, test=test,
+        train=train, limit=limit, where=where, seed=seed, allow_overlap=allow_overlap,
     )  # fmt: skip
     return validate_exam(exam, neurons, stats, options, task=task, progress=progress)
 
