@@ -20,6 +20,7 @@ from tests.support.raw_activations import raw
 SITE = "model.layers.0.mlp"
 TOKENS = raw(seed=3)
 STATS = TOKENS.stats()
+LAYERS = TOKENS.stats(kind="residual")
 SITES = tuple(TOKENS.values)
 ANGER = NeuronList("anger", "emotion", [(SITES[1], 4, 0.1), (SITES[0], 6, 0.2), (SITES[0], 2, 0.3)])
 H = np.random.default_rng(0).standard_normal(211) * 3
@@ -107,6 +108,15 @@ def test_each_kind_does_what_its_definition_says(program: Program, expected) -> 
         for index in range(STATS.widths[site]):
             wanted = expected(site, index, H) if (site, index) in touched else H
             np.testing.assert_allclose(apply(table[:, index], H), wanted, rtol=3e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("layer", SITES)
+def test_a_difference_of_means_moves_every_dimension_of_one_layer(layer: str) -> None:
+    program = interventions.residual(LAYERS, layer, "anger", 2.5)
+    assert list(program.sites) == [layer]
+    table = program.table(layer, LAYERS.widths[layer])
+    for index, row in enumerate(table.T):
+        np.testing.assert_allclose(apply(row, H), contrast(layer, index, H), rtol=3e-6, atol=3e-6)
 
 
 def test_the_neutral_row_keeps_every_bit() -> None:
@@ -309,6 +319,11 @@ def test_composition_unites_what_does_not_meet() -> None:
         (lambda: interventions.attenuate(ANGER, STATS, float("nan")), "alpha is nan"),
         (lambda: interventions.induce(ANGER, STATS, INF), "beta is inf"),
         (lambda: interventions.cross_signal(ANGER, STATS, "metaphor", -INF), "omega is -inf"),
+        (lambda: interventions.residual(LAYERS, SITES[0], "anger", INF), "beta is inf"),
+        (lambda: interventions.residual(LAYERS, SITES[0], "rage"), "label 'rage' is not in the statistics"),
+        (lambda: interventions.residual(LAYERS, "lm_head", "anger"), f"layer is 'lm_head', expected one of {SITES[0]}"),
+        (lambda: interventions.residual(STATS, SITES[0], "anger"), "residual needs the outputs of layers, and these"),
+        (lambda: interventions.contrast(ANGER, LAYERS), "contrast needs activations, and these .* outputs of layers"),
         (lambda: interventions.amplify(ANGER, 0.5), "factor is 0.5, expected a finite number of at least 1"),
         (lambda: interventions.induce(ANGER, STATS, label="rage"), "label 'rage' is not in the statistics"),
         (lambda: interventions.induce([(SITES[0], 1)], STATS), "label is not given"),

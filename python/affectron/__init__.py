@@ -29,6 +29,7 @@ _MODULES = {
         "cross_signal",
         "induce",
         "mean",
+        "residual",
         "schedule",
         "zero",
     ),
@@ -107,6 +108,9 @@ if TYPE_CHECKING:
     )
     from affectron.interventions import (
         mean as mean,
+    )
+    from affectron.interventions import (
+        residual as residual,
     )
     from affectron.interventions import (
         schedule as schedule,

@@ -21,7 +21,9 @@ from affectron._internal.names import (
     LABEL_LIKELIHOOD,
     LINEAR_PROBE,
     LONG_TEXTS,
+    MEASURED,
     METRICS,
+    NEURONS,
     ON_BAD_LINE,
     PAIR_BASELINES,
     POSITIONS,
@@ -155,6 +157,10 @@ class Sharded(Options):
 class Screen(Sharded, Read):
     """Screening: statistics of every neuron for each label."""
 
+    at: str = option(
+        NEURONS, "Measure the neurons of the MLPs, or the outputs of the layers, where active is h > 0.",
+        OneOf(MEASURED),
+    )  # fmt: skip
     long_texts: str = option(
         "truncate", "Cut a text that is longer than the model reads, or read it in overlapping windows.",
         OneOf(LONG_TEXTS),

@@ -23,7 +23,7 @@ from affectron import formulas
 from affectron._internal.wording import count
 from affectron.contrasts import Array, Contrast, contrast
 from affectron.errors import InputError
-from affectron.stats import ATTRIBUTION, ActivationStats
+from affectron.stats import ATTRIBUTION, ActivationStats, check_neurons
 
 
 class Score(NamedTuple):
@@ -212,7 +212,12 @@ def scores_for(stats: ActivationStats) -> tuple[str, ...]:
 
 
 def kind_of(stats: ActivationStats) -> str:
-    """The kind of score that is defined for the statistics: ``activation``, ``attribution`` or ``pair``."""
+    """The kind of score that is defined for the statistics: ``activation``, ``attribution`` or ``pair``.
+
+    Raises:
+        InputError: the statistics are of the outputs of layers.
+    """
+    check_neurons(stats)
     return "pair" if stats.of_pairs else stats.kind
 
 

@@ -37,8 +37,9 @@ SAME_TO_MERGE = (
     "prompts", "calibrate", "positions", "baseline", "baseline_means",
 )  # fmt: skip
 
-#: Values of ``kind`` in the provenance: statistics of activations, or of attributions, one observation a sentence.
-ACTIVATION, ATTRIBUTION = "activation", "attribution"
+#: Values of ``kind`` in the provenance: statistics of neurons' activations, of their attributions, one observation a
+#: sentence, or of the outputs of layers, the residual stream.
+ACTIVATION, ATTRIBUTION, RESIDUAL = "activation", "attribution", "residual"
 
 #: Value of ``tokens`` in the provenance of statistics whose observations are the differences within contrastive pairs.
 PAIRS = "pair"
@@ -218,7 +219,7 @@ class ActivationStats:
 
     @property
     def kind(self) -> str:
-        """The quantity that was observed: ``activation`` or ``attribution``."""
+        """The quantity that was observed: ``activation``, ``attribution`` or ``residual``."""
         return str(self.provenance.get("kind", ACTIVATION))
 
     @property
@@ -416,6 +417,16 @@ def _nonfinite(parts: Sequence[ActivationStats]) -> tuple[dict[str, int], dict[s
         site: width * sum(int(part.count[site].sum()) for part in parts) for site, width in parts[0].widths.items()
     }
     return nonfinite, total
+
+
+def check_neurons(stats: ActivationStats) -> None:
+    """Check that statistics are of neurons, whose sites are the MLPs of a model.
+
+    Raises:
+        InputError: they are of the outputs of layers.
+    """
+    if stats.kind == RESIDUAL:
+        raise InputError("these statistics hold the outputs of layers, expected those of neurons")
 
 
 def check_finite(parts: Sequence[ActivationStats]) -> None:

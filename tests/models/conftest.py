@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from tests.support.bench import Bench, make_bench
 from tests.support.tiny import FAMILIES, build, make_tokenizer
@@ -46,3 +48,12 @@ def saved(tmp_path_factory) -> Path:
 def folder(saved: Path, tmp_path: Path) -> Path:
     """A copy that a test may break."""
     return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+@pytest.fixture
+def recompiles() -> Iterator[Callable[[], int]]:
+    """Graphs compiled so far."""
+    torch._dynamo.reset()
+    counters.clear()
+    yield lambda: counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.utils import counters
 from transformers import CompileConfig, StaticCache
 
 from affectron import interventions
@@ -46,15 +45,6 @@ def decode(model: nn.Module, inputs: dict[str, Tensor], step: Callable[..., Tens
         now, start = found[:, -1:].argmax(-1), end
         written.append(now)
     return torch.cat(written, 1)
-
-
-@pytest.fixture
-def recompiles() -> Iterator[Callable[[], int]]:
-    """Graphs compiled so far."""
-    torch._dynamo.reset()
-    counters.clear()
-    yield lambda: counters["stats"]["unique_graphs"]
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -20,7 +20,17 @@ from affectron.screening.screen import screen, screen_folds
 from affectron.stats import FIELDS, ActivationStats, SiteStats
 from tests.support.corpora import CORPUS
 from tests.support.errors import message
-from tests.support.tiny import HIDDEN, NEURONS, build, last_inputs, make_tokenizer, site_names, state
+from tests.support.tiny import (
+    HIDDEN,
+    NEURONS,
+    build,
+    last_inputs,
+    layer_names,
+    layer_outputs,
+    make_tokenizer,
+    site_names,
+    state,
+)
 
 # Family -> linear layer whose output is the input of the activation function (its first half if it has gate and up).
 GATES = {
@@ -37,8 +47,9 @@ Watched = list[tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]]
 
 
 @contextmanager
-def watch(model: Any, family: str, tokenizer: Any) -> Iterator[Watched]:
-    """Copy each sentence's labels and, by site, h and act(g) > 0 at its words, [words, neurons], from hooks.
+def watch(model: Any, family: str, tokenizer: Any, layers: bool = False) -> Iterator[Watched]:
+    """Copy each sentence's labels and, by site, h and act(g) > 0 at its words, [words, neurons], from hooks; with
+    ``layers`` the outputs of the layers and h > 0.
 
     Sentences are recognised by their tokens, independently of the batches. Batches of other tokens, which probe the
     model before the measurement, are skipped.
@@ -55,7 +66,9 @@ def watch(model: Any, family: str, tokenizer: Any) -> Iterator[Watched]:
         batch[:] = [kwargs["input_ids"]]
 
     def look(name: str, value: torch.Tensor) -> torch.Tensor:
-        h[name] = value.double().view(*batch[0].shape, NEURONS)
+        h[name] = value.double().view(*batch[0].shape, -1)
+        if layers:
+            open_gate[name] = h[name] > 0
         return value
 
     def end(_module, _args, _out) -> None:
@@ -79,7 +92,7 @@ def watch(model: Any, family: str, tokenizer: Any) -> Iterator[Watched]:
             open_gate[name] = out.view(*batch[0].shape, -1)[..., :NEURONS] > 0
 
         handles.append(getattr(model.get_submodule(name), GATES[family]).register_forward_hook(hook))
-    with last_inputs(model, family, look):
+    with layer_outputs(model, layer_names(family), look) if layers else last_inputs(model, family, look):
         yield seen
     for handle in handles:
         handle.remove()
@@ -90,11 +103,17 @@ def watch(model: Any, family: str, tokenizer: Any) -> Iterator[Watched]:
 @pytest.mark.parametrize(
     ("tokens", "active"), [("all", "gate"), ("all", "product"), ("last", "gate"), ("mean", "product")]
 )
-def test_statistics_agree_with_hooks(family: str, tokens: str, active: str) -> None:
+@pytest.mark.parametrize("at", ["neurons", "layers"])
+def test_statistics_agree_with_hooks(family: str, tokens: str, active: str, at: str) -> None:
+    """Sentences of one and of two labels, padded; of a layer's output any rule is that h is above 0."""
     model, tokenizer = build(family), make_tokenizer()
-    with watch(model, family, tokenizer) as seen:
-        stats = screen(model, tokenizer, CORPUS, tokens=tokens, active=active, batch_tokens=64)
-    assert stats.sites == tuple(site_names(family))
+    with watch(model, family, tokenizer, at == "layers") as seen:
+        stats = screen(model, tokenizer, CORPUS, tokens=tokens, active=active, batch_tokens=64, at=at)
+    assert stats.sites == tuple(site_names(family) if at == "neurons" else layer_names(family))
+    assert stats.provenance["padding"] > 0
+    if at == "layers":
+        assert (stats.kind, stats.provenance["active"]) == ("residual", "product")
+        active = "product"
     for label in CORPUS.labels:
         for site in stats.sites:
             rows = []

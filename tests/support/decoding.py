@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from tests.support.bench import Bench
-from tests.support.tiny import last_inputs
+from tests.support.tiny import last_inputs, layer_outputs
 
 # (site, h [T, F] of one request, number of its prompt's tokens) -> changed h.
 Change = Callable[[str, Tensor, int], Tensor]
@@ -16,8 +16,9 @@ WRITTEN = 8
 
 
 @torch.no_grad()
-def slow(bench: Bench, inputs: dict[str, Tensor], changes: list[Change | None]) -> Tensor:
-    """Decode greedily without a cache; in every forward a hook changes all activations, by request."""
+def slow(bench: Bench, inputs: dict[str, Tensor], changes: list[Change | None], layers: Sequence[str] = ()) -> Tensor:
+    """Decode greedily without a cache; in every forward hooks change all activations, by request, and the outputs of
+    ``layers``."""
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     rows, prompt = ids.shape
 
@@ -28,7 +29,7 @@ def slow(bench: Bench, inputs: dict[str, Tensor], changes: list[Change | None]) 
 
     for _ in range(WRITTEN):
         position = (mask.cumsum(-1) - 1).clamp(min=0)
-        with last_inputs(bench.model, bench.family, change):
+        with last_inputs(bench.model, bench.family, change), layer_outputs(bench.model, layers, change):
             logits = bench.model(ids, attention_mask=mask, position_ids=position, use_cache=False).logits
         ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)

@@ -3,7 +3,7 @@ last linear layer of each MLP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -109,6 +109,30 @@ def last_inputs(model: nn.Module, family: str, change: Callable[[str, Tensor], T
             return (change(name, args[0]),)
 
         handles.append(last.register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_names(family: str) -> list[str]:
+    """The outputs of the layers, as sites."""
+    return [f"{name.removesuffix('.mlp')}:output" for name in site_names(family)]
+
+
+@contextmanager
+def layer_outputs(model: nn.Module, names: Sequence[str], change: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+    """Let ``change(site, h)`` replace the hidden states that layers return, without code of the package."""
+    handles = []
+    for name in names:
+
+        def hook(module: nn.Module, args: object, output: object, name: str = name) -> object:
+            if isinstance(output, tuple):
+                return (change(name, output[0]), *output[1:])
+            return change(name, output)
+
+        handles.append(model.get_submodule(name.removesuffix(":output")).register_forward_hook(hook))
     try:
         yield
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+#: Sites that are measured: the MLPs, with their neurons, or the outputs of the layers.
+NEURONS, LAYERS = MEASURED = ("neurons", "layers")
 #: Which tokens of a sentence count: all, the last, or one observation a sentence, the mean.
 TOKEN_RULES = ("all", "last", "mean")
 #: Where a neuron is active: act(g) > 0, or h > 0.

@@ -33,7 +33,7 @@ from affectron.options import Ask, Attribute
 from affectron.scores import kind_of
 from affectron.screening.meter import EventLog, Log
 from affectron.screening.passes import Pass, as_folds, corpus_provenance, shards_of
-from affectron.stats import ATTRIBUTION, FIELDS, ActivationStats, check_finite
+from affectron.stats import ACTIVATION, ATTRIBUTION, FIELDS, ActivationStats, check_finite
 
 # A probe is fitted on the sentences that are attributed, at most so many of a task; of these every fifth chooses its
 # penalty.
@@ -186,7 +186,7 @@ class _Attribution:
 
     def _check(self, stats: ActivationStats) -> None:
         """Check the statistics of the baseline against the model."""
-        if stats.kind == ATTRIBUTION or stats.of_pairs:
+        if kind_of(stats) != ACTIVATION:
             raise InputError(f"stats are of {kind_of(stats)}s, expected activations for the baseline 'mean'")
         for field, name in SAME_MODEL.items():
             recorded = stats.provenance.get(field)

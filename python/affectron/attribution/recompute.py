@@ -15,6 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 from affectron.models import Site, unwrapped
+from affectron.models.layers import layer_lists
 from affectron.models.swapping import swap_forward
 
 
@@ -33,14 +34,7 @@ def recomputing(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
 
 def layers(model: nn.Module, sites: Sequence[Site]) -> list[nn.Module]:
     """The layers of a model that hold sites."""
-    return list(_layers(unwrapped(model), {id(site.module) for site in sites}))
-
-
-def _layers(module: nn.Module, sites: set[int]) -> Iterator[nn.Module]:
-    """The members of the outermost module lists that hold sites."""
-    for child in module.children():
-        if any(id(part) in sites for part in child.modules()):
-            yield from child if isinstance(child, nn.ModuleList) else _layers(child, sites)
+    return [layer for members in layer_lists(unwrapped(model), sites).values() for layer in members]
 
 
 def _checkpointed(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ from affectron.models import evaluating, find_sites
 from affectron.models.provenance import made_with
 from affectron.neurons import NeuronSet
 from affectron.options import Common, Evaluate
-from affectron.stats import ActivationStats
+from affectron.stats import ActivationStats, check_neurons
 
 
 class Exam:
@@ -108,8 +108,10 @@ class Exam:
             task -> its labels that have a list of neurons, of all tasks of ``neurons`` or of ``task`` alone.
 
         Raises:
-            InputError: statistics or neurons of another model; a neuron beyond the model; as :meth:`tasks`.
+            InputError: statistics or neurons of another model; statistics of layers; a neuron beyond the model; as
+                :meth:`tasks`.
         """
+        check_neurons(stats)
         widths = {site.name: site.neurons for site in find_sites(self.model)}
         for name, provenance in (("statistics", stats.provenance), ("neurons", neurons.provenance)):
             for field in SAME_MODEL:

@@ -16,6 +16,7 @@ from affectron.interventions.kinds import (
     induce,
     mean,
     relative_change,
+    residual,
     zero,
 )
 from affectron.interventions.program import Program, SiteProgram, compose
@@ -35,6 +36,7 @@ __all__ = [
     "induce",
     "mean",
     "relative_change",
+    "residual",
     "schedule",
     "zero",
 ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from affectron._internal.names import MAX, RMS
 from affectron.errors import InputError
 from affectron.interventions.program import FIELDS, NEUTRAL, Program, SiteProgram
+from affectron.stats import ACTIVATION, ATTRIBUTION, RESIDUAL
 
 if TYPE_CHECKING:
     from affectron.stats import ActivationStats, SiteStats
@@ -40,7 +41,7 @@ def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> P
         InputError: the task is unknown, a site or neuron is not in the statistics or has no finite activation there,
             or the statistics are of pairs, which hold differences.
     """
-    _of_activations("mean", stats)
+    _of("mean", stats)
     neurons = _as_list(neurons)
     task = task or getattr(neurons, "task", None)
     if task is None:
@@ -86,7 +87,7 @@ def attenuate(
         InputError: alpha is negative or not finite, the statistics are of pairs, the reference is unknown, lacks a
             neuron or is negative or not finite at one, or as for :func:`induce`.
     """
-    _of_activations("attenuate", stats)
+    _of("attenuate", stats)
     if not (math.isfinite(alpha) and alpha >= 0):
         raise InputError(f"alpha is {alpha}, expected a finite number of at least 0")
     neurons = _as_list(neurons)
@@ -181,6 +182,7 @@ def induce(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: s
         InputError: beta is not finite, the label is unknown, or a site or neuron is not in the statistics or has no
             finite activation under the label.
     """
+    _of("induce", stats, pairs=True)
     return _shifted("induce", _as_list(neurons), stats, "beta", beta, _label(neurons, label))
 
 
@@ -197,7 +199,30 @@ def contrast(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label:
     Raises:
         InputError: as for :func:`induce`, also for the rest of the task.
     """
+    _of("contrast", stats)
     return _shifted("contrast", _as_list(neurons), stats, "beta", beta, _label(neurons, label), less_rest=True)
+
+
+def residual(stats: ActivationStats, layer: str, label: str, beta: float = 1.0) -> Program:
+    """Shift the residual stream at a layer's output: shift = beta · (mean under the label - mean under the rest).
+
+    This is the difference of means (Marks and Tegmark 2023, Rimsky et al. 2023), in all H dimensions of the output.
+
+    Args:
+        stats: statistics of the outputs of layers, ``screen(..., at="layers")``.
+        layer: the site of the layer, one of ``stats.sites``.
+        label: the label.
+        beta: strength, in units of the difference.
+
+    Raises:
+        InputError: the statistics are not of layers, the layer or the label is unknown, beta is not finite, or the
+            output has no finite value under the label or under the rest.
+    """
+    _of("residual", stats, kind=RESIDUAL)
+    if layer not in stats.widths:
+        raise InputError(f"layer is {layer!r}, expected one of {_listed(stats.sites)}")
+    dimensions = [(layer, index) for index in range(stats.widths[layer])]
+    return _shifted("residual", dimensions, stats, "beta", beta, label, less_rest=True)
 
 
 def cross_signal(neurons: Neurons, stats: ActivationStats, label: str, omega: float) -> Program:
@@ -214,6 +239,7 @@ def cross_signal(neurons: Neurons, stats: ActivationStats, label: str, omega: fl
     Raises:
         InputError: omega is not finite, or as for :func:`induce`.
     """
+    _of("cross-signal", stats, pairs=True)
     return _shifted("cross-signal", _as_list(neurons), stats, "omega", omega, label)
 
 
@@ -234,7 +260,6 @@ def _shifted(
     kind: str, neurons: Neurons, stats: ActivationStats, strength_name: str, strength: float, label: str,
     less_rest: bool = False,
 ) -> Program:  # fmt: skip
-    _of_activations(kind, stats, pairs=not less_rest)
     if not math.isfinite(strength):
         raise InputError(f"{strength_name} is {strength}, expected a finite number")
     measured, rest = stats.label(label), stats.rest(label) if less_rest else None
@@ -248,10 +273,14 @@ def _shifted(
     return _build(_name(f"{kind} {strength:g}", neurons, label), _by_site(neurons), parameters)
 
 
-def _of_activations(kind: str, stats: ActivationStats, pairs: bool = False) -> None:
-    if stats.kind == "attribution" or (stats.of_pairs and not pairs):
-        held = "attributions" if stats.kind == "attribution" else "the differences within pairs"
-        raise InputError(f"{kind} needs activations, and these statistics hold {held}")
+_HELD = {ACTIVATION: "activations", ATTRIBUTION: "attributions", RESIDUAL: "the outputs of layers"}
+
+
+def _of(program: str, stats: ActivationStats, kind: str = ACTIVATION, pairs: bool = False) -> None:
+    """Check that statistics are of the kind that a program needs; ``pairs``: also those of differences within pairs."""
+    if stats.kind != kind or (stats.of_pairs and not pairs):
+        held = _HELD.get(stats.kind, stats.kind) if stats.kind != kind else "the differences within pairs"
+        raise InputError(f"{program} needs {_HELD[kind]}, and these statistics hold {held}")
 
 
 def _as_list(neurons: Neurons) -> Neurons:

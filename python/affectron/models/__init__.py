@@ -1,4 +1,4 @@
-"""Models of transformers: their MLP neurons found, measured and steered; loading and identity."""
+"""Models of transformers: their MLP neurons and layers found, measured and steered; loading and identity."""
 
 from affectron.models.attaching import attach
 from affectron.models.chain import Given, Kernel, Routed
@@ -7,6 +7,7 @@ from affectron.models.context_length import max_length
 from affectron.models.discovery.sites import declare_mlp, find_sites
 from affectron.models.forward import Reader, body, evaluating
 from affectron.models.identity import check_tokenizer, config_hash, fingerprint, tokenizer_hash
+from affectron.models.layers import find_layers
 from affectron.models.layout import Site, Structure
 from affectron.models.load import load_model, load_skeleton
 from affectron.models.steering import Steering, intervene
@@ -28,6 +29,7 @@ __all__ = [
     "config_hash",
     "declare_mlp",
     "evaluating",
+    "find_layers",
     "find_sites",
     "fingerprint",
     "intervene",

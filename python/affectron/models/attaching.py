@@ -1,10 +1,11 @@
-"""Attachment of kernels to sites: for a while they compute, or change, the activation of an MLP.
+"""Attachment of kernels to sites: for a while they compute, or change, the activation of an MLP or a layer's output.
 
-A kernel takes one of three places, by what is known of the block:
+A kernel takes one of four places, by what is known of the block:
 
 - A block that is nothing but its MLP gets another ``forward``, which lets the kernel compute h.
 - A plain MLP in a larger block gets another activation module, if nothing multiplies the output of that module.
 - In any other block a hook before the last linear layer gives the kernel the h that the block has computed.
+- A layer whose output is a site gets another ``forward``, which gives the kernel the hidden states.
 
 Only the dictionary of an instance and the entry in its parent change: never a class, a parameter or the keys of the
 state dict. Kernels on one site form a chain and leave it in any order; with the last of them everything is put back.
@@ -47,11 +48,11 @@ def attach(
     measured or steered unasked.
 
     Args:
-        sites: sites of one model, as :func:`find_sites` lists them.
+        sites: sites of one model, as :func:`find_sites` and :func:`find_layers` list them.
         kernel: computes h (:class:`Kernel`).
-        given: changes an h that is already computed (:class:`Given`): at sites of the path ``fallback``, and after
-            another kernel on the same site. By default the kernel is called with h as ``up`` and a gate of ones under
-            relu. That is right for every kernel that maps h to h', and for no other.
+        given: changes an h that is already computed (:class:`Given`): at sites of the paths ``fallback`` and
+            ``output``, and after another kernel on the same site. By default the kernel is called with h as ``up`` and
+            a gate of ones under relu. That is right for every kernel that maps h to h', and for no other.
         needed: asked in each forward of stacked experts with the positions of their sites. While it is false the
             module computes the experts in its own way, all at once.
 
@@ -137,14 +138,15 @@ class _Attached(NamedTuple):
     undo: ExitStack
 
 
-# By the layer whose input is the activation: a site has exactly one, whatever else describes it.
+# By the module at which h is taken, :attr:`Structure.last`: a site has exactly one, whatever else describes it.
 _ATTACHED: WeakKeyDictionary[nn.Module, _Attached] = WeakKeyDictionary()
 
 
 def attached_structures() -> dict[int, Structure]:
-    """The structures of the blocks that have kernels on them, by the block's identity: a stand-in would not show them
+    """The structures of the MLPs that have kernels on them, by the block's identity: a stand-in would not show them
     now."""
-    return {id(attached.site.module): attached.site.structure for attached in _ATTACHED.values()}
+    sites = (attached.site for attached in _ATTACHED.values())
+    return {id(site.module): site.structure for site in sites if site.path != "output"}
 
 
 def _attach_site(site: Site, link: Link) -> Callable[[], None]:
@@ -172,6 +174,9 @@ def _enter(last: nn.Module, attached: _Attached) -> None:
     """Let the chain take its place at the site."""
     site, chain, undo = attached
     structure = site.structure
+    if site.path == "output":
+        swap_forward(site.module, _output_forward(site, chain), undo)
+        return
     if site.chunking is not None and vars(site.chunking)[CHUNK_SIZE]:
         swap_attribute(site.chunking, CHUNK_SIZE, 0, undo)
     if site.owner is not None:
@@ -226,6 +231,21 @@ def _forward(site: Site, chain: Chain) -> Callable[..., Tensor]:
         return output
 
     return gated if layout == "gated" else one_linear
+
+
+def _output_forward(site: Site, chain: Chain) -> Callable[..., Any]:
+    """The layer's forward with the hidden states that it returns, alone or first in a tuple, changed by the chain."""
+    compute, change = site.module.forward, chain.change
+
+    def forward(*args: Any, **named: Any) -> Any:
+        output = compute(*args, **named)
+        hidden, *others = output if isinstance(output, tuple) else (output,)
+        if not isinstance(hidden, Tensor):
+            raise RuntimeError(f"{site.name} is a {type(hidden).__name__}, expected hidden states, alone or in a tuple")
+        hidden = change(hidden, None)
+        return (hidden, *others) if isinstance(output, tuple) else hidden
+
+    return forward
 
 
 def _siblings(module: nn.Module, path: str | None) -> tuple[dict[str, Any], str]:

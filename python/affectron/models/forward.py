@@ -19,13 +19,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from affectron import ops
+from affectron._internal.names import LAYERS
 from affectron.errors import InputError
 from affectron.models import parallel
 from affectron.models.attaching import attach
 from affectron.models.chain import Given, Kernel, Routed
 from affectron.models.discovery.sites import find_sites
+from affectron.models.layers import find_layers
 from affectron.models.layout import Site, is_time_first
 from affectron.models.wrappers import check_adapter, has_adapter, unwrapped
+from affectron.options import Screen
 
 # The tiny batch: sentences, their tokens, and the tokens of the first sentence that never change. Sentences and tokens
 # differ in number, so that the shapes [B, T, F] and [T, B, F] do.
@@ -56,22 +59,26 @@ class Reader:
 
     Making a reader runs forwards of 2 sentences of 6 tokens, two for a causal model.
 
+    Args:
+        model: the model.
+        at: the sites that are read: the MLPs (``neurons``), or the outputs of the layers.
+
     Attributes:
-        sites: the MLPs in that part.
+        sites: the sites in that part.
         causal: no token sees those that follow it: padding on the right changes nothing, and no attention mask is
             passed.
         padding: a text may be padded, with a mask if the model takes one. If false, all texts of a batch must have one
             length.
 
     Raises:
-        InputError: no MLP is found, a site whose rows are not the tokens of the batch, or an adapter that does more
-            than change weights.
+        InputError: no such site is found, a site whose rows are not the tokens of the batch, or an adapter that does
+            more than change weights.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, at: str = Screen.at) -> None:
         check_adapter(model)
         self.model = model
-        sites = find_sites(model)
+        sites = find_layers(model) if at == LAYERS else find_sites(model)
         if not hasattr(model, "can_generate"):
             kind = type(model).__name__
             raise InputError(

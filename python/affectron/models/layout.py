@@ -1,4 +1,4 @@
-"""The description of an MLP site, and the linear layers by which a site is described."""
+"""The description of a site, and the linear layers by which an MLP is described."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from torch import Tensor, nn
 
 #: Attribute of transformers' blocks: the number of tokens that a block computes at a time; 0 means all.
 CHUNK_SIZE = "chunk_size_feed_forward"
+#: End of the name of a site that is the output of a layer: ``model.layers.7:output``. The layer's own name may be that
+#: of an MLP, as in OPT and BERT, and no module has a colon in its name.
+OUTPUT = ":output"
 
 
 @dataclass(frozen=True)
 class Structure:
-    """The computation of an MLP block. Names are those of modules inside the block, dotted where they are deeper.
+    """The computation of a block. Names are those of modules inside the block, dotted where they are deeper.
 
     Attributes:
-        layout: ``gated`` (gate and up from two linear layers), ``gate_up``, ``up_gate`` or ``interleaved`` (both from
-            one layer: its output is gate then up, up then gate, or one of each in turn), ``plain`` (no up) or ``other``
-            (the block computes something else).
-        act: silu, gelu, gelu_tanh, relu or relu2; in the layout ``other`` the class of the activation module, or "?".
-        neurons: F, the width of the last linear layer's input.
+        layout: of an MLP ``gated`` (gate and up from two linear layers), ``gate_up``, ``up_gate`` or ``interleaved``
+            (both from one layer: its output is gate then up, up then gate, or one of each in turn), ``plain`` (no up)
+            or ``other`` (the block computes something else); ``output`` if h is the hidden states that a layer returns.
+        act: silu, gelu, gelu_tanh, relu or relu2; in the layout ``other`` the class of the activation module, or "?";
+            "none" in the layout ``output``.
+        neurons: F, the width of h: of an MLP that of the last linear layer's input, of a layer the hidden size.
         first, second: the linear layers whose outputs are, or hold, gate and up; None if there is no such layer.
-        last: the linear layer whose input is the activation h.
+        last: the linear layer whose input is the activation h; in the layout ``output`` the block itself, "".
         activation: the module whose output is act(gate); None if a function computes it.
         whole: the block is last(act(gate) · up) of its one input and nothing else, so its forward can be replaced.
         dropout: in training mode the block applies dropout.
@@ -42,11 +46,11 @@ class Structure:
 
 @dataclass(frozen=True)
 class Site:
-    """One MLP of a model, or one expert of a mixture of experts.
+    """One MLP of a model, one expert of a mixture of experts, or the output of one layer.
 
     Attributes:
         name: name of the block that holds the linear layers: ``model.layers.7.mlp``, in OPT the decoder layer, and
-            ``model.layers.7.mlp.experts.3`` for an expert.
+            ``model.layers.7.mlp.experts.3`` for an expert; ``model.layers.7:output`` for the output of a layer.
         module: that block; for stacked experts the module that holds the weights of all experts of a layer.
         structure: the computation of the block.
         expert: number of the expert in ``module`` if the experts are stacked, else None.
@@ -79,7 +83,10 @@ class Site:
     @property
     def path(self) -> str:
         """``fused``: the kernel computes the activation. ``fallback``: the block computes it, and the kernel is given
-        the input of the last linear layer. The results are the same; the fallback reads h once more."""
+        the input of the last linear layer. The results are the same; the fallback reads h once more. ``output``: the
+        kernel is given what a layer returns."""
+        if self.layout == "output":
+            return "output"
         known = self.layout != "other"
         return "fused" if known and (self.structure.whole or self.plain_activation) else "fallback"
 

@@ -1,8 +1,7 @@
-"""Steering: programs applied to the activations of a model's MLP sites while a context is open."""
+"""Steering: programs applied to a model's MLP neurons and to its layers' outputs while a context is open."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -16,9 +15,10 @@ from affectron.interventions import Program, Schedule
 from affectron.models.attaching import attach
 from affectron.models.chain import Routed
 from affectron.models.discovery.sites import find_sites
-from affectron.models.layout import Site, is_time_first
+from affectron.models.layers import find_layers, parameters, text_parts
+from affectron.models.layout import OUTPUT, Site, is_time_first
 from affectron.models.prompts import CACHES, cache_length, tell_the_prompt
-from affectron.models.tables import NEVER, ProgramTables
+from affectron.models.tables import NEVER, ProgramTables, check_sites, distinct
 from affectron.models.wrappers import unwrapped
 from affectron.ops.glu_steer import steer_rows
 
@@ -39,6 +39,9 @@ def intervene(
     encoder reads. At other sites, such as those of an image tower, it is not known which rows belong to a request:
     there all requests must have the same program, or none. Activations that are not computed while the context is
     open, such as those behind given ``encoder_outputs`` or the tokens in a cache, are not steered.
+
+    A program may touch the output of a layer (:func:`find_layers`), the residual stream. The kernels are on all MLPs,
+    and on those layers that ``program`` touches: the others cost nothing, and no later program can touch them.
 
     Prefill, cached decoding and padding on either side need nothing further: padded positions are steered too, and
     attention ignores them as always. A :class:`Schedule` changes with the position in the text
@@ -74,7 +77,7 @@ def intervene(
     if not programs:
         raise InputError("program is an empty sequence; expected one program or None for each request")
     inner = unwrapped(model)
-    sites = find_sites(inner)
+    sites = _sites_of(inner, distinct(programs))
     steering = Steering(inner, sites, programs, capacity)
     with ExitStack() as undo:
         for text in steering._text_modules:
@@ -86,6 +89,22 @@ def intervene(
                 undo.callback(tell_the_prompt(module, steering))
         undo.enter_context(attach(sites, steering._kernel, needed=steering._needed))
         yield steering
+
+
+def _sites_of(model: nn.Module, programs: Sequence[Program]) -> list[Site]:
+    """The MLPs of the model, then the layers that a program touches."""
+    sites = find_sites(model)
+    if any(_outputs(program) for program in programs):
+        layers = find_layers(model)
+        for program in programs:
+            check_sites(program, [*sites, *layers])
+        sites += [layer for layer in layers if any(layer.name in program.sites for program in programs)]
+    return sites
+
+
+def _outputs(program: Program) -> list[str]:
+    """The sites of a program that are outputs of layers."""
+    return [name for name in program.sites if name.endswith(OUTPUT)]
 
 
 class Steering(Sequence["Program | Schedule | None"]):
@@ -128,15 +147,9 @@ class Steering(Sequence["Program | Schedule | None"]):
 
     def _find_text_modules(self, model: Any) -> list[_TextModule]:
         """The modules of the model that read a text."""
-        # The decoder runs with or without a head on it, and knows the cache.
-        find = getattr(model, "get_decoder", None)
-        decoder = model if find is None else find()
-        if decoder is None or not {"input_ids", "inputs_embeds"}.intersection(_parameters(decoder)):
-            decoder = model
-        if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            return [_TextModule(self, decoder, generates=True, prompted=True)]
-        encoder = _TextModule(self, model.get_encoder(), generates=False, prompted=True)
-        return [_TextModule(self, decoder, generates=True, prompted=False), encoder]
+        decoder, *encoder = text_parts(model)
+        read = [_TextModule(self, part, generates=False, prompted=True) for part in encoder]
+        return [_TextModule(self, decoder, generates=True, prompted=not encoder), *read]
 
     def __len__(self) -> int:
         return len(self._tables.programs)
@@ -149,11 +162,24 @@ class Steering(Sequence["Program | Schedule | None"]):
 
         Raises:
             IndexError: there is no such request.
-            InputError: as :func:`intervene`; nothing has changed then.
+            InputError: as :func:`intervene`, or the program touches the output of a layer that no program touched when
+                the context was opened; nothing has changed then.
         """
         programs = list(self._tables.programs)
         programs[request] = program
+        for needed in distinct([program]):
+            for name in _outputs(needed):
+                if all(site.name != name for site in self._sites):
+                    raise InputError(
+                        f"program {needed.name!r} touches {name!r}, as no program did when the context was opened; "
+                        "expected one at the same layers as those, or a context that is opened with it"
+                    )
         self._tables.assign(programs)
+
+    @property
+    def touched(self) -> list[Site]:
+        """The sites that a held program touches."""
+        return [self._sites[position] for position in sorted(self._tables.touched)]
 
     @property
     def scheduled(self) -> bool:
@@ -360,7 +386,7 @@ class _TextModule:
 
     def __init__(self, steering: Steering, module: nn.Module, generates: bool, prompted: bool) -> None:
         self.steering, self.module, self.generates, self.prompted = steering, module, generates, prompted
-        self.names = _parameters(module)
+        self.names = parameters(module)
         self.shape = 0, 0
         self.rows: tuple[Tensor, ...] | None = None
         self.time_first: bool | None = None
@@ -436,8 +462,3 @@ class _TextModule:
 
 class _Looked(Exception):
     """Ends a forward that was run to look at the input of one module."""
-
-
-def _parameters(module: nn.Module) -> tuple[str, ...]:
-    """Names of the arguments of a module's forward."""
-    return tuple(inspect.signature(type(module).forward).parameters)[1:]

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
+from affectron.models.discovery.sites import find_sites
+from affectron.models.layers import layer_lists
+from affectron.models.layout import Site
 from affectron.models.steering import Steering, intervene
-from affectron.models.tables import distinct
 from affectron.models.wrappers import check_adapter, unwrapped
 
 
@@ -22,14 +24,16 @@ from affectron.models.wrappers import check_adapter, unwrapped
 def sweep(model: nn.Module, programs: Sequence[Program | Schedule | None]) -> Iterator[Steering | None]:
     """Let a forward of B rows give the outputs of P programs, P · B rows: row ``p B + b`` is row b under program p.
 
-    The layers below the first site that any program touches are the same for all programs and run with B rows. The
-    layers are those of the module list that holds the sites; each must take the hidden states [B, T, H] first, as the
-    decoder layers of transformers do. A cache that the forward fills has B rows below and P · B rows above.
+    The layers below the first one that any program touches, inside or at its output, are the same for all programs and
+    run with B rows. The layers are those of the module list that holds the sites; each must take the hidden states
+    [B, T, H] first, as the decoder layers of transformers do. A cache that the forward fills has B rows below and P · B
+    rows above.
 
     The context yields the :class:`Steering`, of whose ``text`` a row is one of the B rows; None if there is no program.
 
     Raises:
-        InputError: an adapter is a learned prompt, whose virtual tokens would move the text's positions.
+        InputError: an adapter is a learned prompt, whose virtual tokens would move the text's positions, or the model
+            has no list of layers.
         InputError, RuntimeError: as :func:`affectron.models.intervene`; in a forward, the layers are given other hidden
             states, such as [T, B, H].
     """
@@ -40,23 +44,22 @@ def sweep(model: nn.Module, programs: Sequence[Program | Schedule | None]) -> It
             repeat.steering = undo.enter_context(intervene(model, programs))
             repeat.steering.repeats = len(programs)
         if len(programs) > 1:
-            first, *others = _layers(unwrapped(model), programs)
+            first, *others = _layers(unwrapped(model), [] if repeat.steering is None else repeat.steering.touched)
             for layer, hook in ((first, repeat.first), *((layer, repeat.other) for layer in others)):
                 # Before all other hooks: the one by which intervene counts rows may be on the same module.
                 undo.callback(layer.register_forward_pre_hook(hook, with_kwargs=True, prepend=True).remove)
         yield repeat.steering
 
 
-def _layers(model: nn.Module, programs: Sequence[Program | Schedule | None]) -> list[nn.Module]:
+def _layers(model: nn.Module, touched: Sequence[Site]) -> list[nn.Module]:
     """The layers from the first one on that a program touches; the last layer if none touches any."""
-    touched = {site for program in distinct(programs) for site, part in program.sites.items() if len(part.index)}
-    for name, module in model.named_modules():
-        # The outermost list, which named_modules gives first: the experts of one layer make a list too.
-        if isinstance(module, nn.ModuleList) and any(site.startswith(f"{name}.") for site in touched):
-            first = min(int(site[len(name) + 1 :].partition(".")[0]) for site in touched if site.startswith(f"{name}."))
-            return list(module)[first:]
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return [lists[0][-1]]
+    lists = layer_lists(model, touched or find_sites(model))
+    if not lists:
+        raise InputError(
+            f"{type(model).__name__} has no list of layers, expected one, as a sweep repeats its last layers"
+        )
+    layers, inside = list(next(iter(lists.values()))), {site.module for site in touched}
+    return layers[next((n for n, layer in enumerate(layers) if not inside.isdisjoint(layer.modules())), -1) :]
 
 
 class _Repeat:

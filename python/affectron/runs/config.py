@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from affectron._internal.checks import Whole
+from affectron._internal.checks import OneOf, Whole
 from affectron._internal.files import read_text
+from affectron._internal.names import NEURONS
 from affectron._internal.options import REQUIRED, Options, option, same
 from affectron._internal.records import from_plain, to_plain
 from affectron.corpus.sources import HUB
@@ -61,6 +62,7 @@ class OptionalTable(Options):
 class ScreenTable(Screen):
     """The table ``[screen]``."""
 
+    at: str = same(Screen, "at", bound=OneOf((NEURONS,)), help="The stages of a run are about neurons.")
     checkpoint: Path | None = same(
         Screen,
         "checkpoint",

@@ -1,4 +1,5 @@
-"""Screening: run a model over a labelled corpus while the kernels accumulate the statistics of every MLP neuron.
+"""Screening: run a model over a labelled corpus while the kernels accumulate the statistics of every MLP neuron, or of
+every layer's output.
 
 The activations stay on their device and are read once; a few arrays per site come back.
 
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from affectron._internal.names import LAYERS
 from affectron._internal.options import documented
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, batches
@@ -24,7 +26,7 @@ from affectron.options import Screen
 from affectron.screening.accumulate import Accumulator
 from affectron.screening.meter import EventLog, Log
 from affectron.screening.passes import Pass, as_folds, corpus_provenance, shards_of
-from affectron.stats import ActivationStats, check_finite
+from affectron.stats import RESIDUAL, ActivationStats, check_finite
 
 
 @documented(Screen)
@@ -38,6 +40,7 @@ def screen(
     template: str = Screen.template,
     count_special: bool = Screen.count_special,
     long_texts: str = Screen.long_texts,
+    at: str = Screen.at,
     progress: bool = False,
     shards: int | None = Screen.shards,
     checkpoint: str | Path | None = Screen.checkpoint,
@@ -45,7 +48,7 @@ def screen(
     resume: bool = Screen.resume,
     log: Log | str | Path | None = Screen.log,
 ) -> ActivationStats:
-    """Statistics of every MLP neuron of ``model`` for each label of ``corpus`` (docs/method.md).
+    """Statistics of every MLP neuron, or layer's output, of ``model`` for each label of ``corpus`` (docs/method.md).
 
     The model runs without its lm_head, in evaluation mode and without gradients, on sentences batched by length.
     The kernels add up in an order fixed by shapes alone; with torch's own products repeatable, so is the whole.
@@ -72,15 +75,15 @@ def screen(
             (Or a function that is told of each event; see :class:`affectron.screening.meter.Meter`.)
 
     Raises:
-        InputError: an option is not one of those named; the model has no known MLP; the corpus or template is unusable;
-            ``checkpoint`` holds another run, or holds one and ``resume`` is false, or another process writes to it, or
-            it cannot be written to; a site has tokens and not one finite activation.
+        InputError: an option is not one of those named; the model has no known MLP or layers; the corpus or template is
+            unusable; ``checkpoint`` holds another run, or holds one and ``resume`` is false, or another process writes
+            to it, or it cannot be written to; a site has tokens and not one finite activation.
         Incomplete: some shards failed; the others are kept in ``checkpoint``.
         ScreeningInterrupted: Ctrl-C; with ``checkpoint`` also SIGTERM.
     """
     options = Screen(
         tokens=tokens, active=active, batch_tokens=batch_tokens, template=template, count_special=count_special,
-        long_texts=long_texts, shards=shards, checkpoint=None if checkpoint is None else Path(checkpoint),
+        long_texts=long_texts, at=at, shards=shards, checkpoint=None if checkpoint is None else Path(checkpoint),
         checkpoint_minutes=checkpoint_minutes, resume=resume,
     )  # fmt: skip
     stats = _measure(
@@ -95,7 +98,9 @@ def _measure(
 ) -> ActivationStats:
     """Run :func:`screen` without its check of non-finite values."""
     shards_of(corpus, options)  # fails before the model is looked at
-    reader = Reader(model)
+    reader = Reader(model, options.at)
+    residual = options.at == LAYERS
+    active = "product" if residual else options.active
     check_tokenizer(model, tokenizer)
 
     def read(sentences: Iterable[Sentence]) -> Iterator[Batch]:
@@ -116,13 +121,14 @@ def _measure(
         **made_with(model, tokenizer),
         **corpus_provenance(corpus),
         "tokens": options.tokens,
-        "active": options.active,
+        "active": active,
         "template": options.template,
         "added_bos": added_bos(corpus, tokenizer, options.template),
         "count_special": options.count_special,
         "long_texts": options.long_texts,
+        **({"kind": RESIDUAL} if residual else {}),
     }
-    work = Accumulator(reader, corpus, options.tokens, options.active)
+    work = Accumulator(reader, corpus, options.tokens, active)
     screening = Pass("screening", reader, corpus, options, log, progress)
     attached = reader.attach(work.kernel, work.given)
     return screening.measure(read, work, attached, provenance, batch_tokens=options.batch_tokens)
