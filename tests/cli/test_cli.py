@@ -26,7 +26,7 @@ from affectron._internal.files import locked
 from affectron.cli.app import app
 from affectron.screening import screen as screening
 from tests.support.families import FAMILIES
-from tests.support.tiny import VOCABULARY, build, make_tokenizer
+from tests.support.tiny import VOCABULARY, build, layer_names, make_tokenizer
 
 LABELS = ("anger", "joy", "calm")
 
@@ -90,6 +90,14 @@ def copy(made: Path, tmp_path: Path) -> Path:
 def write_corpus(path: Path, lines) -> Path:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def test_the_outputs_of_layers_are_screened_and_not_selected_from(copy: Path) -> None:
+    corpus, output = copy / "corpus.jsonl", copy / "layers.safetensors"
+    run("screen", copy / "model", corpus, "--split", "train", "--at", "layers", "-o", output)
+    stats = affectron.ActivationStats.load(output)
+    assert stats.sites == tuple(layer_names("llama"))
+    assert "hold the outputs of layers" in refuse("select", output, "-o", copy / "other.json")
 
 
 # --- found on one part, tested on another ---

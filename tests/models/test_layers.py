@@ -310,6 +310,20 @@ def test_half_precision_rounds_once(dtype: torch.dtype) -> None:
         assert torch.equal(logits(model, batch()), wanted)
 
 
+@torch.no_grad()
+def test_a_model_whose_weights_are_offloaded() -> None:
+    """accelerate keeps the weights elsewhere and brings them in before each layer's parts."""
+    accelerate = pytest.importorskip("accelerate")
+    plain, names = build("llama"), layer_names("llama")
+    with layer_outputs(plain, names, shift(*names)):
+        wanted = logits(plain, batch())
+    model = accelerate.cpu_offload(build("llama"), execution_device="cpu")
+    before = state(model)
+    with intervene(model, shifted(*names)):
+        torch.testing.assert_close(logits(model, batch()), wanted, **TOLERANCE)
+    assert state(model) == before
+
+
 # --- decoding ---
 
 CACHES = {"dynamic": {}, "static": {"cache_implementation": "static"}, "none": {"use_cache": False}}

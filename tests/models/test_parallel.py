@@ -23,7 +23,16 @@ from affectron.neurons import NeuronList, NeuronSet
 from affectron.screening.pairs import screen_pairs
 from affectron.screening.quantiles import magnitude_quantiles
 from tests.support.bench import KINDS, Bench, by_request, make_bench
-from tests.support.tiny import batch, build, last_inputs, make_tokenizer, site_names
+from tests.support.tiny import (
+    HIDDEN,
+    batch,
+    build,
+    last_inputs,
+    layer_names,
+    layer_outputs,
+    make_tokenizer,
+    site_names,
+)
 from tests.support.workers import start, start_group, succeed, write_sentences
 
 SHARDS = 5
@@ -39,10 +48,10 @@ def save_model(folder: Path, family: str) -> Path:
     return folder / family
 
 
-def measure(load: Any, model: Path, sentences: Path, output: str, folder: str) -> None:
+def measure(load: Any, model: Path, sentences: Path, output: str, folder: str, at: str) -> None:
     torch.set_num_threads(1)
     corpus = Corpus.from_file(sentences)
-    options = {"batch_tokens": 64, "shards": SHARDS, "checkpoint": folder, "checkpoint_minutes": 1e-9}
+    options = {"at": at, "batch_tokens": 64, "shards": SHARDS, "checkpoint": folder, "checkpoint_minutes": 1e-9}
     screen(load(model), make_tokenizer(), corpus, **options).save(output)
 
 
@@ -68,7 +77,8 @@ def fully_sharded(model: Path) -> Any:
 
 @torch.no_grad()
 def steer(load: Any, model: Path, family: str, output: str) -> None:
-    """Logits under every kind of program: for all rows, for one of three requests, and for a generated token."""
+    """Logits under every kind of program: for all rows, for one of three requests, and for a generated token; and under
+    one at the output of a layer."""
     torch.set_num_threads(1)
     found, inputs = load(model), batch(side="left")
     kinds = {kind: program for kind, (program, _) in make_bench(family).kinds.items()}
@@ -76,6 +86,9 @@ def steer(load: Any, model: Path, family: str, output: str) -> None:
     for kind, program in kinds.items():
         with intervene(found, program):
             logits[kind] = found(**inputs).logits
+    layer = layer_names(family)[1]
+    with intervene(found, [interventions.amplify([(layer, index) for index in range(HIDDEN)], 3.0), None, None]):
+        logits["layer"] = found(**inputs).logits
     with intervene(found, [kinds["zero"], None, interventions.schedule(kinds["induce"])]) as steering:
         logits["by request"] = found(**inputs).logits
         steering[1] = kinds["amplify"]
@@ -96,6 +109,8 @@ def steered_by_hooks(model: Any, bench: Bench) -> dict[str, Tensor]:
     for name, change in {**changes, "by request": requests, "changed": after}.items():
         with last_inputs(model, bench.family, change):
             logits[name] = model(**inputs).logits
+    with layer_outputs(model, layer_names(bench.family)[1:2], by_request([lambda site, h: 3 * h, None, None], 3)):
+        logits["layer"] = model(**inputs).logits
     with last_inputs(model, bench.family, after):
         logits["tokens"] = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     logits["restored"] = logits["plain"]
@@ -106,7 +121,7 @@ def same_logits(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert set(found) == set(wanted) >= set(KINDS)
     for name, logits in wanted.items():
         torch.testing.assert_close(found[name], logits, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: name + text)
-    assert all((wanted[kind] - wanted["plain"]).abs().max() > 1e-2 for kind in KINDS)
+    assert all((wanted[kind] - wanted["plain"]).abs().max() > 1e-2 for kind in (*KINDS, "layer"))
     assert torch.equal(found["restored"], found["plain"])
 
 
@@ -122,21 +137,25 @@ def alike(one: ActivationStats, other: ActivationStats) -> None:
 
 
 @pytest.mark.parametrize(
-    ("load", "family", "size"),
+    ("load", "family", "size", "at"),
     [
-        (tensor_parallel, "llama", 2),
-        (tensor_parallel, "llama", 4),
-        (tensor_parallel, "phi3", 2),  # its plan gathers gate and up: each process sees all neurons
-        (fully_sharded, "llama", 2),
-        (fully_sharded, "llama", 4),
+        (tensor_parallel, "llama", 2, "neurons"),
+        (tensor_parallel, "llama", 4, "neurons"),
+        (tensor_parallel, "phi3", 2, "neurons"),  # its plan gathers gate and up: each process sees all neurons
+        (tensor_parallel, "llama", 2, "layers"),
+        (fully_sharded, "llama", 2, "neurons"),
+        (fully_sharded, "llama", 4, "neurons"),
+        (fully_sharded, "llama", 2, "layers"),
     ],
 )
-def test_a_model_spread_over_processes(sentences: Path, tmp_path: Path, load: Any, family: str, size: int) -> None:
-    """The 43 neurons of a site divide by neither number of processes."""
+def test_a_model_spread_over_processes(
+    sentences: Path, tmp_path: Path, load: Any, family: str, size: int, at: str
+) -> None:
+    """The 43 neurons of a site divide by neither number of processes; each process sees all of a layer's output."""
     model = save_model(tmp_path, family)
-    succeed([start(measure, whole, model, sentences, str(tmp_path / "one"), str(tmp_path / "one.shards"))])
+    succeed([start(measure, whole, model, sentences, str(tmp_path / "one"), str(tmp_path / "one.shards"), at)])
     one = ActivationStats.load(tmp_path / "one")
-    arguments = (load, model, sentences, str(tmp_path / "{rank}"), str(tmp_path / "shards"))
+    arguments = (load, model, sentences, str(tmp_path / "{rank}"), str(tmp_path / "shards"), at)
     succeed(start_group(size, tmp_path / "store", measure, *arguments))
     spread = [ActivationStats.load(tmp_path / str(rank)) for rank in range(size)]
     for found in spread:

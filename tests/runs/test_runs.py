@@ -326,6 +326,7 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
     ("old", "new", "named"),
     [
         ("folds = 3", "folds = 1", "screen.folds is 1, expected an integer of at least 2"),
+        ("folds = 3", 'at = "layers"', "screen.at is 'layers', expected one of neurons"),
         ("folds = 3", "fold = 3", "screen.fold is not an option, expected one of tokens, active"),
         ("top = 0.05", 'top = "much"', "select.top is 'much', expected a finite number"),
         ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a number in (0, 1]"),

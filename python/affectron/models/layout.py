@@ -145,7 +145,7 @@ def is_time_first(shape: torch.Size, batch: int, tokens: int) -> bool | None:
 def device_of(site: Site) -> torch.device:
     """The device on which the site's activation is computed; accelerate's offloading keeps the weights elsewhere."""
     last = site.module if site.expert is not None else site.module.get_submodule(site.structure.last)
-    for module in (last, site.module):
+    for module in (*last.modules(), site.module):
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
         if device is not None:
             return torch.device(f"cuda:{device}" if isinstance(device, int) else device)
