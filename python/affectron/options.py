@@ -157,10 +157,7 @@ class Sharded(Options):
 class Screen(Sharded, Read):
     """Screening: statistics of every neuron for each label."""
 
-    at: str = option(
-        NEURONS, "Measure the neurons of the MLPs, or the outputs of the layers, where active is h > 0.",
-        OneOf(MEASURED),
-    )  # fmt: skip
+    at: str = option(NEURONS, "Measure neurons of MLPs, or outputs of layers (active: h > 0).", OneOf(MEASURED))
     long_texts: str = option(
         "truncate", "Cut a text that is longer than the model reads, or read it in overlapping windows.",
         OneOf(LONG_TEXTS),

@@ -161,6 +161,9 @@ def test_what_is_no_list_of_layers_is_refused() -> None:
     ):
         with pytest.raises(InputError, match=message):
             find_layers(model)
+    single = nn.Sequential(build("llama").model.layers[0].mlp)
+    with pytest.raises(InputError, match="Sequential has no list of layers"), sweep(single, [None, None]):
+        pass
 
 
 # --- forwards ---
