@@ -25,8 +25,12 @@ def find_layers(model: nn.Module) -> list[Site]:
             nothing but MLPs; the configuration has no hidden size.
     """
     inner = unwrapped(model)
-    sites = find_sites(inner)
-    return [layer for part in reversed(text_parts(inner)) for layer in _layers_of(inner, part, sites)]
+    return layers_around(inner, find_sites(inner))
+
+
+def layers_around(model: nn.Module, sites: Sequence[Site]) -> list[Site]:
+    """:func:`find_layers` for a model of which ``sites`` are the MLPs."""
+    return [layer for part in reversed(text_parts(model)) for layer in _layers_of(model, part, sites)]
 
 
 def _layers_of(model: nn.Module, part: Any, sites: Sequence[Site]) -> list[Site]:

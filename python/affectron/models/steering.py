@@ -15,7 +15,7 @@ from affectron.interventions import Program, Schedule
 from affectron.models.attaching import attach
 from affectron.models.chain import Routed
 from affectron.models.discovery.sites import find_sites
-from affectron.models.layers import find_layers, parameters, text_parts
+from affectron.models.layers import layers_around, parameters, text_parts
 from affectron.models.layout import OUTPUT, Site, is_time_first
 from affectron.models.prompts import CACHES, cache_length, tell_the_prompt
 from affectron.models.tables import NEVER, ProgramTables, check_sites, distinct
@@ -40,8 +40,9 @@ def intervene(
     there all requests must have the same program, or none. Activations that are not computed while the context is
     open, such as those behind given ``encoder_outputs`` or the tokens in a cache, are not steered.
 
-    A program may touch the output of a layer (:func:`find_layers`), the residual stream. The kernels are on all MLPs,
-    and on those layers that ``program`` touches: the others cost nothing, and no later program can touch them.
+    A program may touch the output of a layer (:func:`affectron.models.find_layers`), the residual stream. The kernels
+    are on all MLPs, and on those layers that ``program`` touches: the others cost nothing, and no later program can
+    touch them.
 
     Prefill, cached decoding and padding on either side need nothing further: padded positions are steered too, and
     attention ignores them as always. A :class:`Schedule` changes with the position in the text
@@ -95,7 +96,7 @@ def _sites_of(model: nn.Module, programs: Sequence[Program]) -> list[Site]:
     """The MLPs of the model, then the layers that a program touches."""
     sites = find_sites(model)
     if any(_outputs(program) for program in programs):
-        layers = find_layers(model)
+        layers = layers_around(model, sites)
         for program in programs:
             check_sites(program, [*sites, *layers])
         sites += [layer for layer in layers if any(layer.name in program.sites for program in programs)]
