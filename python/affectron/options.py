@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from affectron._internal.checks import SHARE, UNIT, Each, Finite, OneOf, Positive, Whole, check, check_template
+from affectron._internal.checks import SHARE, UNIT, Between, Each, Finite, OneOf, Positive, Whole, check, check_template
 from affectron._internal.names import (
     ACTIVE_RULES,
     BASELINES,
@@ -65,8 +65,16 @@ class Columns(Options):
         "label", "Column of the label, or list of labels; several columns (A,B) are as many tasks.",
         parameter="label_column",
     )  # fmt: skip
+    indicators: str | tuple[str, ...] | None = option(
+        None, "Columns of 0 and 1 (A,B) in place of a label column: each is a label of one task, named as the column."
+    )
+    without: str = option("none", "Label of a sentence whose indicators are all 0.")
     task: str = option("task", "Column of the task; may be absent.", parameter="task_column")
     split: str = option("split", "Column of the split; may be absent.", parameter="split_column")
+    held_out: float | None = option(
+        None, "Share of the sentences of a source without splits that goes to dev, and as much to test, the rest to "
+        "train; equal texts go together.", Between(0, 0.5, above=True),
+    )  # fmt: skip
     id: str = option("id", "Column of the sentence's id; may be absent.", parameter="id_column")
     span: str | None = option(
         None, "Column of spans with start, end and label: only their tokens count for a label.",
@@ -78,6 +86,22 @@ class Columns(Options):
     on_bad_line: Literal["error", "skip"] = option(
         "error", "Stop at a line that cannot be used, or count and skip it.", OneOf(ON_BAD_LINE)
     )
+
+    def check_together(self) -> None:
+        if self.indicators is None:
+            if self.without != Columns.without:
+                raise InputError(f"without is {self.without!r}, which goes with indicators, and there are none")
+            return
+        for name in ("label", "span"):
+            if getattr(self, name) != getattr(Columns, name):
+                raise InputError(f"indicators and {name}_column are both given, expected one of them")
+        if self.without in self.indicator_columns:
+            raise InputError(f"without is {self.without!r}, a column of indicators; expected another name")
+
+    @property
+    def indicator_columns(self) -> tuple[str, ...]:
+        """The columns of indicators; empty if there are none."""
+        return (self.indicators,) if isinstance(self.indicators, str) else self.indicators or ()
 
 
 @dataclass(frozen=True)

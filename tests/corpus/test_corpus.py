@@ -261,7 +261,10 @@ def test_unknown_splits_and_tasks(tmp_path: Path) -> None:
     assert message(lambda: Corpus.from_file(path, task="mood")) == unknown
     assert message(lambda: corpus.where(split="dev").where(split="train")).endswith("known: 'dev'")
     plain = Corpus.from_records([{"text": "a", "label": "x"}])
-    assert message(lambda: plain.where(split="dev")) == "split 'dev' is not in records; it has no splits"
+    assert (
+        message(lambda: plain.where(split="dev"))
+        == "split 'dev' is not in records; it has no splits; held_out makes them"
+    )
     apart = Corpus.from_records([{**ROWS[0], "split": "dev"}, {**ROWS[4], "split": "train"}])
     expected = "records has no sentence of task 'rhetoric' in split 'dev'"
     assert message(lambda: apart.where(split="dev", task="rhetoric")) == expected

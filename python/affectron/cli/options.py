@@ -99,7 +99,7 @@ def _made(kind: type[Options], given: dict[str, Any]) -> Options:
         kinds = {typing.get_origin(inner) for inner in declared}
         if dict in kinds:
             value = _by_task(_name(field.name, about), value or ())
-        elif tuple in kinds and (str not in declared or "," in value):
+        elif isinstance(value, str) and tuple in kinds and (str not in declared or "," in value):
             value = tuple(value.split(","))
         if about.template:
             is_text = isinstance(value, str)

@@ -85,8 +85,11 @@ class Corpus:
         *,
         text_column: str = Columns.text,
         label_column: str | Sequence[str] = Columns.label,
+        indicators: str | Sequence[str] | None = Columns.indicators,
+        without: str = Columns.without,
         task_column: str = Columns.task,
         split_column: str = Columns.split,
+        held_out: float | None = Columns.held_out,
         id_column: str = Columns.id,
         span_column: str | None = Columns.span,
         turns: str | None = Columns.turns,
@@ -109,6 +112,8 @@ class Corpus:
         under these names. A column ``source`` says where a sentence comes from (:attr:`sources`).
 
         Several label columns are as many tasks, each named after its column; a sentence needs a label in one of them.
+        Indicators are columns of 0 and 1 (or true and false), and labels of one task: a sentence has those of its
+        columns that are 1, or the label ``without`` if none is.
         With ``span_column`` labels come from that column instead: a list of objects with ``start``, ``end``
         (characters, the end not included), ``label`` and perhaps ``task``; only the tokens of a span count for its
         label. With ``turns`` the text column holds conversations, lists of objects with ``role`` and ``content``.
@@ -133,8 +138,11 @@ class Corpus:
         columns = Columns(
             text=text_column,
             label=column_names(label_column),
+            indicators=None if indicators is None else column_names(indicators),
+            without=without,
             task=task_column,
             split=split_column,
+            held_out=held_out,
             id=id_column,
             span=span_column,
             turns=turns,
@@ -224,7 +232,7 @@ class Corpus:
             InputError: the split or task is not in this corpus, or no sentence is in both.
         """
         if split is not None and split not in self.splits:
-            known = f"known: {quoted(self.splits)}" if self.splits else "it has no splits"
+            known = f"known: {quoted(self.splits)}" if self.splits else "it has no splits; held_out makes them"
             raise InputError(f"split {split!r} is not in {self.name}; {known}")
         if task is not None and task not in self.tasks:
             raise InputError(f"task {task!r} is not in {self.name}; known: {quoted(self.tasks)}")

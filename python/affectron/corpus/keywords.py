@@ -21,8 +21,11 @@ class Keywords(TypedDict, total=False):
 
     text_column: str
     label_column: str | Sequence[str]
+    indicators: str | Sequence[str] | None
+    without: str
     task_column: str
     split_column: str
+    held_out: float | None
     id_column: str
     span_column: str | None
     turns: str | None
@@ -43,14 +46,15 @@ def columns_of(keywords: Mapping[str, Any]) -> Columns:
     if unknown:
         raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
     options = {FIELD_OF[name]: value for name, value in keywords.items() if name in FIELD_OF}
-    if "label" in options:
-        options["label"] = column_names(options["label"])
+    for name in ("label", "indicators"):
+        if options.get(name) is not None:
+            options[name] = column_names(options[name])
     return Columns(**options)
 
 
-def column_names(label: str | Sequence[str]) -> str | tuple[str, ...]:
-    """One label column, or several as a tuple."""
-    return label if isinstance(label, str) else tuple(label)
+def column_names(columns: str | Sequence[str]) -> str | tuple[str, ...]:
+    """One column, or several as a tuple."""
+    return columns if isinstance(columns, str) else tuple(columns)
 
 
 def shows_keywords(function: Callable[P, R]) -> Callable[P, R]:

@@ -26,6 +26,8 @@ _LIST_SIGNS = {"[]": " \t\n,;|'\"", "()": ",'\"", "{}": ",'\""}
 # A list of strings as Python writes it.
 _PYTHON_STRING = r"""'[^'\\]*'|"[^"\\]*\""""
 _PYTHON_LIST = re.compile(rf"\[(?:{_PYTHON_STRING})(?:, ?(?:{_PYTHON_STRING}))*\]")
+# Cells of an indicator, in small letters: whether the sentence has the label.
+_INDICATED = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 # Characters that may separate labels in a string.
 _SEPARATORS = ",;|/+&"
 
@@ -65,12 +67,16 @@ class LabelReader:
             return labels
 
     def _read(self, line: int, label: Any, task: Any) -> LabelSet:
-        column = self._schema.label
-        if isinstance(column, tuple):
+        column, options = self._schema.label, self._schema.options
+        tasks: list[str] = []
+        if options.indicators is not None:
+            names = _indicated(self._schema.labels, label) or [options.without]
+        elif isinstance(column, tuple):
             names, tasks = self._read_columns(column, label)
         else:
             names = _read_names(label, column, self._separator)
-            tasks = [] if task is None else _read_names(task, self._schema.options.task, self._separator)
+        if task is not None and not tasks:
+            tasks = _read_names(task, options.task, self._separator)
         has_task = bool(tasks)
         tasks = tasks or [self._default_task]
         if len(tasks) not in (1, len(names)):
@@ -152,6 +158,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(map(_plain, value))
     return str(value) if not isinstance(value, bool) and isinstance(value, Integral) else value
+
+
+def _indicated(columns: tuple[str, ...], cells: Any) -> list[str]:
+    """The columns of indicators whose cell says yes."""
+    indicated = []
+    for column, cell in zip(columns, cells, strict=True):
+        flag = _INDICATED.get(str(cell).strip().lower())
+        if flag is None:
+            value = repr(cell) if isinstance(cell, str) else kind_of(cell)
+            raise BadRow(f"{column} is {value}, expected 0, 1, true or false")
+        if flag:
+            indicated.append(column)
+    return indicated
 
 
 def _is_absent(field: Any) -> bool:

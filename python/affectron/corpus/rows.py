@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from affectron._internal.overlap import text_hash
 from affectron.corpus.labels import LabelReader, LabelSet
 from affectron.corpus.schema import Row, Schema
 from affectron.corpus.values import BadRow, is_unicode, kind_of, quoted
@@ -59,7 +60,7 @@ class RowParser:
             id = str(id)
         elif id is not None and not isinstance(id, str):
             raise BadRow(f"{columns.id} is {kind_of(id)}, expected a string or an integer")
-        split, id = split or None, id or str(line)
+        split, id = self._split_of(text, split or None), id or str(line)
         source = source if isinstance(source, str) and source else None
         if columns.span is None:
             labels = self._labels.read(line, label, task)
@@ -68,6 +69,19 @@ class RowParser:
             ParsedSentence(text, labels, split, f"{id}#{number}", span, messages, source)
             for number, (span, labels) in enumerate(self._read_spans(line, label, len(text)).items(), 1)
         ]
+
+    def _split_of(self, text: str, split: str | None) -> str | None:
+        """The split of a text: the row's, or one that the text's hash decides if sentences are to be held out.
+
+        The hash is that of the overlap: texts that it takes for equal are in one split.
+        """
+        options = self._schema.options
+        if options.held_out is None:
+            return split
+        if split is not None:
+            raise BadRow(f"{options.split} is {split!r}, and held_out is for sentences without a split")
+        place = text_hash(text) / 2**64
+        return "dev" if place < options.held_out else "test" if place < 2 * options.held_out else "train"
 
     def _read_spans(self, line: int, spans: Any, length: int) -> dict[tuple[int, int], LabelSet]:
         """The label set of each span, by the span's (start, end) in a text of ``length`` characters."""

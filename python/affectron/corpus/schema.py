@@ -21,13 +21,13 @@ class Schema:
 
     Attributes:
         options: the options of reading a corpus.
-        label: the column of labels or of spans, or a tuple of label columns.
+        label: the column of labels or of spans, or a tuple of label columns or of indicators.
         labels: the same as a tuple.
         source: the column that says where a sentence comes from; None if another role has that column.
         names: all columns.
 
     Raises:
-        InputError: a column has two roles; there is no label column; the label separator is empty.
+        InputError: a column has two roles; there is no label column, or no indicator; the label separator is empty.
     """
 
     def __init__(self, options: Columns) -> None:
@@ -35,17 +35,21 @@ class Schema:
             raise InputError("label_separator is '', expected a character or several")
         self.options = options
         self.label = options.label if options.span is None else options.span
+        if options.indicators is not None:
+            self.label = options.indicator_columns
         self.labels = (self.label,) if isinstance(self.label, str) else self.label
         if not self.labels:
-            raise InputError("label_column is an empty sequence; expected one column or several")
+            given = "label_column" if options.indicators is None else "indicators"
+            raise InputError(f"{given} is an empty sequence; expected one column or several")
         self.names = [options.text, *self.labels, options.task, options.split, options.id]
         for column, times in Counter(self.names).items():
             if times > 1:
                 raise InputError(f"column {column!r} is given two roles; text, label, task, split and id must differ")
         self.source = None if "source" in self.names else "source"
+        kind = "label" if options.indicators is None else "indicator"
         # A column that the caller has renamed must exist: a misspelt one would go unnoticed, and no split be read.
         optional = {"task": options.task, "split": options.split, "id": options.id}
-        self._required = [("text", options.text), *(("label", column) for column in self.labels)]
+        self._required = [("text", options.text), *((kind, column) for column in self.labels)]
         self._required += [(role, column) for role, column in optional.items() if column != role]
         if self.source is not None:
             self.names.append(self.source)

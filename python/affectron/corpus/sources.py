@@ -130,13 +130,15 @@ class Dataset(Source):
 
     def rows(self) -> Rows:
         line = 0
-        split_column = self.schema.options.split
+        options = self.schema.options
+        whole = options.held_out is not None and len(self._parts) == 1  # one split is no division
         for split, part in self._parts.items():
             features = getattr(part, "features", None)
             classes = class_labels(features.to_dict() if features else {}, self.schema.names)
             for record in part:
                 line += 1
-                record = {**record, split_column: record.get(split_column, split or None)}
+                own = None if whole else split or None
+                record = {**record, options.split: record.get(options.split, own)}
                 named = by_name(record, classes)
                 yield line, named if isinstance(named, BadRow) else self.schema.checked_row(named)
 
