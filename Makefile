@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick slow-list lint format docs bench fuzz sanitize gpu gpu-wheel matrix calibrate wheel clean another
+.PHONY: help demo test test-quick slow-list lint format docs bench fuzz sanitize gpu gpu-wheel matrix calibrate studies wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -103,6 +103,13 @@ matrix: $(VENV)/installed ## test other versions of torch and transformers; writ
 
 calibrate: $(VENV)/installed ## examine selectors and verdicts on planted models; writes docs/calibration.md
 	@$(BIN)/python -m tools.calibrate
+
+# A run goes on where it was stopped, and stages whose inputs are unchanged are not run again.
+STUDIES := $(wildcard examples/studies/*.toml)
+
+studies: $(VENV)/installed ## run the studies of examples/studies (STUDIES=...); writes docs/studies.md
+	@for study in $(STUDIES); do $(BIN)/affectron run $$study; done
+	@$(BIN)/python -m tools.study_page $(STUDIES)
 
 fuzz: $(VENV)/installed ## fuzz the loaders for ten minutes, guided by coverage
 	@$(BIN)/pip install -q -c constraints.txt 'affectron[fuzz]'
