@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from statistics import fmean
 from typing import Any
 
@@ -184,7 +185,7 @@ def late_as_in_the_paper(pieces: Pieces) -> Answer:
 
 def _late(lists: Iterable[NeuronList], sites: Iterable[str]) -> Answer:
     sites = list(sites)
-    late = {site for position, site in enumerate(sites) if position >= 0.75 * len(sites)}
+    late = sites[-ceil(len(sites) / 4) :]  # rounded in favour of the claim
     shares = {of_label.label: fmean(site in late for site, _, _ in of_label) for of_label in lists if len(of_label)}
     return judge(
         [Part("share in the last quarter, above one half", {label: share - 0.5 for label, share in shares.items()})],
