@@ -18,6 +18,7 @@ from affectron.evaluation.verdicts import NO_EFFECT
 from affectron.experiments.results import Ablations, CrossSignal, Validation
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.report.pieces import Pieces
+from affectron.runs import load_config
 from affectron.stats import ActivationStats
 from tests.support.results import (
     PROVENANCE,
@@ -33,6 +34,7 @@ from tests.support.results import (
     make_validation,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 TASKS = {"emotion": EMOTIONS, "rhetoric": ("hyperbole", "sarcasm")}
 UP, DOWN, MIXED = (0.1,) * 6, (-0.1,) * 6, (0.1, -0.1, 0.1, -0.1, 0.1, -0.1)
@@ -276,3 +278,9 @@ def test_a_study_is_read_by_its_configuration(tmp_path: Path) -> None:
     study = Study.read(tmp_path / "small.toml")
     assert (study.name, study.seconds) == ("small", {"screen": 2.5})
     assert study.pieces.validation is not None
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "examples" / "studies").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_studies_have_configurations_that_can_be_read(config: Path) -> None:
+    read = load_config(config)
+    assert read.output.resolve() == ROOT / "run" / "studies" / config.stem
