@@ -46,7 +46,7 @@ TAKEN: list[tuple[Callable[..., Any], tuple[type[Options], ...], set[str]]] = [
 ]
 COMMANDS = {
     "screen": (Screen, Columns, Load), "select": (Select,), "validate": (Evaluate, Validate, Columns, Load),
-    "screen-pairs": (options.ScreenPairs, Load), "steer": (Load,),
+    "screen-pairs": (options.ScreenPairs, Load), "steer": (Columns, Load),
 }  # fmt: skip
 TABLES = {
     "columns": Columns, "screen": Screen, "select": Select, "stability": Stability, "candidates": Candidates,

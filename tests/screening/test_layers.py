@@ -14,7 +14,7 @@ from torch import Tensor
 import affectron
 from affectron import interventions
 from affectron.models import intervene
-from affectron.options import Screen
+from affectron.options import ScreenSites
 from affectron.screening.screen import screen, screen_folds
 from affectron.stats import FIELDS, ActivationStats
 from tests.models import test_forward
@@ -69,7 +69,7 @@ def test_shards_folds_and_files_are_those_of_neurons(tmp_path: Path) -> None:
             assert all(np.array_equal(getattr(other, name)[site], getattr(stats, name)[site]) for name in FIELDS)
     line = message(lambda: screen(model, tokenizer, CORPUS, tokens="mean", shards=3, checkpoint=kept, resume=True))
     assert line == f"cannot resume from {kept}: active was 'product' and is 'gate' now"
-    folds = screen_folds(model, tokenizer, CORPUS, 4, Screen(at="layers", tokens="mean"))
+    folds = screen_folds(model, tokenizer, CORPUS, 4, ScreenSites(at="layers", tokens="mean"))
     pooled = ActivationStats.pooled(folds)
     assert pooled.kind == "residual"
     for site in stats.sites:
@@ -156,4 +156,4 @@ def test_other_kinds_do_not_mix(both: Any) -> None:
     assert line == "cannot merge statistics: kind is None in one and 'residual' in the other"
     line = message(lambda: affectron.residual(of_neurons, layer_names("llama")[0], "joy"))
     assert line == "residual needs the outputs of layers, and these statistics hold activations"
-    assert message(lambda: Screen(at="heads")) == "at is 'heads', expected one of neurons, layers"
+    assert message(lambda: ScreenSites(at="heads")) == "at is 'heads', expected one of neurons, layers"

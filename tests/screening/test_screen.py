@@ -15,7 +15,7 @@ import torch
 from affectron.corpus import Corpus
 from affectron.errors import InputError, ScreeningInterrupted
 from affectron.models import load_model
-from affectron.options import Screen
+from affectron.options import ScreenSites
 from affectron.screening.screen import screen, screen_folds
 from affectron.stats import FIELDS, ActivationStats, SiteStats
 from tests.support.corpora import CORPUS
@@ -298,7 +298,7 @@ def test_a_site_without_a_finite_activation_is_refused_by_name(value: float, tok
             )
         )
         assert again == line
-    assert message(lambda: screen_folds(model, make_tokenizer(), CORPUS, 2, Screen(tokens=tokens))) == line
+    assert message(lambda: screen_folds(model, make_tokenizer(), CORPUS, 2, ScreenSites(tokens=tokens))) == line
 
 
 def test_numbers_that_are_not_finite_are_said_once_of_all_folds() -> None:

@@ -12,14 +12,14 @@ from affectron.cli.inputs import load_model
 from affectron.cli.options import CorpusArgument, JsonOption, ModelArgument, SplitOption, TaskOption
 from affectron.cli.output import save, timed
 from affectron.cli.passes import PreparedPass, sentences_of
-from affectron.options import Columns, Load, Screen
+from affectron.options import Columns, Load, ScreenSites
 
 
 def screen(
     model: ModelArgument,
     corpus: CorpusArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to save the statistics to (.safetensors).")],
-    options: Screen,
+    options: ScreenSites,
     columns: Columns,
     load: Load,
     split: SplitOption = None,

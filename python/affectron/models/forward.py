@@ -28,7 +28,7 @@ from affectron.models.discovery.sites import find_sites
 from affectron.models.layers import find_layers
 from affectron.models.layout import Site, is_time_first
 from affectron.models.wrappers import check_adapter, has_adapter, unwrapped
-from affectron.options import Screen
+from affectron.options import ScreenSites
 
 # The tiny batch: sentences, their tokens, and the tokens of the first sentence that never change. Sentences and tokens
 # differ in number, so that the shapes [B, T, F] and [T, B, F] do.
@@ -75,7 +75,7 @@ class Reader:
             more than change weights.
     """
 
-    def __init__(self, model: Any, at: str = Screen.at) -> None:
+    def __init__(self, model: Any, at: str = ScreenSites.at) -> None:
         check_adapter(model)
         self.model = model
         sites = find_layers(model) if at == LAYERS else find_sites(model)

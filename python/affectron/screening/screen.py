@@ -22,31 +22,31 @@ from affectron.corpus.batching import Batch, batches
 from affectron.corpus.encoding import added_bos
 from affectron.models import Reader, check_tokenizer, max_length
 from affectron.models.provenance import made_with
-from affectron.options import Screen
+from affectron.options import ScreenSites
 from affectron.screening.accumulate import Accumulator
 from affectron.screening.meter import EventLog, Log
 from affectron.screening.passes import Pass, as_folds, corpus_provenance, shards_of
 from affectron.stats import RESIDUAL, ActivationStats, check_finite
 
 
-@documented(Screen)
+@documented(ScreenSites)
 def screen(
     model: Any,
     tokenizer: Any,
     corpus: Corpus,
-    tokens: str = Screen.tokens,
-    active: str = Screen.active,
-    batch_tokens: int = Screen.batch_tokens,
-    template: str = Screen.template,
-    count_special: bool = Screen.count_special,
-    long_texts: str = Screen.long_texts,
-    at: str = Screen.at,
+    tokens: str = ScreenSites.tokens,
+    active: str = ScreenSites.active,
+    batch_tokens: int = ScreenSites.batch_tokens,
+    template: str = ScreenSites.template,
+    count_special: bool = ScreenSites.count_special,
+    long_texts: str = ScreenSites.long_texts,
+    at: str = ScreenSites.at,
     progress: bool = False,
-    shards: int | None = Screen.shards,
-    checkpoint: str | Path | None = Screen.checkpoint,
-    checkpoint_minutes: float = Screen.checkpoint_minutes,
-    resume: bool = Screen.resume,
-    log: Log | str | Path | None = Screen.log,
+    shards: int | None = ScreenSites.shards,
+    checkpoint: str | Path | None = ScreenSites.checkpoint,
+    checkpoint_minutes: float = ScreenSites.checkpoint_minutes,
+    resume: bool = ScreenSites.resume,
+    log: Log | str | Path | None = ScreenSites.log,
 ) -> ActivationStats:
     """Statistics of every MLP neuron, or layer's output, of ``model`` for each label of ``corpus`` (docs/method.md).
 
@@ -81,7 +81,7 @@ def screen(
         Incomplete: some shards failed; the others are kept in ``checkpoint``.
         ScreeningInterrupted: Ctrl-C; with ``checkpoint`` also SIGTERM.
     """
-    options = Screen(
+    options = ScreenSites(
         tokens=tokens, active=active, batch_tokens=batch_tokens, template=template, count_special=count_special,
         long_texts=long_texts, at=at, shards=shards, checkpoint=None if checkpoint is None else Path(checkpoint),
         checkpoint_minutes=checkpoint_minutes, resume=resume,
@@ -94,7 +94,7 @@ def screen(
 
 
 def _measure(
-    model: Any, tokenizer: Any, corpus: Corpus, options: Screen, log: Log | None, progress: bool
+    model: Any, tokenizer: Any, corpus: Corpus, options: ScreenSites, log: Log | None, progress: bool
 ) -> ActivationStats:
     """Run :func:`screen` without its check of non-finite values."""
     shards_of(corpus, options)  # fails before the model is looked at
@@ -139,7 +139,7 @@ def screen_folds(
     tokenizer: Any,
     corpus: Corpus,
     folds: int,
-    options: Screen | None = None,
+    options: ScreenSites | None = None,
     *,
     progress: bool = False,
 ) -> list[ActivationStats]:
@@ -152,7 +152,7 @@ def screen_folds(
     Raises:
         InputError: folds is below 1 or more than there are sentences, or as :func:`screen`.
     """
-    options = options or Screen()
+    options = options or ScreenSites()
     log = None if options.log is None else EventLog(options.log)
     parts = []
     for number, fold in enumerate(corpus.folds(folds)):
