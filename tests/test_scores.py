@@ -486,9 +486,38 @@ def test_text_attribution_multiplies_two_contrasts():
         contrasts = score(gradients, "attribution_contrast", task), score(activations, "mean_difference", task)
         for site, values in found.items():
             np.testing.assert_array_equal(values, contrasts[0][site] * contrasts[1][site])
-    for name, unfit in (("text_attribution", None), ("attribution", activations)):
+    of_answers = attributions(3)[0].stats(kind="attribution", metric="answer")
+    with pytest.raises(InputError, match="the metric of the attributions 'answer', expected 'text'"):
+        score(of_answers, "text_attribution", "emotion", activations)
+    for name, unfit in (("text_attribution", None), ("text_attribution_t", None), ("attribution", activations)):
         with pytest.raises(InputError, match=f"score is '{name}' and activations are"):
             score(gradients, name, "emotion", unfit)
+
+
+def test_text_attribution_t_is_the_product_over_its_deviation_under_resampling():
+    """The deviation of the product of two contrasts over bootstrap resamples of the sentences, against the formula."""
+    rng = np.random.default_rng(8)
+    labels = [("a",), ("b",)]
+    at = np.repeat([0, 1], 150)
+    # Contrasts well above their errors, where the first order holds.
+    effects = {name: rng.choice([-1, 1], 6) * rng.uniform(0.7, 2, 6) for name in ("c", "g")}
+    values = {name: rng.normal(size=(300, 6)) + np.outer(at, effect) for name, effect in effects.items()}
+
+    def stats(rows: np.ndarray, name: str, kind: str):
+        of_rows = [labels[label] for label in at[rows]]
+        return Raw({"t": ("a", "b")}, of_rows, {"s": values[name][rows]}, {"s": values[name][rows] > 0}).stats(
+            kind=kind
+        )
+
+    def product(rows: np.ndarray) -> np.ndarray:
+        found = score(stats(rows, "g", "attribution"), "text_attribution", "t", stats(rows, "c", "activation"))
+        return found["s"]
+
+    resamples = (np.concatenate([rng.choice(np.flatnonzero(at == label), 150) for label in (0, 1)]) for _ in range(400))
+    deviation = np.std([product(rows) for rows in resamples], axis=0)
+    whole = np.arange(300)
+    found = score(stats(whole, "g", "attribution"), "text_attribution_t", "t", stats(whole, "c", "activation"))["s"]
+    np.testing.assert_allclose(product(whole) / found, deviation, rtol=0.15)
 
 
 def test_scores_of_the_other_kind_of_statistics_are_refused():

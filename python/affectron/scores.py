@@ -42,7 +42,8 @@ class Score(NamedTuple):
             whose observations are contrasts already and need no rest.
         error: the standard error of ``function``. The score is then the moderated t of Tusher, Tibshirani and Chu
             (2001), function / (error + s0), s0 the 0.9 quantile of the label's errors over all neurons that have any.
-        shifted: True where ``function`` is multiplied by ``mean_difference`` of statistics of activations.
+        shifted: True where ``function`` is multiplied by ``mean_difference`` of statistics of activations. With an
+            ``error`` the product is divided by its standard error to first order, from the errors of both factors.
     """
 
     function: Callable[[Contrast], Array]
@@ -164,6 +165,12 @@ SCORES: dict[str, Score] = {
         "first order what the shift from rest to label does for texts of the label and not for others",
         "high", "mean", signed=True, kind="attribution", shifted=True,
     ),
+    "text_attribution_t": Score(
+        formulas.mean_difference,
+        "(A_t - A_r) (g_t - g_r) over its standard error, to first order from the standard errors of both factors "
+        "(delta method; errors as in welch_t)",
+        "high", "mean", signed=True, kind="attribution", error=formulas.welch_error, shifted=True,
+    ),
     "attribution_g": Score(
         formulas.hedges_g, "Hedges g of a_t - a_r, as hedges_g", "high", "mean", signed=True, kind="attribution"
     ),
@@ -203,7 +210,9 @@ def usual_score(stats: ActivationStats) -> str:
     """The score by which neurons of the statistics are ranked unless another is asked for."""
     # 100 of 46,080 neurons removed 0.99 to 1.01 of a model's agreement of the verb by their mean attribution within
     # pairs, and 0.74 to 0.83 by its t.
-    return "paired_difference" if stats.of_pairs and stats.kind == ATTRIBUTION else _USUAL[kind_of(stats)]
+    if stats.of_pairs and stats.kind == ATTRIBUTION:
+        return "paired_difference"
+    return "text_attribution_t" if stats.provenance.get("metric") == "text" else _USUAL[kind_of(stats)]
 
 
 def scores_for(stats: ActivationStats) -> tuple[str, ...]:
@@ -249,7 +258,7 @@ def score(
         stats: statistics of a labelled corpus, or of contrastive pairs.
         name: one of ``SCORES``; its description gives the formula and the source.
         task: the task whose labels are contrasted; may be omitted when there is only one.
-        activations: statistics of activations of the same model, for ``text_attribution`` alone.
+        activations: statistics of activations of the same model, for the scores of a text's attribution alone.
 
     Returns:
         site -> float64 [L, F], rows in the order of ``stats.tasks[task]``; [1, F] for the entropies. NaN where the
@@ -266,13 +275,27 @@ def score(
     task, kind = only_task(stats, task), SCORES[name]
     if kind.shifted != (activations is not None):
         given = "not given" if activations is None else "given"
-        raise InputError(f"score is {name!r} and activations are {given}, expected them for text_attribution alone")
+        wanted = ", ".join(shifted for shifted, of_name in SCORES.items() if of_name.shifted)
+        raise InputError(
+            f"score is {name!r} and activations are {given}, expected them for {wanted} alone (--activations)"
+        )
+    metric = stats.provenance.get("metric")
+    if kind.shifted and metric not in (None, "text"):
+        raise InputError(f"score is {name!r} and the metric of the attributions {metric!r}, expected 'text'")
     values = _each_site(stats, kind.function, task)
     if activations is not None:
         if (activations.tasks.get(task), activations.widths) != (stats.tasks[task], stats.widths):
             raise InputError(f"activations have other labels of task {task!r} or other sites than the attributions")
         shifts = score(activations, "mean_difference", task)
-        return {site: values[site] * shifts[site] for site in values}
+        if kind.error is None:
+            return {site: values[site] * shifts[site] for site in values}
+        errors, of_shifts = (_each_site(source, kind.error, task) for source in (stats, activations))
+        return {
+            site: _quotient(
+                values[site] * shifts[site], np.hypot(shifts[site] * errors[site], values[site] * of_shifts[site])
+            )
+            for site in values
+        }
     if kind.error is None:
         return values
     errors = _each_site(stats, kind.error, task)
@@ -280,6 +303,11 @@ def score(
     # A label whose sentences all agree is ranked by the value itself.
     offset = np.array([[np.quantile(row, _OFFSET) if row.size else 1.0] for row in spread])
     return {site: values[site] / (errors[site] + offset) for site in values}
+
+
+def _quotient(value: Array, error: Array) -> Array:
+    """The value over its error; NaN where there is none."""
+    return value / np.where(error > 0, error, np.nan)
 
 
 def frequency(stats: ActivationStats, task: str | None = None) -> dict[str, Array]:

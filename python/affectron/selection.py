@@ -84,8 +84,8 @@ def select(
     Args:
         stats: statistics or attributions of a labelled corpus, or of pairs.
         task: the task to contrast the labels of; all tasks, one by one, when None.
-        activations: statistics of activations of the same model; with attributions of the metric ``text`` the score is
-            then ``text_attribution``.
+        activations: statistics of activations of the same model, for ``text_attribution_t``, which is the usual score
+            of attributions of the metric ``text``.
         {options}
 
     Returns:
@@ -124,7 +124,7 @@ def choose(
         InputError: as :func:`select`.
     """
     tasks = list(stats.tasks) if task is None else [task]
-    options = resolved(options, stats, activations)
+    options = resolved(options, stats)
     if options.fdr is not None and scores.kind_of(stats) == ACTIVATION:
         check_sentences(options.fdr, stats.provenance.get("tokens"))
     lists, removed = [], {}
@@ -150,10 +150,9 @@ def check_sentences(fdr: float, tokens: Any) -> None:
         )
 
 
-def resolved(options: Select, stats: ActivationStats, activations: ActivationStats | None) -> Select:
+def resolved(options: Select, stats: ActivationStats) -> Select:
     """The options with the score and the size that are the default for these statistics."""
-    usual = scores.usual_score(stats) if activations is None else "text_attribution"
-    options = replace(options, score=options.score or usual)
+    options = replace(options, score=options.score or scores.usual_score(stats))
     if options.top is None and options.count is None:
         return replace(options, count=COUNT) if stats.kind == ATTRIBUTION else replace(options, top=TOP)
     return options

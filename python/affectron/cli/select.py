@@ -26,12 +26,16 @@ def select(
     options: Select,
     contrast: SelectTask,
     activations: Annotated[
-        Path | None, typer.Option(help="With attributions of the metric text: statistics saved by screen.")
+        Path | None,
+        typer.Option(
+            help="With attributions of the metric text: statistics saved by screen. The neurons are then those that "
+            "the steering program contrast is for."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Select the neurons of each label from the statistics STATS."""
-    checked_output(output, stats)
+    checked_output(output, stats, activations)
     if options.top == 1:
         say("--top is a share, and 1 is all neurons: none is left out by rank")
     measured = None if activations is None else affectron.ActivationStats.load(activations)
