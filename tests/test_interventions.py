@@ -230,6 +230,84 @@ def test_neurons_that_are_never_active_have_no_relative_change() -> None:
     assert interventions.relative_change(others, measured) == pytest.approx(0.25)
 
 
+# --- the dose ---
+
+
+def true_dose(tokens: np.ndarray, site: str, program: Program) -> float:
+    """sqrt(E |h' - h|²) / sqrt(E |h|²) over the rows of ``tokens``, float64."""
+    h, table = tokens.astype(np.float64), program.table(site, tokens.shape[1])
+    changed = np.stack([apply(table[:, index], h[:, index]) for index in range(h.shape[1])], axis=1)
+    return float(np.sqrt(((changed - h) ** 2).sum(1).mean()) / np.sqrt((h**2).sum(1).mean()))
+
+
+SHIFTS = {
+    "induce": partial(interventions.induce, ANGER, STATS, -2.5),
+    "contrast": partial(interventions.contrast, ANGER, STATS, 2.5),
+    "cross-signal": partial(interventions.cross_signal, ANGER, STATS, "metaphor", 1.5),
+}
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        *(make() for make in SHIFTS.values()),
+        interventions.zero(ANGER),
+        interventions.mean(ANGER, STATS),
+        interventions.amplify(ANGER, 1.5),
+        interventions.attenuate(ANGER, STATS, 0.7, dynamic=False),
+        interventions.zero([(SITES[2], index) for index in range(3)]),
+    ],
+    ids=lambda program: program.name,
+)
+def test_the_dose_is_the_size_of_the_change_relative_to_the_site(program: Program) -> None:
+    for measured, rows in ((STATS.total(), slice(None)), (STATS.label("joy"), TOKENS.target("joy"))):
+        found = interventions.doses(program, measured)
+        assert found.keys() == program.sites.keys()
+        for site, dose in found.items():
+            assert dose == pytest.approx(true_dose(TOKENS.values[site][rows], site, program), rel=1e-6)
+
+
+@pytest.mark.parametrize("make", SHIFTS.values(), ids=SHIFTS)
+def test_a_shift_is_scaled_down_to_the_largest_dose_where_it_has_more(make) -> None:
+    free = make()
+    given = interventions.doses(free, STATS.total())
+    least, most = sorted(given.values())
+    for limit in (least / 3, (least + most) / 2, 2 * most):
+        capped = make(max_dose=limit)
+        for site, part in capped.sites.items():
+            assert true_dose(TOKENS.values[site], site, capped) == pytest.approx(min(limit, given[site]), rel=1e-6)
+            weight = min(1.0, limit / given[site])
+            np.testing.assert_allclose(part.shift, free.sites[site].shift * np.float32(weight), rtol=3e-7)
+            if given[site] <= limit:
+                assert np.array_equal(part.shift, free.sites[site].shift)
+        assert capped.name == f"{free.name}, dose at most {limit:g}"
+
+
+def test_the_dose_of_neurons_without_finite_or_any_activation() -> None:
+    bad = raw(seed=5, bad=True)
+    bad.values[SITES[1]][:] = np.nan
+    bad.values[SITES[2]][:] = 0.0
+    everything = interventions.zero([(site, i) for site in SITES for i in range(bad.values[site].shape[1])])
+    found = interventions.doses(everything, bad.stats().total())
+    assert found == {SITES[0]: pytest.approx(1.0), SITES[2]: 0.0}  # none of the second site's activations is finite
+    shifted = Program({SITES[2]: site_program((1.0, 0.0, -np.inf, 0.5))}, "shifted")
+    assert interventions.doses(shifted, bad.stats().total()) == {SITES[2]: np.inf}
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, np.inf, np.nan, True])
+def test_a_largest_dose_is_a_number_above_zero(limit: float) -> None:
+    for make in SHIFTS.values():
+        with pytest.raises(InputError, match=f"max_dose is {limit}, expected a number above 0"):
+            make(max_dose=limit)
+
+
+def test_statistics_of_pairs_have_no_dose() -> None:
+    pairs = TOKENS.stats(tokens="pair")
+    interventions.induce(ANGER, pairs)
+    with pytest.raises(InputError, match="max_dose needs activations, and these statistics hold the differences"):
+        interventions.induce(ANGER, pairs, max_dose=1.0)
+
+
 # --- composition ---
 
 

@@ -126,7 +126,7 @@ def test_unobserved_neurons_read_as_nothing():
 
 
 @pytest.mark.parametrize("bad", [False, True])
-def test_label_rest_and_task_total_are_the_statistics_of_their_tokens(bad):
+def test_label_rest_task_and_total_are_the_statistics_of_their_tokens(bad):
     data = raw(3, bad=bad)
     stats = data.stats()
     for label in stats.labels:
@@ -138,6 +138,8 @@ def test_label_rest_and_task_total_are_the_statistics_of_their_tokens(bad):
         rows = data.having(labels)
         for site, pooled in stats.task_total(task).items():
             assert_agree(pooled, site_stats(data.values[site][rows], data.active[site][rows]), 10)
+    for site, pooled in stats.total().items():
+        assert_agree(pooled, site_stats(data.values[site], data.active[site]), 10)
 
 
 def test_label_order_and_segments_are_canonical():

@@ -254,6 +254,10 @@ class ActivationStats:
         rows = self.task_rows(task)
         return {site: self.pool(site, rows) for site in self.sites}
 
+    def total(self) -> dict[str, SiteStats]:
+        """Merge all segments, each once: site -> statistics of all tokens that were measured."""
+        return {site: self.pool(site, range(len(self.segments))) for site in self.sites}
+
     def rows(self, label: str) -> list[int]:
         """List the segments (row numbers) that contain the label.
 

@@ -134,11 +134,6 @@ def padded(rows: Sequence[Sequence[int]], width: int) -> tuple[NDArray[np.int64]
     return filled(rows, width), filled([[1] * len(row) for row in rows], width)
 
 
-def counted_tokens(rows: Sequence[Encoded], width: int) -> NDArray[np.bool_]:
-    """bool [B, width]: the tokens of B rows that count; False at the padding."""
-    return filled([row.counted for row in rows], width).astype(np.bool_)
-
-
 def filled(rows: Sequence[Sequence[int]], width: int) -> NDArray[np.int64]:
     """int64 [B, width]: B rows of whole numbers, padded with 0 on the right."""
     table = np.zeros((len(rows), width), dtype=np.int64)
@@ -153,7 +148,7 @@ def _batch(corpus: Corpus, rows: list[Encoded], width: int) -> Batch:
         input_ids=input_ids,
         attention_mask=attention_mask,
         segments=np.array([corpus.segment_index(row.sentence) for row in rows], dtype=np.int64),
-        counted=counted_tokens(rows, width),
+        counted=filled([row.counted for row in rows], width).astype(np.bool_),
         sentences=tuple(row.sentence for row in rows),
         truncated=sum(row.truncated for row in rows),
         continuing=sum(row.continues for row in rows),

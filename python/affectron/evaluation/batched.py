@@ -21,7 +21,7 @@ from transformers import DynamicCache
 
 from affectron import models
 from affectron.corpus import Sentence
-from affectron.corpus.batching import counted_tokens, cut, padded
+from affectron.corpus.batching import cut, filled, padded
 from affectron.corpus.encoding import encode
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
@@ -210,18 +210,23 @@ def text_loss(model: Any, tokenizer: Any, sentences: Sequence[Sentence]) -> tupl
     token that no other precedes.
     """
     encoded = encode(tokenizer, sentences, max_length=models.max_length(model))
+    return token_loss(model, [(row.input_ids, row.counted) for row in encoded])
+
+
+def token_loss(model: Any, texts: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> tuple[Readout, Integers]:
+    """:func:`text_loss` of tokenised texts: (tokens, which of them count)."""
     batched = BatchedModel(model, most_tokens(model, default_batch_tokens(model)))
 
     def loss(rows: Integers, programs: Programs) -> NDArray[np.float64]:
-        selected = [encoded[row] for row in rows.tolist()]
+        selected = [texts[row] for row in rows.tolist()]
         sums = np.zeros((len(programs), len(selected)))
 
         def read(batch: ProgramBatch) -> None:
-            counted = counted_tokens([selected[row] for row in batch.rows], batch.ids.shape[1])[:, 1:]
+            counted = filled([selected[row][1] for row in batch.rows], batch.ids.shape[1])[:, 1:]
             nats = token_losses(model, batch).double().cpu()
             sums[batch.programs, batch.rows] = np.where(counted, nats.numpy(), 0.0).sum(-1)
 
-        batched.run([row.input_ids for row in selected], programs, read, text=[row.counted for row in selected])
+        batched.run([ids for ids, _ in selected], programs, read, text=[counted for _, counted in selected])
         return sums
 
-    return loss, np.array([sum(row.counted[1:]) for row in encoded], dtype=np.int64)
+    return loss, np.array([sum(counted[1:]) for _, counted in texts], dtype=np.int64)

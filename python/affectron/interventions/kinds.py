@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.checks import Positive, check
 from affectron._internal.names import MAX, RMS
 from affectron.errors import InputError
 from affectron.interventions.program import FIELDS, NEUTRAL, Program, SiteProgram
@@ -158,18 +159,63 @@ def relative_change(program: Program, measured: Mapping[str, SiteStats]) -> floa
     changes: list[NDArray[np.float64]] = []
     for site, part in program.sites.items():
         of_site = _of_site(measured, site, part.index)
-        size, average = _root_mean_square(of_site)[part.index], of_site.mean[part.index]
-        scale, damping, floor, shift = (getattr(part, field).astype(np.float64) for field in FIELDS)
-        k = np.maximum(scale - damping * size, floor) - 1
-        square = (k * size) ** 2 + 2 * k * shift * average + shift**2
-        active = size > 0
-        # Rounding may leave the square of a difference a little below zero.
-        changes.append(np.sqrt(np.maximum(square[active], 0)) / size[active])
+        size, change = _root_mean_square(of_site)[part.index], _typical_change(part, of_site)
+        changes.append(change[size > 0] / size[size > 0])
     every = np.concatenate(changes) if changes else np.zeros(0)
     return float(np.median(every)) if len(every) else None
 
 
-def induce(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: str | None = None) -> Program:
+def doses(program: Program, measured: Mapping[str, SiteStats]) -> dict[str, float]:
+    """Dose of a program at each site: the size of its change relative to the size of the site's activations.
+
+    The dose is sqrt(Σ E[(h' - h)²]) / sqrt(Σ E[h²]), E over the tokens, the upper sum over the program's neurons and
+    the lower one over all neurons of the site. Of a shift it is the norm of the shift over the root mean square norm
+    of h; of ``zero`` at all neurons it is 1. The change is that of :func:`relative_change`: exact where the factor does
+    not depend on h (d = 0), else that of an activation of typical size.
+
+    Args:
+        program: the program.
+        measured: site -> statistics of activations of one set of tokens. The dose on any text is that of
+            ``stats.total()``, all measured tokens.
+
+    Returns:
+        site -> dose; inf where all activations are 0 and the program changes them. A neuron without a finite activation
+        does not count, and a site without any is left out.
+
+    Raises:
+        InputError: a site or neuron is not in the statistics.
+    """
+    found = {}
+    for site, part in program.sites.items():
+        of_site = _of_site(measured, site, part.index)
+        if not of_site.observed.any():
+            continue
+        change, size = np.nansum(_typical_change(part, of_site) ** 2), np.nansum(_root_mean_square(of_site) ** 2)
+        if change == 0:
+            found[site] = 0.0
+        else:
+            found[site] = math.sqrt(change / size) if size > 0 else math.inf
+    return found
+
+
+def _typical_change(part: SiteProgram, of_site: SiteStats) -> NDArray[np.float64]:
+    """Root mean square of h' - h of each of the program's neurons at a site: float64 [K], NaN where nothing is
+    observed. A factor that depends on h is taken at the root mean square of h."""
+    size, average = _root_mean_square(of_site)[part.index], of_site.mean[part.index]
+    scale, damping, floor, shift = (getattr(part, field).astype(np.float64) for field in FIELDS)
+    k = np.maximum(scale - damping * size, floor) - 1
+    square: NDArray[np.float64] = (k * size) ** 2 + 2 * k * shift * average + shift**2
+    return np.sqrt(np.maximum(square, 0))  # rounding may leave the square of a difference a little below zero
+
+
+def induce(
+    neurons: Neurons,
+    stats: ActivationStats,
+    beta: float = 1.0,
+    label: str | None = None,
+    *,
+    max_dose: float | None = None,
+) -> Program:
     """Induce a label: shift = beta · the neuron's mean activation under it.
 
     Args:
@@ -177,22 +223,31 @@ def induce(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: s
         stats: statistics of activations, or of pairs (then the shift is along the mean difference).
         beta: strength, in units of the mean.
         label: the label; that of ``neurons`` when None.
+        max_dose: largest dose (:func:`doses`, over all tokens of ``stats``); at a site above it the shift is scaled
+            down to it. None sets no limit.
 
     Raises:
-        InputError: beta is not finite, the label is unknown, or a site or neuron is not in the statistics or has no
-            finite activation under the label.
+        InputError: beta is not finite, max_dose is not above 0 or is given with statistics of pairs, the label is
+            unknown, or a site or neuron is not in the statistics or has no finite activation under the label.
     """
     _of("induce", stats, pairs=True)
-    return _shifted("induce", _as_list(neurons), stats, "beta", beta, _label(neurons, label))
+    return _shifted("induce", _as_list(neurons), stats, "beta", beta, _label(neurons, label), max_dose)
 
 
-def contrast(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label: str | None = None) -> Program:
+def contrast(
+    neurons: Neurons,
+    stats: ActivationStats,
+    beta: float = 1.0,
+    label: str | None = None,
+    *,
+    max_dose: float | None = None,
+) -> Program:
     """Shift neurons from the rest of a task to a label: shift = beta · (mean under the label - mean under the rest).
 
     The shift leaves out the activation that all texts have in common, which :func:`induce` adds too.
 
     Args:
-        neurons, label: as for :func:`induce`.
+        neurons, label, max_dose: as for :func:`induce`.
         stats: statistics of activations.
         beta: strength, in units of the difference.
 
@@ -200,7 +255,8 @@ def contrast(neurons: Neurons, stats: ActivationStats, beta: float = 1.0, label:
         InputError: as for :func:`induce`, also for the rest of the task.
     """
     _of("contrast", stats)
-    return _shifted("contrast", _as_list(neurons), stats, "beta", beta, _label(neurons, label), less_rest=True)
+    label = _label(neurons, label)
+    return _shifted("contrast", _as_list(neurons), stats, "beta", beta, label, max_dose, less_rest=True)
 
 
 def residual(stats: ActivationStats, layer: str, label: str, beta: float = 1.0) -> Program:
@@ -225,7 +281,9 @@ def residual(stats: ActivationStats, layer: str, label: str, beta: float = 1.0) 
     return _shifted("residual", dimensions, stats, "beta", beta, label, less_rest=True)
 
 
-def cross_signal(neurons: Neurons, stats: ActivationStats, label: str, omega: float) -> Program:
+def cross_signal(
+    neurons: Neurons, stats: ActivationStats, label: str, omega: float, *, max_dose: float | None = None
+) -> Program:
     """Carry the signal of one label to the neurons of another: shift = omega · the neuron's mean under ``label``.
 
     The source leaves open which mean it takes (docs/choices.md); the mean of each neuron is our choice.
@@ -235,12 +293,13 @@ def cross_signal(neurons: Neurons, stats: ActivationStats, label: str, omega: fl
         stats: statistics of activations.
         label: another label, a rhetorical device for example.
         omega: strength, in units of the mean.
+        max_dose: as for :func:`induce`.
 
     Raises:
         InputError: omega is not finite, or as for :func:`induce`.
     """
     _of("cross-signal", stats, pairs=True)
-    return _shifted("cross-signal", _as_list(neurons), stats, "omega", omega, label)
+    return _shifted("cross-signal", _as_list(neurons), stats, "omega", omega, label, max_dose)
 
 
 def amplify(neurons: Neurons, factor: float) -> Program:
@@ -258,7 +317,7 @@ def amplify(neurons: Neurons, factor: float) -> Program:
 
 def _shifted(
     kind: str, neurons: Neurons, stats: ActivationStats, strength_name: str, strength: float, label: str,
-    less_rest: bool = False,
+    max_dose: float | None = None, less_rest: bool = False,
 ) -> Program:  # fmt: skip
     if not math.isfinite(strength):
         raise InputError(f"{strength_name} is {strength}, expected a finite number")
@@ -270,7 +329,20 @@ def _shifted(
             mean = mean - _observed(rest, site, index, f"the rest of {label!r}").mean[index]
         return {"shift": strength * mean}
 
-    return _build(_name(f"{kind} {strength:g}", neurons, label), _by_site(neurons), parameters)
+    program = _build(_name(f"{kind} {strength:g}", neurons, label), _by_site(neurons), parameters)
+    return program if max_dose is None else _capped(program, stats, max_dose)
+
+
+def _capped(program: Program, stats: ActivationStats, max_dose: float) -> Program:
+    """Scale a program down to the dose ``max_dose`` at each site where it has more."""
+    check("max_dose", max_dose, Positive())
+    _of("max_dose", stats)
+    given = doses(program, stats.total())
+    sites = {
+        site: part.scaled(max_dose / given[site]) if given.get(site, 0) > max_dose else part
+        for site, part in program.sites.items()
+    }
+    return Program(sites, f"{program.name}, dose at most {max_dose:g}")
 
 
 _HELD = {ACTIVATION: "activations", ATTRIBUTION: "attributions", RESIDUAL: "the outputs of layers"}

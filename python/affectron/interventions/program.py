@@ -57,6 +57,16 @@ class SiteProgram:
             at = int(np.argmin(self.damping))
             raise InputError(f"damping of neuron {index[at]} is {self.damping[at]}, expected 0 or more")
 
+    def scaled(self, weight: float) -> SiteProgram:
+        """Weaken the program at the site, as :meth:`Program.scaled` does everywhere."""
+        return SiteProgram(
+            self.index,
+            1 + weight * (self.scale - 1),
+            weight * self.damping,
+            1 + weight * (self.floor - 1),
+            weight * self.shift,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -82,16 +92,7 @@ class Program:
         """
         if not 0 < weight <= 1:
             raise InputError(f"weight is {weight}, expected a number in (0, 1]")
-        sites = {
-            name: SiteProgram(
-                part.index,
-                1 + weight * (part.scale - 1),
-                weight * part.damping,
-                1 + weight * (part.floor - 1),
-                weight * part.shift,
-            )
-            for name, part in self.sites.items()
-        }
+        sites = {name: part.scaled(weight) for name, part in self.sites.items()}
         return Program(sites, f"{self.name} x {weight:.3g}")
 
     def table(self, site: str, width: int) -> NDArray[np.float32]:
