@@ -1,9 +1,10 @@
 """Talk to a model whose mood can be turned between two answers.
 
     python examples/steer_chat.py                            # the embedded model, measured first
-    python examples/steer_chat.py MODEL run/neurons.json     # your own, with its stats.safetensors beside the neurons
+    python examples/steer_chat.py MODEL run/steering.json    # your own, with its stats.safetensors beside the neurons
 
-A line is answered as it is written. `/surprise 4` induces surprise with strength 4 from then on, `/off` ends it, and an
+The neurons are those by text attribution; the program shifts them from the other labels to the one that is asked for. A
+line is answered as it is written. `/surprise 4` shifts to surprise with strength 4 from then on, `/off` ends it, and an
 empty line ends the talk.
 """
 
@@ -22,8 +23,10 @@ from affectron.demo.corpus import generate
 def measured(model, tokenizer):
     """Neurons and statistics of the embedded model, from a few of the sentences that it was trained on."""
     corpus = affectron.Corpus.from_records(generate()[::15])
-    stats = affectron.screen(model, tokenizer, corpus.where(split="train"))
-    return affectron.select(stats, top=0.1), stats
+    train = corpus.where(split="train")
+    stats = affectron.screen(model, tokenizer, train)
+    gradients = affectron.attribute(model, tokenizer, train, metric="text")
+    return affectron.select(gradients, top=0.1, activations=stats), stats
 
 
 def loaded(neurons: Path):
@@ -40,7 +43,9 @@ def main() -> None:
             if line.startswith("/"):
                 label, _, beta = line[1:].partition(" ")
                 try:
-                    steering[0] = None if label == "off" else affectron.induce(neurons[label], stats, float(beta or 1))
+                    steering[0] = (
+                        None if label == "off" else affectron.contrast(neurons[label], stats, float(beta or 2))
+                    )
                 except (affectron.InputError, ValueError) as error:
                     print(error)
                 continue

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import affectron
 from affectron._internal.files import locked
 from affectron.cli.app import app
+from affectron.interventions import doses
 from affectron.screening import screen as screening
 from tests.support.families import FAMILIES
 from tests.support.tiny import VOCABULARY, build, layer_names, make_tokenizer
@@ -258,7 +259,7 @@ def test_the_main_job_from_files_to_files(copy: Path) -> None:
 
     steering = ("--neurons", neurons, "--label", "joy", "--strength", 40, "--prompt", "w1 w2", "--max-new-tokens", 5)
     steered = json.loads(run("steer", model, *steering, "--json"))
-    assert [program["name"] for program in steered["programs"]] == ["induce 40 joy"]
+    assert [program["name"] for program in steered["programs"]] == ["contrast 40 joy"]
     (text,) = steered["texts"]
     assert text["unsteered"] != text["steered"][0]
 
@@ -284,8 +285,10 @@ def test_answers_are_attributed_and_their_neurons_selected(made: Path, tmp_path:
     run("attribute", *asked, "--metric", "text", "--json")
     stats = tmp_path / "stats.safetensors"
     run("screen", made / "model", corpus, "--split", "train", "-o", stats)
+    line = refuse("select", attributions, "-o", neurons)
+    assert "score is 'text_attribution_t' and activations are not given, expected them for text_attribution, " in line
     run("select", attributions, "--activations", stats, "-o", neurons)
-    assert affectron.NeuronSet.load(neurons).provenance["select"]["score"] == "text_attribution"
+    assert affectron.NeuronSet.load(neurons).provenance["select"]["score"] == "text_attribution_t"
     assert "top is 0.1 and count 3" in refuse("select", attributions, "--top", 0.1, "--count", 3, "-o", neurons)
 
 
@@ -313,7 +316,9 @@ def test_pairs_are_screened_and_their_neurons_selected(made: Path, tmp_path: Pat
     run("select", stats, "-o", tmp_path / "usual.json")
     usual = affectron.NeuronSet.load(tmp_path / "usual.json").provenance["select"]
     assert (usual["score"], usual["top"]) == ("paired_t", 0.01)
-    run("steer", made / "model", "--neurons", neurons, "--label", "joy", "--stats", stats, "--prompt", "w1", "--json")
+    steering = ("--neurons", neurons, "--label", "joy", "--stats", stats, "--prompt", "w1", "--program", "induce")
+    (program,) = json.loads(run("steer", made / "model", *steering, "--json"))["programs"]
+    assert program["dose"] is None  # differences within pairs do not tell the size of an activation
 
 
 @pytest.mark.parametrize("command", ["screen", "screen-pairs"])
@@ -394,7 +399,7 @@ def test_steering_may_be_limited_to_the_prompt_or_to_what_is_written(made: Path,
             assert (texts[where, tokens] == plain) == ((where, tokens) == ("generated", 1))
     assert texts["prompt", 1] == texts["all", 1]
     assert len({texts[where, 8] for where in ("all", "prompt", "generated")}) == 3
-    name = "induce 40 joy"
+    name = "contrast 40 joy"
     assert names == {"all": name, "prompt": f"{name} (prompt)", "generated": f"{name} (generated 0 to end)"}
 
 
@@ -405,6 +410,9 @@ def test_steering_may_be_limited_to_the_prompt_or_to_what_is_written(made: Path,
         ("mean", (), "mean joy"),
         ("attenuate", (), "attenuate dynamic 0.5 joy"),
         ("attenuate", ("--reference", "rms"), "attenuate dynamic 0.5 joy"),
+        ("contrast", (), "contrast 4 joy"),
+        ("induce", (), "induce 1 joy"),
+        ("induce", ("--max-dose", 0.1), "induce 1 joy, dose at most 0.1"),
         ("amplify", ("--strength", 3), "amplify 3 joy"),
         ("cross-signal", ("--signal", "anger"), "cross-signal 1 anger at joy"),
     ],
@@ -412,8 +420,13 @@ def test_steering_may_be_limited_to_the_prompt_or_to_what_is_written(made: Path,
 def test_every_program_steers(made: Path, program: str, arguments: tuple, name: str) -> None:
     common = ("--neurons", made / "neurons.json", "--label", "joy", "--prompt", "w1", "--max-new-tokens", 2, "--json")
     steered = json.loads(run("steer", made / "model", *common, "--program", program, *arguments))
-    neurons = len(affectron.NeuronSet.load(made / "neurons.json")["joy"])
-    assert steered["programs"] == [{"name": name, "neurons": neurons}]
+    (told,) = steered["programs"]
+    neurons = affectron.NeuronSet.load(made / "neurons.json")["joy"]
+    assert (told["name"], told["neurons"]) == (name, len(neurons))
+    if program == "zero":
+        measured = affectron.ActivationStats.load(made / "stats.safetensors").total()
+        assert told["dose"] == max(doses(affectron.zero(neurons), measured).values())
+    assert 0 < told["dose"] < (0.1001 if "--max-dose" in arguments else 99)
 
 
 def test_programs_side_by_side_for_the_prompts_of_a_file(copy: Path, one_thread: None) -> None:
@@ -427,7 +440,7 @@ def test_programs_side_by_side_for_the_prompts_of_a_file(copy: Path, one_thread:
     ]
     for options in ((), ("--temperature", 1.0, "--seed", 7)):
         together = json.loads(run(*common, *file, "--prompt", "w7", *asked, *options))
-        programs = [f"induce {strength} {label}" for label in labels for strength in strengths]
+        programs = [f"contrast {strength} {label}" for label in labels for strength in strengths]
         assert [program["name"] for program in together["programs"]] == programs
         assert [text["prompt"] for text in together["texts"]] == ["w7", "w1 w2", "w3\nw4 w5 w6"]
         assert together["tokens"] <= 3 * 5 * 6
@@ -444,8 +457,80 @@ def test_programs_side_by_side_for_the_prompts_of_a_file(copy: Path, one_thread:
 def test_steering_shows_every_text_and_its_speed(made: Path, one_thread: None) -> None:
     shown = run("steer", made / "model", "--neurons", made / "neurons.json", "--label", "joy", "--prompt", "w1 w2")
     assert "unsteered" in shown
-    assert "induce 1 joy, " in shown
+    assert "contrast 4 joy, " in shown
     assert re.search(r"^\d+ tokens in \d+\.\d s, [\d,]+ tokens/s$", shown, re.MULTILINE)  # a line of its own
+
+
+def test_a_strength_is_chosen_within_a_loss_budget(made: Path, one_thread: None) -> None:
+    """As in Python; the curve is shown, and every label has a strength of its own."""
+    labels = ("--label", "joy", "--label", "anger")
+    common = ("--neurons", made / "neurons.json", *labels, "--prompt", "w1 w2", "--max-new-tokens", 4)
+    budget = ("--loss-budget", 0.01, "--corpus", made / "corpus.jsonl")
+    steered = json.loads(run("steer", made / "model", *common, *budget, "--json"))
+    model, tokenizer = affectron.load_model(made / "model")
+    selected = affectron.NeuronSet.load(made / "neurons.json")
+    stats = affectron.ActivationStats.load(made / "stats.safetensors")
+    dev = affectron.Corpus.from_file(made / "corpus.jsonl").where(split="dev")
+    for label, program in zip(("joy", "anger"), steered["programs"], strict=True):
+        neutral = [sentence for sentence in dev if label not in sentence.labels]
+        choice = affectron.choose_beta(
+            model, tokenizer, neutral, lambda beta, of=selected[label]: affectron.contrast(of, stats, beta),
+            budget=0.01,
+        )  # fmt: skip
+        assert steered["choices"][label] == choice.to_json()
+        assert program["name"] == f"contrast {choice.beta:g} {label}"
+        assert program["dose"] > 0
+    calm = run("steer", made / "model", *common, *budget, "--neutral", "calm")
+    for label in ("joy", "anger"):
+        assert re.search(rf"^{label}: \S+ is the largest beta up to which the loss of a token is expected ", calm, re.M)
+
+
+def test_the_model_as_it_is_judges_the_texts(made: Path, one_thread: None) -> None:
+    """P(label) by hand: the softmax of the labels' mean log-likelihoods after the question, one forward each."""
+    template = "{bos}{text} w5"
+    common = ("--neurons", made / "neurons.json", "--label", "joy", "--strength", 40, "--max-new-tokens", 5)
+    asked = (*common, "--prompt", "w1 w2", "--prompt", "w9", "--label-prompt", f"label={template}")
+    steered = json.loads(run("steer", made / "model", *asked, "--json"))
+    model, tokenizer = affectron.load_model(made / "model")
+
+    def probability(text: str) -> float:
+        context = tokenizer(template.format(bos="", text=text))["input_ids"]
+        scores = []
+        for label in sorted(LABELS):
+            answer = tokenizer(label, add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logits = model(torch.tensor([[*context, *answer]])).logits[0, len(context) - 1 : -1].double()
+            scores.append(logits.log_softmax(-1)[range(len(answer)), answer].mean())
+        return float(torch.stack(scores).softmax(0)[sorted(LABELS).index("joy")])
+
+    expected = {
+        "unsteered": np.mean([probability(row["unsteered"]) for row in steered["texts"]]),
+        "steered": np.mean([probability(row["steered"][0]) for row in steered["texts"]]),
+    }
+    assert steered["programs"][0]["probability"] == pytest.approx(expected, rel=1e-4)
+    shown = run("steer", made / "model", *asked)
+    assert "mean P(label) of the texts" in shown
+    assert f"{expected['steered']:.3f}" in shown
+
+
+def test_a_probability_among_one_label_is_left_out(copy: Path, one_thread: None) -> None:
+    found = affectron.NeuronSet.load(copy / "neurons.json")
+    affectron.NeuronSet([found["joy"]], found.widths, found.provenance).save(copy / "joy.json")
+    result = invoke("steer", copy / "model", "--neurons", copy / "joy.json", "--label", "joy", "--prompt", "w1")
+    assert result.exit_code == 0
+    assert "P(label) is left out: task 'label' has the labels joy, expected two or more" in result.stderr
+    assert "P(label)" not in result.stdout
+
+
+def test_steering_says_when_no_text_changed(made: Path, one_thread: None) -> None:
+    common = ("steer", made / "model", "--neurons", made / "neurons.json", "--label", "joy", "--prompt", "w1 w2")
+    weak = ("--strength", 1e-6, "--strength", 40)
+    shown = run(*common, *weak)
+    (line,) = re.findall("^no text changed: .*$", shown, re.MULTILINE)
+    assert re.fullmatch(
+        r"no text changed: the largest dose of contrast 1e-06 joy is \S+e-\d+, at model\.layers\.\d\.mlp", line
+    )
+    assert [one["changed"] for one in json.loads(run(*common, *weak, "--json"))["programs"]] == [0, 1]
 
 
 def test_info_describes_backends_and_a_model_without_its_weights(copy: Path) -> None:
@@ -501,7 +586,7 @@ def test_one_of_a_thing_is_singular(copy: Path) -> None:
         copy / "s.safetensors",
     )
     shown = run("steer", copy / "model", *steering, "--prompt", "w1", "--max-new-tokens", 1)
-    assert "induce 1 joy, 1 neuron " in shown
+    assert "contrast 4 joy, 1 neuron, dose " in shown
 
 
 def test_the_whole_share_is_told(copy: Path) -> None:
@@ -533,6 +618,10 @@ def validate(folder: Path, *arguments: object, corpus: str = "corpus.jsonl") -> 
 
 def steer(folder: Path, *arguments: object) -> tuple[object, ...]:
     return ("steer", folder / "model", "--neurons", folder / "neurons.json", "--prompt", "w1", *arguments)
+
+
+def budgeted(folder: Path, *arguments: object) -> tuple[object, ...]:
+    return steer(folder, "--label", "joy", "--loss-budget", 0.3, "--corpus", folder / "corpus.jsonl", *arguments)
 
 
 def listing(folder: Path) -> list[Path]:
@@ -597,7 +686,7 @@ def listing(folder: Path) -> list[Path]:
             "strength is 2.0, but .* has none",
         ),
         (lambda f: steer(f, "--label", "joy", "--program", "cross-signal"), "signal is None, expected a label"),
-        (lambda f: steer(f, "--label", "joy", "--reference", "rms"), "reference is 'rms', but .* induce has none"),
+        (lambda f: steer(f, "--label", "joy", "--reference", "rms"), "reference is 'rms', but .* contrast has none"),
         (
             lambda f: steer(f, "--label", "joy", "--program", "attenuate", "--reference", "q99"),
             "reference is 'q99', expected max, rms",
@@ -607,6 +696,15 @@ def listing(folder: Path) -> list[Path]:
             lambda f: ("steer", f / "model", "--neurons", f / "neurons.json", "--label", "joy"),
             "no prompt is given, expected --prompt or --prompts",
         ),
+        (
+            lambda f: steer(f, "--label", "joy", "--program", "amplify", "--loss-budget", 1),
+            "loss_budget is 1, and the program is amplify, expected one of contrast, induce, cross-signal",
+        ),
+        (
+            lambda f: steer(f, "--label", "joy", "--program", "zero", "--max-dose", 1),
+            "max_dose is 1, and the program is zero, expected one of contrast",
+        ),
+        (lambda f: steer(f, "--label", "joy", "--max-dose", 0), "max_dose is 0.0, expected a number above 0"),
         (lambda f: steer(f, "--label", "joy", "--chat"), "the tokenizer has no chat template"),
         (lambda f: ("report", f / "model"), "has none of stats.safetensors, neurons.json, validation.json"),
     ],
@@ -780,6 +878,20 @@ def test_a_checkpoint_folder_for_other_files_is_refused_and_left(copy: Path) -> 
         (lambda f: validate(f, "--neutral", "envy"), "label 'envy'"),
         (lambda f: steer(f, "--label", "envy"), "label 'envy'"),
         (lambda f: steer(f, "--label", "joy", "--strength", "nan"), "beta is nan"),
+        (lambda f: steer(f, "--label", "joy", "--neutral", "calm"), "neutral is 'calm', which goes with --loss-budget"),
+        (
+            lambda f: steer(f, "--label", "joy", "--loss-budget", 0.3),
+            "loss_budget is 0.3 without a corpus; give --corpus, labelled sentences with a split dev",
+        ),
+        (lambda f: budgeted(f, "--loss-budget", 0), "loss_budget is 0.0, expected a number above 0"),
+        (lambda f: budgeted(f, "--strength", 2), "strength is 2 and loss_budget 0.3, expected one of them"),
+        (lambda f: budgeted(f, "--neutral", "envy"), "label 'envy' has no sentence in split 'dev'"),
+        (lambda f: budgeted(f, "--text-column", "words"), "no text column 'words'"),
+        (
+            lambda f: steer(f, "--label", "joy", "--label-prompt", "mood={text}"),
+            "label_prompt has task 'mood', expected label",
+        ),
+        (lambda f: steer(f, "--label", "joy", "--label-prompt", "label=what"), r"prompt without \{text\}"),
         (lambda f: steer(f, "--label", "joy", "--program", "cross-signal", "--signal", "envy"), "'envy'"),
     ],
 )

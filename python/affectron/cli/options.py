@@ -98,7 +98,7 @@ def _made(kind: type[Options], given: dict[str, Any]) -> Options:
         declared = members(hints(kind)[field.name])
         kinds = {typing.get_origin(inner) for inner in declared}
         if dict in kinds:
-            value = _by_task(_name(field.name, about), value or ())
+            value = by_task(_name(field.name, about), value or ())
         elif isinstance(value, str) and tuple in kinds and (str not in declared or "," in value):
             value = tuple(value.split(","))
         if about.template:
@@ -108,7 +108,7 @@ def _made(kind: type[Options], given: dict[str, Any]) -> Options:
     return kind(**values)
 
 
-def _by_task(name: str, given: Sequence[str]) -> dict[str, str]:
+def by_task(name: str, given: Sequence[str]) -> dict[str, str]:
     """Map task to value, from texts TASK=VALUE."""
     values: dict[str, str] = {}
     for text in given:

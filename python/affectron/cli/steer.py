@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import affectron
+from affectron._internal.artifacts import STATS
 from affectron._internal.files import read_text
 from affectron._internal.names import MAX, RMS
 from affectron._internal.wording import count
-from affectron.cli.inputs import check_model, load_model, stats_beside
-from affectron.cli.options import JsonOption, ModelArgument, template_text
-from affectron.cli.output import print_json, watched
+from affectron.cli.inputs import check_model, load_model, read_corpus, stats_beside
+from affectron.cli.options import JsonOption, ModelArgument, by_task, template_text
+from affectron.cli.output import print_json, print_table, say, watched
+from affectron.cli.programs import ProgramName, Recipe, Steered, Where
 from affectron.errors import InputError
-from affectron.options import Load
+from affectron.options import Ask, Columns, Load
+from affectron.stats import ACTIVATION
 
 if TYPE_CHECKING:
-    from affectron import ActivationStats, NeuronList, Program, Schedule
-
-
-class ProgramName(str, enum.Enum):
-    zero = "zero"
-    mean = "mean"
-    attenuate = "attenuate"
-    induce = "induce"
-    amplify = "amplify"
-    cross_signal = "cross-signal"
-
-
-class Where(str, enum.Enum):
-    all = "all"
-    prompt = "prompt"
-    generated = "generated"
-
-
-# Where no strength is given: alpha, beta, factor, omega.
-_STRENGTH = {
-    ProgramName.attenuate: 0.5,
-    ProgramName.induce: 1.0,
-    ProgramName.amplify: 2.0,
-    ProgramName.cross_signal: 1.0,
-}
+    from affectron import NeuronList, NeuronSet, SiteStats
+    from affectron.corpus import Sentence
+    from affectron.experiments.results import BetaChoice
 
 
 def steer(
@@ -52,6 +33,7 @@ def steer(
     neurons: Annotated[Path, typer.Option(help="Neurons saved by select.")],
     label: Annotated[list[str], typer.Option(help="A label whose neurons are steered. Repeatable: one text for each.")],
     load: Load,
+    columns: Columns,
     prompt: Annotated[
         list[str] | None,
         typer.Option(help=r"Text to continue, perhaps with {bos} in it; \n is a line break. Repeatable."),
@@ -59,12 +41,34 @@ def steer(
     prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, written in the same way.")] = (
         None
     ),
-    program: Annotated[ProgramName, typer.Option(help="What is done to the neurons.")] = ProgramName.induce,
+    program: Annotated[
+        ProgramName, typer.Option(help="What is done to the neurons; contrast is for neurons by text attribution.")
+    ] = ProgramName.contrast,
     strength: Annotated[
         list[float] | None,
         typer.Option(
-            help="attenuate: alpha (0.5); induce: beta (1); amplify: factor (2); cross-signal: omega (1). "
-            "Repeatable: one text for each."
+            help="contrast: beta (4); induce: beta (1); cross-signal: omega (1); amplify: factor (2); attenuate: alpha "
+            "(0.5). Repeatable: one text for each."
+        ),
+    ] = None,
+    loss_budget: Annotated[
+        float | None,
+        typer.Option(
+            help="In place of a strength: take the largest beta or omega under which the loss of a token of neutral "
+            "text is expected to rise by no more than this, in nats."
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option(help="With a loss budget: labelled sentences whose split dev is the neutral text.")
+    ] = None,
+    neutral: Annotated[
+        str | None, typer.Option(help="Label whose text is neutral; default: text without the label that is steered.")
+    ] = None,
+    max_dose: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest shift at a site, relative to the root mean square of the site's activations; a larger one is "
+            "scaled down."
         ),
     ] = None,
     reference: Annotated[
@@ -81,6 +85,13 @@ def steer(
     ] = Where.all,
     share: Annotated[float, typer.Option(help="Share of a label's neurons to steer, best first.")] = 1.0,
     stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
+    label_prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Question for a task's label, with {text} in it, that P(label) is read from; default: in words.",
+            metavar="TASK=TEMPLATE",
+        ),
+    ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 40,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always writes the likeliest token.")] = 0.0,
@@ -89,38 +100,66 @@ def steer(
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Continue each prompt without and with steering, side by side in one batch, as the texts are written."""
+    """Continue each prompt without and with steering, side by side in one batch, as the texts are written.
+
+    P(label) is the probability of the label among those of its task that the unsteered model gives to the texts.
+    """
     from affectron.generation import continuations
 
     texts = _prompts(prompt or [], prompts)
+    questions = Ask(prompts=by_task("label_prompt", [template_text(text) for text in label_prompt or ()])).prompts
     selected = affectron.NeuronSet.load(neurons)
-    steering = []
+    unknown = sorted(questions.keys() - selected.tasks.keys())
+    if unknown:
+        raise InputError(f"label_prompt has task {unknown[0]!r}, expected {', '.join(selected.tasks)}")
+    lists = _lists(selected, label, share, neurons)
+    recipe = Recipe(program, cache(lambda: stats_beside(neurons, stats)), reference, signal, max_dose)
     strengths: Sequence[float | None] = strength or [None]
-    for name in dict.fromkeys(label):
-        members = selected[name].top(share)
-        if not members:
-            raise InputError(f"label {name!r} has no neurons in {neurons}; select more with a larger --top")
-        for value in strengths:
-            steering.append(_program(program, members, lambda: stats_beside(neurons, stats), value, reference, signal))
-    limited = [_limited(steered, where) for steered in steering]
+    # What needs no model is checked before it is loaded: strengths by making the programs.
+    programs = [(members, recipe.make(members, value)) for members in lists for value in strengths]
+    neutral_texts = _neutral_texts(recipe, lists, loss_budget, strength, corpus, neutral, columns)
     loaded, tokenizer = load_model(model, load)
     check_model(loaded, selected)
-    named = [(steered.name, len(whole)) for steered, whole in zip(limited, steering, strict=True)]
-    columns = ["unsteered", *(f"{name}, {count(touched, 'neuron')}" for name, touched in named)]
+    choices: dict[str, BetaChoice] = {}
+    if loss_budget is not None:
+        for members in lists:
+            make, sentences = partial(recipe.make, members), neutral_texts[members.label]
+            choices[members.label] = affectron.choose_beta(loaded, tokenizer, sentences, make, budget=loss_budget)
+        programs = [(members, recipe.make(members, choices[members.label].beta)) for members in lists]
+    measured = _total(recipe, neurons, stats)
+    steered = [Steered.of(members, made, where, measured) for members, made in programs]
+    if not as_json:
+        for name, choice in choices.items():
+            _print_curve(name, choice)
+    headings = ["unsteered", *(one.heading for one in steered)]
     results = []
     for text in texts:
-        with watched(text, columns, as_json) as watch:
+        with watched(text, headings, as_json) as watch:
             written = continuations(
-                loaded, tokenizer, text, [None, *limited], max_new_tokens=max_new_tokens, temperature=temperature,
-                seed=seed, chat=chat, watch=watch,
+                loaded, tokenizer, text, [None, *(one.acting for one in steered)], max_new_tokens=max_new_tokens,
+                temperature=temperature, seed=seed, chat=chat, watch=watch,
             )  # fmt: skip
             watch(written.texts)
         results.append(written)
+    probabilities = _probabilities(loaded, tokenizer, [one.texts for one in results], steered, selected, questions)
+    changed = [
+        sum(written.texts[column] != written.texts[0] for written in results) for column in range(1, len(steered) + 1)
+    ]
     tokens, seconds = sum(written.tokens for written in results), sum(written.seconds for written in results)
     if as_json:
         print_json(
             {
-                "programs": [{"name": name, "neurons": touched} for name, touched in named],
+                "programs": [
+                    {
+                        "name": one.acting.name,
+                        "neurons": len(one.program),
+                        "dose": None if one.dose is None else one.dose[0],
+                        "changed": number,
+                        "probability": pair and {"unsteered": pair[0], "steered": pair[1]},
+                    }
+                    for one, number, pair in zip(steered, changed, probabilities, strict=True)
+                ],
+                "choices": {name: choice.to_json() for name, choice in choices.items()},
                 "texts": [
                     {"prompt": text, "unsteered": written.texts[0], "steered": written.texts[1:]}
                     for text, written in zip(texts, results, strict=True)
@@ -130,6 +169,16 @@ def steer(
             }
         )
         return
+    rows = [
+        (one.acting.name, one.neurons.label, *(f"{value:.3f}" for value in pair))
+        for one, pair in zip(steered, probabilities, strict=True)
+        if pair
+    ]
+    if rows:
+        print_table("mean P(label) of the texts", ("program", "label", "unsteered", "steered"), rows)
+    for one, number in zip(steered, changed, strict=True):
+        if not number:
+            print(f"no text changed: {one.reason}")
     print(f"{count(tokens, 'token')} in {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
 
 
@@ -142,41 +191,81 @@ def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
     return [template_text(text) for text in prompts]
 
 
-def _limited(program: Program, where: Where) -> Program | Schedule:
-    match where:
-        case Where.all:
-            return program
-        case Where.prompt:  # all given tokens: nothing stands around the text of a plain prompt
-            return affectron.schedule(program, stop=0)
-        case Where.generated:
-            return affectron.schedule(program, where="generated")
+def _lists(selected: NeuronSet, labels: Sequence[str], share: float, file: Path) -> list[NeuronList]:
+    lists = [selected[name].top(share) for name in dict.fromkeys(labels)]
+    for members in lists:
+        if not members:
+            raise InputError(f"label {members.label!r} has no neurons in {file}; select more with a larger --top")
+    return lists
 
 
-def _program(
-    name: ProgramName,
-    neurons: NeuronList,
-    load_stats: Callable[[], ActivationStats],
-    strength: float | None,
-    reference: str | None,
-    signal: str | None,
-) -> Program:
-    if name not in _STRENGTH and strength is not None:
-        raise InputError(f"strength is {strength}, but the program {name.value} has none")
-    if (name is ProgramName.cross_signal) != (signal is not None):
-        raise InputError(f"signal is {signal!r}, expected a label with the program cross-signal and none without it")
-    if name is not ProgramName.attenuate and reference is not None:
-        raise InputError(f"reference is {reference!r}, but the program {name.value} has none")
-    strength = _STRENGTH.get(name, 0.0) if strength is None else strength
-    match name:
-        case ProgramName.zero:
-            return affectron.zero(neurons)
-        case ProgramName.mean:
-            return affectron.mean(neurons, load_stats())
-        case ProgramName.attenuate:
-            return affectron.attenuate(neurons, load_stats(), strength, reference=reference or MAX)
-        case ProgramName.induce:
-            return affectron.induce(neurons, load_stats(), strength)
-        case ProgramName.amplify:
-            return affectron.amplify(neurons, strength)
-        case ProgramName.cross_signal:
-            return affectron.cross_signal(neurons, load_stats(), str(signal), strength)
+def _neutral_texts(
+    recipe: Recipe,
+    lists: Sequence[NeuronList],
+    loss_budget: float | None,
+    strength: Sequence[float] | None,
+    corpus: str | None,
+    neutral: str | None,
+    columns: Columns,
+) -> dict[str, list[Sentence]]:
+    """Label -> the neutral text that its strength is chosen on; empty without a budget."""
+    from affectron.experiments.doses import neutral_text
+
+    if loss_budget is None:
+        for name, value in (("corpus", corpus), ("neutral", neutral)):
+            if value is not None:
+                raise InputError(f"{name} is {value!r}, which goes with --loss-budget")
+        return {}
+    recipe.of_shifts("loss_budget", loss_budget)
+    if strength:
+        raise InputError(f"strength is {strength[0]:g} and loss_budget {loss_budget:g}, expected one of them")
+    if corpus is None:
+        raise InputError(
+            f"loss_budget is {loss_budget:g} without a corpus; give --corpus, labelled sentences with a split dev"
+        )
+    sentences = read_corpus(corpus, columns, None)
+    return {members.label: neutral_text(sentences, members.label, members.task, neutral=neutral) for members in lists}
+
+
+def _total(recipe: Recipe, neurons: Path, stats: Path | None) -> Mapping[str, SiteStats] | None:
+    """Statistics of all activations, that doses are relative to; None where there are none."""
+    if stats is None and not (neurons.parent / STATS).is_file():  # zero and amplify need none
+        return None
+    found = recipe.stats()
+    return None if found.kind != ACTIVATION or found.of_pairs else found.total()
+
+
+def _probabilities(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[Sequence[str]],
+    steered: Sequence[Steered],
+    selected: NeuronSet,
+    questions: Mapping[str, str],
+) -> list[tuple[float, float] | None]:
+    """Mean P of each program's label of the texts without and with it; ``texts`` has a row for each prompt."""
+    from affectron.evaluation.label_likelihood import label_probabilities
+
+    every = [text for row in texts for text in row]
+    found: dict[str, Any] = {}
+    try:
+        for task in dict.fromkeys(one.neurons.task for one in steered):
+            asked = label_probabilities(model, tokenizer, every, task, selected.tasks[task], questions)
+            found[task] = asked.reshape(len(texts), -1, asked.shape[1]).mean(axis=0)
+    except InputError as error:
+        say(f"P(label) is left out: {error}")
+        return [None] * len(steered)
+    pairs: list[tuple[float, float] | None] = []
+    for column, one in enumerate(steered, start=1):
+        own = found[one.neurons.task][:, selected.tasks[one.neurons.task].index(one.neurons.label)]
+        pairs.append((float(own[0]), float(own[column])))
+    return pairs
+
+
+def _print_curve(label: str, choice: BetaChoice) -> None:
+    rows = [(f"{dose.beta:.3g}", "not finite" if dose.rise is None else f"{dose.rise:.3f}") for dose in choice.curve]
+    print_table(f"loss budget of {label}", ("beta", "nats a token"), rows)
+    print(
+        f"{label}: {choice.beta:.3g} is the largest beta up to which the loss of a token is expected to rise by at "
+        f"most {choice.budget:g} nats"
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special
 from torch import Tensor, nn
 
 from affectron import models
@@ -138,6 +139,37 @@ class LabelLikelihood:
         head = output_layer(model)
         limit = length_limit(tokenizer, models.max_length(model))
         return _Prompt(tokenizer, head, template, frame, tuple(labels), limit)
+
+
+def label_probabilities(
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    task: str,
+    labels: Sequence[str],
+    prompts: Mapping[str, str] | None = None,
+) -> NDArray[np.float64]:
+    """P of each of L labels after each of n texts, among these labels: the softmax of their scores.
+
+    Args:
+        model, tokenizer: a causal language model.
+        texts: n texts, such as those that were generated.
+        task, labels: the question.
+        prompts: as for :class:`LabelLikelihood`.
+
+    Returns:
+        float64 [n, L]; each row sums to 1.
+
+    Raises:
+        InputError: fewer than two labels, or as :class:`LabelLikelihood`.
+    """
+    if len(labels) < 2:
+        raise InputError(f"task {task!r} has the labels {', '.join(labels)}, expected two or more")
+    sentences = [Sentence(text, (), None, str(number)) for number, text in enumerate(texts)]
+    classifier = LabelLikelihood(prompts).classifier(model, tokenizer, sentences, task, labels)
+    with models.evaluating(model):
+        scores = classifier.scores(np.arange(len(sentences)))[0]
+    return np.asarray(special.softmax(scores, axis=-1))
 
 
 def default_prompt(tokenizer: Any, task: str, labels: Sequence[str]) -> str:
