@@ -1,9 +1,9 @@
-"""Generation: continuations of one prompt under several programs, in one batch."""
+"""Generation: continuations of prompts under programs, all in one batch."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,10 @@ from affectron.corpus.special_tokens import Frame
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
 from affectron.models import intervene, max_length
+from affectron.models.tables import distinct
+
+#: Texts that are written at a time: more take more memory, and on a CPU no less time each.
+_TEXTS_ON_CPU, _TEXTS = 128, 512
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,7 @@ def continuations(
     Args:
         model: a transformers language model.
         tokenizer: its tokenizer.
-        prompt: the text to continue. If it contains {bos}, that stands for the beginning-of-sequence token, and no
-            other special token is added. Any other prompt gets the tokenizer's special tokens, except those after the
-            text if a decoder is to continue it. Either begins with the beginning-of-sequence token, if there is one.
+        prompt: the text to continue (:func:`prompt_ids`).
         programs: one for each text; None gives the unsteered text.
         max_new_tokens: largest number of tokens to generate; the model may end a text earlier.
         temperature: 0 takes the likeliest token at each step; a positive value samples from all tokens.
@@ -63,36 +65,112 @@ def continuations(
         watch: called after every token with the texts so far.
 
     Raises:
-        InputError: the tokenizer has no token for {bos}, or no chat template; the prompt has no token, or prompt and
-            continuation are longer than the model reads.
+        InputError: as :func:`prompt_ids`, or prompt and continuation are longer than the model reads.
     """
-    ids = _prompt_ids(model, tokenizer, prompt, chat)
-    if not ids.shape[1]:
-        raise InputError(f"prompt is {prompt!r}, expected text with at least one token")
+    ids = prompt_ids(model, tokenizer, prompt, chat)
+    told = None if watch is None else lambda texts: watch(decoded(tokenizer, texts))
+    start = time.perf_counter()
+    written = _write(model, tokenizer, [ids], programs, max_new_tokens, temperature, [seed], told)
+    seconds = time.perf_counter() - start
+    return Continuations(decoded(tokenizer, written), sum(map(len, written)), seconds)
+
+
+def write(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    programs: Sequence[Program | Schedule | None],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seeds: Sequence[int],
+    advance: Callable[[int], None] = lambda texts: None,
+) -> list[list[list[int]]]:
+    """Continue each of B prompts under each of P programs.
+
+    Prompts of one number of tokens share a batch, so that none is padded.
+
+    Args:
+        model, tokenizer, programs, max_new_tokens, temperature: as for :func:`continuations`.
+        prompts: the tokens of each prompt.
+        seeds: a seed for each prompt: its texts use the same random numbers under all programs.
+        advance: called with the number of texts that a batch has added.
+
+    Returns:
+        [P][B] the tokens of each text, that which ends it included.
+
+    Raises:
+        InputError: a prompt and its continuation are longer than the model reads.
+    """
+    texts: list[list[list[int]]] = [[[] for _ in prompts] for _ in programs]
+    most = _TEXTS_ON_CPU if model.device.type == "cpu" else _TEXTS
+    for first in range(0, len(programs), most):
+        some = programs[first : first + most]
+        for batch in _batches(list(map(len, prompts)), max(1, most // len(some))):
+            rows = [prompts[row] for row in batch]
+            drawn = [seeds[row] for row in batch]
+            written = iter(_write(model, tokenizer, rows, some, max_new_tokens, temperature, drawn, None))
+            for of_program in texts[first : first + most]:
+                for row in batch:
+                    of_program[row] = next(written)
+            advance(len(some) * len(batch))
+    return texts
+
+
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Positions of prompts of one length, at most so many at a time."""
+    for length in sorted(set(lengths)):
+        rows = [row for row, of_row in enumerate(lengths) if of_row == length]
+        for first in range(0, len(rows), most):
+            yield rows[first : first + most]
+
+
+def _write(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    programs: Sequence[Program | Schedule | None],
+    max_new_tokens: int,
+    temperature: float,
+    seeds: Sequence[int],
+    watch: Callable[[list[list[int]]], None] | None,
+) -> list[list[int]]:
+    """The tokens of P B texts: those of B prompts of one length under the first program, then under the next."""
+    ids = torch.tensor(prompts, dtype=torch.int64, device=model.device).repeat(len(programs), 1)
     limit = max_length(model)
     if limit is not None and ids.shape[1] + (0 if model.config.is_encoder_decoder else max_new_tokens) > limit:
         raise InputError(
             f"prompt has {ids.shape[1]} tokens and max_new_tokens is {max_new_tokens}, but the model reads {limit}"
         )
     ends = model.generation_config.eos_token_id
-    texts = _GeneratedTexts(tokenizer, {ends} if isinstance(ends, int) else set(ends or ()), len(programs), watch)
-    ids = ids.expand(len(programs), -1)
-    start = time.perf_counter()
-    with intervene(model, programs):
+    texts = _GeneratedTexts({ends} if isinstance(ends, int) else set(ends or ()), len(ids), watch)
+    with intervene(model, programs, capacity=max(1, len(distinct(programs)))):
         model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_new_tokens,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             do_sample=False,
-            logits_processor=[_GumbelNoise(temperature, seed)] if temperature > 0 else [],
+            logits_processor=[_GumbelNoise(temperature, seeds)] if temperature > 0 else [],
             streamer=texts,
         )
-    return Continuations(texts.decode(), sum(map(len, texts.ids)), time.perf_counter() - start)
+    return texts.ids
 
 
-def _prompt_ids(model: Any, tokenizer: Any, prompt: str, chat: bool) -> Tensor:
-    """Encode the prompt: int64 [1, T], on the model's device."""
+def prompt_ids(model: Any, tokenizer: Any, prompt: str, chat: bool = False) -> list[int]:
+    """Tokenise a prompt that a model is to continue.
+
+    Args:
+        model: a transformers language model.
+        tokenizer: its tokenizer.
+        prompt: the text. If it contains {bos}, that stands for the beginning-of-sequence token, and no other special
+            token is added. Any other prompt gets the tokenizer's special tokens, except those after the text if a
+            decoder is to continue it. Either begins with the beginning-of-sequence token, if there is one.
+        chat: put the prompt into the tokenizer's chat template, as the user's turn.
+
+    Raises:
+        InputError: the tokenizer has no token for {bos}, or no chat template, or the prompt has no token.
+    """
     if chat and not tokenizer.chat_template:
         raise InputError("chat is asked for, but the tokenizer has no chat template")
     explicit_bos = "{bos}" in prompt
@@ -106,31 +184,41 @@ def _prompt_ids(model: Any, tokenizer: Any, prompt: str, chat: bool) -> Tensor:
         frame = Frame.of_prompt(tokenizer, text) if explicit_bos else Frame.of_text(tokenizer)
         if not model.config.is_encoder_decoder:
             frame = frame._replace(after=())
-    ids = frame.around(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return torch.tensor([ids], dtype=torch.int64, device=model.device)
+    ids: list[int] = frame.around(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if not ids:
+        raise InputError(f"prompt is {prompt!r}, expected text with at least one token")
+    return ids
+
+
+def decoded(tokenizer: Any, texts: Sequence[Sequence[int]]) -> list[str]:
+    """Decode texts, without special tokens."""
+    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in texts]
 
 
 class _GumbelNoise(LogitsProcessor):
     """Noise that turns the choice of the likeliest token into a sample.
 
     The maximum of logits / temperature + Gumbel noise is a sample of softmax(logits / temperature) (Gumbel-max trick).
-    All texts get the same noise at a step.
+    There is a generator for each of B seeds; of P B texts, text ``p B + b`` has the noise of seed b.
     """
 
-    def __init__(self, temperature: float, seed: int) -> None:
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
         self.temperature = temperature
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        noise = -torch.empty(scores.shape[1]).exponential_(generator=self.generator).log()
-        return scores.float() / self.temperature + noise.to(scores.device)
+        noise = torch.empty(len(self.generators), scores.shape[1])
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        noise = -noise.log_().to(scores.device)
+        return scores.float() / self.temperature + noise.repeat(len(scores) // len(noise), 1)
 
 
 class _GeneratedTexts(BaseStreamer):
     """Tokens of each text, up to the one that ends it. The streamers of transformers take a single text."""
 
-    def __init__(self, tokenizer: Any, ends: set[int], texts: int, watch: Callable[[list[str]], None] | None) -> None:
-        self.tokenizer, self.ends, self.watch = tokenizer, ends, watch
+    def __init__(self, ends: set[int], texts: int, watch: Callable[[list[list[int]]], None] | None) -> None:
+        self.ends, self.watch = ends, watch
         self.ids: list[list[int]] = [[] for _ in range(texts)]
         self.begun = False
 
@@ -142,11 +230,7 @@ class _GeneratedTexts(BaseStreamer):
             if not ids or ids[-1] not in self.ends:
                 ids.append(token)
         if self.watch is not None:
-            self.watch(self.decode())
+            self.watch(self.ids)
 
     def end(self) -> None:
         pass
-
-    def decode(self) -> list[str]:
-        """Decode the texts so far, without special tokens."""
-        return [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self.ids]
