@@ -115,6 +115,30 @@ def test_a_pair_counts_changes(changes: list[float]) -> None:
     assert paired.change == pytest.approx(np.mean(changes))
 
 
+@pytest.mark.parametrize("together", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("difference", [0.0, 0.2])
+def test_the_interval_of_groups_covers_where_their_members_go_together(together: float, difference: float) -> None:
+    """40 groups of 3 changes, each the group's own with probability ``together``; p holds its level with it."""
+    rng = np.random.default_rng(4)
+    cells = [0.2, 0.6 - difference, 0.2 + difference]  # lost, unchanged, gained
+    shape = (1500, 40, 3)
+    own, alone = rng.choice([-1, 0, 1], (*shape[:2], 1), p=cells), rng.choice([-1, 0, 1], shape, p=cells)
+    changes = np.where(rng.random(shape) < together, own, alone)
+    pairs = [Paired.of_groups(change) for change in changes]
+    ends = np.array([pair.interval() for pair in pairs])
+    assert ((ends[:, 0] <= difference) & (difference <= ends[:, 1])).mean() >= COVERED
+    if not difference:
+        assert np.mean([pair.p() <= LEVEL for pair in pairs]) <= 0.065
+
+
+def test_groups_of_one_are_as_single_changes_and_whole_groups_as_one() -> None:
+    change = np.random.default_rng(5).choice([-1.0, 0.0, 1.0], 60)
+    assert Paired.of_groups(change[:, None]) == Paired.of(change)
+    repeated = Paired.of_groups(np.repeat(change[:, None], 4, axis=1))
+    assert repeated.interval() == pytest.approx(Paired.of(change).interval(), rel=0.02)
+    assert Paired.of_groups(np.zeros((20, 3))) == Paired(0, 0, 20)
+
+
 @settings(deadline=None)
 @given(pairs())
 def test_p_of_a_pair_is_the_probability_of_as_uneven_a_coin(paired: Paired) -> None:

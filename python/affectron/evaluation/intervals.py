@@ -31,14 +31,28 @@ class Paired:
         sentences: their number, at least one.
     """
 
-    lost: int
-    gained: int
-    sentences: int
+    lost: float
+    gained: float
+    sentences: float
 
     @classmethod
     def of(cls, change: Array) -> Paired:
         """Of the changes of each sentence: 1, 0 or -1."""
         return cls(int((change < 0).sum()), int((change > 0).sum()), len(change))
+
+    @classmethod
+    def of_groups(cls, change: Array) -> Paired:
+        """Of changes [groups, m], of which those of a group may go together.
+
+        The counts are divided by the design effect, the variance of the mean over that of independent changes, at least
+        1 (Rao and Scott 1992).
+        """
+        groups, members = change.shape
+        spread = float(change.var(ddof=1)) if change.size > 1 else 0.0
+        between = float(change.mean(axis=1).var(ddof=1)) if groups > 1 else 0.0
+        effect = max(1.0, members * between / spread) if spread > 0 else float(members)
+        counts = (change < 0).sum(), (change > 0).sum(), change.size
+        return cls(*(float(count) / effect for count in counts))
 
     @property
     def change(self) -> float:
@@ -74,9 +88,12 @@ class Paired:
         return float(np.sqrt(max(2 * q + d - d * d, 0.0) / n))
 
     def p(self) -> float:
-        """Exact two-sided p of no change: McNemar's test (1947), binomial over the changed answers; 1 without any."""
-        changed = self.lost + self.gained
-        return float(scipy.stats.binomtest(self.lost, changed).pvalue) if changed else 1.0
+        """Exact two-sided p of no change: McNemar's test (1947), binomial over the changed answers; 1 without any.
+
+        Counts that are not whole are interpolated by the incomplete beta function.
+        """
+        fewer, more = sorted((self.lost, self.gained))
+        return min(1.0, float(2 * scipy.special.betainc(more, fewer + 1, 0.5))) if more else 1.0
 
 
 def contrast_interval(own: Paired, others: Paired, z: float = Z) -> tuple[float, float]:
