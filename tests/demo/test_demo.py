@@ -13,10 +13,8 @@ import numpy as np
 from typer.testing import CliRunner
 
 from affectron.cli.app import app
-from affectron.corpus import Sentence
 from affectron.demo import MODEL
 from affectron.demo.corpus import TASKS
-from affectron.demo.judge import Judge
 from affectron.evaluation.verdicts import SPECIFIC, VERDICTS
 from tests.support import golden
 
@@ -83,16 +81,3 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     # The page is readable without a network: it loads nothing from outside itself.
     loaded = re.findall(r'(?:src|href)="([^"#]+)"', page)
     assert all(not link.startswith(("http:", "https:", "//")) for link in loaded)
-
-
-def test_the_judge_counts_words() -> None:
-    """Naive Bayes with each count plus one, worked out by hand."""
-    texts = (("the cat cat", "a"), ("The dog!", "b"), ("a dog", "b"))
-    sentences = [Sentence(text, (label,), None, str(number)) for number, (text, label) in enumerate(texts)]
-    judge = Judge(sentences, ("a", "b"))
-    # Words: a, cat, dog, the. P(cat | a) = 3/7, P(cat | b) = 1/8; P(the | a) = 2/7, P(the | b) = 2/8.
-    assert judge("Cat") == "a"
-    assert judge("the") == "a"
-    assert judge("the the dog") == "b"  # 4/49 x 1/7 = 0.0117 against 4/64 x 3/8 = 0.0234
-    assert judge("unknown") == "a"
-    assert judge.accuracy(sentences) == 1.0

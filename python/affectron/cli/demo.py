@@ -39,7 +39,7 @@ def demo(
     print_methods(result.methods)
     rows = [(steered.label, f"{steered.before:.0%}", f"{steered.after:.0%}") for steered in result.steered]
     print_table("texts that a judge gives to the label", ("label", "unsteered", "shifted towards it"), rows)
-    print(f"the judge, naive Bayes on words, is right on {result.judge:.0%} of held-out sentences")
+    print(f"the judge, a regression on words, is right on {result.judge:.0%} of held-out sentences")
     best = max(result.steered, key=lambda steered: (steered.after - steered.before, steered.after))
     for beginning, unsteered, text in best.texts[:3]:
         console().print(side_by_side(beginning, ("unsteered", f"towards {best.label}"), (unsteered, text)))

@@ -15,8 +15,8 @@ from affectron.attribution.attribute import attribute
 from affectron.corpus import Corpus
 from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import EMOTIONS, write
-from affectron.demo.judge import Judge
 from affectron.evaluation.exam import Exam
+from affectron.evaluation.judge import WordJudge
 from affectron.experiments.methods import compare_methods
 from affectron.experiments.results import Methods, Validation
 from affectron.experiments.validation import validate
@@ -128,8 +128,8 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     validation.save(folder / VALIDATION)
 
     begin("steer", "write with and without a shift towards each emotion")
-    emotional = train.where(task="emotion")
-    judge = Judge(emotional, EMOTIONS)
+    emotional, dev = (corpus.where(split=split, task="emotion") for split in ("train", "dev"))
+    judge = WordJudge(list(emotional), list(dev), EMOTIONS)
     gradients = attribute(model, tokenizer, emotional.folds(PART)[0], metric="text", progress=progress)
     steered = _steered(model, tokenizer, gradients, stats, judge)
 
@@ -138,12 +138,12 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
 
     ends = [*list(started.values())[1:], time.perf_counter()]
     seconds = {step: end - start for (step, start), end in zip(started.items(), ends, strict=True)}
-    held_out = judge.accuracy(corpus.where(split="test", task="emotion"))
+    held_out = judge.accuracy(list(corpus.where(split="test", task="emotion")))
     return Demo(methods, validation, steered, held_out, page, seconds)
 
 
 def _steered(
-    model: Any, tokenizer: Any, gradients: ActivationStats, stats: ActivationStats, judge: Judge
+    model: Any, tokenizer: Any, gradients: ActivationStats, stats: ActivationStats, judge: WordJudge
 ) -> tuple[Steered, ...]:
     """Continue each beginning without a program and under one for each emotion; each text has its program in one
     batch."""
@@ -158,7 +158,10 @@ def _steered(
     texts = [[text.partition("\n")[0].strip() for text in of_beginning] for of_beginning in written]
     results = []
     for column, label in enumerate(labels, start=1):
-        shares = [float(np.mean([judge(row[position]) == label for row in texts])) for position in (0, column)]
+        shares = [
+            float(np.mean([of_text == label for of_text in judge([row[position] for row in texts])]))
+            for position in (0, column)
+        ]
         shown = tuple((beginning, row[0], row[column]) for beginning, row in zip(BEGINNINGS, texts, strict=True))
         results.append(Steered(label, shares[0], shares[1], shown))
     return tuple(results)
