@@ -33,7 +33,9 @@ _MODULES = {
         "schedule",
         "zero",
     ),
+    "experiments.doses": ("choose_beta",),
     "experiments.estimate": ("check_estimate",),
+    "experiments.generation": ("compare_texts",),
     "experiments.methods": ("compare_methods",),
     "models": ("Steering", "compact", "declare_mlp", "find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet"),
@@ -77,7 +79,9 @@ if TYPE_CHECKING:
     from affectron.evaluation.exam import Exam as Exam
     from affectron.experiments.ablations import ablate as ablate
     from affectron.experiments.associations import associate as associate
+    from affectron.experiments.doses import choose_beta as choose_beta
     from affectron.experiments.estimate import check_estimate as check_estimate
+    from affectron.experiments.generation import compare_texts as compare_texts
     from affectron.experiments.methods import compare_methods as compare_methods
     from affectron.experiments.results import Findings as Findings
     from affectron.experiments.results import Validation as Validation

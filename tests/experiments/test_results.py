@@ -162,6 +162,29 @@ def associations(draw: st.DrawFn) -> results.Associations:
     )
 
 
+@st.composite
+def generations(draw: st.DrawFn) -> results.Generation:
+    beginnings, each = draw(st.lists(texts, max_size=2)), draw(st.integers(0, 2))
+    scores = st.builds(results.Score, numbers, numbers, maybe(numbers))
+    settings = st.builds(results.Setting, maybe(numbers), maybe(numbers), maybe(texts), scores)
+    versus = st.builds(results.Versus, numbers, intervals, numbers, numbers)
+    size = len(beginnings) * each
+    written = st.lists(st.builds(results.WrittenText, texts, maybe(texts)), min_size=size, max_size=size).map(tuple)
+    methods = st.builds(
+        results.MethodGeneration, maybe(counts), st.lists(settings, min_size=1, max_size=3).map(tuple), st.just(0),
+        scores, intervals, numbers, many(texts), numbers, by_name(versus), written,
+    )  # fmt: skip
+    judges = st.builds(results.Judge, texts, numbers, counts)
+    tasks = st.builds(
+        results.TaskGeneration, judges, judges, numbers, st.just(tuple(beginnings)), by_name(by_name(methods))
+    )
+    options = st.builds(
+        results.GenerationOptions, exams, many(numbers), many(numbers), numbers, many(texts), texts, counts,
+        st.just(each), counts, numbers,
+    )  # fmt: skip
+    return results.Generation(draw(objects), draw(options), draw(by_name(tasks)))
+
+
 frequencies = many(st.tuples(texts, st.integers(0, 99), numbers))
 ANY = {
     "validation": validations(),
@@ -183,6 +206,7 @@ ANY = {
             *[maybe(numbers)] * 3,
         ))),
     ),
+    "generation": generations(),
     "induction": inductions(),
     "methods": method_comparisons(),
     "stability": st.builds(
@@ -251,6 +275,8 @@ def test_a_field_that_is_missing_or_of_another_type_is_named(kind: str) -> None:
             del wrong[2]
         if name == "setting":  # text or a number
             wrong = [[], None, float("nan")]
+        if name in ("judged", "layer"):  # text or nothing
+            wrong = [3, [], float("nan")]
         for owner[name] in wrong:
             line = message(lambda: type(result).from_json(content, "f.json"))
             # A record that may be absent is read, and its field refused.
@@ -291,6 +317,8 @@ def at(content: Any, way: str) -> tuple[Any, Any]:
         ("associations", "layers/calm/thirds", {"top": 1}, "layers.calm.thirds is top, expected bottom, middle, top"),
         ("candidates", "labels/calm/neurons/0/interval", None, "labels.calm.neurons[0].interval is None, expected one"),
         ("cross_signal", "labels/glum/devices", {}, "labels.glum.devices"),
+        ("generation", "options/texts", 1, "tasks.tone.labels.calm.unsteered.texts has 24 texts, expected 12"),
+        ("generation", "tasks/mood/labels/glum/prompt/chosen", 1, "glum.prompt.chosen is 1, expected less than 1"),
         ("induction", "options/betas", [1.0], "tasks.tone.calm.share has 5 values, expected one for each of 1 betas"),
         ("methods", "options/methods", ["paper"], "tasks.tone.labels.calm.methods is paper, lee, expected paper"),
         ("methods", "tasks/mood/agreement", [[1.0, 1.0]], "tasks.mood.agreement: expected a row and a column for each"),

@@ -18,6 +18,7 @@ from tests.support.results import (
     make_associations,
     make_candidates,
     make_cross_signal,
+    make_generation,
     make_methods,
     make_neurons,
     make_run,
@@ -93,8 +94,8 @@ def cells(*values: object) -> list[str]:
 def test_a_run_with_every_experiment_has_a_section_for_each(everything: Path) -> None:
     page = Page(everything)
     sections = (
-        "selection-methods", "estimate", "stability", "candidates", "ablations", "induction", "cross-signal",
-        "associations", "cross-dataset",
+        "selection-methods", "estimate", "stability", "candidates", "ablations", "induction", "generation",
+        "cross-signal", "associations", "cross-dataset",
     )  # fmt: skip
     assert [
         name for tag, attributes in page.elements if tag == "section" and (name := attributes["id"]) in sections
@@ -230,3 +231,33 @@ def test_table_of_the_estimate_has_every_label(everything: Path) -> None:
         for label in labels
     ]
     assert [list(row.values()) for row in table(everything, "estimate")] == expected
+
+
+def test_generated_texts_are_told_and_shown(everything: Path) -> None:
+    page = Page(everything)
+    assert "The model continues 12 beginnings of the test split, 2 texts each, by up to 24 tokens" in page.words
+    assert "the judge of words gives 55.0 % of 99 test sentences one of their labels" in page.words
+    assert (
+        "Success of neurons 5 % is above that of residual for 2 of 2 labels and below it for 0, the others not told "
+        "apart."
+    ) in page.words
+    assert "Success of neurons 5 % is above that of prompt for 0 of 2 labels" in page.words
+    result = make_generation(TASKS)
+    for task, labels in TASKS.items():
+        rows = table(everything, f"generation-{task}")
+        assert [(row["label"], row["method"]) for row in rows] == [
+            (label, method) for label in labels for method in result.tasks[task].labels[label]
+        ]
+        neurons = next(row for row in rows if row["method"] == "neurons 5 %")
+        assert (neurons["success, %"], neurons["β"], neurons["words"]) == ("0.75", "4.5", "love, hate")
+        assert {row["less"] for row in table(everything, f"versus-{task}")} == {
+            "unsteered", "random 5 %", "residual", "prompt"
+        }  # fmt: skip
+        for label in labels:
+            shown = table(everything, f"texts-{label}")
+            assert [row["beginning"] for row in shown] == [f"beginning {n}" for n in range(10)]
+            # Every second text, the first of each beginning; marked where it has the label.
+            assert [row["neurons 5 %"] for row in shown][8:] == [f"● {label} text 16", f"{label} text 18"]
+            assert shown[9]["unsteered"] == f"{label} text 18"
+    figures = [attributes["id"] for tag, attributes in page.elements if tag == "figure"]
+    assert {"figure-generation-tone", "figure-generation-mood"} <= set(figures)

@@ -70,12 +70,21 @@ random_sets = 2
 [cross_dataset]
 corpus = "other.jsonl"
 task = "mood"
+[generate]
+task = "mood"
+shares = [0.02]
+budgets = [0.2]
+layers = [1]
+tried = 3
+count = 3
+words = 2
+max_new_tokens = 3
 """
 # What does not depend on the attributions, or is left out where they are of other positions than the masks.
-LEFT = ("screen", "estimate")
+LEFT = ("screen", "estimate", "layers", "gradients", "generate")
 ALL = [
     "screen", "attribute", "stability", "select", "candidates", "validate", "estimate", "methods", "ablate", "induce",
-    "cross_signal", "cross_dataset", "associate", "report",
+    "cross_signal", "cross_dataset", "associate", "layers", "gradients", "generate", "report",
 ]  # fmt: skip
 
 
@@ -269,10 +278,14 @@ def test_a_changed_option_runs_what_depends_on_it(inputs: Path, whole: Path) -> 
     assert renewed(inputs, whole, induce={"betas": (2.0,)}) == ["induce", "report"]
     assert renewed(inputs, whole, associate={"score": "welch_t"}) == ["associate", "report"]
     assert renewed(inputs, whole, validate={"alpha": 0.5}) == ["validate", "cross_dataset", "report"]
-    assert renewed(inputs, whole, select={"top": 0.1}) == ALL[2:]
+    assert renewed(inputs, whole, select={"top": 0.1}) == [
+        name for name in ALL[2:] if name not in ("layers", "gradients", "generate")
+    ]
+    assert renewed(inputs, whole, generate={"count": 2}) == ["generate", "report"]
     assert renewed(inputs, whole, screen={"folds": 4}) == ALL
     assert renewed(inputs, whole, evaluate={"limit": 5}) == [
-        "validate", "estimate", "methods", "ablate", "induce", "cross_signal", "cross_dataset", "report",
+        "validate", "estimate", "methods", "ablate", "induce", "cross_signal", "cross_dataset", "generate",
+        "report",
     ]  # fmt: skip
     assert renewed(inputs, whole, attribute={"positions": "text"}) == [name for name in ALL if name not in LEFT]
     assert renewed(inputs, whole, ablate={"enabled": False}) == ["report"]
@@ -326,7 +339,7 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
     ("old", "new", "named"),
     [
         ("folds = 3", "folds = 1", "screen.folds is 1, expected an integer of at least 2"),
-        ("folds = 3", 'at = "layers"', "screen.at is 'layers', expected one of neurons"),
+        ("folds = 3", 'at = "layers"', "screen.at is not an option, expected one of tokens, active"),
         ("folds = 3", "fold = 3", "screen.fold is not an option, expected one of tokens, active"),
         ("top = 0.05", 'top = "much"', "select.top is 'much', expected a finite number"),
         ("top = 0.05", "top = 2.0", "select.top is 2.0, expected a number in (0, 1]"),
@@ -379,6 +392,9 @@ def test_a_configuration_in_another_encoding_is_named(inputs: Path) -> None:
         ('model = "model"', 'model = "no/where"', "no/where is no folder here and not in the cache"),
         ("[screen]", '[screen]\nsplit = "dev"', "30 of the 30 tested sentences were screened"),
         ("[candidates]", '[candidates]\nsplit = "train"', "90 of the 90 tested sentences were screened"),
+        ('task = "mood"\nshares', 'task = "moods"\nshares', "generate.task is 'moods', expected one of mood, tone"),
+        ("words = 2", 'beginnings = "none.txt"', "none.txt"),
+        ("[evaluate]", '[evaluate]\ntrain = "rest"', "evaluate.train is 'rest', expected one of dev, test, train"),
         ('task = "mood"', 'task = "mood"\ntest = "train"', "54 of the 54 tested sentences were screened"),
     ],
 )

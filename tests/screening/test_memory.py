@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from affectron import Corpus, screen
-from affectron.screening.meter import resident_bytes
+from affectron._internal.memory import resident_bytes
 from tests.support.tiny import build, make_tokenizer
 from tests.support.workers import start, succeed, write_sentences
 

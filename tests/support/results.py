@@ -33,9 +33,12 @@ from affectron.experiments.results import (
     ExamOptions,
     Example,
     Findings,
+    Generation,
+    GenerationOptions,
     Heights,
     Induction,
     InductionOptions,
+    Judge,
     LabelCandidates,
     LabelEstimate,
     LabelInduction,
@@ -45,17 +48,23 @@ from affectron.experiments.results import (
     LabelSignals,
     LabelStability,
     Mask,
+    MethodGeneration,
     MethodResult,
     Methods,
     MethodsOptions,
     RandomSets,
     Round,
+    Score,
+    Setting,
     Signal,
     Stability,
     StabilityOptions,
+    TaskGeneration,
     TaskMethods,
     TaskResult,
     Validation,
+    Versus,
+    WrittenText,
 )
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES
@@ -324,6 +333,48 @@ def make_estimate(tasks: Tasks) -> Estimate:
     return Estimate(PROVENANCE, EstimateOptions(EXAM, 2), made)
 
 
+def make_generation(tasks: Tasks, beginnings: int = 12, texts: int = 2) -> Generation:
+    """Texts of each label: of its neurons more have the label than of the residual stream, of random ones none more
+    than of the unsteered model."""
+
+    def method(
+        label: str, hits: int, neurons: int | None, doses: int, versus: Mapping[str, Versus]
+    ) -> MethodGeneration:
+        total = beginnings * texts
+        written = tuple(WrittenText(f"{label} text {n}", label if n < hits else None) for n in range(total))
+        settings = tuple(
+            Setting(0.2 * (n + 1), 1.5 * (n + 1), None if neurons else SITES[n % 2], Score(0.2 * n, 0.1 * n, 0.9))
+            for n in range(doses)
+        ) or (Setting(None, None, None, Score(hits / total, 0.0, None)),)
+        return MethodGeneration(
+            neurons, settings, len(settings) - 1, Score(hits / total, 0.25, 0.8), (0.1, 0.9), 0.5, ("love", "hate"),
+            0.25, dict(versus), written,
+        )  # fmt: skip
+
+    def methods(label: str) -> dict[str, MethodGeneration]:
+        above, level = Versus(0.4, (0.2, 0.6), 0.001, 0.004), Versus(0.05, (-0.1, 0.2), 0.4, 1.0)
+        others = {"unsteered": above, "random 5 %": above, "residual": above, "prompt": level}
+        return {
+            "unsteered": method(label, 3, None, 0, {}),
+            "neurons 5 %": method(label, 18, 153, 3, others),
+            "random 5 %": method(label, 3, 153, 3, {}),
+            "residual": method(label, 9, None, 4, {}),
+            "prompt": method(label, 16, None, 0, {}),
+        }
+
+    made = {
+        task: TaskGeneration(
+            Judge("words", 0.55, 99), Judge("label_likelihood", 0.48, 60), 2.05,
+            tuple(f"beginning {n}" for n in range(beginnings)), {label: methods(label) for label in labels},
+        )
+        for task, labels in tasks.items()
+    }  # fmt: skip
+    options = GenerationOptions(
+        EXAM, (0.05,), (0.2, 0.4, 0.6), 0.5, tuple(SITES[:2]), "Write {label}: {text}", beginnings, texts, 24, 0.7
+    )
+    return Generation(PROVENANCE, options, made)
+
+
 def make_ablations(tasks: Tasks) -> Ablations:
     settings: list[tuple[str, str | float, int, Effect | None]] = [
         ("sites", "all", 9, make_effect()),
@@ -378,7 +429,7 @@ def make_results(tasks: Tasks) -> dict[str, Findings]:
     results: list[Findings] = [
         make_validation(tasks, make_neurons(tasks)), make_ablations(tasks), make_associations(tasks),
         make_candidates(tasks), make_cross_signal(first, others[-1] if others else first), make_estimate(tasks),
-        make_induction(tasks), make_methods(tasks), make_stability(tasks),
+        make_generation(tasks), make_induction(tasks), make_methods(tasks), make_stability(tasks),
     ]  # fmt: skip
     return {result.kind: result for result in results}
 

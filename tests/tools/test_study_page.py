@@ -210,8 +210,11 @@ def test_labels_near_chance_are_left_out() -> None:
     assert (labels, note) == ([], f"near chance and left out: {', '.join(EMOTIONS)}")
 
 
-ALL = ("ablations", "cross_signal", "estimate", "methods", "stability")
-TITLES = ["Verdicts", "Ways to select", "Dose", "Estimate", "Induction", "Cross-signal"]
+ALL = ("ablations", "cross_signal", "estimate", "generation", "methods", "stability")
+TITLES = [
+    "Verdicts", "Ways to select", "Dose", "Estimate", "Induction", "Generated texts",
+    "Neurons beside other ways to steer", "Texts", "Cross-signal",
+]  # fmt: skip
 
 
 def rows_of(text: str, title: str) -> list[list[str]]:
@@ -223,19 +226,29 @@ def rows_of(text: str, title: str) -> list[list[str]]:
 
 def test_the_page_has_a_part_for_each_result(tmp_path: Path) -> None:
     make_run(tmp_path, TASKS, *ALL)
-    study = Study("small", Pieces.read(tmp_path), {"screen": 12.0, "validate": 5400.0})
+    study = Study("small", Pieces.read(tmp_path), {"screen": (12.0, 2**30), "validate": (5400.0, 3 * 2**30)})
     text = page([study])
     assert re.findall("^### (.*)$", text, re.MULTILINE) == TITLES
     for title in TITLES:
         rows = rows_of(text, title)
         assert {len(row) for row in rows} == {len(rows[0])}
-    assert "| 12 s | 90 min | 90 min |" in text
+    assert "| validate | 90 min | 3.0 GiB |\n| all | 90 min | 3.0 GiB |\n" in text
     claims = rows_of(text, "The claims of the paper")
     assert [row[0] for row in claims[2:]] == [claim.text for claim in CLAIMS]
     results = make_results(TASKS)
     shown = {row[0]: row[4:7] for row in rows_of(text, "Verdicts")[2:]}
     for label, result in results["validation"].results.items():  # type: ignore[attr-defined]
         assert [cell.split(", ", 1)[1] for cell in shown[label]] == [mask.verdict for mask in result.masks.values()]
+    texts = {row[0]: row[1:] for row in rows_of(text, "Generated texts")[2:]}
+    assert texts["anger"] == [f"{share}\u00a0%, +0.25" for share in ("12.5", "75.0", "12.5", "37.5", "66.7")]
+    assert texts["mean success"] == ["0.12", "0.75", "0.12", "0.38", "0.67"]
+    against = rows_of(text, "Neurons beside other ways to steer")[2:]
+    assert against[:3] == [
+        ["anger", "neurons 5 %", "random 5 %", "+40.0", "+20.0 to +60.0", "0.004"],
+        ["anger", "neurons 5 %", "residual", "+40.0", "+20.0 to +60.0", "0.004"],
+        ["anger", "neurons 5 %", "prompt", "+5.0", "−10.0 to +20.0", "1"],
+    ]
+    assert rows_of(text, "Texts")[2][:2] == ["beginning 0", "anger text 0"]
     # Means over labels of one effect: that of setting 0.5 is -4 points, and nothing is masked in the middle.
     dose = {(row[0], row[1]): row for row in rows_of(text, "Dose")[2:]}
     assert dose["alpha", "0.5"][3:5] == ["−4.0", "0.0"]
@@ -253,10 +266,15 @@ def test_a_label_of_two_studies_of_one_model(tmp_path: Path) -> None:
     other.provenance["weights"] = "other"
     text = page([study("a", one), study("b", same), study("c", other)])
     rows = rows_of(text, "The same label in two studies")[2:]
-    assert [row[:3] for row in rows] == [[label, "a", "b"] for label in EMOTIONS]
+    assert [row[:4] for row in rows] == [[label, "as in the run", "a", "b"] for label in EMOTIONS]
     # Of ten neurons each, the last two and the first five are at the same places.
-    assert {tuple(row[3:7]) for row in rows} == {("10, 10", "7", "0.0", "0.54")}
+    assert {tuple(row[4:8]) for row in rows} == {("10, 10", "7", "0.0", "0.54")}
     assert "in two studies" not in page([study("a", one), study("c", other)])
+    measured = [
+        Study(name, Pieces(neurons=neurons(8), stats=make_stats({"emotion": EMOTIONS})), {}) for name in ("a", "b")
+    ]
+    rows = [row for row in rows_of(page(measured), "The same label in two studies") if row[1] == "`hedges_g`"]
+    assert {tuple(row[4:8]) for row in rows} == {("50, 50", "50", "0.8", "1.00")}
 
 
 def test_sources_are_shown_where_there_are_several() -> None:
@@ -273,10 +291,14 @@ def test_sources_are_shown_where_there_are_several() -> None:
 def test_a_study_is_read_by_its_configuration(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text('model = "m"\ncorpus = "c.jsonl"\noutput = "out"\n', encoding="utf-8")
     make_run(tmp_path / "out", TASKS, *ALL)
-    record = {"format": "affectron.run", "version": 1, "stages": {"screen": {"key": "", "files": {}, "seconds": 2.5}}}
+    record = {
+        "format": "affectron.run",
+        "version": 1,
+        "stages": {"screen": {"key": "", "files": {}, "seconds": 2.5, "peak_bytes": 2**30}},
+    }
     (tmp_path / "out" / "run.json").write_text(json.dumps(record), encoding="utf-8")
     study = Study.read(tmp_path / "small.toml")
-    assert (study.name, study.seconds) == ("small", {"screen": 2.5})
+    assert (study.name, study.stages) == ("small", {"screen": (2.5, 2**30)})
     assert study.pieces.validation is not None
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-STATS, ATTRIBUTION, NEURONS, VALIDATION, CROSS_DATASET = (
-    "stats.safetensors", "attribution.safetensors", "neurons.json", "validation.json", "cross_dataset.json",
+STATS, ATTRIBUTION, GRADIENTS, LAYERS, NEURONS, VALIDATION, CROSS_DATASET = (
+    "stats.safetensors", "attribution.safetensors", "gradients.safetensors", "layers.safetensors", "neurons.json",
+    "validation.json", "cross_dataset.json",
 )  # fmt: skip
 REPORT, PAGE = "report", "index.html"
 
 #: The kinds of findings; each is kept in a file of its name.
-KINDS = ("ablations", "associations", "candidates", "cross_signal", "estimate", "induction", "methods", "stability")
+KINDS = (
+    "ablations", "associations", "candidates", "cross_signal", "estimate", "generation", "induction", "methods",
+    "stability",
+)  # fmt: skip
 
 #: What results of the same model agree on, and how that is named to a reader.
 SAME_MODEL = {"model_hash": "model configuration", "weights": "weights", "tokenizer": "tokenizer"}

@@ -16,6 +16,7 @@ from affectron.experiments.results import (
     CrossSignal,
     Estimate,
     Findings,
+    Generation,
     Induction,
     Methods,
     Stability,
@@ -41,6 +42,7 @@ class Pieces:
     candidates: Candidates | None = None
     cross_signal: CrossSignal | None = None
     estimate: Estimate | None = None
+    generation: Generation | None = None
     induction: Induction | None = None
     methods: Methods | None = None
     stability: Stability | None = None
@@ -77,6 +79,7 @@ class Pieces:
             candidates=result(Candidates),
             cross_signal=result(CrossSignal),
             estimate=result(Estimate),
+            generation=result(Generation),
             induction=result(Induction),
             methods=result(Methods),
             stability=result(Stability),

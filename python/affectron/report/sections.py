@@ -19,7 +19,7 @@ from affectron.experiments.results import (
     Stability,
     Validation,
 )
-from affectron.report import effects, figures
+from affectron.report import effects, figures, generation
 from affectron.report import text as words
 from affectron.report.pieces import Pieces, Result
 from affectron.report.section import EFFECT, Figure, Section, effect_cells
@@ -35,6 +35,7 @@ def sections(pieces: Pieces) -> list[Section]:
         *_made(_candidates, pieces.candidates),
         *_made(effects.ablations, pieces.ablations),
         *_made(_induction, pieces.induction),
+        *_made(generation.generation, pieces.generation),
         *_made(_cross_signal, pieces.cross_signal),
         *_made(_associations, pieces.associations),
         *_made(_cross_dataset, pieces.cross_dataset),

@@ -1,4 +1,4 @@
-"""Record of finished stages (``run.json``): name, key of all inputs, digests of the output files, and duration.
+"""Record of finished stages (``run.json``): name, key of all inputs, digests of the output files, duration, memory.
 
 A stage is recorded after its files are complete, and every file is written atomically. A killed run therefore repeats
 one stage at most.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from affectron._internal.files import digest, read_json, write_json
+from affectron._internal.memory import peak_bytes
 from affectron.errors import InputError
 
 RECORD = "run.json"
@@ -60,7 +61,8 @@ class Cache:
         """Record a finished stage; remove files of an earlier run that it no longer writes."""
         self.drop(stage, keep=files)
         digests = {name: file_digest(self.folder / name) for name in files}
-        self.record["stages"][stage] = {"key": key, "files": digests, "seconds": round(seconds, 3)}
+        entry = {"key": key, "files": digests, "seconds": round(seconds, 3), "peak_bytes": peak_bytes()}
+        self.record["stages"][stage] = entry
         self.save()
 
     def drop(self, stage: str, keep: Sequence[str] = ()) -> None:

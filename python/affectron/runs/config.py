@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from affectron._internal.checks import OneOf, Whole
+from affectron._internal.checks import Whole
 from affectron._internal.files import read_text
-from affectron._internal.names import NEURONS
 from affectron._internal.options import REQUIRED, Options, option, same
 from affectron._internal.records import from_plain, to_plain
 from affectron.corpus.sources import HUB
@@ -31,6 +30,7 @@ from affectron.options import (
     CrossSignal,
     Estimate,
     Evaluate,
+    Generate,
     Induce,
     Inputs,
     KeepStable,
@@ -62,7 +62,6 @@ class OptionalTable(Options):
 class ScreenTable(Screen):
     """The table ``[screen]``."""
 
-    at: str = same(Screen, "at", bound=OneOf((NEURONS,)), help="The stages of a run are about neurons.")
     checkpoint: Path | None = same(
         Screen,
         "checkpoint",
@@ -122,6 +121,11 @@ class InduceTable(Induce, OptionalTable):
     """The table ``[induce]``."""
 
 
+@dataclass(frozen=True)
+class GenerateTable(Generate, OptionalTable):
+    """The table ``[generate]``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrossSignalTable(CrossSignal):
     """The table ``[cross_signal]``."""
@@ -168,6 +172,7 @@ class Config(Inputs, Common, Load):
     methods: MethodsTable = option(MethodsTable(), "Ways to select, by what zeroing their neurons does.")
     ablate: AblateTable = option(AblateTable(), "Parts of a label's neurons, at several strengths.")
     induce: InduceTable = option(InduceTable(), "Sentences pushed towards a label.")
+    generate: GenerateTable = option(GenerateTable(), "Texts under each label's program, beside other ways to steer.")
     cross_signal: CrossSignalTable | None = option(
         None, "One task's signals at another's neurons; only if it is there."
     )

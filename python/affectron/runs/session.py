@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from affectron._internal.artifacts import NEURONS, STATS
+from affectron._internal.files import read_text
 from affectron._internal.overlap import compare, hashed
 from affectron.corpus import Corpus
 from affectron.corpus.loading import load_corpus
@@ -20,7 +21,7 @@ from affectron.errors import InputError
 from affectron.evaluation.exam import Exam
 from affectron.evaluation.label_likelihood import default_prompt
 from affectron.models import load_model
-from affectron.models.load import MODEL_FILES, model_folder
+from affectron.models.load import MODEL_FILES, load_skeleton, model_folder
 from affectron.neurons import NeuronSet
 from affectron.runs.cache import Cache, file_digest, folder_digests
 from affectron.runs.config import Config
@@ -135,6 +136,8 @@ class Session:
         """
         self._check_splits()
         self._check_tasks()
+        if self.config.generate.enabled:
+            self._check_generation()
         measured = [ACTIVATION, ATTRIBUTION] if self.config.attribute.enabled else [ACTIVATION]
         for option, name, kinds in (
             ("select.score", self.config.select.score, measured),
@@ -164,6 +167,19 @@ class Session:
             _require("cross_dataset.task", config.cross_dataset.task, self.corpus.tasks)
             for name in ("dev", "test"):
                 _require(f"cross_dataset.{name}", getattr(config.cross_dataset, name), self.other_corpus.splits)
+
+    def _check_generation(self) -> None:
+        table, model = self.config.generate, load_skeleton(self.model_path, self.config.trust_remote_code)
+        if not model.can_generate() or model.config.is_encoder_decoder:
+            raise InputError(
+                f"generate.enabled is true and the model a {type(model).__name__}, expected a causal language model; "
+                "leave the stage out by false"
+            )
+        _require("evaluate.train", self.config.evaluate.train, self.corpus.splits)  # the judge is fitted on it
+        if table.task is not None:
+            _require("generate.task", table.task, self.corpus.tasks)
+        if table.beginnings is not None:
+            read_text(table.beginnings)
 
     def _check_tasks(self) -> None:
         config = self.config

@@ -1,18 +1,18 @@
-"""The stages of a run, a class each: its options, inputs, outputs, work and cost."""
+"""The stages of a run, a class each, in their order."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from affectron import __version__, options
+from affectron import options
 from affectron._internal.artifacts import (
     ATTRIBUTION,
     CROSS_DATASET,
+    GRADIENTS,
+    LAYERS,
     NEURONS,
     PAGE,
     REPORT,
@@ -20,9 +20,6 @@ from affectron._internal.artifacts import (
     VALIDATION,
     findings_file,
 )
-from affectron._internal.options import Options, described
-from affectron._internal.records import to_plain
-from affectron.attribution.attribute import attribute_folds
 from affectron.corpus import Corpus
 from affectron.evaluation.effects import usual_sets
 from affectron.experiments.ablations import ablate
@@ -30,6 +27,7 @@ from affectron.experiments.associations import associate
 from affectron.experiments.candidates import collect, examine
 from affectron.experiments.cross_signal import cross_signal_matrix
 from affectron.experiments.estimate import check_estimate
+from affectron.experiments.generation import compare_texts, texts_of
 from affectron.experiments.induction import induction
 from affectron.experiments.methods import CURVE_SETS, compare_methods
 from affectron.experiments.results import MASKS, Findings
@@ -37,186 +35,15 @@ from affectron.experiments.results import Stability as StabilityResult
 from affectron.experiments.stability import keep_stable, stability
 from affectron.experiments.validation import validate_exam
 from affectron.report import build_report
-from affectron.runs.cache import file_digest, stage_key
+from affectron.runs.cache import file_digest
 from affectron.runs.config import Config
+from affectron.runs.passes import ATTRIBUTE, SCREEN, Gradients, Layers, selects_by
 from affectron.runs.session import Session
-from affectron.screening.checkpoint import ShardFolder
-from affectron.screening.screen import screen_folds
+from affectron.runs.stage import Experiment, Stage
 from affectron.selection import select
 from affectron.stats import ActivationStats
 
-
-class Stage(ABC):
-    """One stage of a run.
-
-    Attributes:
-        name: its name; also that of its table in the configuration.
-        needs: other fields of the configuration that it depends on.
-        asks_model: whether it runs the model on the corpus.
-    """
-
-    name: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ()
-    asks_model: ClassVar[bool] = True
-
-    def options(self, config: Config) -> dict[str, Any] | None:
-        """The options that its numbers depend on; None where the configuration leaves it out."""
-        table = getattr(config, self.name)
-        if table is None or not getattr(table, "enabled", True):
-            return None
-        return {name: _counting(getattr(config, name)) for name in (self.name, *self.needs)}
-
-    def inputs(self, config: Config) -> Sequence[str]:
-        """The files of the run folder that it reads."""
-        return STATS, NEURONS
-
-    @abstractmethod
-    def outputs(self, config: Config) -> Sequence[str]:
-        """The files that it leaves in the run folder."""
-
-    @abstractmethod
-    def work(self, session: Session) -> None:
-        """Do it."""
-
-    def digests(self, session: Session) -> list[Any]:
-        """Digests of the model and the corpora that it reads."""
-        if not self.asks_model:
-            return []
-        config = session.config
-        corpus = session.digest_of(config.corpus, session.corpus)
-        return [session.model_digests, corpus, to_plain(config.columns), config.task, config.dtype, config.device]
-
-    def key(self, session: Session) -> str:
-        """A digest of all that it depends on."""
-        files = {name: file_digest(session.folder / name) for name in self.inputs(session.config)}
-        return stage_key(self.name, __version__, self.options(session.config), files, self.digests(session))
-
-    def tokens(self, session: Session) -> float:
-        """About how many tokens it feeds to the model."""
-        return 0.0
-
-
-def _counting(value: Any) -> Any:
-    """Plain data of options, without those that no number depends on."""
-    if not isinstance(value, Options):
-        return to_plain(value)
-    return {
-        name: _counting(getattr(value, name)) for name, about in described(type(value)).items() if about.counts
-    }  # fmt: skip
-
-
-class Experiment(Stage):
-    """A stage that measures one result and saves it.
-
-    Attributes:
-        file: the file of the result in the run folder.
-    """
-
-    file: ClassVar[str]
-
-    def outputs(self, config: Config) -> Sequence[str]:
-        return (self.file,)
-
-    @abstractmethod
-    def measure(self, session: Session) -> Findings:
-        """Measure the result."""
-
-    def work(self, session: Session) -> None:
-        self.measure(session).save(session.folder / self.file)
-
-
 _EVALUATED = ("evaluate", "seed", "allow_overlap")
-
-
-class Pass(Stage):
-    """A pass over the folds of a split, kept in a checkpoint until all are measured.
-
-    Attributes:
-        file: the file of the whole.
-        folder: the folder of the folds.
-    """
-
-    file: ClassVar[str]
-    folder: ClassVar[str]
-
-    def inputs(self, config: Config) -> Sequence[str]:
-        return ()
-
-    def outputs(self, config: Config) -> Sequence[str]:
-        return [self.file, *self.folds(config)]
-
-    def folds(self, config: Config) -> list[str]:
-        """The files of the folds."""
-        return [f"{self.folder}/{fold:02}.safetensors" for fold in range(config.screen.folds)]
-
-    @abstractmethod
-    def measure(self, session: Session, corpus: Corpus, checkpoint: Path) -> list[ActivationStats]:
-        """Measure each fold, keeping what is done in a folder."""
-
-    def work(self, session: Session) -> None:
-        table = getattr(session.config, self.name)
-        kept = table.checkpoint or session.folder / "checkpoint"
-        # Named by all that the numbers depend on: a pass with other options goes on from nothing.
-        checkpoint = kept / f"{self.name}-{self.key(session)[:16]}"
-        if not table.resume:
-            ShardFolder.remove(checkpoint)
-        folds = self.measure(session, session.corpus.where(split=session.config.screen.split), checkpoint)
-        (session.folder / self.folder).mkdir(exist_ok=True)
-        for name, fold in zip(self.folds(session.config), folds, strict=True):
-            fold.save(session.folder / name)
-        ActivationStats.pooled(folds).save(session.folder / self.file)
-        for folder in kept.glob(f"{self.name}-*"):
-            ShardFolder.remove(folder)
-        with suppress(OSError):  # not empty
-            kept.rmdir()
-
-
-class Screen(Pass):
-    name = "screen"
-    file = STATS
-    folder = "folds"
-
-    def measure(self, session: Session, corpus: Corpus, checkpoint: Path) -> list[ActivationStats]:
-        table = session.config.screen
-        options = replace(table, checkpoint=checkpoint, resume=True)
-        return screen_folds(*session.model, corpus, table.folds, options, progress=session.progress)
-
-    def tokens(self, session: Session) -> float:
-        return session.tokens_in(session.config.screen.split)
-
-
-class Attribute(Pass):
-    name = "attribute"
-    file = ATTRIBUTION
-    folder = "attribution-folds"
-
-    def options(self, config: Config) -> dict[str, Any] | None:
-        found = super().options(config)
-        read = {"split": config.screen.split, "folds": config.screen.folds, **config.evaluate.values(options.Ask)}
-        return None if found is None else found | read
-
-    def inputs(self, config: Config) -> Sequence[str]:
-        return [STATS] if config.attribute.baseline == "mean" else []
-
-    def measure(self, session: Session, corpus: Corpus, checkpoint: Path) -> list[ActivationStats]:
-        config = session.config
-        options = replace(config.attribute, checkpoint=checkpoint, resume=True)
-        ask = replace(config.evaluate, prompts=session.prompts(corpus))
-        stats = session.stats() if options.baseline == "mean" else None
-        folds = config.screen.folds
-        return attribute_folds(*session.model, corpus, folds, options, ask, stats, progress=session.progress)
-
-    def tokens(self, session: Session) -> float:
-        # A backward pass takes about as long as a forward.
-        return 2 * session.tokens_asked(session.config.screen.split)
-
-
-def selects_by(config: Config) -> Pass:
-    """The pass whose statistics neurons are selected by."""
-    return _ATTRIBUTE if config.by_attribution else _SCREEN
-
-
-_SCREEN, _ATTRIBUTE = Screen(), Attribute()
 
 
 class Stability(Experiment):
@@ -311,7 +138,7 @@ def _validation_tokens(
 
 def _attributions(config: Config) -> tuple[str, ...]:
     """The file of attributions, where the run makes it."""
-    return (ATTRIBUTION,) if _ATTRIBUTE.options(config) is not None else ()
+    return (ATTRIBUTION,) if ATTRIBUTE.options(config) is not None else ()
 
 
 def _load_attributions(session: Session) -> ActivationStats | None:
@@ -420,6 +247,34 @@ class Induce(Experiment):
         return sum(size.labels * each * size.tokens * size.total for size in sizes)
 
 
+class Generate(Experiment):
+    name = "generate"
+    needs = _EVALUATED
+    file = findings_file("generation")
+
+    def inputs(self, config: Config) -> Sequence[str]:
+        return STATS, GRADIENTS, LAYERS
+
+    def digests(self, session: Session) -> list[Any]:
+        file = session.config.generate.beginnings
+        return [*super().digests(session), None if file is None else file_digest(file)]
+
+    def measure(self, session: Session) -> Findings:
+        gradients, layers = (ActivationStats.load(session.folder / name) for name in (GRADIENTS, LAYERS))
+        return compare_texts(
+            session.exam, session.stats(), gradients, layers, session.config.generate, progress=session.progress
+        )
+
+    def tokens(self, session: Session) -> float:
+        table = session.config.generate
+        texts = sum(texts_of(table, len(labels), 5) for labels in session.corpus.tasks.values())
+        return _OF_WRITING * table.max_new_tokens * texts
+
+
+# A token that is written takes about as long as so many that are read.
+_OF_WRITING = 4
+
+
 class CrossSignal(Experiment):
     name = "cross_signal"
     needs = _EVALUATED
@@ -502,6 +357,6 @@ class Report(Stage):
 
 #: The stages in their order.
 STAGES: tuple[Stage, ...] = (
-    _SCREEN, _ATTRIBUTE, Stability(), Select(), Candidates(), Validate(), Estimate(), Methods(), Ablate(), Induce(),
-    CrossSignal(), CrossDataset(), Associate(), Report(),
+    SCREEN, ATTRIBUTE, Stability(), Select(), Candidates(), Validate(), Estimate(), Methods(), Ablate(), Induce(),
+    CrossSignal(), CrossDataset(), Associate(), Layers(), Gradients(), Generate(), Report(),
 )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from affectron._internal.memory import peak_bytes, resident_bytes
 from affectron.errors import InputError
 
 T = TypeVar("T")
@@ -94,16 +94,11 @@ class Meter:
             "waiting": round(self.waited / seconds, 4),
             "memory_bytes": held,
             # The kernel adds each thread's pages to the peak with a delay, so that it can be below the present size.
-            "memory_peak_bytes": max(held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),
+            "memory_peak_bytes": max(held, peak_bytes()),
             "device_peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0,
             "checkpoints": self.checkpoints,
             "checkpoint_seconds": round(self.checkpointing, 3),
         }
-
-
-def resident_bytes() -> int:
-    """Return the resident memory of this process in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class EventLog:

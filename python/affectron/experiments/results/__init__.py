@@ -20,8 +20,20 @@ from affectron.experiments.results.candidates import (
     LabelCandidates,
 )
 from affectron.experiments.results.cross_signal import CrossSignal, CrossSignalOptions, LabelSignals, Signal
+from affectron.experiments.results.doses import BetaChoice, Dose
 from affectron.experiments.results.estimate import Estimate, EstimatedNeuron, EstimateOptions, LabelEstimate
 from affectron.experiments.results.findings import RESULTS, ExamOptions, Findings
+from affectron.experiments.results.generation import (
+    Generation,
+    GenerationOptions,
+    Judge,
+    MethodGeneration,
+    Score,
+    Setting,
+    TaskGeneration,
+    Versus,
+    WrittenText,
+)
 from affectron.experiments.results.induction import Induction, InductionOptions, LabelInduction
 from affectron.experiments.results.methods import (
     Curve,
@@ -47,6 +59,7 @@ __all__ = [
     "AssociatedPair",
     "Associations",
     "AssociationsOptions",
+    "BetaChoice",
     "CandidateNeuron",
     "Candidates",
     "CandidatesOptions",
@@ -55,6 +68,7 @@ __all__ = [
     "CrossSignalOptions",
     "Curve",
     "CurvePoint",
+    "Dose",
     "Effect",
     "Estimate",
     "EstimateOptions",
@@ -62,10 +76,13 @@ __all__ = [
     "ExamOptions",
     "Example",
     "Findings",
+    "Generation",
+    "GenerationOptions",
     "Heights",
     "Induction",
     "InductionOptions",
     "Interval",
+    "Judge",
     "LabelCandidates",
     "LabelEstimate",
     "LabelInduction",
@@ -75,15 +92,21 @@ __all__ = [
     "LabelSignals",
     "LabelStability",
     "Mask",
+    "MethodGeneration",
     "MethodResult",
     "Methods",
     "MethodsOptions",
     "RandomSets",
     "Round",
+    "Score",
+    "Setting",
     "Signal",
     "Stability",
     "StabilityOptions",
+    "TaskGeneration",
     "TaskMethods",
     "TaskResult",
     "Validation",
+    "Versus",
+    "WrittenText",
 ]
