@@ -116,18 +116,18 @@ def chance(task: TaskResult) -> float:
     return own / task.test_sentences / len(task.results)
 
 
-def answered(validation: Validation) -> tuple[list[str], str]:
-    """The labels that the model answers better than chance, and a note that names the others.
+def answered(validation: Validation, task: str | None = None) -> tuple[list[str], str]:
+    """The labels of all tasks or of one that the model answers better than chance, and a note that names the others.
 
     They are those of a one-sided binomial test with p of at most the level. A label near chance cannot fall, and one
     that is never answered can only rise.
     """
     able: list[str] = []
     unable: list[str] = []
-    for task in validation.tasks.values():
-        for label, result in task.in_order():
+    for of_task in (of_task for name, of_task in validation.tasks.items() if task in (None, name)):
+        for label, result in of_task.in_order():
             right = round(result.baseline * result.sentences)
-            p = scipy.stats.binomtest(right, result.sentences, chance(task), alternative="greater").pvalue
+            p = scipy.stats.binomtest(right, result.sentences, chance(of_task), alternative="greater").pvalue
             (able if p <= LEVEL else unable).append(label)
     return able, f"near chance and left out: {', '.join(unable)}" if unable else ""
 
@@ -217,7 +217,7 @@ def _signals(pieces: Pieces, device: str | None = None) -> tuple[dict[str, list[
     crossed = pieces.cross_signal
     if crossed is None or pieces.validation is None or crossed.options.target != EMOTION:
         return _unmeasured(f"a cross-signal to {EMOTION}")
-    labels, note = answered(pieces.validation)
+    labels, note = answered(pieces.validation, EMOTION)
     found = {label: of_label.devices for label, of_label in crossed.labels.items() if label in labels}
     if device is None:
         return {label: list(devices.values()) for label, devices in found.items()}, note
@@ -228,7 +228,13 @@ def _signals(pieces: Pieces, device: str | None = None) -> tuple[dict[str, list[
 
 def _help(name: str, signals: Mapping[str, Sequence[Signal]], note: str, **of_rise: Any) -> Answer:
     """Judge whether signals raise accuracy, the mean of each label's, and raise it more than at random neurons."""
-    alone = [bool(signal.helps) for of_label in signals.values() for signal in of_label]
+    each = [signal for of_label in signals.values() for signal in of_label]
+    others = [signal.others_delta for signal in each if signal.others_delta is not None]
+    told = [
+        f"alone shown to help: {sum(bool(signal.helps) for signal in each)} of {count(len(each), 'pair')}",
+        f"mean on the other labels' sentences {points(fmean(others))}" if others else "",
+        note,
+    ]
     rises, beyond = {}, {}
     for label, of_label in signals.items():
         rises[label] = fmean(signal.delta for signal in of_label)
@@ -237,7 +243,7 @@ def _help(name: str, signals: Mapping[str, Sequence[Signal]], note: str, **of_ri
             beyond[label] = fmean(controlled)
     return judge(
         [Part(f"{name} raises", rises, **of_rise), Part("more than at random neurons", beyond)],
-        _joined(f"alone shown to help: {sum(alone)} of {count(len(alone), 'pair')}", note),
+        _joined(*told),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,13 +15,15 @@ from typing import Any
 from affectron._internal.wording import count, p_value
 from affectron.evaluation.verdicts import VERDICTS, Effect
 from affectron.experiments.associations import overlap_p
-from affectron.experiments.results import MASKS
+from affectron.experiments.results import MASKS, MethodGeneration
 from affectron.neurons import NeuronSet
+from affectron.options import COUNT, Select
 from affectron.report.averages import mean_curve
 from affectron.report.pieces import Pieces
 from affectron.report.text import decimal, percent, points
 from affectron.runs import load_config
 from affectron.runs.cache import Cache
+from affectron.selection import choose
 from tools.claims import CLAIMS, FEWEST, Answer, chance
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "studies.md"
@@ -34,12 +37,12 @@ class Study:
     Attributes:
         name: that of its configuration.
         pieces: its results.
-        seconds: stage -> its duration.
+        stages: stage -> its duration in seconds, and the most memory that the process held up to its end, in bytes.
     """
 
     name: str
     pieces: Pieces
-    seconds: Mapping[str, float]
+    stages: Mapping[str, tuple[float, int]]
 
     @classmethod
     def read(cls, config: Path) -> Study:
@@ -50,8 +53,9 @@ class Study:
         """
         folder = load_config(config).output
         cache = Cache(folder)
-        seconds = {stage: cache.seconds(stage) or 0.0 for stage in cache.record["stages"]}
-        return cls(config.stem, Pieces.read(folder), seconds)
+        entries = cache.record["stages"].items()
+        stages = {stage: (float(entry["seconds"]), int(entry["peak_bytes"])) for stage, entry in entries}
+        return cls(config.stem, Pieces.read(folder), stages)
 
 
 def page(studies: Sequence[Study]) -> str:
@@ -126,12 +130,19 @@ def _head(study: Study) -> Iterator[str]:
             for name, task in validation.tasks.items()
         ),
     )  # fmt: skip
-    total = sum(study.seconds.values())
-    yield _table([*study.seconds, "all"], [[*map(_duration, study.seconds.values()), _duration(total)]])
+    rows = [[stage, _duration(seconds), _gibibytes(peak)] for stage, (seconds, peak) in study.stages.items()]
+    if rows:
+        seconds, peaks = zip(*study.stages.values(), strict=True)
+        rows.append(["all", _duration(sum(seconds)), _gibibytes(max(peaks))])
+        yield _table(["stage", "time", "memory held at most until then"], rows)
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _gibibytes(peak: int) -> str:
+    return f"{peak / 2**30:.1f} GiB"
 
 
 def _sources(pieces: Pieces) -> str:
@@ -271,6 +282,92 @@ def _induction(pieces: Pieces) -> str:
     return _table(["task", "label", "no shift", *(f"β {beta:g}" for beta in result.options.betas)], rows)
 
 
+def _texts(pieces: Pieces) -> str:
+    """Success and rise of each method on test; beside neurons, what they have more than the residual stream."""
+    result = pieces.generation
+    if result is None:
+        return ""
+    parts = []
+    for name, task in result.tasks.items():
+        methods = list(next(iter(task.labels.values())))
+        rows = [[label, *(_success(of_label[method]) for method in methods)] for label, of_label in task.labels.items()]
+        for told, value in _READINGS.items():
+            rows.append(
+                [told, *(_mean((value(m[method]) for m in task.labels.values()), _number) for method in methods)]
+            )
+        parts.append(
+            f"{name}: {len(task.beginnings)} beginnings, {count(result.options.texts, 'text')} each. The judge of "
+            f"words is right on {percent(task.judge.accuracy)} of {task.judge.sentences:,} test sentences, the second "
+            "judge "
+            f"({task.second.name}) on {percent(task.second.accuracy)} of {task.second.sentences:,}. The unsteered "
+            f"model's loss on its texts is {_number(task.loss)} nats a token.\n\n{_table(['label', *methods], rows)}"
+        )
+    return "\n".join(parts)
+
+
+def _success(found: MethodGeneration) -> str:
+    return f"{percent(found.score.success)}, {_signed(found.score.rise)}"
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value >= 0 else '−'}{decimal(abs(value), 2)}"
+
+
+#: Row of means -> what it is the mean of, over the labels.
+_READINGS: dict[str, Callable[[MethodGeneration], float | None]] = {
+    "mean success": lambda found: found.score.success,
+    "mean rise": lambda found: found.score.rise,
+    "mean distinct pairs": lambda found: found.score.distinct,
+    "mean success, second judge": lambda found: found.second,
+    "mean success, without its words": lambda found: found.without_words,
+}
+
+
+def _against(pieces: Pieces) -> str:
+    """Success of neurons less that of each other method, with interval and adjusted p."""
+    result = pieces.generation
+    if result is None:
+        return ""
+    rows = [
+        [
+            label, method, other, points(one.difference), f"{points(one.interval[0])} to {points(one.interval[1])}",
+            p_value(one.adjusted_p),
+        ]
+        for task in result.tasks.values()
+        for label, methods in task.labels.items()
+        for method, found in methods.items()
+        for other, one in found.versus.items()
+        if other in ("residual", "prompt") or other == method.replace("neurons", "random")
+    ]  # fmt: skip
+    return _table(["label", "method", "less", "difference", "95 % interval", "adjusted p"], rows)
+
+
+def _examples(pieces: Pieces) -> str:
+    """The first texts of each label, as they came."""
+    result = pieces.generation
+    if result is None:
+        return ""
+    parts = []
+    for task in result.tasks.values():
+        for label, methods in task.labels.items():
+            shown = [name for name in methods if not name.startswith("random")]
+            rows = [
+                [beginning, *(_plain(methods[name].texts[place * result.options.texts].text) for name in shown)]
+                for place, beginning in enumerate(task.beginnings[:_TEXTS])
+            ]
+            parts.append(f"{label}:\n\n{_table(['beginning', *shown], rows)}")
+    return "\n".join(parts)
+
+
+#: Texts of each label that the page shows.
+_TEXTS = 2
+
+
+def _plain(text: str) -> str:
+    """A text as a cell of a table: on one line, no character read as Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))
+
+
 def _cross_signal(pieces: Pieces) -> str:
     result = pieces.cross_signal
     if result is None:
@@ -281,7 +378,8 @@ def _cross_signal(pieces: Pieces) -> str:
         cells = []
         for device in devices:
             signal = signals.devices[device]
-            told = f"{points(signal.delta)} ({points(signal.random.mean) if signal.random else NONE})"
+            others = NONE if signal.others_delta is None else points(signal.others_delta)
+            told = f"{points(signal.delta)} / {others} ({points(signal.random.mean) if signal.random else NONE})"
             cells.append(f"**{told}**" if signal.helps else told)
         rows.append([label, *cells])
     return _table([result.options.target, *devices], rows)
@@ -316,29 +414,58 @@ _PARTS: tuple[tuple[str, str, Callable[[Pieces], str]], ...] = (
         _induction,
     ),
     (
+        "Generated texts",
+        "Share of test texts that the judge gives to the label, and the rise of the unsteered model's loss on them in\n"
+        "nats a token, at the dose (and layer) that was chosen on dev.",
+        _texts,
+    ),
+    (
+        "Neurons beside other ways to steer",
+        "Success of neurons less that of the other method, text by text, p adjusted over the labels.",
+        _against,
+    ),
+    ("Texts", "The first texts of each label, as they came.", _examples),
+    (
         "Cross-signal",
-        "Change on each label's sentences under each signal (at random neurons); bold where it is shown to help.",
+        "Change on each label's sentences / on the others' under each signal (on its own, at random neurons); bold\n"
+        "where it is shown to help.",
         _cross_signal,
     ),
 )
 
 
 def _shared(studies: Sequence[Study]) -> str:
-    """A table of the neurons that two studies of the same weights selected for the same label; nothing without any."""
+    """A table of the neurons that two studies of the same weights select for the same label; nothing without any."""
     rows = [
-        [label, first.name, second.name, *_overlap(one, other, label)]
+        [label, name, first.name, second.name, *_overlap(one, other, label)]
         for first, second in combinations(studies, 2)
-        if (one := first.pieces.neurons) and (other := second.pieces.neurons) and _same_model(one, other)
+        for name, one, other in _selections(first.pieces, second.pieces)
         for label in one
         if label in other and len(one[label]) and len(other[label])
     ]
     if not rows:
         return ""
-    head = ["label", "study", "other study", "neurons", "in both", "by chance", "Jaccard", "p"]
-    return (
-        "## The same label in two studies\n\nNeurons that two studies of one model selected for a label; p is "
-        f"hypergeometric.\n\n{_table(head, rows)}"
-    )
+    head = ["label", "selected by", "study", "other study", "neurons", "in both", "by chance", "Jaccard", "p"]
+    return f"""## The same label in two studies
+
+Neurons that two studies of one model select for a label: those of the run, and as a contrast those of the largest
+`{ACTIVITY.score}`, a score of activity. p is hypergeometric. Neurons by attribution may write the answer whatever the
+text is: they are then found again under permuted labels too.
+
+{_table(head, rows)}"""
+
+
+#: A selection by activity, of as many neurons of a label as one by attribution has.
+ACTIVITY = Select(score="hedges_g", count=COUNT, sign="positive")
+
+
+def _selections(first: Pieces, second: Pieces) -> Iterator[tuple[str, NeuronSet, NeuronSet]]:
+    """Score, and the neurons of each of two studies of one model that it selects."""
+    if first.neurons is None or second.neurons is None or not _same_model(first.neurons, second.neurons):
+        return
+    yield "as in the run", first.neurons, second.neurons
+    if first.stats is not None and second.stats is not None:
+        yield f"`{ACTIVITY.score}`", choose(first.stats, None, ACTIVITY), choose(second.stats, None, ACTIVITY)
 
 
 def _same_model(one: NeuronSet, other: NeuronSet) -> bool:
