@@ -39,7 +39,7 @@ _SENTENCES = 32
 
 
 class Measure(Protocol):
-    """What programs do to neutral text: float64 [P], in nats a token; :class:`Divergence` is one."""
+    """Measure of programs on neutral text: float64 [P], in nats a token; :class:`Divergence` is one."""
 
     def __call__(self, programs: Sequence[Program]) -> NDArray[Any]: ...
 

@@ -129,7 +129,7 @@ def texts_of(options: Generate, labels: int, layers: int) -> int:
 
 
 def _instruction(tokenizer: Any, given: str | None) -> str:
-    """What the method ``prompt`` puts before a beginning: as given, or in words, in the chat template if there is one
+    """Return the instruction of the method ``prompt``: as given, or in words, in the chat template if there is one
     that keeps them. The answer in a chat begins with the beginning."""
     if given is not None:
         return given
@@ -190,7 +190,7 @@ class _Beginnings:
 
 @dataclass(frozen=True)
 class _Plain:
-    """What the unsteered model writes for beginnings, and its mean loss of a token of it, in nats."""
+    """Texts of the unsteered model for beginnings, and its mean loss of a token of them, in nats."""
 
     beginnings: _Beginnings
     tokens: list[Tokens]
