@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import affectron
 from affectron.corpus import Corpus
@@ -155,6 +156,12 @@ def test_bad_input_is_refused(measured: tuple[ActivationStats, ...], tmp_path: P
         compare_texts(exam(), stats, gradients, stats, replace(OPTIONS, layers=None))
     with pytest.raises(InputError, match="expected"):
         compare_texts(exam(), stats, stats, layers, OPTIONS)
+    other = make_model()
+    with torch.no_grad():
+        other.lm_head.weight += 1
+    of_other = affectron.screen(other, TOKENIZER, CORPUS.where(split="train", task="mood"), at="layers")
+    with pytest.raises(InputError, match="the statistics of layers are of another model: weights is"):
+        compare_texts(exam(), stats, gradients, of_other, OPTIONS)
     for wrong in ({"temperature": 0.0}, {"instruction": "no place"}, {"budgets": (0.0,)}, {"shares": ()}):
         with pytest.raises(InputError, match=next(iter(wrong)) if "temperature" not in wrong else "texts is 2"):
             replace(OPTIONS, **wrong)

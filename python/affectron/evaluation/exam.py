@@ -113,11 +113,8 @@ class Exam:
         """
         check_neurons(stats)
         widths = {site.name: site.neurons for site in find_sites(self.model)}
-        for name, provenance in (("statistics", stats.provenance), ("neurons", neurons.provenance)):
-            for field in SAME_MODEL:
-                recorded, value = provenance.get(field), self.made[field]
-                if recorded is not None and recorded != value:
-                    raise InputError(f"the {name} are of another model: {field} is {recorded} there and {value} here")
+        self.check_model("statistics", stats.provenance)
+        self.check_model("neurons", neurons.provenance)
         neurons.check(widths)
         if stats.widths != widths:
             for site in sorted({*widths, *stats.widths}):
@@ -127,6 +124,17 @@ class Exam:
                         f"the statistics are of another model: {site} has {recorded} neurons there and {actual} here"
                     )
         return self.tasks(neurons, stats, task)
+
+    def check_model(self, name: str, provenance: Mapping[str, Any]) -> None:
+        """Check that what is called ``name`` was made with the model.
+
+        Raises:
+            InputError: it was made with another one; names the field.
+        """
+        for field in SAME_MODEL:
+            recorded, value = provenance.get(field), self.made[field]
+            if recorded is not None and recorded != value:
+                raise InputError(f"the {name} are of another model: {field} is {recorded} there and {value} here")
 
     def tasks(self, neurons: NeuronSet, stats: ActivationStats, task: str | None = None) -> dict[str, tuple[str, ...]]:
         """Check all that needs no model, and return the tasks as :meth:`require` does.

@@ -92,6 +92,7 @@ def compare_texts(
     output_layer(exam.model)
     selected = {share: select(gradients, options.task, top=share, activations=stats) for share in options.shares}
     tasks = exam.require(next(iter(selected.values())), stats, options.task)
+    exam.check_model("statistics of layers", layers.provenance)
     sites, instruction = _layers(layers, options), _instruction(exam.tokenizer, options.instruction)
     found: dict[str, TaskGeneration] = {}
     runs = sum(texts_of(options, len(labels), len(sites)) for labels in tasks.values())
