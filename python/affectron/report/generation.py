@@ -45,7 +45,7 @@ def generation(result: Generation) -> Section:
         "the same sites, of similar activity. Residual: the difference of means at a layer's output, "
         f"of {words.listing([str(site) for site in options.layers])}. Doses have a divergence from the unsteered "
         f"model, on neutral dev text, of at most {budgets} nats a token. Of the doses and layers whose dev texts rise "
-        f"by at most {options.most_rise:g} nats the most successful is reported, on test. Prompt: "
+        f"by at most {options.most_rise:g} nats, and repeat little, the most successful is reported, on test. Prompt: "
         f"“{' '.join(options.instruction.split())}”."
     )
     for name, task in result.tasks.items():
