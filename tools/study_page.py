@@ -337,7 +337,7 @@ def _against(pieces: Pieces) -> str:
         for label, methods in task.labels.items()
         for method, found in methods.items()
         for other, one in found.versus.items()
-        if other in ("residual", "prompt") or other == method.replace("neurons", "random")
+        if other != "unsteered"
     ]  # fmt: skip
     return _table(["label", "method", "less", "difference", "95 % interval", "adjusted p"], rows)
 

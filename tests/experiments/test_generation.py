@@ -77,7 +77,6 @@ def test_the_planted_neurons_write_their_label(found: Generation) -> None:
         neurons = of_label[f"neurons {share}"]
         assert neurons.neurons == 1
         assert neurons.score.success > of_label[f"random {share}"].score.success
-        assert neurons.versus.keys() == of_label.keys() - {f"neurons {share}"}
 
 
 def test_numbers_are_those_of_the_texts(found: Generation) -> None:
@@ -131,6 +130,15 @@ def test_beginnings_of_a_file_are_shared_out_and_texts_stop(
     texts = [text.text for of_label in task.labels.values() for one in of_label.values() for text in one.texts]
     assert not any("w5" in text for text in texts)
     assert len({len(text.split()) for text in texts}) > 1
+
+
+def test_neurons_are_beside_as_many_random_ones(measured: tuple[ActivationStats, ...]) -> None:
+    both = compare_texts(exam(), *measured, replace(OPTIONS, shares=(*OPTIONS.shares, 2 * OPTIONS.shares[0])))
+    for of_label in methods(both).values():
+        for method, result in of_label.items():
+            named, _, share = method.partition(" ")
+            others = ["unsteered", f"random {share}", "residual", "prompt"] if named == "neurons" else []
+            assert list(result.versus) == others
 
 
 def test_a_dose_too_far_from_fluent_is_not_chosen(measured: tuple[ActivationStats, ...]) -> None:

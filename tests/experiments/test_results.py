@@ -180,7 +180,7 @@ def generations(draw: st.DrawFn) -> results.Generation:
     )
     options = st.builds(
         results.GenerationOptions, exams, many(numbers), many(numbers), numbers, many(texts), texts, counts,
-        st.just(each), counts, numbers,
+        counts, st.just(each), counts, maybe(texts), numbers,
     )  # fmt: skip
     return results.Generation(draw(objects), draw(options), draw(by_name(tasks)))
 

@@ -370,8 +370,9 @@ def make_generation(tasks: Tasks, beginnings: int = 12, texts: int = 2) -> Gener
         for task, labels in tasks.items()
     }  # fmt: skip
     options = GenerationOptions(
-        EXAM, (0.05,), (0.2, 0.4, 0.6), 0.5, tuple(SITES[:2]), "Write {label}: {text}", beginnings, texts, 24, 0.7
-    )
+        EXAM, (0.05,), (0.2, 0.4, 0.6), 0.5, tuple(SITES[:2]), "Write {label}: {text}", 8, beginnings, texts, 24, "\n",
+        0.7,
+    )  # fmt: skip
     return Generation(PROVENANCE, options, made)
 
 

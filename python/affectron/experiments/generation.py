@@ -104,7 +104,7 @@ def compare_texts(
             )
     recorded = GenerationOptions(
         ExamOptions.of(exam.options(tasks)), options.shares, options.budgets, options.most_rise, tuple(sites),
-        instruction, options.count, options.texts, options.max_new_tokens,
+        instruction, options.tried, options.count, options.texts, options.max_new_tokens, options.stop,
         options.temperature,
     )  # fmt: skip
     return Generation(exam.provenance(next(iter(selected.values()))), recorded, found)
@@ -388,14 +388,17 @@ class _Task:
         return of_texts.reshape(len(self.test.beginnings.texts), -1)
 
     def _versus(self, label: str, method: str, found: Mapping[str, MethodGeneration]) -> dict[str, Versus]:
-        """A method of neurons beside each other one; others are beside none."""
+        """Neurons beside each other method, of random ones as many; other methods are beside none."""
         if not method.startswith(NEURONS):
             return {}
+        as_many = method.replace(NEURONS, RANDOM)
         hits = {
             name: self._grouped(np.array([text.judged == label for text in of_method.texts], dtype=np.float64))
             for name, of_method in found.items()
+            if name in (method, as_many) or not name.startswith((NEURONS, RANDOM))
         }
-        pairs = {name: Paired.of_groups(hits[method] - hits[name]) for name in found if not name.startswith(NEURONS)}
+        own = hits.pop(method)
+        pairs = {name: Paired.of_groups(own - other) for name, other in hits.items()}
         return {name: Versus(pair.change, pair.interval(), pair.p(), 1.0) for name, pair in pairs.items()}
 
     def result(self, labels: Mapping[str, dict[str, MethodGeneration]]) -> TaskGeneration:

@@ -32,10 +32,11 @@ _SHOWN = 10
 def generation(result: Generation) -> Section:
     options = result.options
     section = Section("generation", "Generated texts")
+    end = "" if options.stop is None else f", and ends before {options.stop!r}"
     section.text.append(
         f"The model continues {count(options.beginnings, 'beginning')} of the test split, "
         f"{count(options.texts, 'text')} each, by up to {count(options.max_new_tokens, 'token')} at temperature "
-        f"{options.temperature:g}. Success is the share of texts that the judge gives to the label; it reads the "
+        f"{options.temperature:g}{end}. Success is the share of texts that the judge gives to the label; it reads the "
         "continuation alone. The rise is the unsteered model's loss on the texts less that on its own, in nats a "
         "token: what the texts lose in fluency. Distinct is the share of different ones among all pairs of words."
     )

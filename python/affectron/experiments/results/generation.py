@@ -22,9 +22,12 @@ class GenerationOptions:
         most_rise: rise of the unsteered model's loss on the texts that a chosen dose may have, in nats a token.
         layers: sites of the residual stream.
         instruction: what the method ``prompt`` puts before a beginning.
-        beginnings: beginnings in each split at most.
+        tried: beginnings in the dev split at most.
+        beginnings: beginnings in the test split at most.
         texts: texts of each beginning in the test split.
-        max_new_tokens, temperature: of the texts.
+        max_new_tokens: tokens of a text at most.
+        stop: a text ends before this; None if it does not.
+        temperature: of the samples.
     """
 
     exam: Annotated[ExamOptions, INLINE]
@@ -33,9 +36,11 @@ class GenerationOptions:
     most_rise: float
     layers: tuple[str, ...]
     instruction: str
+    tried: Count
     beginnings: Count
     texts: Count
     max_new_tokens: Count
+    stop: str | None
     temperature: float
 
 
