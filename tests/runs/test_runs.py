@@ -22,7 +22,7 @@ from affectron.corpus.batching import Batch
 from affectron.corpus.loading import load_corpus
 from affectron.runs import engine, load_config, plan, run
 from affectron.runs.session import Session
-from affectron.runs.stages import Stage
+from affectron.runs.stages import Generate, Stage
 from affectron.screening.accumulate import Accumulator
 from tests.support.errors import message
 from tests.support.planted import PROMPTS, TOKENIZER, make_corpus, make_model
@@ -333,6 +333,17 @@ def test_a_dry_run_writes_nothing_and_estimates(inputs: Path, tmp_path: Path) ->
     assert [one["stage"] for one in found] == ALL
     assert all(one["seconds"] > 0 and not one["cached"] for one in found)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_is_estimated_for_the_task_and_the_layers_asked(inputs: Path) -> None:
+    config = load_config(inputs / "config.toml")
+
+    def tokens(**changed: object) -> float:
+        asked = dataclasses.replace(config.generate, **{"task": None, "layers": None, **changed})
+        return Generate().tokens(Session(dataclasses.replace(config, generate=asked), False))
+
+    assert tokens() == tokens(task="mood") + tokens(task="tone")
+    assert tokens(layers=(0,)) < tokens()
 
 
 @pytest.mark.parametrize(

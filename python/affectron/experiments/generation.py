@@ -42,6 +42,8 @@ from affectron.selection import select
 from affectron.stats import ActivationStats
 
 UNSTEERED, NEURONS, RANDOM, RESIDUAL, PROMPT = "unsteered", "neurons", "random", "residual", "prompt"
+#: Layers to choose from by default.
+TRIED_LAYERS = 5
 #: Words that a method's texts are judged without.
 _WORDS = 5
 #: Least share of distinct pairs of words, in that of the unsteered texts: repetition lowers a loss.
@@ -95,7 +97,7 @@ def compare_texts(
     exam.check_model("statistics of layers", layers.provenance)
     sites, instruction = _layers(layers, options), _instruction(exam.tokenizer, options.instruction)
     found: dict[str, TaskGeneration] = {}
-    runs = sum(texts_of(options, len(labels), len(sites)) for labels in tasks.values())
+    runs = texts_of(options, tasks, len(sites))
     with exam.sitting("writing", runs, progress) as step:
         for name, labels in tasks.items():
             of_task = _Task(exam, name, options, instruction, step)
@@ -115,18 +117,21 @@ def _layers(layers: ActivationStats, options: Generate) -> list[str]:
     depth = len(layers.sites)
     numbers = options.layers
     if numbers is None:
-        numbers = tuple(sorted({round(part * (depth - 1)) for part in np.linspace(0.3, 0.8, 5)}))
+        numbers = tuple(sorted({round(part * (depth - 1)) for part in np.linspace(0.3, 0.8, TRIED_LAYERS)}))
     beyond = [number for number in numbers if number >= depth]
     if beyond:
         raise InputError(f"layers has {beyond[0]}, expected numbers below {depth}, the layers of the statistics")
     return [layers.sites[number] for number in numbers]
 
 
-def texts_of(options: Generate, labels: int, layers: int) -> int:
-    """About how many texts a task takes, for progress."""
+def texts_of(options: Generate, tasks: Mapping[str, Sequence[str]], layers: int) -> int:
+    """About how many texts are written for the labels of these tasks."""
     dosed = 2 * len(options.shares)
     doses = len(options.budgets) * (dosed + layers) + 1
-    return options.tried * (1 + labels * doses) + options.count * options.texts * (1 + labels * (dosed + 2))
+    on_dev, on_test = options.tried, options.count * options.texts
+    return sum(
+        on_dev * (1 + len(labels) * doses) + on_test * (1 + len(labels) * (dosed + 2)) for labels in tasks.values()
+    )
 
 
 def _instruction(tokenizer: Any, given: str | None) -> str:

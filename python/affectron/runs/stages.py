@@ -27,7 +27,7 @@ from affectron.experiments.associations import associate
 from affectron.experiments.candidates import collect, examine
 from affectron.experiments.cross_signal import cross_signal_matrix
 from affectron.experiments.estimate import check_estimate
-from affectron.experiments.generation import compare_texts, texts_of
+from affectron.experiments.generation import TRIED_LAYERS, compare_texts, texts_of
 from affectron.experiments.induction import induction
 from affectron.experiments.methods import CURVE_SETS, compare_methods
 from affectron.experiments.results import MASKS, Findings
@@ -267,8 +267,11 @@ class Generate(Experiment):
 
     def tokens(self, session: Session) -> float:
         table = session.config.generate
-        texts = sum(texts_of(table, len(labels), 5) for labels in session.corpus.tasks.values())
-        return _OF_WRITING * table.max_new_tokens * texts
+        tasks = session.corpus.tasks
+        if table.task is not None:
+            tasks = {table.task: tasks[table.task]}
+        layers = TRIED_LAYERS if table.layers is None else len(table.layers)
+        return _OF_WRITING * table.max_new_tokens * texts_of(table, tasks, layers)
 
 
 # A token that is written takes about as long as so many that are read.
