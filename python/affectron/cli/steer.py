@@ -55,7 +55,7 @@ def steer(
         float | None,
         typer.Option(
             help="In place of a strength: take the largest beta or omega under which the loss of a token of neutral "
-            "text is expected to rise by no more than this, in nats."
+            "text, all of it steered, is expected to rise by no more than this, in nats."
         ),
     ] = None,
     corpus: Annotated[
