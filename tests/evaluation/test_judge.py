@@ -34,6 +34,17 @@ def test_a_text_without_a_known_word_has_no_label() -> None:
     assert judge(["", "12 34 ...", "unheard"]) == [None, None, None]
 
 
+def test_marks_tell_labels_apart() -> None:
+    def marked(seed: int) -> list[Sentence]:
+        marks = {"joy": "!", "grief": "...", "rage": "?!"}
+        return [
+            Sentence(f"{one.text[: one.text.index('word') + 5]}{marks[one.labels[0]]}", one.labels, None, one.id)
+            for one in sentences(seed)
+        ]
+
+    assert WordJudge(marked(0), marked(1), list(OWN)).accuracy(marked(2)) == 1
+
+
 def test_labels_at_random_are_found_no_more_often_than_by_chance() -> None:
     rng = np.random.default_rng(3)
     train, dev, test = (
@@ -59,8 +70,9 @@ def test_one_label_fits_no_judge() -> None:
         WordJudge(rows, rows, list(OWN))
 
 
-def test_words_are_letters_and_digits_of_any_script() -> None:
-    assert words("Don't STOP, naïve 42 été-x мир!") == ["don't", "stop", "naïve", "42", "été", "x", "мир"]
+def test_words_are_letters_and_digits_of_any_script_and_marks() -> None:
+    assert words("Don't STOP, naïve 42 ?!") == ["don't", "stop", ",", "naïve", "42", "?", "!"]
+    assert words("été-x мир 🙂") == ["été", "-", "x", "мир", "🙂"]
 
 
 def test_distinct_pairs() -> None:

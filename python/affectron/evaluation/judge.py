@@ -13,7 +13,7 @@ import numpy as np
 from affectron.corpus import Sentence
 from affectron.errors import InputError
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
+_WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 # Inverse penalties of the regression to choose from on dev.
 _STRENGTHS = (1.0, 3.0, 10.0, 30.0)
 
@@ -83,7 +83,10 @@ class WordJudge:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case: letters and digits, also with an apostrophe inside."""
+    """The words of a text in lower case: letters and digits, also with an apostrophe inside, or a single other mark.
+
+    Marks count since they tell: a question is a plain sign of surprise.
+    """
     return _WORD.findall(text.lower())
 
 
