@@ -19,6 +19,7 @@ from affectron.experiments.results import MASKS, MethodGeneration
 from affectron.neurons import NeuronSet
 from affectron.options import COUNT, Select
 from affectron.report.averages import mean_curve
+from affectron.report.generation import claims
 from affectron.report.pieces import Pieces
 from affectron.report.text import decimal, percent, points
 from affectron.runs import load_config
@@ -324,7 +325,7 @@ _READINGS: dict[str, Callable[[MethodGeneration], float | None]] = {
 
 
 def _against(pieces: Pieces) -> str:
-    """Success of neurons less that of each other method, with interval and adjusted p."""
+    """Success of neurons less that of each other method, with interval and adjusted p, and what the tests show."""
     result = pieces.generation
     if result is None:
         return ""
@@ -339,7 +340,8 @@ def _against(pieces: Pieces) -> str:
         for other, one in found.versus.items()
         if other != "unsteered"
     ]  # fmt: skip
-    return _table(["label", "method", "less", "difference", "95 % interval", "adjusted p"], rows)
+    told = "".join(f"- {sentence}\n" for task in result.tasks.values() for sentence in claims(task))
+    return f"{told}\n{_table(['label', 'method', 'less', 'difference', '95 % interval', 'adjusted p'], rows)}"
 
 
 def _examples(pieces: Pieces) -> str:

@@ -60,7 +60,7 @@ def _add_task(section: Section, name: str, task: TaskGeneration) -> None:
         f"{name}: the judge of words gives {words.decimal(100 * judge.accuracy, 1)} % of {judge.sentences:,} test "
         f"sentences one of their labels, the second judge ({second.name} on the unsteered model) "
         f"{words.decimal(100 * second.accuracy, 1)} % of {second.sentences:,}. The unsteered model's loss on its own "
-        f"texts is {words.decimal(task.loss, 3)} nats a token. {' '.join(_claims(task))}"
+        f"texts is {words.decimal(task.loss, 3)} nats a token. {' '.join(claims(task))}"
     )
     caption = (
         f"{name}: success over the rise of loss. Lines: the doses on dev, for the residual stream at the chosen layer; "
@@ -117,7 +117,7 @@ def _shown_text(found: MethodGeneration, label: str, place: int) -> str:
     return f"{'● ' if written.judged == label else ''}{' '.join(written.text.split())}"
 
 
-def _claims(task: TaskGeneration) -> list[str]:
+def claims(task: TaskGeneration) -> list[str]:
     """A sentence for each method of neurons and each other one: for how many labels either has more success."""
     compared = dict.fromkeys(
         (method, other) for methods in task.labels.values() for method, found in methods.items()
