@@ -196,7 +196,7 @@ def _late(lists: Iterable[NeuronList], sites: Iterable[str]) -> Answer:
 def rhetoric_helps_emotion(pieces: Pieces) -> Answer:
     """Judge by the changes of accuracy on each emotion, the mean over the signals of all devices."""
     crossed = _signals(pieces)
-    return crossed if isinstance(crossed, Answer) else _help("the mean signal", *crossed)
+    return crossed if isinstance(crossed, Answer) else _help(pieces, "the mean signal", *crossed)
 
 
 def hyperbole_helps_every_emotion(pieces: Pieces) -> Answer:
@@ -208,7 +208,7 @@ def hyperbole_helps_every_emotion(pieces: Pieces) -> Answer:
     signals, note = crossed
     falls = holm([signal.p if signal.delta < 0 else 1.0 for (signal,) in signals.values()])
     against = tuple(label for label, p in zip(signals, falls, strict=True) if p <= LEVEL)
-    return _help(HYPERBOLE, signals, note, every=True, against=against)
+    return _help(pieces, HYPERBOLE, signals, note, every=True, against=against)
 
 
 def _signals(pieces: Pieces, device: str | None = None) -> tuple[dict[str, list[Signal]], str] | Answer:
@@ -226,24 +226,29 @@ def _signals(pieces: Pieces, device: str | None = None) -> tuple[dict[str, list[
     return {label: [devices[device]] for label, devices in found.items()}, note
 
 
-def _help(name: str, signals: Mapping[str, Sequence[Signal]], note: str, **of_rise: Any) -> Answer:
-    """Judge whether signals raise accuracy, the mean of each label's, and raise it more than at random neurons."""
+def _help(pieces: Pieces, name: str, signals: Mapping[str, Sequence[Signal]], note: str, **of_rise: Any) -> Answer:
+    """Judge whether signals raise accuracy, the mean of each label's: on the label's sentences, more there than at
+    random neurons, and on the sentences of all labels, which fall where every sentence is answered with the label."""
+    assert pieces.validation is not None
+    assert pieces.cross_signal is not None
+    sentences = pieces.validation.tasks[EMOTION].test_sentences
     each = [signal for of_label in signals.values() for signal in of_label]
-    others = [signal.others_delta for signal in each if signal.others_delta is not None]
-    told = [
-        f"alone shown to help: {sum(bool(signal.helps) for signal in each)} of {count(len(each), 'pair')}",
-        f"mean on the other labels' sentences {points(fmean(others))}" if others else "",
-        note,
-    ]
-    rises, beyond = {}, {}
+    told = f"alone shown to help: {sum(bool(signal.helps) for signal in each)} of {count(len(each), 'pair')}"
+    rises, beyond, over_all = {}, {}, {}
     for label, of_label in signals.items():
         rises[label] = fmean(signal.delta for signal in of_label)
         controlled = [signal.delta - signal.random.mean for signal in of_label if signal.random]
         if controlled:
             beyond[label] = fmean(controlled)
+        own = pieces.cross_signal.labels[label].sentences / sentences
+        over_all[label] = fmean(own * signal.delta + (1 - own) * (signal.others_delta or 0.0) for signal in of_label)
     return judge(
-        [Part(f"{name} raises", rises, **of_rise), Part("more than at random neurons", beyond)],
-        _joined(*told),
+        [
+            Part(f"{name} raises the label's own", rises, **of_rise),
+            Part("more than at random neurons", beyond),
+            Part("raises all labels' together", over_all),
+        ],
+        _joined(told, note),
     )
 
 

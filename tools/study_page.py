@@ -292,10 +292,8 @@ def _texts(pieces: Pieces) -> str:
     for name, task in result.tasks.items():
         methods = list(next(iter(task.labels.values())))
         rows = [[label, *(_success(of_label[method]) for method in methods)] for label, of_label in task.labels.items()]
-        for told, value in _READINGS.items():
-            rows.append(
-                [told, *(_mean((value(m[method]) for m in task.labels.values()), _number) for method in methods)]
-            )
+        for told, (value, shown) in _READINGS.items():
+            rows.append([told, *(_mean((value(m[method]) for m in task.labels.values()), shown) for method in methods)])
         parts.append(
             f"{name}: {len(task.beginnings)} beginnings, {count(result.options.texts, 'text')} each. The judge of "
             f"words is right on {percent(task.judge.accuracy)} of {task.judge.sentences:,} test sentences, the second "
@@ -314,13 +312,13 @@ def _signed(value: float) -> str:
     return f"{'+' if value >= 0 else '−'}{decimal(abs(value), 2)}"
 
 
-#: Row of means -> what it is the mean of, over the labels.
-_READINGS: dict[str, Callable[[MethodGeneration], float | None]] = {
-    "mean success": lambda found: found.score.success,
-    "mean rise": lambda found: found.score.rise,
-    "mean distinct pairs": lambda found: found.score.distinct,
-    "mean success, second judge": lambda found: found.second,
-    "mean success, without its words": lambda found: found.without_words,
+#: Row of means -> what it is the mean of, over the labels, and how that is shown.
+_READINGS: dict[str, tuple[Callable[[MethodGeneration], float | None], Callable[[float], str]]] = {
+    "mean success": (lambda found: found.score.success, percent),
+    "mean rise": (lambda found: found.score.rise, _signed),
+    "mean distinct pairs": (lambda found: found.score.distinct, _number),
+    "mean success, second judge": (lambda found: found.second, percent),
+    "mean success, without its words": (lambda found: found.without_words, percent),
 }
 
 

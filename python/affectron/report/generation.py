@@ -128,9 +128,10 @@ def claims(task: TaskGeneration) -> list[str]:
         pairs = [methods[method].versus[other] for methods in task.labels.values() if other in methods[method].versus]
         clear = [one for one in pairs if significant(one.adjusted_p)]
         more, less = (sum(sign * one.difference > 0 for one in clear) for sign in (1, -1))
+        rest = "" if len(clear) == len(pairs) else ", the others not told apart"
         sentences.append(
             f"Success of {method} is above that of {other} for {more} of {count(len(pairs), 'label')} and below it for "
-            f"{less}, the others not told apart."
+            f"{less}{rest}."
         )
     return sentences
 
