@@ -25,7 +25,7 @@ from affectron.report.text import decimal, percent, points
 from affectron.runs import load_config
 from affectron.runs.cache import Cache
 from affectron.selection import choose
-from tools.claims import CLAIMS, FEWEST, Answer, chance
+from tools.claims import CLAIMS, EMOTION, FEWEST, Answer, chance
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "studies.md"
 NONE = "–"
@@ -73,15 +73,20 @@ The claims are those of Zheng et al. (2026), on other models than theirs. A clai
 over the labels shows every part of it, and **does not hold** if that test shows the opposite of a part. A claim about
 every label also fails by one label whose fall is shown, with p adjusted over the labels (Holm). The test takes {FEWEST}
 labels at least. Labels that the model answers no better than chance (one-sided binomial test) are left out: they cannot
-fall. The last claim compares changes on different sentences (Newcombe 1998). p is not adjusted over the claims.
+fall. The last claim compares changes on different sentences (Newcombe 1998). p is not adjusted over the claims. Studies
+without emotions are left out.
 
-{_claims(studies)}
+{_claims([study for study in studies if _emotional(study.pieces)])}
 {"".join(map(_study, studies))}{_shared(studies)}"""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _emotional(pieces: Pieces) -> bool:
+    return pieces.neurons is not None and EMOTION in pieces.neurons.tasks
 
 
 def _claims(studies: Sequence[Study]) -> str:

@@ -228,7 +228,7 @@ def rows_of(text: str, title: str) -> list[list[str]]:
 def test_the_page_has_a_part_for_each_result(tmp_path: Path) -> None:
     make_run(tmp_path, TASKS, *ALL)
     study = Study("small", Pieces.read(tmp_path), {"screen": (12.0, 2**30), "validate": (5400.0, 3 * 2**30)})
-    text = page([study])
+    text = page([study, Study("without emotions", Pieces(), {})])
     assert re.findall("^### (.*)$", text, re.MULTILINE) == TITLES
     for title in TITLES:
         rows = rows_of(text, title)
@@ -236,6 +236,7 @@ def test_the_page_has_a_part_for_each_result(tmp_path: Path) -> None:
     assert "| validate | 90 min | 3.0 GiB |\n| all | 90 min | 3.0 GiB |\n" in text
     claims = rows_of(text, "The claims of the paper")
     assert [row[0] for row in claims[2:]] == [claim.text for claim in CLAIMS]
+    assert claims[0] == ["claim", "small"]
     results = make_results(TASKS)
     shown = {row[0]: row[4:7] for row in rows_of(text, "Verdicts")[2:]}
     for label, result in results["validation"].results.items():  # type: ignore[attr-defined]
