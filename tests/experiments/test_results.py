@@ -185,6 +185,24 @@ def generations(draw: st.DrawFn) -> results.Generation:
     return results.Generation(draw(objects), draw(options), draw(by_name(tasks)))
 
 
+@st.composite
+def cards(draw: st.DrawFn) -> results.Cards:
+    def excerpt(activations: list[float | None], extreme: int, labels: tuple[str, ...]) -> results.Excerpt:
+        tokens = tuple(f" {value}" for value in activations)
+        return results.Excerpt(labels, tokens, tuple(activations), extreme % len(tokens), (extreme > 0, False))
+
+    excerpts = many(st.builds(excerpt, st.lists(maybe(numbers), min_size=1, max_size=4), counts, many(texts)))
+    spreads = st.builds(results.Spread, counts, st.tuples(*[numbers] * len(results.LEVELS)))
+    moments = st.builds(results.Moments, counts, *[numbers] * 4)
+    tokens = maybe(many(st.builds(results.VocabularyToken, texts, numbers)))
+    neurons = st.builds(
+        results.NeuronCard, texts, counts, many(texts), excerpts, excerpts, by_name(spreads),
+        maybe(by_name(moments)), tokens, tokens,
+    )  # fmt: skip
+    options = st.builds(results.CardsOptions, maybe(texts), texts, texts, *[counts] * 4)
+    return results.Cards(draw(objects), draw(options), draw(many(neurons)))
+
+
 frequencies = many(st.tuples(texts, st.integers(0, 99), numbers))
 ANY = {
     "validation": validations(),
@@ -197,6 +215,7 @@ ANY = {
     ),
     "associations": associations(),
     "candidates": candidates(),
+    "cards": cards(),
     "cross_signal": signals(),
     "estimate": st.builds(
         results.Estimate, objects, st.builds(results.EstimateOptions, exams, counts),
@@ -209,6 +228,15 @@ ANY = {
     "generation": generations(),
     "induction": inductions(),
     "methods": method_comparisons(),
+    "responses": st.builds(
+        results.Responses, objects, st.builds(results.ResponsesOptions, exams, counts, many(numbers)),
+        by_name(st.builds(
+            results.LabelResponses, texts, counts, numbers,
+            many(st.builds(
+                results.NeuronResponse, texts, counts, many(st.builds(results.ResponsePoint, numbers, intervals))
+            )),
+        )),
+    ),
     "stability": st.builds(
         results.Stability, objects, st.builds(results.StabilityOptions, counts, objects, counts, counts, counts),
         by_name(st.builds(results.LabelStability, texts, counts, frequencies, frequencies, maybe(numbers))),

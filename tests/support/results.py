@@ -22,6 +22,8 @@ from affectron.experiments.results import (
     CandidateNeuron,
     Candidates,
     CandidatesOptions,
+    Cards,
+    CardsOptions,
     CrossSignal,
     CrossSignalOptions,
     Curve,
@@ -32,6 +34,7 @@ from affectron.experiments.results import (
     EstimateOptions,
     ExamOptions,
     Example,
+    Excerpt,
     Findings,
     Generation,
     GenerationOptions,
@@ -44,6 +47,7 @@ from affectron.experiments.results import (
     LabelInduction,
     LabelLayers,
     LabelMethods,
+    LabelResponses,
     LabelResult,
     LabelSignals,
     LabelStability,
@@ -52,11 +56,18 @@ from affectron.experiments.results import (
     MethodResult,
     Methods,
     MethodsOptions,
+    Moments,
+    NeuronCard,
+    NeuronResponse,
     RandomSets,
+    ResponsePoint,
+    Responses,
+    ResponsesOptions,
     Round,
     Score,
     Setting,
     Signal,
+    Spread,
     Stability,
     StabilityOptions,
     TaskGeneration,
@@ -64,6 +75,7 @@ from affectron.experiments.results import (
     TaskResult,
     Validation,
     Versus,
+    VocabularyToken,
     WrittenText,
 )
 from affectron.neurons import NeuronList, NeuronSet
@@ -283,6 +295,44 @@ def make_candidates(tasks: Tasks, score: str = "entropy", **options: Any) -> Can
     return Candidates(provenance, CandidatesOptions(**given), made)
 
 
+def make_cards(tasks: Tasks, count: int = 4) -> Cards:
+    """A card for each of the first ``count`` neurons of each label of :func:`make_neurons`."""
+    rng = np.random.default_rng(8)
+    made: dict[tuple[str, int], NeuronCard] = {}
+    for label, neurons in make_neurons(tasks).items():
+
+        def excerpt(sign: float, label: str = label) -> Excerpt:
+            tokens = ("I", " can", "'t", " bear", f" {label}", " <b>", "!")
+            activations = (sign * rng.random(len(tokens))).tolist()
+            extreme = int(np.argmax(np.abs(activations)))
+            return Excerpt((label,), tokens, (None, *activations[1:]), max(1, extreme), (False, True))
+
+        for site, index, _ in neurons.top(count / len(neurons)):
+            labels = tasks[neurons.task]
+            made[site, index] = NeuronCard(
+                site, index, (label,), (excerpt(1), excerpt(1)), (excerpt(-1),),
+                {name: Spread(9, tuple(np.sort(rng.normal(size=5)).tolist())) for name in labels},  # type: ignore[arg-type]
+                {name: Moments(9, *rng.normal(size=4).tolist()) for name in labels},
+                (VocabularyToken(" rage", 0.25), VocabularyToken("ärger", 0.2)), (VocabularyToken("\n", -0.3),),
+            )  # fmt: skip
+    options = CardsOptions("dev", "all", "gate", count, 2, 48, 2)
+    return Cards(PROVENANCE, options, tuple(made[neuron] for neuron in sorted(made)))
+
+
+def make_responses(tasks: Tasks, count: int = 4) -> Responses:
+    """Responses of the neurons of :func:`make_cards`: P(label) rises with the factor."""
+    factors = (0.0, 0.5, 1.0, 2.0, 4.0)
+    points = tuple(ResponsePoint(0.02 * (f - 1), (0.02 * (f - 1) - 0.01, 0.02 * (f - 1) + 0.01)) for f in factors)
+    made = {
+        label: LabelResponses(
+            neurons.task, 9, 0.4,
+            tuple(NeuronResponse(site, index, points) for site, index, _ in neurons.top(count / len(neurons))),
+        )
+        for label, neurons in make_neurons(tasks).items()
+    }  # fmt: skip
+    return Responses(PROVENANCE, ResponsesOptions(EXAM, count, factors), made)
+
+
 def make_effect(delta: float = -0.1) -> Effect:
     verdict = SPECIFIC if delta < -0.05 else NO_EFFECT
     return Effect(
@@ -429,8 +479,9 @@ def make_results(tasks: Tasks) -> dict[str, Findings]:
     first, *others = tasks.values()
     results: list[Findings] = [
         make_validation(tasks, make_neurons(tasks)), make_ablations(tasks), make_associations(tasks),
-        make_candidates(tasks), make_cross_signal(first, others[-1] if others else first), make_estimate(tasks),
-        make_generation(tasks), make_induction(tasks), make_methods(tasks), make_stability(tasks),
+        make_candidates(tasks), make_cards(tasks), make_cross_signal(first, others[-1] if others else first),
+        make_estimate(tasks), make_generation(tasks), make_induction(tasks), make_methods(tasks),
+        make_responses(tasks), make_stability(tasks),
     ]  # fmt: skip
     return {result.kind: result for result in results}
 

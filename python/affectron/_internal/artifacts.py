@@ -10,8 +10,8 @@ REPORT, PAGE = "report", "index.html"
 
 #: The kinds of findings; each is kept in a file of its name.
 KINDS = (
-    "ablations", "associations", "candidates", "cross_signal", "estimate", "generation", "induction", "methods",
-    "stability",
+    "ablations", "associations", "candidates", "cards", "cross_signal", "estimate", "generation", "induction",
+    "methods", "responses", "stability",
 )  # fmt: skip
 
 #: What results of the same model agree on, and how that is named to a reader.

@@ -13,12 +13,14 @@ from affectron.experiments.results import (
     Ablations,
     Associations,
     Candidates,
+    Cards,
     CrossSignal,
     Estimate,
     Findings,
     Generation,
     Induction,
     Methods,
+    Responses,
     Stability,
     Validation,
 )
@@ -40,11 +42,13 @@ class Pieces:
     ablations: Ablations | None = None
     associations: Associations | None = None
     candidates: Candidates | None = None
+    cards: Cards | None = None
     cross_signal: CrossSignal | None = None
     estimate: Estimate | None = None
     generation: Generation | None = None
     induction: Induction | None = None
     methods: Methods | None = None
+    responses: Responses | None = None
     stability: Stability | None = None
     cross_dataset: Validation | None = None
 
@@ -77,11 +81,13 @@ class Pieces:
             ablations=result(Ablations),
             associations=result(Associations),
             candidates=result(Candidates),
+            cards=result(Cards),
             cross_signal=result(CrossSignal),
             estimate=result(Estimate),
             generation=result(Generation),
             induction=result(Induction),
             methods=result(Methods),
+            responses=result(Responses),
             stability=result(Stability),
             cross_dataset=result(Validation, CROSS_DATASET),
         )
@@ -112,8 +118,8 @@ class Pieces:
 
     @property
     def tests(self) -> dict[str, Findings]:
-        """File -> result that was made from tested sentences."""
-        untested = (Associations, Stability)
+        """File -> result that tests neurons on sentences; cards only show some."""
+        untested = (Associations, Cards, Stability)
         return {file: result for file, result in self.results.items() if not isinstance(result, untested)}
 
     @property

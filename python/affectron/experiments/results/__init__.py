@@ -19,6 +19,16 @@ from affectron.experiments.results.candidates import (
     Example,
     LabelCandidates,
 )
+from affectron.experiments.results.cards import (
+    LEVELS,
+    Cards,
+    CardsOptions,
+    Excerpt,
+    Moments,
+    NeuronCard,
+    Spread,
+    VocabularyToken,
+)
 from affectron.experiments.results.cross_signal import CrossSignal, CrossSignalOptions, LabelSignals, Signal
 from affectron.experiments.results.doses import BetaChoice, Dose
 from affectron.experiments.results.estimate import Estimate, EstimatedNeuron, EstimateOptions, LabelEstimate
@@ -45,10 +55,18 @@ from affectron.experiments.results.methods import (
     MethodsOptions,
     TaskMethods,
 )
+from affectron.experiments.results.responses import (
+    LabelResponses,
+    NeuronResponse,
+    ResponsePoint,
+    Responses,
+    ResponsesOptions,
+)
 from affectron.experiments.results.stability import LabelStability, Stability, StabilityOptions
 from affectron.experiments.results.validation import MASKS, Accuracy, LabelResult, Mask, Round, TaskResult, Validation
 
 __all__ = [
+    "LEVELS",
     "MASKS",
     "RESULTS",
     "THIRDS",
@@ -63,6 +81,8 @@ __all__ = [
     "CandidateNeuron",
     "Candidates",
     "CandidatesOptions",
+    "Cards",
+    "CardsOptions",
     "Change",
     "CrossSignal",
     "CrossSignalOptions",
@@ -75,6 +95,7 @@ __all__ = [
     "EstimatedNeuron",
     "ExamOptions",
     "Example",
+    "Excerpt",
     "Findings",
     "Generation",
     "GenerationOptions",
@@ -88,6 +109,7 @@ __all__ = [
     "LabelInduction",
     "LabelLayers",
     "LabelMethods",
+    "LabelResponses",
     "LabelResult",
     "LabelSignals",
     "LabelStability",
@@ -96,11 +118,18 @@ __all__ = [
     "MethodResult",
     "Methods",
     "MethodsOptions",
+    "Moments",
+    "NeuronCard",
+    "NeuronResponse",
     "RandomSets",
+    "ResponsePoint",
+    "Responses",
+    "ResponsesOptions",
     "Round",
     "Score",
     "Setting",
     "Signal",
+    "Spread",
     "Stability",
     "StabilityOptions",
     "TaskGeneration",
@@ -108,5 +137,6 @@ __all__ = [
     "TaskResult",
     "Validation",
     "Versus",
+    "VocabularyToken",
     "WrittenText",
 ]

@@ -1,0 +1,123 @@
+"""Result of the cards: what each selected neuron reacts to, and which tokens it writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from affectron.errors import InputError
+from affectron.evaluation.verdicts import Count
+from affectron.experiments.results.findings import Findings
+
+#: Levels of the quantiles of a :class:`Spread`.
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class CardsOptions:
+    """Options of the cards.
+
+    Attributes:
+        split: the split whose sentences were read; None for all.
+        tokens, active: the rules of the activations, as those of the screening.
+        count: neurons of a label that have a card at most, best first.
+        texts: texts of the largest activation of each neuron, and as many of the smallest.
+        window: tokens of a text that are shown at most, around the largest or smallest activation.
+        vocabulary: tokens that are promoted, and as many that are suppressed.
+    """
+
+    split: str | None
+    tokens: str
+    active: str
+    count: Count
+    texts: Count
+    window: Count
+    vocabulary: Count
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A text around the token of a neuron's largest or smallest activation in it.
+
+    Attributes:
+        labels: the labels of the whole text, of any task.
+        tokens: pieces of the text, a token each; joined, they are the excerpt as it stands in the text.
+        activations: h of the neuron at each of these tokens; None where it is not finite or the token is not counted.
+        extreme: the position among ``tokens`` of the largest or smallest activation.
+        cut: whether the text goes on before the excerpt, and after it.
+    """
+
+    labels: tuple[str, ...]
+    tokens: tuple[str, ...]
+    activations: tuple[float | None, ...]
+    extreme: Count
+    cut: tuple[bool, bool]
+
+    def __post_init__(self) -> None:
+        if not self.extreme < len(self.tokens) == len(self.activations):
+            raise InputError(
+                f"activations has {len(self.activations)} values and extreme is {self.extreme}, expected a value for "
+                f"each of {len(self.tokens)} tokens and one of their positions"
+            )
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Distribution of the mean activation over ``sentences`` sentences: its quantiles at ``LEVELS``."""
+
+    sentences: Count
+    quantiles: tuple[float, float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Attribution over ``sentences`` sentences, in units of the metric; ``std`` is that of a sentence."""
+
+    sentences: Count
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
+class VocabularyToken:
+    """A token, and what one unit of the neuron's output direction adds to its logit."""
+
+    token: str
+    logit: float
+
+
+@dataclass(frozen=True)
+class NeuronCard:
+    """One neuron.
+
+    Attributes:
+        site, index: the neuron.
+        labels: the labels that it is selected for and has a card for.
+        top, bottom: texts of the largest and of the smallest activation, most extreme first.
+        activation: label -> distribution over the label's sentences, of every label of the tasks of ``labels``.
+        attribution: label -> the same of its attribution; None without attributions.
+        promoted, suppressed: the tokens whose logits its output direction raises and lowers most, strongest first: its
+            row of the down-projection through the final norm and the lm_head. None where the model has no such parts.
+    """
+
+    site: str
+    index: Count
+    labels: tuple[str, ...]
+    top: tuple[Excerpt, ...]
+    bottom: tuple[Excerpt, ...]
+    activation: dict[str, Spread]
+    attribution: dict[str, Moments] | None
+    promoted: tuple[VocabularyToken, ...] | None
+    suppressed: tuple[VocabularyToken, ...] | None
+
+
+@dataclass(frozen=True)
+class Cards(Findings):
+    """Result of :func:`affectron.describe`: a card for each selected neuron, in the order of sites and indices."""
+
+    kind: ClassVar[str] = "cards"
+
+    options: CardsOptions
+    neurons: tuple[NeuronCard, ...]
