@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from affectron.cli import output
-from affectron.evaluation.verdicts import VERDICTS
+from affectron.evaluation.verdicts import NO_EFFECT, VERDICTS
 from affectron.experiments.results import Effect
 from tests.support.results import make_methods, make_neurons, make_validation
 
@@ -70,13 +70,25 @@ def test_a_label_without_neurons_has_a_row_of_dashes(capsys: pytest.CaptureFixtu
     assert rows(capsys.readouterr().out) == [["calm", "90", "50.0", *["-"] * 7]]
 
 
-def test_methods_have_a_row_for_each_label_and_method(capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_have_a_table_each_with_a_row_for_each_label(capsys: pytest.CaptureFixture[str]) -> None:
     methods = make_methods(TASKS)
+    reason = "a change of 5 points is excluded"
+    task = methods.tasks["mood"]
+    compared = task.labels["glad"].methods["paper"]
+    assert compared.effect is not None
+    excluded = replace(compared, effect=replace(compared.effect, verdict=NO_EFFECT, reason=reason))
+    glad = replace(task.labels["glad"], methods={**task.labels["glad"].methods, "paper": excluded})
+    methods = replace(methods, tasks={**methods.tasks, "mood": replace(task, labels={**task.labels, "glad": glad})})
     output.print_methods(methods)
+    printed = capsys.readouterr().out
+    _, paper, lee = printed.split("neurons by ")
+    assert (paper.split(",")[0], lee.split(",")[0]) == ("paper", "lee")
+    labels = {label: compared for of_task in methods.tasks.values() for label, compared in of_task.labels.items()}
     expected = []
-    for task in methods.tasks.values():
-        for label, compared in task.labels.items():
-            effect = compared.methods["paper"].effect
-            assert effect is not None
-            expected += [[label, "9", "paper", "3", *told(effect)], [label, "9", "lee", "0", *["-"] * 6]]
-    assert rows(capsys.readouterr().out) == expected
+    for label, compared in labels.items():
+        effect = compared.methods["paper"].effect
+        assert effect is not None
+        expected.append([label, "9", "3", *told(effect)[:4], effect.verdict])
+    assert rows(paper) == expected
+    assert rows(lee) == [[label, "9", "0", *["-"] * 5] for label in labels]
+    assert f"\n{NO_EFFECT} (glad): {reason}\n" in paper

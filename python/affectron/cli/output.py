@@ -116,7 +116,7 @@ def _effect(effect: Effect | None) -> tuple[str, ...]:
 
 _TITLE = (
     "change of test accuracy in points [95 % interval]; p: McNemar's test, adjusted over the labels (Holm); random: "
-    "sets under which it falls as much; Δh: relative change of an activation"
+    "sets under which it falls as much"
 )
 
 
@@ -127,18 +127,38 @@ def print_validation(result: Validation) -> None:
         named = (label, validated.sentences, f"{100 * validated.baseline:.1f}")
         masks: Mapping[str, Effect | None] = validated.masks or {"-": None}
         rows += [(*named, mask, *_effect(effect)) for mask, effect in masks.items()]
-    print_table(_TITLE, ("label", "n", "before", "mask", *_EFFECT), rows)
+    title = f"{_TITLE}; Δh: relative change of an activation"
+    print_table(title, ("label", "n", "before", "mask", *_EFFECT), rows)
 
 
 def print_methods(result: Methods) -> None:
-    """Print what setting each method's neurons to zero does, a row for each label and method."""
-    rows = [
-        (label, compared.sentences, method, measured.selected, *_effect(measured.effect))
-        for of_task in result.tasks.values()
-        for label, compared in of_task.labels.items()
-        for method, measured in compared.methods.items()
-    ]
-    print_table(f"a label's neurons set to zero: {_TITLE}", ("label", "n", "neurons by", "zeroed", *_EFFECT), rows)
+    """Print what setting each method's neurons to zero does: a table a method, a row for each label, and below it why
+    no more is claimed."""
+    methods = dict.fromkeys(
+        name for task in result.tasks.values() for of in task.labels.values() for name in of.methods
+    )
+    for method in methods:
+        rows, reasons = [], dict[tuple[str, str], list[str]]()
+        for task in result.tasks.values():
+            for label, compared in task.labels.items():
+                measured = compared.methods[method]
+                effect = measured.effect
+                rows.append(
+                    (
+                        label,
+                        compared.sentences,
+                        measured.selected,
+                        *_effect(effect)[:-2],
+                        effect.verdict if effect else "-",
+                    )
+                )
+                if effect is not None and effect.reason:
+                    reasons.setdefault((effect.verdict, effect.reason), []).append(label)
+        print_table(
+            f"neurons by {method}, set to zero: {_TITLE}", ("label", "n", "zeroed", *_EFFECT[:-2], "verdict"), rows
+        )
+        for (verdict, reason), labels in reasons.items():
+            print(f"{verdict} ({', '.join(labels)}): {reason}")
 
 
 @contextmanager
