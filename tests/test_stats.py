@@ -433,8 +433,8 @@ def test_a_header_that_promises_terabytes_is_refused_without_allocating_them(tmp
         ({"tasks": {"emotion": [f"l{i}" for i in range(1_500_000)]}}, "which are too few for it"),
         ({"segments": [[f"l{i}"] for i in range(1_500_000)]}, "which are too few for it"),
         ({"provenance": {"corpus": ["c"] * 1_500_000}}, "which are too few for it"),
-        ({"sites": [f"s{i}" for i in range(40_000)]}, "do not describe statistics"),
-        ({"segments": [[f"l{i}"] for i in range(40_000)]}, "do not describe statistics"),
+        ({"sites": [f"s{i}" for i in range(40_000)]}, "do not describe the tensors"),
+        ({"segments": [[f"l{i}"] for i in range(40_000)]}, "do not describe the tensors"),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{next(iter(value))}",
 )

@@ -13,6 +13,7 @@ import numpy as np
 
 from affectron.corpus import Corpus
 from affectron.errors import InputError
+from affectron.interventions import amplify, load_program, schedule
 from affectron.models import load_skeleton
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import FIELDS, ActivationStats
@@ -30,6 +31,7 @@ def _read_corpus(path: Path) -> None:
 LOADERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "stats": ("stats.safetensors", ActivationStats.load),
     "neurons": ("neurons.json", NeuronSet.load),
+    "program": ("program.safetensors", load_program),
     "config": ("config.json", lambda path: load_skeleton(path.parent)),
     "jsonl": ("corpus.jsonl", _read_corpus),
     "csv": ("corpus.csv", _read_corpus),
@@ -47,6 +49,8 @@ def seed(kind: str, folder: Path) -> bytes:
         ActivationStats({"emotion": ["anger", "joy"]}, [["anger"], ["joy"]], {"mlp": arrays}).save(path)
     elif kind == "neurons":
         NeuronSet([NeuronList("anger", "emotion", [("mlp", 1, 0.5)])], {"mlp": 3}, {}).save(path)
+    elif kind == "program":
+        schedule(amplify([("mlp", 1), ("mlp", 4)], 2.0), start=3, half_life=2).save(path)
     elif kind == "config":
         path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "vocab_size": 9}))
     elif kind == "jsonl":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, SupportsFloat, SupportsIndex, overload
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from affectron._internal.checks import SHARE, Finite, Whole, check, shown
 from affectron._internal.files import read_json, write_json
 from affectron._internal.overlap import check_texts, decode, encode
-from affectron._internal.provenance import plain_json
+from affectron._internal.provenance import Origin, plain_json
 from affectron.errors import InputError
 
 FORMAT = "affectron.neurons"
@@ -28,15 +29,23 @@ class NeuronList(Sequence[Neuron]):
         label: the label.
         task: the label's task.
         items: (site, index, score), each neuron once; their order is kept.
+        origin: the model and the provenance of the set that the list is taken from.
 
     Raises:
         InputError: a site that is not text, an index that is not an integer >= 0, a score that is not a finite number,
             or a neuron that occurs twice; names the label and the position.
     """
 
-    def __init__(self, label: str, task: str, items: Iterable[tuple[str, SupportsIndex, SupportsFloat]]) -> None:
+    def __init__(
+        self,
+        label: str,
+        task: str,
+        items: Iterable[tuple[str, SupportsIndex, SupportsFloat]],
+        origin: Origin | None = None,
+    ) -> None:
         self.label = label
         self.task = task
+        self.origin = origin
         self.items: tuple[Neuron, ...] = tuple(
             _neuron(item, f"label {label!r}, neuron {position}") for position, item in enumerate(items)
         )
@@ -52,7 +61,7 @@ class NeuronList(Sequence[Neuron]):
     def __getitem__(self, key: slice) -> NeuronList: ...
     def __getitem__(self, key: int | slice) -> Neuron | NeuronList:
         if isinstance(key, slice):
-            return NeuronList(self.label, self.task, self.items[key])
+            return NeuronList(self.label, self.task, self.items[key], self.origin)
         return self.items[key]
 
     def __len__(self) -> int:
@@ -133,12 +142,14 @@ class NeuronSet(Mapping[str, NeuronList]):
         self._lists: dict[str, NeuronList] = {}
         self.widths = dict(widths)
         self.provenance = plain_json(provenance or {})
+        origin = Origin(self.widths, self.provenance)
         tasks: dict[str, list[str]] = {}
         for neurons in lists:
             if neurons.label in self._lists:
                 raise InputError(f"label {neurons.label!r} is there twice")
             neurons.check(self.widths)
-            self._lists[neurons.label] = neurons
+            self._lists[neurons.label] = own = copy.copy(neurons)
+            own.origin = origin
             tasks.setdefault(neurons.task, []).append(neurons.label)
         self.labels: tuple[str, ...] = tuple(self._lists)
         self.tasks: dict[str, tuple[str, ...]] = {task: tuple(labels) for task, labels in tasks.items()}

@@ -71,7 +71,7 @@ def read_arrays(
             header = _header(path, (file.metadata() or {}).get("affectron"), format, version)
             content = header.get("content")
             if not isinstance(content, dict) or (kinds := expected(content, room)) is None:
-                raise InputError(f"{path}: the metadata do not describe statistics; the file was altered or damaged")
+                raise InputError(f"{path}: the metadata do not describe the tensors; the file was altered or damaged")
             names = set(file.keys())
             missing = next((name for name in kinds if name not in names), None)
             if missing is not None:

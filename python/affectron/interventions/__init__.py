@@ -21,7 +21,7 @@ from affectron.interventions.kinds import (
     zero,
 )
 from affectron.interventions.program import Program, SiteProgram, compose
-from affectron.interventions.schedules import MAX_PIECES, Schedule, schedule
+from affectron.interventions.schedules import MAX_PIECES, Schedule, load_program, schedule
 
 __all__ = [
     "MAX_PIECES",
@@ -36,6 +36,7 @@ __all__ = [
     "cross_signal",
     "doses",
     "induce",
+    "load_program",
     "mean",
     "relative_change",
     "residual",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from affectron._internal.checks import Positive, check
 from affectron._internal.names import MAX, RMS
+from affectron._internal.provenance import Origin
 from affectron.errors import InputError
 from affectron.interventions.program import FIELDS, NEUTRAL, Program, SiteProgram
 from affectron.stats import ACTIVATION, ATTRIBUTION, RESIDUAL
@@ -27,7 +29,8 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 def zero(neurons: Neurons) -> Program:
     """Mask neurons with zero: h' = 0 (scale 0, shift 0)."""
     neurons = _as_list(neurons)
-    return _build(_name("zero", neurons), _by_site(neurons), lambda site, index: {"scale": 0.0, "shift": 0.0})
+    by_site = _by_site(neurons)
+    return _build(_name("zero", neurons), by_site, lambda site, index: {"scale": 0.0, "shift": 0.0}, _origin(neurons))
 
 
 def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> Program:
@@ -56,7 +59,7 @@ def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> P
     def parameters(site: str, index: NDArray[np.int64]) -> dict[str, Any]:
         return {"scale": 0.0, "shift": _observed(measured, site, index, f"task {task!r}").mean[index]}
 
-    return _build(_name("mean", neurons), _by_site(neurons), parameters)
+    return _build(_name("mean", neurons), _by_site(neurons), parameters, _origin(neurons, stats))
 
 
 def attenuate(
@@ -109,7 +112,7 @@ def attenuate(
         return {"damping": np.minimum(alpha / magnitudes[site], _FLOAT32_MAX), "floor": 1 - alpha}
 
     how = f"attenuate {'dynamic' if dynamic else 'static'} {alpha:g}"
-    return _build(_name(how, neurons, label), by_site, parameters)
+    return _build(_name(how, neurons, label), by_site, parameters, _origin(neurons, stats, label))
 
 
 def _magnitude(
@@ -312,7 +315,7 @@ def amplify(neurons: Neurons, factor: float) -> Program:
         raise InputError(f"factor is {factor}, expected a finite number of at least 1")
     neurons = _as_list(neurons)
     name = _name(f"amplify {factor:g}", neurons)
-    return _build(name, _by_site(neurons), lambda site, index: {"scale": factor})
+    return _build(name, _by_site(neurons), lambda site, index: {"scale": factor}, _origin(neurons))
 
 
 def _shifted(
@@ -329,7 +332,8 @@ def _shifted(
             mean = mean - _observed(rest, site, index, f"the rest of {label!r}").mean[index]
         return {"shift": strength * mean}
 
-    program = _build(_name(f"{kind} {strength:g}", neurons, label), _by_site(neurons), parameters)
+    name = _name(f"{kind} {strength:g}", neurons, label)
+    program = _build(name, _by_site(neurons), parameters, _origin(neurons, stats, label))
     return program if max_dose is None else _capped(program, stats, max_dose)
 
 
@@ -342,7 +346,7 @@ def _capped(program: Program, stats: ActivationStats, max_dose: float) -> Progra
         site: part.scaled(max_dose / given[site]) if given.get(site, 0) > max_dose else part
         for site, part in program.sites.items()
     }
-    return Program(sites, f"{program.name}, dose at most {max_dose:g}")
+    return replace(program, sites=sites, name=f"{program.name}, dose at most {max_dose:g}")
 
 
 _HELD = {ACTIVATION: "activations", ATTRIBUTION: "attributions", RESIDUAL: "the outputs of layers"}
@@ -377,6 +381,7 @@ def _build(
     name: str,
     by_site: Mapping[str, NDArray[np.int64]],
     parameters: Callable[[str, NDArray[np.int64]], dict[str, Any]],
+    origin: Origin | None,
 ) -> Program:
     """Make a program of ``parameters(site, index)``: the fields that are not neutral, each a number or an array [K]."""
     sites = {}
@@ -384,7 +389,19 @@ def _build(
         given = parameters(site, index)
         columns = (given.get(field, value) for field, value in zip(FIELDS, NEUTRAL, strict=True))
         sites[site] = SiteProgram(index, *(np.broadcast_to(column, index.shape) for column in columns))
-    return Program(sites, name)
+    if origin is not None:
+        origin = replace(origin, widths={site: origin.widths[site] for site in by_site})
+    return Program(sites, name, origin)
+
+
+def _origin(neurons: Neurons, stats: ActivationStats | None = None, label: str | None = None) -> Origin | None:
+    """The origin of neurons, else that of the statistics, with the label of the neurons."""
+    origin: Origin | None = getattr(neurons, "origin", None)
+    if origin is None:
+        if stats is None:
+            return None
+        origin = Origin(stats.widths, stats.provenance)
+    return replace(origin, provenance={**origin.provenance, "label": getattr(neurons, "label", label)})
 
 
 def _observed(measured: Mapping[str, SiteStats], site: str, index: NDArray[np.int64], where: str) -> SiteStats:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.provenance import Origin
 from affectron.errors import InputError
+from affectron.interventions import storage
 
 #: Parameters of a neuron, and those that keep every bit of h.
-FIELDS = ("scale", "damping", "floor", "shift")
+FIELDS = tuple(storage.ARRAYS)[1:]
 NEUTRAL = np.array([1.0, 0.0, -np.inf, -0.0], dtype=np.float32)
 
 
@@ -75,10 +78,13 @@ class Program:
     Attributes:
         sites: site -> the neurons that the program touches, and their parameters.
         name: description for reports and messages.
+        origin: widths of these sites in the model that the program was made for, and the provenance of the neurons or
+            statistics, with the ``label`` of the neurons; None if it is not known.
     """
 
     sites: dict[str, SiteProgram]
     name: str
+    origin: Origin | None = None
 
     def __len__(self) -> int:
         """Number of neurons that the program touches."""
@@ -93,7 +99,7 @@ class Program:
         if not 0 < weight <= 1:
             raise InputError(f"weight is {weight}, expected a number in (0, 1]")
         sites = {name: part.scaled(weight) for name, part in self.sites.items()}
-        return Program(sites, f"{self.name} x {weight:.3g}")
+        return replace(self, sites=sites, name=f"{self.name} x {weight:.3g}")
 
     def table(self, site: str, width: int) -> NDArray[np.float32]:
         """Make the parameter table of a site of ``width`` neurons.
@@ -102,7 +108,7 @@ class Program:
             float32 [4, width], rows scale, damping, floor and shift; neutral where a neuron is untouched.
 
         Raises:
-            InputError: the program touches a neuron beyond ``width``.
+            InputError: the program touches a neuron beyond ``width``, or was made for a site of another width.
         """
         table = np.repeat(NEUTRAL[:, None], width, axis=1)
         program = self.sites.get(site)
@@ -112,8 +118,50 @@ class Program:
                     f"program {self.name!r} touches neuron {program.index[-1]} of {site}, "
                     f"which has {width} neurons (0 to {width - 1})"
                 )
+            made_for = width if self.origin is None else self.origin.widths.get(site, width)
+            if made_for != width:
+                raise InputError(
+                    f"program {self.name!r} was made for another model: {site} has {made_for} neurons there and "
+                    f"{width} here"
+                )
             table[:, program.index] = [getattr(program, field) for field in FIELDS]
         return table
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file, atomically; equal programs give equal files.
+
+        Tensors are named ``0/<site>/<parameter>``. The metadata entry ``affectron`` is JSON: the format, its version,
+        ``content`` (name, sites and origin) and a BLAKE2b digest of the content and of every tensor.
+
+        Raises:
+            InputError: the file cannot be written; an older file is left unchanged.
+        """
+        storage.write(path, [self._stored()], None)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Program:
+        """Read a file that :meth:`save` wrote. The program is the same, bit for bit.
+
+        Raises:
+            InputError: the file is missing, truncated, altered, of another format or version, or holds a schedule.
+        """
+        (stored, *_), schedule = storage.read(path)
+        if schedule is not None:
+            raise InputError(f"{path} holds a schedule, expected a program; read it with Schedule.load")
+        return cls._of(stored, path)
+
+    def _stored(self) -> storage.Stored:
+        return storage.Stored(self.name, {site: vars(part) for site, part in self.sites.items()}, self.origin)
+
+    @classmethod
+    def _of(cls, stored: storage.Stored, path: str | os.PathLike[str]) -> Program:
+        """The program that is stored in the file ``path``."""
+        try:
+            return cls(
+                {site: SiteProgram(**arrays) for site, arrays in stored.sites.items()}, stored.name, stored.origin
+            )
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
 
 
 def compose(*programs: Program) -> Program:
@@ -125,7 +173,8 @@ def compose(*programs: Program) -> Program:
     rounded to float32.
 
     Raises:
-        InputError: the form cannot hold the composition for a neuron; names site and neuron.
+        InputError: the form cannot hold the composition for a neuron, with its site, or a site has other widths in the
+            models that the programs were made for.
     """
     merged: dict[str, dict[int, tuple[float, ...]]] = {}
     for program in programs:
@@ -145,7 +194,8 @@ def compose(*programs: Program) -> Program:
         index = np.array(sorted(neurons), dtype=np.int64)
         values = np.array([neurons[i] for i in index.tolist()], dtype=np.float64).reshape(-1, 4).T
         sites[site] = SiteProgram(index, *values)
-    return Program(sites, " + ".join(program.name for program in programs))
+    origin = Origin.union(program.origin for program in programs)
+    return Program(sites, " + ".join(program.name for program in programs), origin)
 
 
 def _then(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[float, ...] | None:

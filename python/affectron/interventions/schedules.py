@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from affectron._internal.checks import OneOf, check
 from affectron._internal.names import POSITIONS
 from affectron.errors import InputError
+from affectron.interventions import storage
 from affectron.interventions.program import Program
 
 #: Largest number of programs in a schedule, with that of the prompt and without that of the text.
@@ -50,6 +53,56 @@ class Schedule:
             raise InputError(f"generated begins at tokens {starts}, expected ascending numbers from 0")
         if len(starts) >= MAX_PIECES:
             raise InputError(f"generated holds {len(starts)} programs, expected at most {MAX_PIECES - 1}")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file as :meth:`Program.save`, each different program once.
+
+        Raises:
+            InputError: the file cannot be written; an older file is left unchanged.
+        """
+        programs = [*dict.fromkeys(program for program in self._acting() if program is not None)]
+        numbers: dict[Program | None, int | None] = {None: None}
+        numbers.update((program, number) for number, program in enumerate(programs))
+        parts = {part: numbers[getattr(self, part)] for part in storage.PARTS}
+        generated = [[start, numbers[program]] for start, program in self.generated]
+        described = {"name": self.name, **parts, "generated": generated}
+        storage.write(path, [program._stored() for program in programs], described)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Schedule:
+        """Read a file that :meth:`save` wrote. The schedule is the same, bit for bit.
+
+        Raises:
+            InputError: the file is missing, truncated, altered, of another format or version, or holds a program.
+        """
+        stored, described = storage.read(path)
+        if described is None:
+            raise InputError(f"{path} holds a program, expected a schedule; read it with Program.load")
+        programs = [Program._of(program, path) for program in stored]
+        prompt, text = (_numbered(programs, described[part]) for part in storage.PARTS)
+        generated = tuple((start, _numbered(programs, number)) for start, number in described["generated"])
+        try:
+            return cls(prompt, generated, described["name"], text)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    def _acting(self) -> list[Program | None]:
+        """The programs, in the order of a text's positions, with repetition."""
+        return [self.prompt, self.text, *(program for _, program in self.generated)]
+
+
+def _numbered(programs: Sequence[Program], number: int | None) -> Program | None:
+    return None if number is None else programs[number]
+
+
+def load_program(path: str | os.PathLike[str]) -> Program | Schedule:
+    """Read a file of a program or of a schedule.
+
+    Raises:
+        InputError: the file is missing, truncated, altered, or of another format or version.
+    """
+    _, described = storage.read(path)
+    return Program.load(path) if described is None else Schedule.load(path)
 
 
 def schedule(
