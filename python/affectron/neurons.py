@@ -10,10 +10,14 @@ from typing import Any, SupportsFloat, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from affectron._internal.artifacts import NEURONS
 from affectron._internal.checks import SHARE, Finite, Whole, check, shown
 from affectron._internal.files import read_json, write_json
+from affectron._internal.hub import Shareable
+from affectron._internal.model_card import Description
 from affectron._internal.overlap import check_texts, decode, encode
 from affectron._internal.provenance import Origin, plain_json
+from affectron._internal.wording import count
 from affectron.errors import InputError
 
 FORMAT = "affectron.neurons"
@@ -113,7 +117,7 @@ class NeuronList(Sequence[Neuron]):
                 )
 
 
-class NeuronSet(Mapping[str, NeuronList]):
+class NeuronSet(Mapping[str, NeuronList], Shareable):
     """Neurons of every label: label -> :class:`NeuronList`.
 
     Args:
@@ -130,6 +134,8 @@ class NeuronSet(Mapping[str, NeuronList]):
     Raises:
         InputError: a label occurs twice, or a neuron is not in ``widths``.
     """
+
+    hub_file = NEURONS
 
     def __init__(
         self,
@@ -264,6 +270,18 @@ class NeuronSet(Mapping[str, NeuronList]):
             return cls._from_json(value)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+    def _described(self) -> Description:
+        return Description(
+            f"Neurons of {count(len(self), 'label')}, best first.",
+            "neurons",
+            "program = affectron.zero(neurons[neurons.labels[0]])",
+            self.provenance,
+            screened=0 if self.screened is None else len(self.screened),
+            labels=self.labels,
+            header=("label", "task", "neurons", "sites"),
+            rows=[(label, own.task, len(own), len(own.by_site())) for label, own in self.items()],
+        )
 
     @classmethod
     def _from_json(cls, value: Mapping[str, Any]) -> NeuronSet:

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal import overlap
-from affectron._internal.artifacts import SAME_MODEL
+from affectron._internal.artifacts import SAME_MODEL, STATS
+from affectron._internal.hub import Shareable
+from affectron._internal.model_card import Description
 from affectron._internal.provenance import merged, plain_json
 from affectron._internal.site_arrays import FIELDS as FIELDS
 from affectron._internal.site_arrays import LEAST_BYTES, check_arrays, merge_rows
@@ -107,7 +109,7 @@ def _pool(parts: Mapping[str, NDArray[Any]]) -> SiteStats:
     return SiteStats(count, **arrays)
 
 
-class ActivationStats:
+class ActivationStats(Shareable):
     """Statistics of every neuron of a model, per segment of a labelled corpus.
 
     Args:
@@ -134,6 +136,8 @@ class ActivationStats:
     Raises:
         InputError: an array, a label or a segment is not as described; the message names it.
     """
+
+    hub_file = STATS
 
     def __init__(
         self,
@@ -391,6 +395,18 @@ class ActivationStats:
             return cls(content["tasks"], content["segments"], arrays, content["provenance"], tensors.get(SCREENED))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+
+    def _described(self) -> Description:
+        neurons, sites = count(sum(self.widths.values()), "neuron"), count(len(self.sites), "site")
+        return Description(
+            f"Statistics ({self.kind}) of {neurons} at {sites}, by label.",
+            "stats",
+            "stats.label(stats.labels[0])",
+            self.provenance,
+            screened=0 if self.screened is None else len(self.screened),
+            header=("label", "task", "observations"),
+            rows=[(label, self.task_of[label], self.tokens(label)) for label in self.labels],
+        )
 
 
 def _tensors_of(content: dict[str, Any], room: int) -> dict[str, type[np.generic]] | None:

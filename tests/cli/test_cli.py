@@ -655,7 +655,7 @@ def listing(folder: Path) -> list[Path]:
         (lambda f: ("select", "-o", f / "out.json"), "Missing argument 'STATS'; .* select -h shows what there is"),
         (
             lambda f: ("screen", "owner/absent", f / "corpus.jsonl", "-o", f / "out"),
-            "owner/absent is no folder here and not in the cache",
+            "owner/absent is no folder here: it is not in the cache",
         ),
         (lambda f: ("select", f / "stats.safetensors", "-o", f / "stats.safetensors"), "it is read as well"),
         (lambda f: ("select", f / "absent", "-o", f / "out.json"), "absent"),

@@ -9,9 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from affectron import Corpus, screen
 from affectron.models import fingerprint, load_model, load_skeleton
 from affectron.models.provenance import made_with
 from tests.support.errors import message
+from tests.support.hub import FakeHub, serving
 from tests.support.tiny import build, make_tokenizer
 
 NAME, COMMIT = "owner/tiny", "0123456789abcdef0123456789abcdef01234567"
@@ -126,8 +125,8 @@ def test_a_path_is_never_looked_up(saved: Path, cache: Path, path: str | Path) -
 @pytest.mark.parametrize("load", [load_model, load_skeleton])
 def test_a_name_that_is_not_in_the_cache(cache: Path, load: Callable[[str], Any]) -> None:
     assert message(lambda: load("gpt2")) == (
-        f"gpt2 is no folder here and not in the cache {cache}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids to "
-        "ask the hub: download it where there is a network (hf download gpt2) and bring the cache here, or give the "
+        f"gpt2 is no folder here: it is not in the cache {cache}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids "
+        "to ask the hub: download it where there is a network (hf download gpt2) and bring the cache here, or give the "
         "path of a folder"
     )
     assert not cache.exists()
@@ -136,55 +135,9 @@ def test_a_name_that_is_not_in_the_cache(cache: Path, load: Callable[[str], Any]
 # --- a server --------------------------------------------------------------------------------------------------
 
 
-class Hub(BaseHTTPRequestHandler):
-    """A hub that has one model, of the files in ``folder``; every other name is unknown or gated."""
-
-    folder: Path
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path, body, headers = self.path.partition("?")[0], b"{}", {}
-        if NAME not in path:
-            code = "GatedRepo" if "gated" in path else "RepoNotFound"
-            return self.answer(401, body, {"X-Error-Code": code, "X-Error-Message": "no\nentry"})
-        if "/resolve/" in path:
-            name = path.partition(f"/resolve/{COMMIT}/")[2]
-            self.asked.append(name)
-            body = (self.folder / name).read_bytes()
-            headers = {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
-        elif "/tree/" in path:
-            files = [file for file in sorted(self.folder.rglob("*")) if file.is_file()]
-            entries = [
-                {
-                    "type": "file",
-                    "path": str(file.relative_to(self.folder)),
-                    "size": file.stat().st_size,
-                    "oid": hashlib.sha1(file.read_bytes()).hexdigest(),
-                }
-                for file in files
-            ]
-            body = json.dumps(entries).encode()
-        else:
-            body = json.dumps({"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": []}).encode()
-        return self.answer(200, body, headers)
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
-            self.send_header(name, value.replace("\n", " "))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: Any) -> None: ...
-
-
 @pytest.fixture
-def hub(saved: Path, tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
-    """The address of a server whose model comes in several formats, and its record of the files that were asked for."""
+def hub(saved: Path, tmp_path: Path) -> Iterator[FakeHub]:
+    """A hub with a model in several formats, and one that is gated."""
     folder = Path(shutil.copytree(saved, tmp_path / "served"))
     weights = {"a": torch.zeros(3)}
     torch.save(weights, folder / "pytorch_model.bin")
@@ -192,14 +145,11 @@ def hub(saved: Path, tmp_path: Path) -> Iterator[tuple[str, type[Hub]]]:
         (folder / name).parent.mkdir(exist_ok=True)
         save_file(weights, folder / name)
     (folder / "code.py").write_text("raise SystemExit")
-    handler = type("Served", (Hub,), {"folder": folder, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    fake = FakeHub()
+    fake.add_folder(NAME, folder)
+    fake.add("some/gated", gated=True)
+    with serving(fake):
+        yield fake
 
 
 def info(endpoint: str, cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -219,36 +169,32 @@ def info(endpoint: str, cache: Path, *arguments: str) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cache.parent)
 
 
-def test_a_name_is_downloaded_without_what_is_not_read(hub: tuple[str, type[Hub]], saved: Path, tmp_path: Path) -> None:
-    endpoint, served = hub
+def test_a_name_is_downloaded_without_what_is_not_read(hub: FakeHub, tmp_path: Path) -> None:
     cache = tmp_path / "hub"
-    told = info(endpoint, cache, "info", NAME, "--json")
+    told = info(hub.url, cache, "info", NAME, "--json")
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["model"]["class"] == "LlamaForCausalLM"
-    assert {name for name in served.asked if not name.endswith(".json")} == set()  # no weights
+    assert {name for name in hub.asked if not name.endswith(".json")} == set()  # no weights
 
     (tmp_path / "corpus.jsonl").write_text('{"text": "w1", "label": "a"}\n{"text": "w2", "label": "b"}\n')
-    told = info(endpoint, cache, "screen", NAME, "corpus.jsonl", "-o", "stats.safetensors", "--device", "cpu")
+    told = info(hub.url, cache, "screen", NAME, "corpus.jsonl", "-o", "stats.safetensors", "--device", "cpu")
     assert told.returncode == 0, told.stderr
-    assert {name for name in served.asked if not name.endswith((".json", ".txt", ".jinja"))} == {"model.safetensors"}
+    assert {name for name in hub.asked if not name.endswith((".json", ".txt", ".jinja"))} == {"model.safetensors"}
     assert f"on {NAME}" in told.stdout
 
 
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("no/where", "is no folder here and no model on the hub that can be seen: check the name; a private model "),
-        (
-            "some/gated",
-            "is no folder here, and the model on the hub is gated: accept its terms on its page, and log in",
-        ),
+        ("no/where", "there is no such model that can be seen: check the name; a private one needs a login "),
+        ("some/gated", "the model on the hub is gated: accept its terms on its page, and log in"),
     ],
 )
-def test_a_name_that_the_hub_refuses(hub: tuple[str, type[Hub]], tmp_path: Path, name: str, told: str) -> None:
-    refused = info(hub[0], tmp_path / "hub", "info", name)
+def test_a_name_that_the_hub_refuses(hub: FakeHub, tmp_path: Path, name: str, told: str) -> None:
+    refused = info(hub.url, tmp_path / "hub", "info", name)
     assert refused.returncode == 2
     assert refused.stdout == ""
-    assert refused.stderr.startswith(f"error: {name} {told}"), refused.stderr
+    assert refused.stderr.startswith(f"error: {name} is no folder here: {told}"), refused.stderr
     assert refused.stderr.count("\n") == 1
 
 
@@ -256,7 +202,7 @@ def test_without_a_network(saved: Path, tmp_path: Path) -> None:
     nobody = "http://127.0.0.1:9"  # the port of a service that discards what it gets: none runs it
     refused = info(nobody, tmp_path / "hub", "info", "gpt2")
     assert refused.returncode == 2
-    assert "gpt2 is no folder here and not in the cache" in refused.stderr
+    assert "gpt2 is no folder here: it is not in the cache" in refused.stderr
     assert "there is no way to ask the hub: download it where there is a network (hf download gpt2)" in refused.stderr
     assert refused.stderr.startswith("error: ")
     assert refused.stderr.count("\n") == 1

@@ -400,7 +400,7 @@ def test_a_configuration_in_another_encoding_is_named(inputs: Path) -> None:
         ('task = "mood"', 'task = "tone"', "no sentence has only labels of task 'tone'"),
         ("[validate]", '[validate]\nneutral = "none"', "validate.neutral is 'none', expected one of w50"),
         ('model = "model"', 'model = "./nowhere"', "nowhere does not exist"),
-        ('model = "model"', 'model = "no/where"', "no/where is no folder here and not in the cache"),
+        ('model = "model"', 'model = "no/where"', "no/where is no folder here: it is not in the cache"),
         ("[screen]", '[screen]\nsplit = "dev"', "30 of the 30 tested sentences were screened"),
         ("[candidates]", '[candidates]\nsplit = "train"', "90 of the 90 tested sentences were screened"),
         ('task = "mood"\nshares', 'task = "moods"\nshares', "generate.task is 'moods', expected one of mood, tone"),

@@ -9,7 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.hub import Shareable
+from affectron._internal.model_card import Description
 from affectron._internal.provenance import Origin
+from affectron._internal.wording import count
 from affectron.errors import InputError
 from affectron.interventions import storage
 
@@ -72,7 +75,7 @@ class SiteProgram:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class Program(Shareable):
     """Intervention as data.
 
     Attributes:
@@ -81,6 +84,8 @@ class Program:
         origin: widths of these sites in the model that the program was made for, and the provenance of the neurons or
             statistics, with the ``label`` of the neurons; None if it is not known.
     """
+
+    hub_file = storage.FILE
 
     sites: dict[str, SiteProgram]
     name: str
@@ -149,6 +154,10 @@ class Program:
         if schedule is not None:
             raise InputError(f"{path} holds a schedule, expected a program; read it with Schedule.load")
         return cls._of(stored, path)
+
+    def _described(self) -> Description:
+        changed = f"{count(len(self), 'neuron')} at {count(len(self.sites), 'site')}"
+        return storage.describe(f"The program “{self.name}”. It changes {changed}.", self.origin)
 
     def _stored(self) -> storage.Stored:
         return storage.Stored(self.name, {site: vars(part) for site, part in self.sites.items()}, self.origin)

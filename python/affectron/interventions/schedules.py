@@ -10,7 +10,10 @@ from itertools import pairwise
 from typing import Any
 
 from affectron._internal.checks import OneOf, check
+from affectron._internal.hub import Shareable
+from affectron._internal.model_card import Description
 from affectron._internal.names import POSITIONS
+from affectron._internal.provenance import Origin
 from affectron.errors import InputError
 from affectron.interventions import storage
 from affectron.interventions.program import Program
@@ -23,7 +26,7 @@ _AS_PROMPT: Any = ...  # the default of Schedule.text, where None means no progr
 
 
 @dataclass(frozen=True, eq=False)
-class Schedule:
+class Schedule(Shareable):
     """Programs by position in a text; :func:`schedule` makes the usual ones.
 
     A program acts in the forward that reads a token. A program of None leaves tokens untouched.
@@ -39,6 +42,8 @@ class Schedule:
     Raises:
         InputError: the starts do not ascend from 0, or there are more than 15 of them.
     """
+
+    hub_file = storage.FILE
 
     prompt: Program | None
     generated: tuple[tuple[int, Program | None], ...]
@@ -60,7 +65,7 @@ class Schedule:
         Raises:
             InputError: the file cannot be written; an older file is left unchanged.
         """
-        programs = [*dict.fromkeys(program for program in self._acting() if program is not None)]
+        programs = self._programs()
         numbers: dict[Program | None, int | None] = {None: None}
         numbers.update((program, number) for number, program in enumerate(programs))
         parts = {part: numbers[getattr(self, part)] for part in storage.PARTS}
@@ -86,9 +91,14 @@ class Schedule:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
-    def _acting(self) -> list[Program | None]:
-        """The programs, in the order of a text's positions, with repetition."""
-        return [self.prompt, self.text, *(program for _, program in self.generated)]
+    def _described(self) -> Description:
+        origin = Origin.union(program.origin for program in self._programs())
+        return storage.describe(f"The schedule “{self.name}”, programs by position in a text.", origin)
+
+    def _programs(self) -> list[Program]:
+        """The different programs, in the order of a text's positions."""
+        acting = [self.prompt, self.text, *(program for _, program in self.generated)]
+        return [program for program in dict.fromkeys(acting) if program is not None]
 
 
 def _numbered(programs: Sequence[Program], number: int | None) -> Program | None:

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.model_card import Description
 from affectron._internal.provenance import Origin
 from affectron._internal.tensor_file import read_arrays, write_arrays
 
 FORMAT = "affectron.program"
 VERSION = 1
+
+#: Name of a file in a repository.
+FILE = "program.safetensors"
 
 #: Arrays of a site, by name: type.
 ARRAYS: dict[str, type[np.generic]] = {
@@ -122,3 +126,17 @@ def _is_program(program: dict[str, Any]) -> bool:
 
 def _is_origin(widths: Any, provenance: Any) -> bool:
     return isinstance(provenance, dict) and all(type(width) is int and width > 0 for width in widths.values())
+
+
+def describe(sentence: str, origin: Origin | None) -> Description:
+    """Describe a program or a schedule, given in a sentence, for a model card."""
+    provenance = {} if origin is None else origin.provenance
+    label = provenance.get("label")
+    return Description(
+        sentence,
+        "program",
+        "with affectron.intervene(model, program):\n    model.generate(**tokens)",
+        provenance,
+        labels=[label] if isinstance(label, str) else label or [],
+        note="The masks were tested, not the program of this file.",
+    )

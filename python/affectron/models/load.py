@@ -13,20 +13,15 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    StrictDataclassError,
-)
+from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented there
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from affectron._internal.files import load_json
+from affectron._internal.hub import refusal
 from affectron._internal.wording import count
 from affectron.errors import InputError
 from affectron.models.discovery.sites import find_sites
@@ -272,30 +267,13 @@ def is_hub_name(text: str) -> bool:
 
 def _snapshot(name: str, patterns: list[str]) -> Path:
     """The folder with a model's files in the hub's cache; missing ones are downloaded."""
-    tried = f"{name} is no folder here"
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(_OTHER_WEIGHTS)))
-    except GatedRepoError as error:
-        raise InputError(
-            f"{tried}, and the model on the hub is gated: accept its terms on its page, and log in (hf auth login, or "
-            "HF_TOKEN)"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise InputError(
-            f"{tried} and no model on the hub that can be seen: check the name; a private model needs a login (hf auth "
-            "login, or HF_TOKEN)"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        config = try_to_load_from_cache(name, "config.json")
+    except Exception as error:
+        config = try_to_load_from_cache(name, "config.json") if isinstance(error, LocalEntryNotFoundError) else None
         if isinstance(config, str):  # some files are missing, but perhaps none that loading needs
             return Path(config).parent
-        offline = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids" if constants.HF_HUB_OFFLINE else "there is no way"
-        raise InputError(
-            f"{tried} and not in the cache {constants.HF_HUB_CACHE}, and {offline} to ask the hub: download it where "
-            f"there is a network (hf download {name}) and bring the cache here, or give the path of a folder"
-        ) from error
-    except Exception as error:  # from the HTTP library, which depends on huggingface_hub's version, or from the disk
-        raise InputError(f"cannot download the model {name}: {_first_line(error)}") from error
+        raise InputError(f"{name} is no folder here: {refusal(error, name, 'model')}") from error
 
 
 def _slow_at_16_bits(dtype: torch.dtype) -> bool:
