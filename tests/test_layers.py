@@ -33,7 +33,7 @@ LAYERS = (
     ("report",),
     ("runs",),
     ("demo",),
-    ("cli",),
+    ("cli", "lm_eval"),
     ("__main__",),
 )
 #: Of a part that reads what others leave: the only modules of the layers below it that it may import.
