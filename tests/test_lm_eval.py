@@ -24,7 +24,7 @@ lm_eval = pytest.importorskip("lm_eval")
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
-from affectron.lm_eval import SteeredLM  # noqa: E402
+from affectron.lm_eval import SteeredLM, main  # noqa: E402
 
 SITES = site_names("llama")
 MASKED = [(SITES[0], 4), (SITES[0], 17), (SITES[2], 42)]
@@ -214,25 +214,32 @@ def test_a_program_of_another_model_is_refused_before_a_task(folder: Path, tmp_p
     assert "touches site 'transformer.h.0.mlp', which the model does not have" in told
 
 
-def test_the_command(folder: Path, tmp_path: Path, hooked: dict[str, Any]) -> None:
-    def run(arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable, "-m", "affectron.lm_eval", "--model", "affectron", "--model_args",
-            f"pretrained={folder / 'model'},neurons={folder / 'neurons.json'},{arguments}", "--tasks", "choice",
-            "--include_path", str(folder / "tasks"), "--device", "cpu", "--batch_size", "4", "--output_path",
-            str(tmp_path), "--log_samples",
-        ]  # fmt: skip
-        environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "datasets"), "HF_DATASETS_OFFLINE": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+def arguments(folder: Path, label: str, output: Path) -> list[str]:
+    options = f"pretrained={folder / 'model'},neurons={folder / 'neurons.json'},label={label},program=zero"
+    return [
+        "--model", "affectron", "--model_args", options, "--tasks", "choice", "--include_path", str(folder / "tasks"),
+        "--device", "cpu", "--batch_size", "4", "--output_path", str(output), "--log_samples",
+    ]  # fmt: skip
 
-    told = run("label=anger,program=zero")
+
+def test_the_command(folder: Path, tmp_path: Path, hooked: dict[str, Any]) -> None:
+    command = [sys.executable, "-m", "affectron.lm_eval", *arguments(folder, "anger", tmp_path)]
+    environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    told = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert told.returncode == 0, told.stderr
-    assert "program" in told.stdout
+    assert "'program': 'zero'" in told.stdout
     (samples,) = tmp_path.rglob("samples_choice_*.jsonl")
     rows = sorted(map(json.loads, samples.read_text().splitlines()), key=lambda row: row["doc_id"])
     got = [float(response[0][0]) for row in rows for response in row["resps"]]
     expected = [response[0][0] for row in hooked["choice"] for response in row]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    refused = run("label=fear,program=zero")
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].startswith("error: label 'fear' is not in the neuron set")
+
+
+def test_the_command_refuses_in_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments(folder, "fear", tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: label 'fear' is not in the neuron set")
