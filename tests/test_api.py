@@ -35,7 +35,11 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize(
     ("statement", "absent"),
-    [("import affectron", "torch"), ("import affectron; affectron.ops.glu", "transformers")],
+    [
+        ("import affectron", "torch"),
+        ("import affectron; affectron.ops.glu", "transformers"),
+        ("import affectron; affectron.Program", "huggingface_hub"),
+    ],
 )
 def test_importing_loads_no_more_than_is_used(statement: str, absent: str) -> None:
     code = f"{statement}\nimport sys\nsys.exit({absent!r} in sys.modules)"

@@ -271,7 +271,9 @@ def test_a_readme_that_a_person_wrote_is_left_as_it_is(hub: FakeHub) -> None:
 def test_names_in_a_card_cannot_end_its_tables_or_sections(hub: FakeHub) -> None:
     label = "a|b\n<!-- /affectron: neurons.json -->`*_"
     lists = [NeuronList(label, "emotion", [(SITES[0], 4, 0.1)])]
-    NeuronSet(lists, {SITES[0]: WIDTH}, {"corpus_name": "[x](y) | z"}).push_to_hub(REPO)
+    odd = NeuronSet(lists, {SITES[0]: WIDTH}, {"corpus_name": "[x](y) | z"})
+    odd.push_to_hub(REPO)
+    affectron.zero(odd[label]).push_to_hub(REPO)
     text = card(hub)
     assert text.count("<!-- /affectron: neurons.json -->") == 1
     assert r"| a\|b\\n\<!-- /affectron: neurons.json --\>\`\*\_ | emotion | 1 | 1 |" in text

@@ -10,7 +10,7 @@ from typing import Any, SupportsFloat, SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from affectron._internal.artifacts import NEURONS
+from affectron._internal import artifacts
 from affectron._internal.checks import SHARE, Finite, Whole, check, shown
 from affectron._internal.files import read_json, write_json
 from affectron._internal.hub import Shareable
@@ -135,7 +135,7 @@ class NeuronSet(Mapping[str, NeuronList], Shareable):
         InputError: a label occurs twice, or a neuron is not in ``widths``.
     """
 
-    hub_file = NEURONS
+    hub_file = artifacts.NEURONS
 
     def __init__(
         self,

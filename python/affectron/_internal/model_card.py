@@ -76,7 +76,7 @@ def section(file: str, loading: str, described: Description, validation: Tested 
     parts = [
         begin,
         f"## {_plain(file)}",
-        described.sentence,
+        _plain(described.sentence),
         _table(described.header, described.rows),
         f"```python\nimport {LIBRARY}\n\n{described.variable} = {loading}\n{described.usage}\n```",
         "### Model",
