@@ -74,7 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tokenizer().save_pretrained(made / "model")
     widths = dict.fromkeys(SITES, NEURONS)
     lists = [NeuronList("anger", "emotion", [(site, index, 1.0) for site, index in MASKED])]
-    neurons = NeuronSet([*lists, NeuronList("joy", "emotion", [(SITES[1], 0, 1.0)])], widths)
+    lists += [NeuronList("joy", "emotion", [(SITES[1], 0, 1.0)]), NeuronList("calm", "emotion", [])]
+    neurons = NeuronSet(lists, widths)
     neurons.save(made / "neurons.json")
     shapes = {name: (2,) if name == "count" else (2, NEURONS) for name in FIELDS}
     arrays = {name: np.full(shapes[name], int(name != "nonfinite"), kind) for name, kind in FIELDS.items()}
@@ -199,6 +200,14 @@ def test_a_schedule_is_for_written_text(folder: Path, plain: dict[str, Any]) -> 
         ({"label": "anger"}, "label is 'anger' and program None, expected program one of zero, mean, attenuate"),
         ({"program": "zero.safetensors", "strength": 2}, "strength is 2 and program 'zero.safetensors', expected "),
         ({"program": "zero", "neurons": "neurons.json", "label": "fear"}, "label 'fear' is not in the neuron set"),
+        (
+            {"program": "zero.safetensors", "share": 0.5},
+            "share is 0.5 and program 'zero.safetensors', expected program",
+        ),
+        (
+            {"program": "zero", "neurons": "neurons.json", "label": "calm"},
+            "label 'calm' has no neurons in neurons.json",
+        ),
         ({"program": "mean", "neurons": "neurons.json", "label": "joy", "stats": "no"}, "cannot read no: no such file"),
         ({"program": "stats.safetensors"}, "stats.safetensors: format is 'affectron.stats', expected"),
     ],

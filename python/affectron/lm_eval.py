@@ -45,7 +45,7 @@ class SteeredLM(HFLM):  # type: ignore[misc] # the harness has no types
         label: of a kind, the label whose neurons are steered.
         stats: of a kind, the file of statistics; by default stats.safetensors beside ``neurons``.
         strength: of a kind, its strength; by default the usual one.
-        share: of a kind, the share of the label's neurons, best first.
+        share: of a kind, the share of the label's neurons, best first; by default all.
         reference, signal, max_dose: of some kinds, as for ``affectron steer``.
 
     Raises:
@@ -61,7 +61,7 @@ class SteeredLM(HFLM):  # type: ignore[misc] # the harness has no types
         label: str | None = None,
         stats: str | None = None,
         strength: float | None = None,
-        share: float = 1.0,
+        share: float | None = None,
         reference: str | None = None,
         signal: str | None = None,
         max_dose: float | None = None,
@@ -72,7 +72,9 @@ class SteeredLM(HFLM):  # type: ignore[misc] # the harness has no types
             if neurons is None or label is None:
                 raise InputError(f"program is {program!r} without neurons and label, expected both in --model_args")
             file = Path(neurons)
-            members = affectron.NeuronSet.load(file)[str(label)].top(share)
+            members = affectron.NeuronSet.load(file)[str(label)].top(1.0 if share is None else share)
+            if not members:
+                raise InputError(f"label {label!r} has no neurons in {file}, expected a label that has some")
             recipe = Recipe(
                 ProgramName(program), lambda: stats_beside(file, Path(stats) if stats else None), reference, signal,
                 max_dose,
@@ -80,8 +82,8 @@ class SteeredLM(HFLM):  # type: ignore[misc] # the harness has no types
             self.program = recipe.make(members, strength)
         else:
             given = {
-                "neurons": neurons, "label": label, "stats": stats, "strength": strength, "reference": reference,
-                "signal": signal, "max_dose": max_dose,
+                "neurons": neurons, "label": label, "stats": stats, "strength": strength, "share": share,
+                "reference": reference, "signal": signal, "max_dose": max_dose,
             }  # fmt: skip
             for name, value in given.items():
                 if value is not None:
