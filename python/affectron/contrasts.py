@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.display import Shown
 from affectron.stats import ActivationStats, SiteStats
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class Group(Shown):
     """Statistics of L sets of tokens at one site, one row each.
 
     Attributes:
@@ -48,7 +49,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast:
+class Contrast(Shown):
     """Statistics of one task of L labels at one site of F neurons.
 
     Attributes:

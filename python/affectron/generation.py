@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
+from affectron._internal.display import Shown
 from affectron.corpus.special_tokens import Frame
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
@@ -23,7 +24,7 @@ _TEXTS_ON_CPU, _TEXTS = 128, 512
 
 
 @dataclass(frozen=True)
-class Continuations:
+class Continuations(Shown):
     """Continuations of one prompt.
 
     Attributes:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, SupportsFloat, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal import artifacts
 from affectron._internal.checks import SHARE, Finite, Whole, check, shown
+from affectron._internal.display import ROWS, Shown, Summary, few, origin
 from affectron._internal.files import read_json, write_json
+from affectron._internal.frames import frame
 from affectron._internal.hub import Shareable
 from affectron._internal.model_card import Description
 from affectron._internal.overlap import check_texts, decode, encode
@@ -20,13 +22,16 @@ from affectron._internal.provenance import Origin, plain_json
 from affectron._internal.wording import count
 from affectron.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas
+
 FORMAT = "affectron.neurons"
 VERSION = 1
 
 Neuron = tuple[str, int, float]
 
 
-class NeuronList(Sequence[Neuron]):
+class NeuronList(Shown, Sequence[Neuron]):
     """Neurons of one label, best first: a sequence of (site, index, score).
 
     Args:
@@ -79,8 +84,19 @@ class NeuronList(Sequence[Neuron]):
     def __hash__(self) -> int:
         return hash((self.label, self.task, self.items))
 
-    def __repr__(self) -> str:
-        return f"NeuronList({self.label!r}, {len(self)} neurons at {len(self.by_site())} sites)"
+    def _summary(self) -> Summary:
+        sites = count(len({site for site, _, _ in self.items}), "site")
+        rows = ((rank, *neuron) for rank, neuron in enumerate(self.items[:ROWS], 1))
+        facts = [self.label, f"{count(len(self), 'neuron')} at {sites}"]
+        return Summary(facts, ("rank", "site", "index", "score"), rows, len(self))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each neuron, best first, with the columns of :meth:`NeuronSet.to_pandas`.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return _frame([self])
 
     def by_site(self) -> dict[str, NDArray[np.int64]]:
         """Group the indices by site: site -> int64 [K], ascending; sites without a neuron are absent."""
@@ -117,7 +133,7 @@ class NeuronList(Sequence[Neuron]):
                 )
 
 
-class NeuronSet(Mapping[str, NeuronList], Shareable):
+class NeuronSet(Shown, Mapping[str, NeuronList], Shareable):
     """Neurons of every label: label -> :class:`NeuronList`.
 
     Args:
@@ -195,9 +211,26 @@ class NeuronSet(Mapping[str, NeuronList], Shareable):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __repr__(self) -> str:
-        lengths = ", ".join(f"{label}: {len(neurons)}" for label, neurons in self._lists.items())
-        return f"NeuronSet({lengths})"
+    def _summary(self) -> Summary:
+        lengths = [f"{label}: {len(neurons)}" for label, neurons in self._lists.items()]
+        total = count(sum(map(len, self._lists.values())), "neuron")
+        facts = [f"{total} of {count(len(self), 'label')}", few(lengths), *origin(self.provenance)]
+        rows = (
+            (label, neurons.task, len(neurons), len({site for site, _, _ in neurons}))
+            for label, neurons in self._lists.items()
+        )
+        return Summary(facts, ("label", "task", "neurons", "sites"), rows, len(self))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each neuron of each label, best first.
+
+        The columns are label, task and site (``category``), rank (``int64``, from 1 in each label), index (``int64``)
+        and score (``float64``).
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return _frame(list(self._lists.values()))
 
     def overlap(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Compute the Jaccard index |a ∩ b| / |a ∪ b| of the neurons of each pair of labels.
@@ -312,6 +345,17 @@ class NeuronSet(Mapping[str, NeuronList], Shareable):
             value["provenance"],
             decode(value["screened"], "screened") if "screened" in value else None,
         )
+
+
+def _frame(lists: Sequence[NeuronList]) -> pandas.DataFrame:
+    """A row for each neuron of the lists."""
+    rows = [
+        (of_label.label, of_label.task, rank, *neuron) for of_label in lists for rank, neuron in enumerate(of_label, 1)
+    ]
+    columns = list(zip(*rows, strict=True)) or [()] * 6
+    names = ("label", "task", "rank", "site", "index", "score")
+    kinds = ("category", "category", "int64", "category", "int64", "float64")
+    return frame(dict(zip(names, zip(kinds, map(list, columns), strict=True), strict=True)))
 
 
 def _neuron(item: object, where: str) -> Neuron:

@@ -10,22 +10,27 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal import overlap
 from affectron._internal.artifacts import SAME_MODEL, STATS
+from affectron._internal.display import Shown, Summary, few, origin
+from affectron._internal.frames import frame
 from affectron._internal.hub import Shareable
 from affectron._internal.model_card import Description
 from affectron._internal.provenance import merged, plain_json
 from affectron._internal.site_arrays import FIELDS as FIELDS
-from affectron._internal.site_arrays import LEAST_BYTES, check_arrays, merge_rows
+from affectron._internal.site_arrays import LEAST_BYTES, check_arrays, merge_rows, pooled
+from affectron._internal.site_arrays import SiteStats as SiteStats
 from affectron._internal.tensor_file import read_arrays, write_arrays
 from affectron._internal.wording import count
 from affectron.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMAT = "affectron.stats"
 VERSION = 1
@@ -39,6 +44,9 @@ SAME_TO_MERGE = (
     "prompts", "calibrate", "positions", "baseline", "baseline_means",
 )  # fmt: skip
 
+#: Rows of a data frame at most: about a gigabyte.
+MOST_ROWS = 10_000_000
+
 #: Values of ``kind`` in the provenance: statistics of neurons' activations, of their attributions, one observation a
 #: sentence, or of the outputs of layers, the residual stream.
 ACTIVATION, ATTRIBUTION, RESIDUAL = "activation", "attribution", "residual"
@@ -47,69 +55,7 @@ ACTIVATION, ATTRIBUTION, RESIDUAL = "activation", "attribution", "residual"
 PAIRS = "pair"
 
 
-@dataclass(frozen=True, eq=False)
-class SiteStats:
-    """Statistics of one set of tokens at one site of F neurons.
-
-    Attributes:
-        count: number of tokens in the set.
-        active: int64 [F], number of tokens at which the neuron is active, by the rule named in the provenance.
-        nonfinite: int64 [F], number of tokens at which the activation is NaN or infinite. Such a token is part of
-            ``count``, but of no field below.
-        mean: float64 [F], mean activation over the observed tokens; NaN where there is none.
-        m2: float64 [F], sum of the squared deviations from ``mean``; 0 where nothing is observed.
-        min: float32 [F]; +inf where nothing is observed.
-        max: float32 [F]; -inf where nothing is observed.
-    """
-
-    count: int
-    active: NDArray[np.int64]
-    nonfinite: NDArray[np.int64]
-    mean: NDArray[np.float64]
-    m2: NDArray[np.float64]
-    min: NDArray[np.float32]
-    max: NDArray[np.float32]
-
-    @staticmethod
-    def empty(neurons: int) -> SiteStats:
-        """Statistics of no tokens: the neutral element of :meth:`merge`."""
-        shapes = {name: (0,) if name == "count" else (0, neurons) for name in FIELDS}
-        return _pool({name: np.zeros(shapes[name], kind) for name, kind in FIELDS.items()})
-
-    @property
-    def observed(self) -> NDArray[np.int64]:
-        """Number of tokens with a finite activation, ``count - nonfinite``: int64 [F]."""
-        return self.count - self.nonfinite
-
-    @property
-    def var(self) -> NDArray[np.float64]:
-        """Population variance, ``m2 / observed``: float64 [F], NaN where nothing is observed."""
-        observed = self.observed
-        return np.where(observed > 0, self.m2 / np.maximum(observed, 1), np.nan)
-
-    @property
-    def rate(self) -> NDArray[np.float64]:
-        """Activation frequency P, ``active / count``: float64 [F], NaN without tokens."""
-        return self.active / self.count if self.count else np.full(self.active.shape, np.nan)
-
-    def merge(self, other: SiteStats) -> SiteStats:
-        """Merge the statistics of two disjoint sets of tokens. Counts are exact.
-
-        Raises:
-            ValueError: the numbers of neurons differ.
-        """
-        if self.active.shape != other.active.shape:
-            raise ValueError(f"cannot merge {self.active.size} neurons with {other.active.size}")
-        return _pool({name: np.stack([getattr(self, name), getattr(other, name)]) for name in FIELDS})
-
-
-def _pool(parts: Mapping[str, NDArray[Any]]) -> SiteStats:
-    arrays = merge_rows(parts)
-    count = int(arrays.pop("count"))
-    return SiteStats(count, **arrays)
-
-
-class ActivationStats(Shareable):
+class ActivationStats(Shown, Shareable):
     """Statistics of every neuron of a model, per segment of a labelled corpus.
 
     Args:
@@ -192,11 +138,54 @@ class ActivationStats(Shareable):
             raise InputError("statistics have the same segment twice, expected distinct label sets")
         return tuple(ordered)
 
-    def __repr__(self) -> str:
-        return (
-            f"ActivationStats({len(self.labels)} labels, {len(self.segments)} segments, "
-            f"{len(self.sites)} sites, {sum(self.widths.values())} neurons)"
+    def _summary(self) -> Summary:
+        facts = [
+            f"{self.kind} of {count(sum(self.widths.values()), 'neuron')} at {count(len(self.sites), 'site')}",
+            f"{count(len(self.labels), 'label')}: {few(self.labels)}",
+            *origin(self.provenance),
+        ]
+        rows = ((label, self.task_of[label], self.tokens(label)) for label in self.labels)
+        return Summary(facts, ("label", "task", "observations"), rows, len(self.labels))
+
+    def to_pandas(
+        self, labels: str | Sequence[str] | None = None, sites: str | Sequence[str] | None = None
+    ) -> pandas.DataFrame:
+        """A row for each neuron under each label.
+
+        The columns are label, task and site (``category``), and those of :meth:`SiteStats.to_pandas`.
+
+        Args:
+            labels: labels, or one of them; all when None.
+            sites: sites, or one of them; all when None.
+
+        Raises:
+            InputError: no such label or site; more than 10,000,000 rows; pandas is not installed.
+        """
+        labels, sites = (
+            known if given is None else (given,) if isinstance(given, str) else tuple(given)
+            for given, known in ((labels, self.labels), (sites, self.sites))
         )
+        for site in sites:
+            if site not in self.widths:
+                raise InputError(f"site {site!r} is not in the statistics, which have {few(self.sites)}")
+        width = sum(self.widths[site] for site in sites)
+        if len(labels) * width > MOST_ROWS:
+            raise InputError(
+                f"{count(len(labels), 'label')} of {count(width, 'neuron')} make {len(labels) * width:,} rows, "
+                f"expected at most {MOST_ROWS:,}; choose labels or sites"
+            )
+        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("label", "task", "site")}
+        kinds = dict.fromkeys(parts, "category")
+        for label in labels:
+            rows = self.rows(label)
+            for site in sites:
+                named = {"label": label, "task": self.task_of[label], "site": site}
+                for name, text in named.items():
+                    parts[name].append(np.full(self.widths[site], text, dtype=object))
+                for name, array in self.pool(site, rows).columns().items():
+                    parts.setdefault(name, []).append(array)
+                    kinds[name] = str(array.dtype)
+        return frame({name: (kinds[name], np.concatenate(arrays)) for name, arrays in parts.items()})
 
     def tokens(self, label: str) -> int:
         """Count the label's tokens at the site that has most of them.
@@ -295,7 +284,7 @@ class ActivationStats(Shareable):
     def pool(self, site: str, rows: Sequence[int]) -> SiteStats:
         """Merge the segments ``rows`` (row numbers) at one site."""
         index = np.asarray(rows, dtype=np.intp)
-        return _pool({name: getattr(self, name)[site][index] for name in FIELDS})
+        return pooled({name: getattr(self, name)[site][index] for name in FIELDS})
 
     @classmethod
     def pooled(cls, parts: Sequence[ActivationStats], provenance: Mapping[str, Any] | None = None) -> ActivationStats:

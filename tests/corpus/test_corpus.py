@@ -77,7 +77,7 @@ def test_a_view_is_the_corpus_of_the_sentences_picked_by_hand(
 
 def test_a_corpus_says_what_it_is() -> None:
     view = Corpus.from_records(ROWS).where(split="train", task="emotion")
-    assert repr(view) == "<Corpus 'records', split='train', task='emotion': 4 sentences, 2 labels>"
+    assert repr(view) == "Corpus(records; split train; task emotion; 4 sentences; 2 labels: anger, joy)"
 
 
 def test_a_string_is_one_label_and_one_task_serves_all_labels() -> None:

@@ -57,7 +57,7 @@ def to_plain(value: Any) -> Any:
         plain: dict[str, Any] = {}
         for name, kind in hints(type(value)).items():
             inner = to_plain(getattr(value, name))
-            if _inlined(kind) is None:
+            if inlined(kind) is None:
                 plain[name] = inner
             elif inner is not None:
                 plain |= inner
@@ -80,7 +80,7 @@ def _hints(kind: Any) -> Mapping[str, Any]:
     return {field.name: found[field.name] for field in dataclasses.fields(kind)}
 
 
-def _inlined(kind: Any) -> Any:
+def inlined(kind: Any) -> Any:
     """X of an inline field, ``Annotated[X, INLINE]``; None for any other."""
     inner = typing.get_args(kind)
     return inner[0] if typing.get_origin(kind) is Annotated and inner[1] == INLINE else None
@@ -91,7 +91,7 @@ def _owners(kind: Any) -> Mapping[str | None, str]:
     """Name in the file -> the field of ``kind`` that it belongs to; None -> the field of all names left over."""
     owners: dict[str | None, str] = {}
     for field, of_field in hints(kind).items():
-        inner = members(_inlined(of_field))[0]
+        inner = members(inlined(of_field))[0]
         names: typing.Iterable[str | None] = [field]
         if inner is not None:
             names = [None] if typing.get_origin(inner) is dict else _owners(inner)
@@ -136,8 +136,8 @@ class _Reading:
             given.setdefault(owner, {})[name] = item
         arguments = {}
         for field in dataclasses.fields(kind):
-            if (inlined := _inlined(known[field.name])) is not None:
-                arguments[field.name] = self.inline(inlined, given.get(field.name), path)
+            if (inner := inlined(known[field.name])) is not None:
+                arguments[field.name] = self.inline(inner, given.get(field.name), path)
             elif field.name in given:
                 item = given[field.name][field.name]
                 arguments[field.name] = self.value(known[field.name], item, _below(path, field.name))

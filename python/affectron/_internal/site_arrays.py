@@ -1,14 +1,21 @@
-"""Arrays of one site's statistics: their types, their check and their merge."""
+"""Statistics of one site: the types of their arrays, their check and their merge."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from affectron._internal.display import ROWS, Shown, Summary
+from affectron._internal.frames import frame
+from affectron._internal.wording import count
 from affectron.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas
 
 #: Array of a site -> its type. ``count`` is [S], the others are [S, F].
 FIELDS: dict[str, type[np.generic]] = {
@@ -90,3 +97,97 @@ def check_arrays(site: str, given: Mapping[str, ArrayLike], segments: int) -> di
         for name, blank in (("mean", np.nan), ("m2", 0.0), ("min", np.inf), ("max", -np.inf)):
             arrays[name] = np.where(seen, arrays[name], FIELDS[name](blank))
     return arrays
+
+
+@dataclass(frozen=True, eq=False)
+class SiteStats(Shown):
+    """Statistics of one set of tokens at one site of F neurons.
+
+    Attributes:
+        count: number of tokens in the set.
+        active: int64 [F], number of tokens at which the neuron is active, by the rule named in the provenance.
+        nonfinite: int64 [F], number of tokens at which the activation is NaN or infinite. Such a token is part of
+            ``count``, but of no field below.
+        mean: float64 [F], mean activation over the observed tokens; NaN where there is none.
+        m2: float64 [F], sum of the squared deviations from ``mean``; 0 where nothing is observed.
+        min: float32 [F]; +inf where nothing is observed.
+        max: float32 [F]; -inf where nothing is observed.
+    """
+
+    count: int
+    active: NDArray[np.int64]
+    nonfinite: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    m2: NDArray[np.float64]
+    min: NDArray[np.float32]
+    max: NDArray[np.float32]
+
+    @staticmethod
+    def empty(neurons: int) -> SiteStats:
+        """Statistics of no tokens: the neutral element of :meth:`merge`."""
+        shapes = {name: (0,) if name == "count" else (0, neurons) for name in FIELDS}
+        return pooled({name: np.zeros(shapes[name], kind) for name, kind in FIELDS.items()})
+
+    @property
+    def observed(self) -> NDArray[np.int64]:
+        """Number of tokens with a finite activation, ``count - nonfinite``: int64 [F]."""
+        return self.count - self.nonfinite
+
+    @property
+    def var(self) -> NDArray[np.float64]:
+        """Population variance, ``m2 / observed``: float64 [F], NaN where nothing is observed."""
+        observed = self.observed
+        return np.where(observed > 0, self.m2 / np.maximum(observed, 1), np.nan)
+
+    @property
+    def rate(self) -> NDArray[np.float64]:
+        """Activation frequency P, ``active / count``: float64 [F], NaN without tokens."""
+        return self.active / self.count if self.count else np.full(self.active.shape, np.nan)
+
+    def merge(self, other: SiteStats) -> SiteStats:
+        """Merge the statistics of two disjoint sets of tokens. Counts are exact.
+
+        Raises:
+            ValueError: the numbers of neurons differ.
+        """
+        if self.active.shape != other.active.shape:
+            raise ValueError(f"cannot merge {self.active.size} neurons with {other.active.size}")
+        return pooled({name: np.stack([getattr(self, name), getattr(other, name)]) for name in FIELDS})
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Column of :meth:`to_pandas` -> its values, [F] each."""
+        neurons = len(self.active)
+        return {
+            "index": np.arange(neurons),
+            "count": np.full(neurons, self.count, dtype=np.int64),
+            "active": self.active,
+            "nonfinite": self.nonfinite,
+            "rate": self.rate,
+            "mean": self.mean,
+            "std": np.sqrt(self.var),
+            "min": self.min,
+            "max": self.max,
+        }
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each neuron.
+
+        The columns are index, count, active and nonfinite (``int64``), rate, mean and std (``float64``, NaN where
+        nothing is observed), min and max (``float32``).
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return frame({name: (str(array.dtype), array) for name, array in self.columns().items()})
+
+    def _summary(self) -> Summary:
+        columns = self.columns()
+        rows = zip(*(array[:ROWS].tolist() for array in columns.values()), strict=True)
+        facts = [count(len(self.active), "neuron"), count(self.count, "observation")]
+        return Summary(facts, tuple(columns), rows, len(self.active))
+
+
+def pooled(parts: Mapping[str, NDArray[Any]]) -> SiteStats:
+    """The statistics of K disjoint sets of tokens together; arrays as in :func:`merge_rows`."""
+    arrays = merge_rows(parts)
+    return SiteStats(int(arrays.pop("count")), **arrays)

@@ -15,26 +15,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from affectron._internal.checks import Whole, check
+from affectron._internal.display import Shown, Summary, few
 from affectron._internal.files import digest
+from affectron._internal.frames import frame
 from affectron._internal.names import DEFAULT_TASK
 from affectron._internal.options import documented
+from affectron._internal.wording import count
 from affectron.corpus.keywords import Keywords, OnBadLine, column_names, columns_of, shows_keywords
 from affectron.corpus.labels import LabelSet
 from affectron.corpus.rows import Message
 from affectron.corpus.scan import Group, Scan
-from affectron.corpus.sources import Dataset, File, Records, Source
+from affectron.corpus.sources import Dataset, File, Frame, Records, Source
 from affectron.corpus.values import quoted
 from affectron.errors import InputError
 from affectron.options import Columns
 
 if TYPE_CHECKING:
+    import pandas
     from typing_extensions import Unpack
 
 __all__ = ["DEFAULT_TASK", "Corpus", "Message", "OnBadLine", "Sentence"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
+class Sentence(Shown):
     """One sentence of a corpus.
 
     Attributes:
@@ -54,7 +58,7 @@ class Sentence:
     messages: tuple[Message, ...] | None = None
 
 
-class Corpus:
+class Corpus(Shown):
     """Sentences with labels: a view of a source, perhaps narrowed to a split and a task.
 
     Attributes:
@@ -183,6 +187,20 @@ class Corpus:
         """
         return read_source(Dataset(dataset, config, columns_of(options)), options.get("split"), options.get("task"))
 
+    @classmethod
+    @shows_keywords
+    def from_pandas(cls, frame: Any, **options: Unpack[Keywords]) -> Corpus:
+        """Scan a data frame of pandas, or one that becomes it by its own ``to_pandas`` (polars, Arrow, datasets).
+
+        The options are those of :meth:`from_file`, and cells are read as its values are: a cell may hold a list, a
+        whole number is a label too, and NaN, None and NA stand for no value. The columns in use are kept in memory.
+
+        Raises:
+            InputError: as :meth:`from_file`; a bad row is named by its number, from 1, as ``frame:row``. Also for
+                anything that is no frame, columns of several levels, two columns of one name; pandas is not installed.
+        """
+        return read_source(Frame(frame, columns_of(options)), options.get("split"), options.get("task"))
+
     def __init__(self, scan: Scan, split: str | None, task: str | None, fold: tuple[int, int] = (0, 1)) -> None:
         """Internal: corpora are made by :meth:`from_file` and its like, by :meth:`where` and by :meth:`folds`.
 
@@ -295,24 +313,81 @@ class Corpus:
         Raises:
             InputError: the file was changed (size or time of change) since it was scanned, or cannot be read.
         """
+        return (sentence for sentence, _ in self._read())
+
+    def _read(self) -> Iterator[tuple[Sentence, str | None]]:
+        """Stream the sentences, each with its source."""
         labels_of, split = self._labels_of, self.split
         fold, folds = self._fold
         dealt: Counter[tuple[str, ...]] = Counter()
-        for text, label_set, own_split, id, span, messages, _ in self._scan.sentences():
+        for text, label_set, own_split, id, span, messages, source in self._scan.sentences():
             labels = labels_of.get(label_set)
             if labels and (split is None or own_split == split):
                 turn, dealt[labels] = dealt[labels] % folds, dealt[labels] + 1
                 if turn == fold:
-                    yield Sentence(text, labels, own_split, id, span, messages)
+                    yield Sentence(text, labels, own_split, id, span, messages), source
 
-    def __repr__(self) -> str:
-        narrowed = "".join(f", {key}={value!r}" for key, value in (("split", self.split), ("task", self.task)) if value)
-        return f"<Corpus {self.name!r}{narrowed}: {self._len} sentences, {len(self.labels)} labels>"
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each sentence, in the source's order. :meth:`from_pandas` makes the same corpus of it.
+
+        The columns id, text and split (missing where there is none) are ``string``, as is ``source`` where the corpus
+        has :attr:`sources`. So are label and task, unless a sentence has several labels: then both are lists in every
+        row. Where only a part of each text counts, ``spans`` has it in the form that ``span_column`` reads, and each
+        span is a row. Where texts are conversations, ``messages`` has their turns, for ``text_column`` and ``turns``.
+
+        Raises:
+            InputError: as :meth:`__iter__`; pandas is not installed.
+        """
+        rows = list(self._read())
+        sentences = [sentence for sentence, _ in rows]
+        tasks = [[self.task_of[label] for label in sentence.labels] for sentence in sentences]
+        columns: dict[str, tuple[str, list[Any]]] = {
+            "id": ("string", [sentence.id for sentence in sentences]),
+            "text": ("string", [sentence.text for sentence in sentences]),
+        }
+        if all(len(labels) == 1 for labels in self.segments):
+            columns["label"] = ("string", [sentence.labels[0] for sentence in sentences])
+            columns["task"] = ("string", [task for (task,) in tasks])
+        else:
+            columns["label"] = ("object", [list(sentence.labels) for sentence in sentences])
+            columns["task"] = ("object", tasks)
+        columns["split"] = ("string", [sentence.split for sentence in sentences])
+        if self.sources:
+            columns["source"] = ("string", [source for _, source in rows])
+        if any(sentence.span for sentence in sentences):
+            columns["spans"] = ("object", [_span_objects(*row) for row in zip(sentences, tasks, strict=True)])
+        if any(sentence.messages for sentence in sentences):
+            columns["messages"] = ("object", [_turns(sentence) for sentence in sentences])
+        return frame(columns)
+
+    def _summary(self) -> Summary:
+        narrowed = [f"{key} {value}" for key, value in (("split", self.split), ("task", self.task)) if value]
+        facts = [self.name, *narrowed, count(self._len, "sentence")]
+        facts.append(f"{count(len(self.labels), 'label')}: {few(self.labels)}")
+        splits = [split for split in (None, *self.splits) if any(split == known for known, _ in self.counts)]
+        rows = (
+            (label, self.task_of[label], *(self.counts.get((split, label), 0) for split in splits))
+            for label in self.labels
+        )
+        headings = ("label", "task", *("sentences" if split is None else split for split in splits))
+        return Summary(facts, headings, rows, len(self.labels))
 
 
 def read_source(source: Source, split: str | None, task: str | None) -> Corpus:
     """Scan a source and narrow the corpus to a split and a task; see :meth:`Corpus.from_file`."""
     return Corpus(Scan(source, task or DEFAULT_TASK), None, None).where(split=split, task=task)
+
+
+def _span_objects(sentence: Sentence, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The span of a sentence, as an object for each of its labels."""
+    start, end = sentence.span or (0, len(sentence.text))
+    named = zip(sentence.labels, tasks, strict=True)
+    return [{"start": start, "end": end, "label": label, "task": task} for label, task in named]
+
+
+def _turns(sentence: Sentence) -> list[dict[str, str]]:
+    """The turns of a conversation, as objects."""
+    return [{"role": message.role, "content": message.content} for message in sentence.messages or ()]
 
 
 # --- sums over the groups of a view -----------------------------------------------------------------------------

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
+from affectron._internal.frames import pandas_module
 from affectron.corpus.formats import FORMATS, TABLES, by_name, class_labels, file_classes
 from affectron.corpus.schema import Rows, Schema
-from affectron.corpus.values import BadRow
+from affectron.corpus.values import BadRow, kind_of
 from affectron.errors import InputError
 from affectron.options import Columns
 
@@ -68,6 +71,40 @@ class Records(Source):
 
     def rows(self) -> Rows:
         return iter(self._rows)
+
+
+class Frame(Records):
+    """A data frame of pandas, or of a library whose frames have ``to_pandas``, as records."""
+
+    name = "frame"
+
+    def __init__(self, frame: Any, columns: Columns) -> None:
+        super().__init__(self._records(frame, Schema(columns)), columns)
+
+    def _records(self, frame: Any, schema: Schema) -> Iterator[dict[str, Any]]:
+        """The rows, with the columns that the schema names."""
+        pandas = pandas_module()
+        if not isinstance(frame, pandas.DataFrame) and callable(getattr(frame, "to_pandas", None)):
+            frame = frame.to_pandas()
+        if not isinstance(frame, pandas.DataFrame):
+            raise InputError(f"frame is {kind_of(frame)}, expected a data frame of pandas or polars")
+        if frame.columns.nlevels > 1:
+            raise InputError(f"frame has columns of {frame.columns.nlevels} levels, expected columns of one name each")
+        if not frame.columns.is_unique:
+            twice = frame.columns[frame.columns.duplicated()][0]
+            raise InputError(f"frame has the column {twice!r} twice, expected columns of different names")
+        try:
+            schema.require(frame.columns)
+        except BadRow as reason:
+            raise InputError(f"frame has {reason}") from None
+        names = [name for name in schema.names if name in frame.columns]
+        cells = (map(_cell, frame[name].astype(object), frame[name].isna()) for name in names)
+        return (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True))
+
+
+def _cell(value: Any, missing: bool) -> Any:
+    """A cell as plain Python: None where there is no value, lists and numbers of numpy as those of Python."""
+    return None if missing else value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 #: Prefix of the address of a dataset on the Hugging Face Hub. Nothing else is looked up there.

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from affectron._internal.artifacts import SAME_MODEL
+from affectron._internal.display import Shown, Summary
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
 from affectron.corpus import Corpus, Sentence
@@ -31,7 +32,7 @@ from affectron.options import Common, Evaluate
 from affectron.stats import ActivationStats, check_neurons
 
 
-class Exam:
+class Exam(Shown):
     """Questions to a model about a labelled corpus.
 
     An answer is one of the corpus' labels of the task. It is right if the sentence has this label.
@@ -93,6 +94,10 @@ class Exam:
         self._fitted: set[str] = set()
         self.allow_overlap = allow_overlap
         self._tested: dict[str, Any] = {}
+
+    def _summary(self) -> Summary:
+        name = getattr(self.evaluator, "name", type(self.evaluator).__name__)
+        return Summary([f"model {type(self.model).__name__}", f"corpus {self.corpus.name}", f"evaluator {name}"])
 
     @cached_property
     def made(self) -> dict[str, Any]:

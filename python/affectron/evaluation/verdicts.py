@@ -11,6 +11,7 @@ import scipy  # loads its submodules on first use
 from numpy.typing import NDArray
 
 from affectron._internal.checks import OneOf, Whole
+from affectron._internal.display import Shown
 from affectron._internal.wording import count
 from affectron.evaluation.intervals import LEVEL, holm
 
@@ -57,7 +58,7 @@ Verdict = Annotated[str, OneOf(VERDICTS)]
 
 
 @dataclass(frozen=True)
-class RandomSets:
+class RandomSets(Shown):
     """Random neurons, treated as the label's are: as many at each site, of similar activity under the label.
 
     Attributes:
@@ -82,7 +83,7 @@ class RandomSets:
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Shown):
     """Change of accuracy under one program. Shares and their changes are fractions; intervals are of 95 %.
 
     Attributes:
@@ -143,7 +144,7 @@ class Effect(Change):
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measured(Shown):
     """Effect before its verdict.
 
     Attributes:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.display import ROWS, Shown, Summary
+from affectron._internal.frames import frame
 from affectron._internal.hub import Shareable
 from affectron._internal.model_card import Description
 from affectron._internal.provenance import Origin
@@ -16,13 +19,16 @@ from affectron._internal.wording import count
 from affectron.errors import InputError
 from affectron.interventions import storage
 
+if TYPE_CHECKING:
+    import pandas
+
 #: Parameters of a neuron, and those that keep every bit of h.
 FIELDS = tuple(storage.ARRAYS)[1:]
 NEUTRAL = np.array([1.0, 0.0, -np.inf, -0.0], dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
-class SiteProgram:
+class SiteProgram(Shown):
     """Neurons of one site that a program touches, with their parameters.
 
     Attributes:
@@ -75,7 +81,7 @@ class SiteProgram:
 
 
 @dataclass(frozen=True, eq=False)
-class Program(Shareable):
+class Program(Shown, Shareable):
     """Intervention as data.
 
     Attributes:
@@ -94,6 +100,31 @@ class Program(Shareable):
     def __len__(self) -> int:
         """Number of neurons that the program touches."""
         return sum(len(site.index) for site in self.sites.values())
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row for each neuron: site (``category``), index (``int64``), scale, damping, floor and shift (``float32``).
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return frame(self._columns())
+
+    def _columns(self) -> dict[str, tuple[str, NDArray[Any]]]:
+        """Column of :meth:`to_pandas` -> its type and values."""
+        parts = self.sites.values()
+        names = np.repeat(np.array([*self.sites], dtype=object), [len(part.index) for part in parts])
+        kinds = {"index": np.int64, **dict.fromkeys(FIELDS, np.float32)}
+        joined = {
+            name: np.concatenate([np.empty(0, kind), *(getattr(part, name) for part in parts)])
+            for name, kind in kinds.items()
+        }
+        return {"site": ("category", names), **{name: (str(array.dtype), array) for name, array in joined.items()}}
+
+    def _summary(self) -> Summary:
+        columns = self._columns()
+        facts = [self.name, f"{count(len(self), 'neuron')} at {count(len(self.sites), 'site')}"]
+        rows = zip(*(values[:ROWS].tolist() for _, values in columns.values()), strict=True)
+        return Summary(facts, tuple(columns), rows, len(self))
 
     def scaled(self, weight: float) -> Program:
         """Weaken the program: the result computes h + weight · (h' - h), for a weight in (0, 1].

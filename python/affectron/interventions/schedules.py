@@ -10,10 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 from affectron._internal.checks import OneOf, check
+from affectron._internal.display import Shown, Summary
 from affectron._internal.hub import Shareable
 from affectron._internal.model_card import Description
 from affectron._internal.names import POSITIONS
 from affectron._internal.provenance import Origin
+from affectron._internal.wording import count
 from affectron.errors import InputError
 from affectron.interventions import storage
 from affectron.interventions.program import Program
@@ -26,7 +28,7 @@ _AS_PROMPT: Any = ...  # the default of Schedule.text, where None means no progr
 
 
 @dataclass(frozen=True, eq=False)
-class Schedule(Shareable):
+class Schedule(Shown, Shareable):
     """Programs by position in a text; :func:`schedule` makes the usual ones.
 
     A program acts in the forward that reads a token. A program of None leaves tokens untouched.
@@ -99,6 +101,14 @@ class Schedule(Shareable):
         """The different programs, in the order of a text's positions."""
         acting = [self.prompt, self.text, *(program for _, program in self.generated)]
         return [program for program in dict.fromkeys(acting) if program is not None]
+
+    def _summary(self) -> Summary:
+        parts = [("prompt", self.prompt), ("text", self.text)]
+        parts += [(f"generated, from token {start} on", program) for start, program in self.generated]
+        rows = [(part, program and program.name, len(program or ())) for part, program in parts]
+        return Summary(
+            [self.name, count(len(self.generated), "piece")], ("tokens", "program", "neurons"), rows, len(rows)
+        )
 
 
 def _numbered(programs: Sequence[Program], number: int | None) -> Program | None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from affectron._internal.display import Shown
+
 #: Attribute of transformers' blocks: the number of tokens that a block computes at a time; 0 means all.
 CHUNK_SIZE = "chunk_size_feed_forward"
 #: End of the name of a site that is the output of a layer: ``model.layers.7:output``. The layer's own name may be that
@@ -16,7 +18,7 @@ OUTPUT = ":output"
 
 
 @dataclass(frozen=True)
-class Structure:
+class Structure(Shown):
     """The computation of a block. Names are those of modules inside the block, dotted where they are deeper.
 
     Attributes:
@@ -45,7 +47,7 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class Site:
+class Site(Shown):
     """One MLP of a model, one expert of a mixture of experts, or the output of one layer.
 
     Attributes:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 
+from affectron._internal.display import Shown, Summary, few
+from affectron._internal.wording import count
 from affectron.errors import InputError
 from affectron.interventions import Program, Schedule
 from affectron.models.attaching import attach
@@ -108,7 +110,7 @@ def _outputs(program: Program) -> list[str]:
     return [name for name in program.sites if name.endswith(OUTPUT)]
 
 
-class Steering(Sequence["Program | Schedule | None"]):
+class Steering(Shown, Sequence["Program | Schedule | None"]):
     """The programs of a batch's requests, in order: a sequence of fixed length whose items can be changed.
 
     ``steering[i] = program`` (or a schedule, or None) holds from the next forward on. It changes tensors that keep
@@ -151,6 +153,11 @@ class Steering(Sequence["Program | Schedule | None"]):
         decoder, *encoder = text_parts(model)
         read = [_TextModule(self, part, generates=False, prompted=True) for part in encoder]
         return [_TextModule(self, decoder, generates=True, prompted=not encoder), *read]
+
+    def _summary(self) -> Summary:
+        names = ["none" if program is None else program.name for program in self]
+        facts = [f"{count(len(self), 'request')}: {few(names)}", f"{count(len(self._tables.touched), 'site')} touched"]
+        return Summary(facts, ("request", "program"), enumerate(names), len(self))
 
     def __len__(self) -> int:
         return len(self._tables.programs)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from affectron._internal.display import Shown, Summary
 from affectron._internal.names import ACTIVE_RULES
+from affectron._internal.wording import count
 from affectron.ops._checks import as_rows
 from affectron.ops.segments import SegmentPlan, plan_for
 
 
 @dataclass(frozen=True)
-class FinalStats:
+class FinalStats(Shown):
     """Accumulated statistics of S segments and F neurons.
 
     count is int64 [S]; active and nonfinite are int64 [S, F]; mean, m2 and var are fp64 [S, F]; min and max are fp32
@@ -32,7 +34,7 @@ class FinalStats:
     max: Tensor
 
 
-class StatsBuffers:
+class StatsBuffers(Shown):
     """Accumulators of ``segments`` segments and ``neurons`` neurons, filled by ``ops.glu_stats`` and ``neuron_stats``.
 
     Args:
@@ -59,6 +61,10 @@ class StatsBuffers:
         self.moments = torch.zeros(shape, dtype=torch.float64, device=device)  # mean, m2
         self.extrema = torch.full(shape, float("inf"), dtype=torch.float32, device=device)  # min, max
         self.extrema[1] = float("-inf")
+
+    def _summary(self) -> Summary:
+        sizes = f"{count(self.segments, 'segment')} of {count(self.neurons, 'neuron')}"
+        return Summary([sizes, f"active by {self.active_rule}", str(self.count.device)])
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from affectron import _native
+from affectron._internal.display import Shown, Summary
+from affectron._internal.wording import count
 from affectron.ops._checks import check_indices
 from affectron.ops._registry import torch_op
 from affectron.ops.backends import reference
@@ -31,7 +33,7 @@ def _segment_plan(segments: Tensor, num_segments: int) -> tuple[Tensor, Tensor]:
     return order, order.new_empty((_tile_slots(segments.shape[0], num_segments), 3))
 
 
-class SegmentPlan:
+class SegmentPlan(Shown):
     """Rows grouped by segment, in tiles of at most ``TILE_ROWS`` rows.
 
     Make one for a batch and share it among all layers: sorting the rows takes as long as a small layer does.
@@ -59,6 +61,9 @@ class SegmentPlan:
             raise ValueError(f"num_segments is {num_segments}, expected at least 1")
         self.num_segments = num_segments
         self.order, self.tiles = _segment_plan(segments.reshape(-1), num_segments)
+
+    def _summary(self) -> Summary:
+        return Summary([count(self.rows, "row"), count(self.num_segments, "segment")])
 
     @property
     def rows(self) -> int:

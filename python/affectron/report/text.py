@@ -12,13 +12,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from affectron._internal.files import digest
+from affectron._internal.wording import clean as clean
 from affectron._internal.wording import count, p_value
+from affectron._internal.wording import decimal as decimal
+from affectron._internal.wording import pair as pair
+from affectron._internal.wording import points as points
+from affectron._internal.wording import signed as signed
 from affectron.evaluation.verdicts import LOWERS, RAISES, SPECIFIC, VERDICTS
 from affectron.experiments.results import Interval, LabelResult, Mask, Methods
 from affectron.report.averages import best_method, mean_curve
 from affectron.stats import PAIRS
-
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 #: Quantity that a score reads of one sentence (``scores.SCORES[name].reads``), by the rule of the observed tokens.
 _QUANTITIES = {
@@ -30,12 +33,6 @@ _QUANTITIES = {
     ("mean", "mean"): "the neuron's mean activation over its tokens",
 }
 _OBSERVATIONS = {"mean": "sentences", PAIRS: "pairs"}
-
-
-def clean(text: str) -> str:
-    """Replace by U+FFFD the characters that HTML, SVG or UTF-8 cannot carry (control characters, lone surrogates), and
-    the marks that embed or override a direction, which would turn the text after them around."""
-    return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def file_name(text: str) -> str:
@@ -73,38 +70,14 @@ def plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1 if isinstance(value, dict) else None)
 
 
-def decimal(value: float, places: int) -> str:
-    """``value`` with that many decimals and a true minus sign; never a negative zero."""
-    text = f"{value:.{places}f}"
-    if text.startswith("-"):
-        text = "−" + text[1:] if float(text) else text[1:]
-    return text
-
-
-def signed(value: float, places: int) -> str:
-    """:func:`decimal` with a plus sign where the written number is above zero."""
-    text = decimal(value, places)
-    return text if text.startswith("−") or not float(text) else f"+{text}"
-
-
 def percent(fraction: float) -> str:
     """0.615 -> ``61.5 %`` (with a no-break space)."""
     return f"{decimal(100 * fraction, 1)}\u00a0%"
 
 
-def points(fraction: float) -> str:
-    """A difference of two fractions in points: -0.093 -> ``−9.3``."""
-    return signed(100 * fraction, 1)
-
-
 def span(interval: Interval) -> str:
     """An interval of differences in points: ``−15.1 to −3.4``."""
     return f"{points(interval[0])} to {points(interval[1])}"
-
-
-def pair(interval: Interval) -> str:
-    """The same for a table: ``[−15.1, −3.4]``."""
-    return f"[{points(interval[0])}, {points(interval[1])}]"
 
 
 def p_told(p: float) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from affectron._internal.checks import number
+from affectron._internal.display import Shown
 from affectron._internal.records import INLINE
 from affectron.evaluation.verdicts import Count, Effect
-from affectron.experiments.results.findings import ExamOptions, Findings
+from affectron.experiments.results.findings import ExamOptions, Findings, effect_cells
 
 #: Parts of the sites, in the order of the forward pass.
 THIRDS = ("bottom", "middle", "top")
@@ -27,7 +29,7 @@ class _NameOrNumber:
 
 
 @dataclass(frozen=True)
-class AblationsOptions:
+class AblationsOptions(Shown):
     """Options of :func:`affectron.ablate`."""
 
     exam: Annotated[ExamOptions, INLINE]
@@ -42,7 +44,7 @@ class AblationsOptions:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Shown):
     """One mask of one label.
 
     Attributes:
@@ -70,6 +72,13 @@ class Ablations(Findings):
     """Result of :func:`affectron.ablate`: a row for each label and mask."""
 
     kind: ClassVar[str] = "ablations"
+    _row: ClassVar[type[Any]] = Ablation
 
     options: AblationsOptions
     rows: tuple[Ablation, ...]
+
+    def _rows(self) -> Iterator[Ablation]:
+        return iter(self.rows)
+
+    def _cells(self, row: Ablation) -> dict[str, object]:
+        return {"label": row.label, "sweep": row.sweep, "setting": row.setting, **effect_cells(row.effect)}

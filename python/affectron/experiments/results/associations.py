@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from affectron._internal.checks import OneOf, check
+from affectron._internal.display import Shown
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Count
 from affectron.experiments.results.ablations import THIRDS
@@ -13,14 +15,14 @@ from affectron.experiments.results.findings import Findings
 
 
 @dataclass(frozen=True)
-class AssociationsOptions:
+class AssociationsOptions(Shown):
     """Options of :func:`affectron.associate`; ``score`` is the one that is correlated."""
 
     score: str
 
 
 @dataclass(frozen=True)
-class AssociatedPair:
+class AssociatedPair(Shown):
     """Two labels.
 
     Attributes:
@@ -46,7 +48,7 @@ class AssociatedPair:
 
 
 @dataclass(frozen=True)
-class LabelLayers:
+class LabelLayers(Shown):
     """Number of a label's neurons at each site, and in each third of the sites (empty with fewer than three sites)."""
 
     sites: dict[str, Count]
@@ -69,6 +71,7 @@ class Associations(Findings):
     """
 
     kind: ClassVar[str] = "associations"
+    _row: ClassVar[type[Any]] = AssociatedPair
 
     options: AssociationsOptions
     neurons: Count
@@ -81,3 +84,6 @@ class Associations(Findings):
         for position, pair in enumerate(self.pairs):
             check(f"pairs[{position}].first", pair.first, known)
             check(f"pairs[{position}].second", pair.second, known)
+
+    def _rows(self) -> Iterator[AssociatedPair]:
+        return iter(self.pairs)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from affectron._internal.checks import OneOf
+from affectron._internal.display import Shown
+from affectron._internal.records import INLINE
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Count, Interval
 from affectron.experiments.results.findings import Findings
@@ -14,7 +17,7 @@ HIGHER, LOWER = "higher", "lower"
 
 
 @dataclass(frozen=True)
-class CandidatesOptions:
+class CandidatesOptions(Shown):
     """Options of the candidates.
 
     Attributes:
@@ -38,7 +41,7 @@ class CandidatesOptions:
 
 
 @dataclass(frozen=True)
-class Example:
+class Example(Shown):
     """A sentence, its labels of any task, and the neuron's activation rate and mean activation over its tokens."""
 
     text: str
@@ -48,7 +51,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class CandidateNeuron:
+class CandidateNeuron(Shown):
     """One neuron of a label; None where it has a value that is not finite.
 
     Attributes:
@@ -78,7 +81,7 @@ class CandidateNeuron:
 
 
 @dataclass(frozen=True)
-class LabelCandidates:
+class LabelCandidates(Shown):
     """A label's neurons, with the numbers of its sentences and of the task's others."""
 
     task: str
@@ -88,10 +91,25 @@ class LabelCandidates:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A neuron of a label."""
+
+    label: str
+    neuron: Annotated[CandidateNeuron, INLINE]
+    of_label: Annotated[LabelCandidates, INLINE]
+
+
+@dataclass(frozen=True)
 class Candidates(Findings):
     """Result of :func:`affectron.experiments.candidates.examine`, by label."""
 
     kind: ClassVar[str] = "candidates"
+    _row: ClassVar[type[Any]] = _Row
 
     options: CandidatesOptions
     labels: dict[str, LabelCandidates]
+
+    def _rows(self) -> Iterator[_Row]:
+        for label, of_label in self.labels.items():
+            for neuron in of_label.neurons:
+                yield _Row(label, neuron, of_label)

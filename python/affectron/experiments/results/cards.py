@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from affectron._internal.display import Shown
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Count
 from affectron.experiments.results.findings import Findings
@@ -14,7 +16,7 @@ LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
-class CardsOptions:
+class CardsOptions(Shown):
     """Options of the cards.
 
     Attributes:
@@ -36,7 +38,7 @@ class CardsOptions:
 
 
 @dataclass(frozen=True)
-class Excerpt:
+class Excerpt(Shown):
     """A text around the token of a neuron's largest or smallest activation in it.
 
     Attributes:
@@ -62,7 +64,7 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(Shown):
     """Distribution of the mean activation over ``sentences`` sentences: its quantiles at ``LEVELS``."""
 
     sentences: Count
@@ -70,7 +72,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Shown):
     """Attribution over ``sentences`` sentences, in units of the metric; ``std`` is that of a sentence."""
 
     sentences: Count
@@ -81,7 +83,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class VocabularyToken:
+class VocabularyToken(Shown):
     """A token, and what one unit of the neuron's output direction adds to its logit."""
 
     token: str
@@ -89,7 +91,7 @@ class VocabularyToken:
 
 
 @dataclass(frozen=True)
-class NeuronCard:
+class NeuronCard(Shown):
     """One neuron.
 
     Attributes:
@@ -114,10 +116,36 @@ class NeuronCard:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A neuron under a label of its tasks, with the quantiles of its activation; ``selected`` for that label or not."""
+
+    site: str
+    index: Count
+    label: str
+    selected: bool
+    sentences: Count
+    q05: float
+    q25: float
+    q50: float
+    q75: float
+    q95: float
+    attribution: Moments | None
+
+
+@dataclass(frozen=True)
 class Cards(Findings):
     """Result of :func:`affectron.describe`: a card for each selected neuron, in the order of sites and indices."""
 
     kind: ClassVar[str] = "cards"
+    _row: ClassVar[type[Any]] = _Row
 
     options: CardsOptions
     neurons: tuple[NeuronCard, ...]
+
+    def _rows(self) -> Iterator[_Row]:
+        for card in self.neurons:
+            for label, spread in card.activation.items():
+                attribution = (card.attribution or {}).get(label)
+                yield _Row(
+                    card.site, card.index, label, label in card.labels, spread.sentences, *spread.quantiles, attribution
+                )

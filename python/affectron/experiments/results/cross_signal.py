@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from affectron._internal.display import Shown
 from affectron._internal.records import INLINE
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Change, Count, RandomSets
@@ -12,7 +14,7 @@ from affectron.experiments.results.findings import ExamOptions, Findings
 
 
 @dataclass(frozen=True)
-class CrossSignalOptions:
+class CrossSignalOptions(Shown):
     """Options of the cross-signal experiment; ``omegas`` by rising absolute value."""
 
     exam: Annotated[ExamOptions, INLINE]
@@ -43,7 +45,7 @@ class Signal(Change):
 
 
 @dataclass(frozen=True)
-class LabelSignals:
+class LabelSignals(Shown):
     """A target label: its test sentences, its neurons, and the signal of each source label."""
 
     sentences: Count
@@ -52,10 +54,21 @@ class LabelSignals:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """The signal of a source label at the neurons of a target label."""
+
+    label: str
+    source: str
+    signal: Annotated[Signal, INLINE]
+    of_label: Annotated[LabelSignals, INLINE]
+
+
+@dataclass(frozen=True)
 class CrossSignal(Findings):
     """Result of :func:`affectron.experiments.cross_signal.cross_signal_matrix`, by target label."""
 
     kind: ClassVar[str] = "cross_signal"
+    _row: ClassVar[type[Any]] = _Row
 
     options: CrossSignalOptions
     labels: dict[str, LabelSignals]
@@ -66,3 +79,8 @@ class CrossSignal(Findings):
             if signals.devices.keys() != devices:
                 missing = min(devices - signals.devices.keys())
                 raise InputError(f"labels.{label}.devices has no {missing!r}, expected every label of the source")
+
+    def _rows(self) -> Iterator[_Row]:
+        for label, of_label in self.labels.items():
+            for source, signal in of_label.devices.items():
+                yield _Row(label, source, signal, of_label)

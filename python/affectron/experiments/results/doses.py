@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from affectron._internal.display import Shown
 from affectron._internal.records import from_plain, to_plain
 from affectron.errors import InputError
 
 
 @dataclass(frozen=True)
-class Dose:
+class Dose(Shown):
     """A strength that was tried.
 
     Attributes:
@@ -30,7 +31,7 @@ class Dose:
 
 
 @dataclass(frozen=True)
-class BetaChoice:
+class BetaChoice(Shown):
     """Result of :func:`affectron.choose_beta`.
 
     Attributes:

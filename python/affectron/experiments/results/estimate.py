@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from affectron._internal.display import Shown
 from affectron._internal.records import INLINE
 from affectron.evaluation.verdicts import Count
 from affectron.experiments.results.findings import ExamOptions, Findings
 
 
 @dataclass(frozen=True)
-class EstimateOptions:
+class EstimateOptions(Shown):
     """Options of :func:`affectron.experiments.estimate.check_estimate`."""
 
     exam: Annotated[ExamOptions, INLINE]
@@ -19,7 +21,7 @@ class EstimateOptions:
 
 
 @dataclass(frozen=True)
-class EstimatedNeuron:
+class EstimatedNeuron(Shown):
     """One neuron of a label.
 
     Attributes:
@@ -37,7 +39,7 @@ class EstimatedNeuron:
 
 
 @dataclass(frozen=True)
-class LabelEstimate:
+class LabelEstimate(Shown):
     """A label.
 
     Attributes:
@@ -57,10 +59,27 @@ class LabelEstimate:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A neuron of a label."""
+
+    task: str
+    label: str
+    neuron: Annotated[EstimatedNeuron, INLINE]
+    of_label: Annotated[LabelEstimate, INLINE]
+
+
+@dataclass(frozen=True)
 class Estimate(Findings):
     """Result of :func:`affectron.experiments.estimate.check_estimate`: task -> label -> its neurons."""
 
     kind: ClassVar[str] = "estimate"
+    _row: ClassVar[type[Any]] = _Row
 
     options: EstimateOptions
     tasks: dict[str, dict[str, LabelEstimate]]
+
+    def _rows(self) -> Iterator[_Row]:
+        for task, labels in self.tasks.items():
+            for label, of_label in labels.items():
+                for neuron in of_label.neurons:
+                    yield _Row(task, label, neuron, of_label)

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from affectron._internal.checks import OneOf, check
+from affectron._internal.display import ROWS, Shown, Summary, few, origin
 from affectron._internal.files import check_format, load_json, write_json
+from affectron._internal.frames import columns_of, frame_of
 from affectron._internal.records import INLINE, from_plain, to_plain
+from affectron._internal.wording import count, p_value, pair, points
 from affectron.errors import InputError
+from affectron.evaluation.verdicts import Effect
+
+if TYPE_CHECKING:
+    import pandas
 
 VERSION = 1
 
 #: Kind -> its class; a class enters itself when it is defined.
 RESULTS: dict[str, type[Findings]] = {}
 
+#: Columns that are counted and named in the line of a result, and columns of its table in a notebook.
+_NAMED, _COLUMNS = ("task", "label", "source", "method", "sweep", "mask"), 8
+
 Result = TypeVar("Result", bound="Findings")
 
 
 @dataclass(frozen=True)
-class ExamOptions:
+class ExamOptions(Shown):
     """Options of the exam that an experiment asked its questions with.
 
     Attributes:
@@ -46,7 +57,7 @@ class ExamOptions:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Findings(Shown):
     """Result of an experiment; each experiment returns a class derived from this.
 
     Attributes:
@@ -57,11 +68,14 @@ class Findings:
     kind: ClassVar[str]
     #: The command that makes the file, for messages.
     _command: ClassVar[str] = "affectron run"
+    #: The record that is a row of :meth:`to_pandas`.
+    _row: ClassVar[type[Any]]
 
     provenance: dict[str, Any]
     options: Any
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         RESULTS[cls.kind] = cls
 
     def __getitem__(self, key: str) -> Any:
@@ -71,6 +85,38 @@ class Findings:
     def content(self) -> dict[str, Any]:
         """The JSON object that :meth:`save` writes."""
         return self.to_json()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The numbers as a frame, a row each: of a label and mask, a label and method, a pair of labels, a neuron.
+
+        The columns are the fields of the row's records, under their names. Those of a record inside one begin with its
+        field, as ``random_p``; two numbers are two columns, as ``interval_low`` and ``interval_high``. Fields that hold
+        several values are left out. Text is ``string``, whole numbers are ``int64`` (``Int64`` where one may be
+        missing), other numbers ``float64``, truth values ``bool`` or ``boolean``.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return frame_of(self._row, self._rows())
+
+    def _rows(self) -> Iterable[Any]:
+        """The records that are rows of :meth:`to_pandas`, each a ``_row``."""
+        raise NotImplementedError
+
+    def _cells(self, row: Any) -> dict[str, object]:
+        """Heading -> cell of a row in a notebook; by default the first columns."""
+        return {column.name: column.of(row) for column in columns_of(self._row)[:_COLUMNS]}
+
+    def _summary(self) -> Summary:
+        rows = list(self._rows())
+        facts = [count(len(rows), "row")]
+        for column in columns_of(self._row):
+            if column.name in _NAMED:
+                names = dict.fromkeys(name for name in map(column.of, rows) if name is not None)
+                facts.append(f"{count(len(names), column.name)}: {few(names)}")
+        facts += origin(self.provenance)
+        cells = [self._cells(row) for row in islice(rows, ROWS)]
+        return Summary(facts, tuple(cells[0]) if cells else (), (row.values() for row in cells), len(rows))
 
     def to_json(self) -> dict[str, Any]:
         """The result as a JSON object, with its format and version."""
@@ -116,3 +162,12 @@ class Findings:
             return result.from_json(load_json(path), os.fspath(path))
         except InputError as error:
             raise InputError(f"{error}; make the file anew with {result._command}") from error
+
+
+def effect_cells(effect: Effect | None) -> dict[str, object]:
+    """The cells of a notebook's row that tell of one effect."""
+    return {
+        "verdict": effect and effect.verdict,
+        "Δ own, points": effect and f"{points(effect.delta)} {pair(effect.interval)}",
+        "adjusted p": effect and p_value(effect.adjusted_p),
+    }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from affectron._internal.display import Shown
 from affectron._internal.records import INLINE
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Count, Interval
@@ -12,7 +14,7 @@ from affectron.experiments.results.findings import ExamOptions, Findings
 
 
 @dataclass(frozen=True)
-class GenerationOptions:
+class GenerationOptions(Shown):
     """Options of the generation.
 
     Attributes:
@@ -45,7 +47,7 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Shown):
     """Texts of one method, as measured.
 
     Attributes:
@@ -60,7 +62,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Shown):
     """A dose of a method, on dev.
 
     Attributes:
@@ -77,7 +79,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Versus:
+class Versus(Shown):
     """The success of a method less that of another, on the same beginnings with the same random numbers.
 
     Attributes:
@@ -94,7 +96,7 @@ class Versus:
 
 
 @dataclass(frozen=True)
-class WrittenText:
+class WrittenText(Shown):
     """A text, and the label that the judge gives it; None where it knows no word."""
 
     text: str
@@ -102,7 +104,7 @@ class WrittenText:
 
 
 @dataclass(frozen=True)
-class MethodGeneration:
+class MethodGeneration(Shown):
     """Texts of one label by one method.
 
     Attributes:
@@ -131,7 +133,7 @@ class MethodGeneration:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(Shown):
     """A judge of texts, on sentences of the test split: the share that it gives one of their labels, and their
     number."""
 
@@ -141,7 +143,7 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class TaskGeneration:
+class TaskGeneration(Shown):
     """A task.
 
     Attributes:
@@ -159,10 +161,21 @@ class TaskGeneration:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """The texts of a label by one method."""
+
+    task: str
+    label: str
+    method: str
+    result: Annotated[MethodGeneration, INLINE]
+
+
+@dataclass(frozen=True)
 class Generation(Findings):
     """Result of :func:`affectron.experiments.generation.compare_texts`, by task."""
 
     kind: ClassVar[str] = "generation"
+    _row: ClassVar[type[Any]] = _Row
 
     options: GenerationOptions
     tasks: dict[str, TaskGeneration]
@@ -179,3 +192,9 @@ class Generation(Findings):
                         raise InputError(
                             f"{field}.chosen is {result.chosen}, expected less than {len(result.settings)}"
                         )
+
+    def _rows(self) -> Iterator[_Row]:
+        for task, of_task in self.tasks.items():
+            for label, methods in of_task.labels.items():
+                for method, result in methods.items():
+                    yield _Row(task, label, method, result)

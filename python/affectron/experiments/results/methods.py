@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from affectron._internal.display import Shown
 from affectron._internal.records import INLINE
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Count, Effect
-from affectron.experiments.results.findings import ExamOptions, Findings
+from affectron.experiments.results.findings import ExamOptions, Findings, effect_cells
 
 
 @dataclass(frozen=True)
-class MethodsOptions:
+class MethodsOptions(Shown):
     """Options of :func:`affectron.compare_methods`."""
 
     exam: Annotated[ExamOptions, INLINE]
@@ -24,7 +26,7 @@ class MethodsOptions:
 
 
 @dataclass(frozen=True)
-class Heights:
+class Heights(Shown):
     """Changes of accuracy when neurons are set to zero, as fractions.
 
     Attributes:
@@ -39,7 +41,7 @@ class Heights:
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(Shown):
     """The changes when the ``masked`` best neurons of a ranking are set to zero."""
 
     masked: Count
@@ -47,7 +49,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Shown):
     """Effect over the number of masked neurons.
 
     Attributes:
@@ -61,7 +63,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class MethodResult:
+class MethodResult(Shown):
     """A method's neurons of one label.
 
     Attributes:
@@ -77,7 +79,7 @@ class MethodResult:
 
 
 @dataclass(frozen=True)
-class LabelMethods:
+class LabelMethods(Shown):
     """A label: its test sentences, each method, and the best one: the method of the largest specific drop among those
     with the verdict ``specific``; None where there is none."""
 
@@ -87,7 +89,7 @@ class LabelMethods:
 
 
 @dataclass(frozen=True)
-class TaskMethods:
+class TaskMethods(Shown):
     """A task: its labels, and the Jaccard index of each two methods, the mean over labels (None where neither selects
     a neuron of any label)."""
 
@@ -96,10 +98,22 @@ class TaskMethods:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """The neurons of a label by one method."""
+
+    task: str
+    label: str
+    method: str
+    result: Annotated[MethodResult, INLINE]
+    of_label: Annotated[LabelMethods, INLINE]
+
+
+@dataclass(frozen=True)
 class Methods(Findings):
     """Result of :func:`affectron.compare_methods`, by task."""
 
     kind: ClassVar[str] = "methods"
+    _row: ClassVar[type[Any]] = _Row
 
     options: MethodsOptions
     tasks: dict[str, TaskMethods]
@@ -115,3 +129,17 @@ class Methods(Findings):
                 raise InputError(
                     f"tasks.{name}.agreement: expected a row and a column for each of {len(methods)} methods"
                 )
+
+    def _rows(self) -> Iterator[_Row]:
+        for task, of_task in self.tasks.items():
+            for label, compared in of_task.labels.items():
+                for method, result in compared.methods.items():
+                    yield _Row(task, label, method, result, compared)
+
+    def _cells(self, row: _Row) -> dict[str, object]:
+        return {
+            "label": row.label,
+            "method": row.method,
+            "neurons": row.result.selected,
+            **effect_cells(row.result.effect),
+        }

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from affectron._internal.checks import OneOf, check
+from affectron._internal.display import Shown
+from affectron._internal.records import INLINE
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Count, Effect
-from affectron.experiments.results.findings import Findings
+from affectron.experiments.results.findings import Findings, effect_cells
 
 #: The masks, in the order in which they are shown.
 MASKS = ("adaptive", "zero", "mean")
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Shown):
     """One round of the feedback loop on the dev split.
 
     Attributes:
@@ -51,7 +53,7 @@ class Mask(Effect):
 
 
 @dataclass(frozen=True)
-class LabelResult:
+class LabelResult(Shown):
     """Everything measured for one label.
 
     Attributes:
@@ -86,7 +88,7 @@ class LabelResult:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Shown):
     """Accuracy of the unmasked model on one split: over all sentences, and over each label's own."""
 
     accuracy: float
@@ -94,7 +96,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class TaskResult:
+class TaskResult(Shown):
     """One task: the labels to choose from, sizes of the splits, unmasked accuracies by split, results by label."""
 
     labels: tuple[str, ...]
@@ -113,6 +115,17 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A label under one mask; a label without neurons has no mask."""
+
+    task: str
+    label: str
+    mask: str | None
+    effect: Annotated[Mask | None, INLINE]
+    result: Annotated[LabelResult, INLINE]
+
+
+@dataclass(frozen=True)
 class Validation(Findings):
     """Result of :func:`affectron.validate`.
 
@@ -123,6 +136,7 @@ class Validation(Findings):
 
     kind: ClassVar[str] = "validation"
     _command: ClassVar[str] = "affectron validate"
+    _row: ClassVar[type[Any]] = _Row
 
     options: dict[str, Any]
     tasks: dict[str, TaskResult]
@@ -161,6 +175,16 @@ class Validation(Findings):
             for name, task in self.tasks.items()
             for label, result in task.results.items()
         ]
+
+    def _rows(self) -> Iterator[_Row]:
+        for task, of_task in self.tasks.items():
+            for label, result in of_task.in_order():
+                masks: Mapping[str, Mask] = {name: result.masks[name] for name in MASKS if name in result.masks}
+                for name, mask in masks.items() or [(None, None)]:
+                    yield _Row(task, label, name, mask, result)
+
+    def _cells(self, row: _Row) -> dict[str, object]:
+        return {"label": row.label, "mask": row.mask, **effect_cells(row.effect)}
 
 
 def _cells(mask: Mask | None) -> dict[str, Any]:
