@@ -7,10 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 import transformers
+from nbclient import NotebookClient
 from tokenizers import Tokenizer, models, pre_tokenizers
+
+from tests.report.reading import Page
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -98,3 +102,37 @@ def test_own_model(run) -> None:
         changes = [float(number) for number in shown[5 + label].split("[")[1].rstrip("]").replace("'", "").split(", ")]
         assert changes[label] > 0.05
         assert all(change < 1e-3 for other, change in enumerate(changes) if other != label)
+
+
+def test_neuron_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(EXAMPLES / "neuron_card.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code), "an output is stored"
+    client = NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+
+    def shown(line: str) -> dict[str, str]:
+        """What the cell that ends with this line shows, by type."""
+        (cell,) = (cell for cell in code if cell.source.splitlines()[-1] == line)
+        return cell.outputs[-1].data
+
+    assert shown("corpus")["text/plain"].startswith("Corpus(frame; task emotion; ")
+    assert "attribution of 2,240 neurons at 5 sites; 7 labels: anger, " in shown("attributions")["text/plain"]
+    assert shown("neurons")["text/plain"].startswith("NeuronSet(112 neurons of 7 labels; anger: 16, ")
+    assert shown('neurons["anger"]')["text/html"].count("<tr>") == 17
+    assert shown("program")["text/plain"] == "Program(contrast 2 anger; 224 neurons at 5 sites)"
+    (told,) = (cell.outputs[-1].text for cell in code if "written():" in cell.source)
+    without, with_anger = (line.split("At the office", 1)[1] for line in told.splitlines())
+    assert without != with_anger
+    page = tmp_path / "counts.html"
+    page.write_text(shown('frame.groupby(["label", "site"], observed=True).size().unstack(fill_value=0)')["text/html"])
+    _, _, *rows = Page(page).tables["0"]
+    assert [sum(map(int, row[1:])) for row in ([cell for (cell,) in row] for row in rows)] == [16] * 7
+    card = shown("card")["text/html"]
+    assert "<article" in card
+    assert "anger" in card
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "attribution.safetensors", "cards.json", "neurons.json", "stats.safetensors",
+    ]  # fmt: skip

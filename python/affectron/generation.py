@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 from transformers.generation.streamers import BaseStreamer
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.display import Shown
 from affectron.corpus.special_tokens import Frame
 from affectron.errors import InputError
@@ -38,6 +39,7 @@ class Continuations(Shown):
     seconds: float
 
 
+@checked_arguments
 def continuations(
     model: Any,
     tokenizer: Any,

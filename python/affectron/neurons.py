@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, overload
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal import artifacts
+from affectron._internal.arguments import NEURONS
 from affectron._internal.checks import SHARE, Finite, Whole, check, shown
 from affectron._internal.display import ROWS, Shown, Summary, few, origin
 from affectron._internal.files import read_json, write_json
@@ -44,6 +45,8 @@ class NeuronList(Shown, Sequence[Neuron]):
         InputError: a site that is not text, an index that is not an integer >= 0, a score that is not a finite number,
             or a neuron that occurs twice; names the label and the position.
     """
+
+    _argument: ClassVar[str] = NEURONS
 
     def __init__(
         self,
@@ -151,6 +154,7 @@ class NeuronSet(Shown, Mapping[str, NeuronList], Shareable):
         InputError: a label occurs twice, or a neuron is not in ``widths``.
     """
 
+    _argument: ClassVar[str] = NEURONS
     hub_file = artifacts.NEURONS
 
     def __init__(

@@ -20,6 +20,7 @@ import scipy  # loads its submodules on first use
 from numpy.typing import ArrayLike, NDArray
 
 from affectron import formulas
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.wording import count
 from affectron.contrasts import Array, Contrast, contrast
 from affectron.errors import InputError
@@ -249,6 +250,7 @@ def only_task(stats: ActivationStats, task: str | None) -> str:
     return task
 
 
+@checked_arguments
 def score(
     stats: ActivationStats, name: str, task: str | None = None, activations: ActivationStats | None = None
 ) -> dict[str, Array]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from affectron import scores
 from affectron._internal import wording
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.contrasts import contrast
 from affectron.errors import InputError, Note
@@ -41,6 +42,7 @@ STEPS = {
 _ALONE, _EVIDENCE = 0.9, 10
 
 
+@checked_arguments
 @documented(Select)
 def select(
     stats: ActivationStats,
@@ -102,7 +104,7 @@ def select(
     neurons = choose(stats, task, options, activations)
     left_out = scores.unscored(stats, list(neurons.tasks))
     if left_out is not None:
-        warnings.warn(left_out, stacklevel=2)
+        warnings.warn(left_out, stacklevel=3)
     alone = sum(_filtered_alone(stats, name, neurons.provenance["select"]) for name in neurons.tasks)
     if alone:
         warnings.warn(
@@ -110,7 +112,7 @@ def select(
             "filter_rate 0 keeps them; hedges_g finds such neurons, and those that are always active but stronger "
             "under a label",
             Note,
-            stacklevel=2,
+            stacklevel=3,
         )
     return neurons
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal import overlap
+from affectron._internal.arguments import STATISTICS
 from affectron._internal.artifacts import SAME_MODEL, STATS
 from affectron._internal.display import Shown, Summary, few, origin
 from affectron._internal.frames import frame
@@ -83,6 +84,7 @@ class ActivationStats(Shown, Shareable):
         InputError: an array, a label or a segment is not as described; the message names it.
     """
 
+    _argument: ClassVar[str] = STATISTICS
     hub_file = STATS
 
     def __init__(
@@ -458,7 +460,7 @@ def check_finite(parts: Sequence[ActivationStats]) -> None:
         warnings.warn(
             f"{affected:,} of {activations:,} activations ({affected / activations:.2g}) are NaN or infinite and left "
             f"out of means and extremes, at {len(sites)} of {count(len(nonfinite), 'site')}, the first {sites[0]}",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

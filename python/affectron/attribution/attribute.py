@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectron._internal import overlap
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.artifacts import SAME_MODEL
 from affectron._internal.files import digest
 from affectron._internal.options import documented
@@ -40,6 +41,7 @@ from affectron.stats import ACTIVATION, ATTRIBUTION, FIELDS, ActivationStats, ch
 _FITTED, _HELD_OUT = 20_000, 5
 
 
+@checked_arguments
 @documented(Ask, Attribute)
 def attribute(
     model: Any,
@@ -105,6 +107,7 @@ def attribute(
     return found
 
 
+@checked_arguments
 def attribute_folds(
     model: Any,
     tokenizer: Any,

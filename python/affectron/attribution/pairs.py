@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from affectron import ops
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron._internal.overlap import hashed
 from affectron._internal.progress import track
@@ -29,6 +30,7 @@ from affectron.screening.accumulate import whole_arrays
 from affectron.stats import ATTRIBUTION, PAIRS, ActivationStats, check_finite
 
 
+@checked_arguments
 @documented(AttributePairs)
 def attribute_pairs(
     model: Any,

@@ -12,8 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from affectron._internal.arguments import CORPUS
 from affectron._internal.checks import Whole, check
 from affectron._internal.display import Shown, Summary, few
 from affectron._internal.files import digest
@@ -80,6 +81,8 @@ class Corpus(Shown):
         skipped: number of bad lines of the source that were left out (always 0 with ``on_bad_line="error"``).
         bad_lines: (line, reason) of the first 20 of them.
     """
+
+    _argument: ClassVar[str] = CORPUS
 
     @classmethod
     @documented(Columns)

@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from affectron._internal.arguments import EXAM, checked_arguments
 from affectron._internal.artifacts import SAME_MODEL
 from affectron._internal.display import Shown, Summary
 from affectron._internal.overlap import compare
@@ -60,6 +61,9 @@ class Exam(Shown):
             unknown positions.
     """
 
+    _argument: ClassVar[str] = EXAM
+
+    @checked_arguments
     def __init__(
         self,
         model: Any,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.errors import InputError
 from affectron.evaluation.effects import Ranked, Trial, measure_effects, most_sets, selected_from
@@ -39,6 +40,7 @@ class _Setting:
         return f"{self.alpha} {members}"
 
 
+@checked_arguments
 @documented(Ablate)
 def ablate(
     exam: Exam,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats as distributions
 
+from affectron._internal.arguments import checked_arguments
 from affectron.experiments.ablations import site_thirds
 from affectron.experiments.results import AssociatedPair, Associations, AssociationsOptions, LabelLayers
 from affectron.neurons import NeuronSet
@@ -25,6 +26,7 @@ def overlap_p(population: int, first: int, second: int, common: int) -> float:
     return float(distributions.hypergeom.sf(common - 1, population, first, second))
 
 
+@checked_arguments
 def associate(neurons: NeuronSet, stats: ActivationStats, score_name: str = Associate.score) -> Associations:
     """Compare every two labels: the neurons they have in common, and their scores over all neurons.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from affectron import options
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.errors import InputError
 from affectron.evaluation.effects import Ranked, Trial, measure, most_sets
@@ -18,6 +19,7 @@ from affectron.neurons import NeuronSet
 from affectron.stats import ActivationStats
 
 
+@checked_arguments
 @documented(options.CrossSignal)
 def cross_signal_matrix(
     exam: Exam,

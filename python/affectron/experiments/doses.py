@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from numpy.typing import NDArray
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.checks import Each, Positive, check
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError, Note
@@ -44,6 +45,7 @@ class Measure(Protocol):
     def __call__(self, programs: Sequence[Program]) -> NDArray[Any]: ...
 
 
+@checked_arguments
 def choose_beta(
     model: Any,
     tokenizer: Any,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from affectron import options
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.errors import InputError
 from affectron.evaluation.batched import AS_IT_IS, Integers, Programs
@@ -24,6 +25,7 @@ from affectron.stats import ATTRIBUTION, ActivationStats, SiteStats
 _Neuron = tuple[str, int]
 
 
+@checked_arguments
 @documented(options.Estimate)
 def check_estimate(
     exam: Exam,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.files import read_text
 from affectron._internal.wording import count
 from affectron.corpus import Sentence
@@ -53,6 +54,7 @@ Make = Callable[[float], Program]
 Tokens = list[int]
 
 
+@checked_arguments
 def compare_texts(
     exam: Exam,
     stats: ActivationStats,

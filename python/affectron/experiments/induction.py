@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.evaluation.effects import Ranked
 from affectron.evaluation.exam import Exam
@@ -18,6 +19,7 @@ from affectron.options import Induce
 from affectron.stats import ActivationStats
 
 
+@checked_arguments
 @documented(Induce)
 def induction(
     exam: Exam,

@@ -9,6 +9,7 @@ import numpy as np
 import scipy  # loads its submodules on first use
 
 from affectron import options
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.evaluation.effects import Ranked, Trial, measure_effects, most_sets
 from affectron.evaluation.exam import Exam
@@ -39,6 +40,7 @@ _Members = frozenset[tuple[str, int]]
 CURVE_SETS = 4
 
 
+@checked_arguments
 @documented(options.Methods)
 def compare_methods(
     exam: Exam,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.corpus import Corpus
 from affectron.evaluation.effects import Neurons, Ranked, Trial, measure_effects, most_sets
@@ -27,6 +28,7 @@ from affectron.stats import ActivationStats
 DROP_REACHED, CAPS_REACHED, NOTHING_SELECTED = "drop reached", "caps reached", "no neuron selected"
 
 
+@checked_arguments
 @documented(Evaluate, Validate)
 def validate(
     model: Any,

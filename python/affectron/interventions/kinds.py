@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.checks import Positive, check
 from affectron._internal.names import MAX, RMS
 from affectron._internal.provenance import Origin
@@ -26,6 +27,7 @@ Neurons = Iterable[tuple[Any, ...]]
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+@checked_arguments
 def zero(neurons: Neurons) -> Program:
     """Mask neurons with zero: h' = 0 (scale 0, shift 0)."""
     neurons = _as_list(neurons)
@@ -33,6 +35,7 @@ def zero(neurons: Neurons) -> Program:
     return _build(_name("zero", neurons), by_site, lambda site, index: {"scale": 0.0, "shift": 0.0}, _origin(neurons))
 
 
+@checked_arguments
 def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> Program:
     """Mask neurons with their mean over all tokens of a task: h' = mean (scale 0, shift = mean).
 
@@ -62,6 +65,7 @@ def mean(neurons: Neurons, stats: ActivationStats, task: str | None = None) -> P
     return _build(_name("mean", neurons), _by_site(neurons), parameters, _origin(neurons, stats))
 
 
+@checked_arguments
 def attenuate(
     neurons: Neurons,
     stats: ActivationStats,
@@ -211,6 +215,7 @@ def _typical_change(part: SiteProgram, of_site: SiteStats) -> NDArray[np.float64
     return np.sqrt(np.maximum(square, 0))  # rounding may leave the square of a difference a little below zero
 
 
+@checked_arguments
 def induce(
     neurons: Neurons,
     stats: ActivationStats,
@@ -237,6 +242,7 @@ def induce(
     return _shifted("induce", _as_list(neurons), stats, "beta", beta, _label(neurons, label), max_dose)
 
 
+@checked_arguments
 def contrast(
     neurons: Neurons,
     stats: ActivationStats,
@@ -262,6 +268,7 @@ def contrast(
     return _shifted("contrast", _as_list(neurons), stats, "beta", beta, label, max_dose, less_rest=True)
 
 
+@checked_arguments
 def residual(stats: ActivationStats, layer: str, label: str, beta: float = 1.0) -> Program:
     """Shift the residual stream at a layer's output: shift = beta · (mean under the label - mean under the rest).
 
@@ -284,6 +291,7 @@ def residual(stats: ActivationStats, layer: str, label: str, beta: float = 1.0) 
     return _shifted("residual", dimensions, stats, "beta", beta, label, less_rest=True)
 
 
+@checked_arguments
 def cross_signal(
     neurons: Neurons, stats: ActivationStats, label: str, omega: float, *, max_dose: float | None = None
 ) -> Program:
@@ -305,6 +313,7 @@ def cross_signal(
     return _shifted("cross-signal", _as_list(neurons), stats, "omega", omega, label, max_dose)
 
 
+@checked_arguments
 def amplify(neurons: Neurons, factor: float) -> Program:
     """Amplify neurons: scale = ``factor``.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.arguments import PROGRAM
 from affectron._internal.display import ROWS, Shown, Summary
 from affectron._internal.frames import frame
 from affectron._internal.hub import Shareable
@@ -91,6 +92,7 @@ class Program(Shown, Shareable):
             statistics, with the ``label`` of the neurons; None if it is not known.
     """
 
+    _argument: ClassVar[str] = PROGRAM
     hub_file = storage.FILE
 
     sites: dict[str, SiteProgram]

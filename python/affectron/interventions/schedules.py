@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
+from affectron._internal.arguments import PROGRAM, checked_arguments
 from affectron._internal.checks import OneOf, check
 from affectron._internal.display import Shown, Summary
 from affectron._internal.hub import Shareable
@@ -45,6 +46,7 @@ class Schedule(Shown, Shareable):
         InputError: the starts do not ascend from 0, or there are more than 15 of them.
     """
 
+    _argument: ClassVar[str] = PROGRAM
     hub_file = storage.FILE
 
     prompt: Program | None
@@ -125,6 +127,7 @@ def load_program(path: str | os.PathLike[str]) -> Program | Schedule:
     return Program.load(path) if described is None else Schedule.load(path)
 
 
+@checked_arguments
 def schedule(
     program: Program,
     *,

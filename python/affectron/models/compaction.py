@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from affectron._internal.arguments import checked_arguments
 from affectron.errors import InputError
 from affectron.interventions import Neurons, zero
 from affectron.models.attaching import attached_structures
@@ -24,6 +25,7 @@ _LAYOUTS = ("gated", "gate_up", "up_gate", "plain")
 _WIDTHS = ("intermediate_size", "ffn_dim", "n_inner")
 
 
+@checked_arguments
 def compact(model: Any, neurons: Neurons) -> Any:
     """Copy ``model`` without ``neurons``: the copy computes what ``model`` does with them masked by :func:`zero`.
 

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from affectron._internal.arguments import checked_arguments
 from affectron.models.wrappers import unwrapped
 
 # Names of the limit in configurations; attribute maps of transformers lead most other names to the first.
 _LIMITS = ("max_position_embeddings", "max_seq_len", "max_sequence_length")
 
 
+@checked_arguments
 def max_length(model: Any) -> int | None:
     """The number of tokens that a model of transformers reads at most, of an encoder-decoder model its encoder; None
     if there is no limit, as with relative positions.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.files import digest
 from affectron.errors import InputError
 from affectron.models.parallel import named_weights
@@ -56,6 +57,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return digest(_canonical(state))
 
 
+@checked_arguments
 def check_tokenizer(model: Any, tokenizer: Any) -> None:
     """Refuse a tokenizer that has tokens which the model does not know. A padding token may be the tokenizer's alone.
 

@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from affectron._internal.arguments import checked_arguments
 from affectron.errors import InputError
 from affectron.models.discovery.sites import find_sites
 from affectron.models.layout import OUTPUT, Site, Structure
 from affectron.models.wrappers import active_module, unwrapped
 
 
+@checked_arguments
 def find_layers(model: nn.Module) -> list[Site]:
     """List the layers of the part of ``model`` that reads the text, as sites whose h [..., H] is the layer's output.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.display import Shown, Summary, few
 from affectron._internal.wording import count
 from affectron.errors import InputError
@@ -25,6 +26,7 @@ from affectron.models.wrappers import unwrapped
 from affectron.ops.glu_steer import steer_rows
 
 
+@checked_arguments
 @contextmanager
 def intervene(
     model: nn.Module,

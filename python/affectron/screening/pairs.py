@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affectron import ops
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron._internal.overlap import hashed
 from affectron._internal.progress import track
@@ -25,6 +26,7 @@ from affectron.screening.accumulate import whole_arrays
 from affectron.stats import PAIRS, ActivationStats, check_finite
 
 
+@checked_arguments
 @documented(ScreenPairs)
 def screen_pairs(
     model: Any,

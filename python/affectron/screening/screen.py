@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.names import LAYERS
 from affectron._internal.options import documented
 from affectron.corpus import Corpus, Sentence
@@ -29,6 +30,7 @@ from affectron.screening.passes import Pass, as_folds, corpus_provenance, shards
 from affectron.stats import RESIDUAL, ActivationStats, check_finite
 
 
+@checked_arguments
 @documented(ScreenSites)
 def screen(
     model: Any,
@@ -134,6 +136,7 @@ def _measure(
     return screening.measure(read, work, attached, provenance, batch_tokens=options.batch_tokens)
 
 
+@checked_arguments
 def screen_folds(
     model: Any,
     tokenizer: Any,

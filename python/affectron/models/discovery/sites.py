@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from affectron._internal.arguments import checked_arguments
 from affectron.errors import InputError
 from affectron.models.attaching import attached_structures
 from affectron.models.discovery import recognise
@@ -34,6 +35,7 @@ def declare_mlp(block: type[nn.Module], *, last: str, activation: str | None = N
     _DECLARED[block] = (last, activation)
 
 
+@checked_arguments
 def find_sites(model: nn.Module) -> list[Site]:
     """List the MLPs of ``model`` in the order in which its modules are declared, which is forward order.
 
@@ -54,7 +56,7 @@ def find_sites(model: nn.Module) -> list[Site]:
         warnings.warn(
             f"{kind} ({name} and the like) stacks the weights of several experts in a form that is not known: they are "
             "neither measured nor steered; affectron.declare_mlp says where their activation is",
-            stacklevel=2,
+            stacklevel=3,
         )
     if not sites:
         raise InputError(
@@ -66,7 +68,7 @@ def find_sites(model: nn.Module) -> list[Site]:
         warnings.warn(
             f"{kind} ({site.name} and the like) is measured and steered at the input of its last linear layer: exact, "
             "but not fused" + ("" if _gate_known(site) else "; a neuron counts as active where h > 0"),
-            stacklevel=2,
+            stacklevel=3,
         )
     return sites
 

@@ -1,0 +1,77 @@
+"""Arguments of public functions in the wrong order: found by the names of the parameters, and told in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, ParamSpec, TypeVar
+
+from affectron._internal.checks import shown
+from affectron.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MODEL, TOKENIZER, CORPUS, STATISTICS = "a model", "a tokenizer", "a corpus", "statistics"
+NEURONS, PROGRAM, EXAM = "neurons", "a program", "an exam"
+
+#: Parameter -> what it takes.
+TAKES = {
+    "model": MODEL, "tokenizer": TOKENIZER, "corpus": CORPUS, "exam": EXAM, "neurons": NEURONS, "selection": NEURONS,
+    "program": PROGRAM, **dict.fromkeys(("stats", "attributions", "activations", "gradients", "layers"), STATISTICS),
+}  # fmt: skip
+
+
+def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Refuse an argument that is known to be of another kind than its parameter takes (:data:`TAKES`).
+
+    What is of no known kind is let through: a model need not be a module, nor a tokenizer one of transformers.
+
+    Raises:
+        InputError: in a call; names each such parameter, what was given and what was expected, and the order.
+    """
+    parameters = signature(function).parameters
+    positions = [name for name, parameter in parameters.items() if parameter.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    taken = [name for name in parameters if name in TAKES]
+    in_order = [name for name in taken if name in positions and parameters[name].default is Parameter.empty]
+    order = f": the order is {function.__qualname__.removesuffix('.__init__')}({', '.join(in_order)})"
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = {**dict(zip(positions, args, strict=False)), **kwargs}
+        wrong = [problem for parameter in taken if (problem := _problem(parameter, given.get(parameter)))]
+        if wrong:
+            raise InputError("; ".join(wrong) + order * (len(in_order) > 1))
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _problem(parameter: str, value: object) -> str | None:
+    """The reason why the parameter does not take the value; None if there is none to be seen."""
+    expected = TAKES[parameter]
+    if isinstance(value, (str, os.PathLike)):
+        return f"{parameter} is {shown(value)}, expected {expected}"
+    kind = kind_of(value)
+    if kind in (None, expected):
+        return None
+    return f"{parameter} is {kind} ({type(value).__name__}), expected {expected}"
+
+
+def kind_of(value: Any) -> str | None:
+    """One of the values of :data:`TAKES`; None for what is none of them, or not known to be.
+
+    Classes of this package name their kind in ``_argument``. The others are looked at without importing torch or
+    transformers: a module is a model, with its wrappers, and what encodes and decodes is a tokenizer, as a processor.
+    """
+    named: str | None = getattr(type(value), "_argument", None)
+    if named is not None:
+        return named
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.nn.Module):
+        return MODEL
+    has = [callable(getattr(type(value), method, None)) for method in ("decode", "encode", "batch_decode")]
+    return TOKENIZER if has[0] and any(has[1:]) else None
