@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args
 
 from affectron._internal.checks import Bound, check
+from affectron._internal.display import Shown
 from affectron._internal.records import hints
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,7 +66,7 @@ def _field(default: Any, about: About) -> Any:
     return field(default=default, metadata=metadata)
 
 
-class Options:
+class Options(Shown):
     """Base of all options classes. Every value is checked when an object is made.
 
     Raises:

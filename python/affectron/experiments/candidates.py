@@ -24,7 +24,6 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from affectron import ops, options
-from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
@@ -213,7 +212,6 @@ class _Collector:
         self.tables[:, self.rows, self.columns[position]] = both.cpu().numpy()[:, self.kept]
 
 
-@checked_arguments
 @documented(options.Candidates)
 def examine(
     activations: Activations,
