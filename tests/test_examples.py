@@ -114,7 +114,7 @@ def test_neuron_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client.execute()
 
     def shown(line: str) -> dict[str, str]:
-        """What the cell that ends with this line shows, by type."""
+        """Return the output of the cell that ends with this line, by type."""
         (cell,) = (cell for cell in code if cell.source.splitlines()[-1] == line)
         return cell.outputs[-1].data
 

@@ -24,7 +24,7 @@ from affectron._internal.hub import Shareable
 from affectron._internal.model_card import Description
 from affectron._internal.provenance import merged, plain_json
 from affectron._internal.site_arrays import FIELDS as FIELDS
-from affectron._internal.site_arrays import LEAST_BYTES, check_arrays, merge_rows, pooled
+from affectron._internal.site_arrays import LEAST_BYTES, check_arrays, columns, merge_rows, pooled
 from affectron._internal.site_arrays import SiteStats as SiteStats
 from affectron._internal.tensor_file import read_arrays, write_arrays
 from affectron._internal.wording import count
@@ -184,7 +184,7 @@ class ActivationStats(Shown, Shareable):
                 named = {"label": label, "task": self.task_of[label], "site": site}
                 for name, text in named.items():
                     parts[name].append(np.full(self.widths[site], text, dtype=object))
-                for name, array in self.pool(site, rows).columns().items():
+                for name, array in columns(self.pool(site, rows)).items():
                     parts.setdefault(name, []).append(array)
                     kinds[name] = str(array.dtype)
         return frame({name: (kinds[name], np.concatenate(arrays)) for name, arrays in parts.items()})

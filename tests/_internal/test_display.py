@@ -20,6 +20,7 @@ from affectron.experiments.results import RESULTS, Findings
 from affectron.interventions import SiteProgram
 from tests.report.reading import Page, written, written_p, written_pair
 from tests.support.results import SITES, make_neurons, make_results, make_stats, make_validation
+from tests.support.tiny import build
 
 TASKS = {"emotion": ["joy", "love", "anger"], "rhetoric": ["irony", "simile"]}
 #: Labels that would break a line, a table or the direction of what is after them.
@@ -72,7 +73,7 @@ def read(value: Shown, folder: Path) -> Page:
 
 
 def check(value: Shown, folder: Path) -> Page:
-    """What holds of every object: a line within bounds, and a table that is read strictly."""
+    """Check what every object keeps to: a line within bounds, and a table that is read strictly."""
     line = repr(value)
     assert len(line) <= LENGTH
     assert len(line.splitlines()) == 1
@@ -89,8 +90,9 @@ def check(value: Shown, folder: Path) -> Page:
     return page
 
 
-def test_results_and_all_their_parts_are_short(tmp_path: Path) -> None:
-    for result in make_results(TASKS).values():
+@pytest.mark.parametrize("tasks", [TASKS, {HOSTILE[0]: HOSTILE[:8], HOSTILE[1]: HOSTILE[8:]}], ids=["plain", "hostile"])
+def test_results_and_all_their_parts_are_short(tasks: Mapping[str, Any], tmp_path: Path) -> None:
+    for result in make_results(tasks).values():
         one_of_each = {type(part): part for part in parts_of(result)}
         assert len(one_of_each) > 1
         for part in one_of_each.values():
@@ -146,6 +148,21 @@ def test_programs_and_statistics_tell_their_sizes() -> None:
     assert repr(Program({"a": wide}, "wide")) == "Program(wide; 100,000 neurons at 1 site)"
     assert repr(affectron.StatsBuffers(3, 7)) == "StatsBuffers(3 segments of 7 neurons; active by gate; cpu)"
     assert repr(affectron.SegmentPlan(torch.tensor([0, 1, -1]), 2)) == "SegmentPlan(3 rows; 2 segments)"
+
+
+def test_what_holds_a_model_does_not_print_it(tmp_path: Path) -> None:
+    model = build("llama")
+    site, *_ = affectron.find_sites(model)
+    program = affectron.zero([(site.name, 1)])
+    with affectron.intervene(model, [program, None]) as steering:
+        (table,) = check(steering, tmp_path).tables.values()
+        assert repr(steering) == "Steering(2 requests: zero neurons, none; 1 site touched)"
+        assert table[1:] == [[["0"], ["zero neurons"]], [["1"], ["none"]]]
+    check(site, tmp_path)
+    corpus = Corpus.from_records([{"text": "a", "label": "joy"}])
+    exam = affectron.Exam(model, None, corpus)
+    check(exam, tmp_path)
+    assert repr(exam) == "Exam(model LlamaForCausalLM; corpus records; evaluator label_likelihood)"
 
 
 def test_every_class_that_is_public_prints_short() -> None:

@@ -28,7 +28,7 @@ TAKES = {
 def checked_arguments(function: Callable[P, R]) -> Callable[P, R]:
     """Refuse an argument that is known to be of another kind than its parameter takes (:data:`TAKES`).
 
-    What is of no known kind is let through: a model need not be a module, nor a tokenizer one of transformers.
+    An argument of no known kind is let through: a model need not be a module, nor a tokenizer one of transformers.
 
     Raises:
         InputError: in a call; names each such parameter, what was given and what was expected, and the order.
@@ -62,10 +62,11 @@ def _problem(parameter: str, value: object) -> str | None:
 
 
 def kind_of(value: Any) -> str | None:
-    """One of the values of :data:`TAKES`; None for what is none of them, or not known to be.
+    """Kind of an argument, one of the values of :data:`TAKES`; None if it is not known.
 
     Classes of this package name their kind in ``_argument``. The others are looked at without importing torch or
-    transformers: a module is a model, with its wrappers, and what encodes and decodes is a tokenizer, as a processor.
+    transformers. A module is a model, and so is its wrapper. An object that decodes, and encodes or decodes batches, is
+    a tokenizer or a processor.
     """
     named: str | None = getattr(type(value), "_argument", None)
     if named is not None:

@@ -18,7 +18,7 @@ _NAMES, _NAME = 4, 32
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is shown of an object.
+    """Summary of an object: a line, and a table.
 
     Attributes:
         facts: the parts of the line.

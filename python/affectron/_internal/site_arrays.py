@@ -154,21 +154,6 @@ class SiteStats(Shown):
             raise ValueError(f"cannot merge {self.active.size} neurons with {other.active.size}")
         return pooled({name: np.stack([getattr(self, name), getattr(other, name)]) for name in FIELDS})
 
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """Column of :meth:`to_pandas` -> its values, [F] each."""
-        neurons = len(self.active)
-        return {
-            "index": np.arange(neurons),
-            "count": np.full(neurons, self.count, dtype=np.int64),
-            "active": self.active,
-            "nonfinite": self.nonfinite,
-            "rate": self.rate,
-            "mean": self.mean,
-            "std": np.sqrt(self.var),
-            "min": self.min,
-            "max": self.max,
-        }
-
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each neuron.
 
@@ -178,13 +163,29 @@ class SiteStats(Shown):
         Raises:
             InputError: pandas is not installed.
         """
-        return frame({name: (str(array.dtype), array) for name, array in self.columns().items()})
+        return frame({name: (str(array.dtype), array) for name, array in columns(self).items()})
 
     def _summary(self) -> Summary:
-        columns = self.columns()
-        rows = zip(*(array[:ROWS].tolist() for array in columns.values()), strict=True)
+        shown = columns(self)
+        rows = zip(*(array[:ROWS].tolist() for array in shown.values()), strict=True)
         facts = [count(len(self.active), "neuron"), count(self.count, "observation")]
-        return Summary(facts, tuple(columns), rows, len(self.active))
+        return Summary(facts, tuple(shown), rows, len(self.active))
+
+
+def columns(part: SiteStats) -> dict[str, NDArray[Any]]:
+    """Column of :meth:`SiteStats.to_pandas` -> its values, [F] each."""
+    neurons = len(part.active)
+    return {
+        "index": np.arange(neurons),
+        "count": np.full(neurons, part.count, dtype=np.int64),
+        "active": part.active,
+        "nonfinite": part.nonfinite,
+        "rate": part.rate,
+        "mean": part.mean,
+        "std": np.sqrt(part.var),
+        "min": part.min,
+        "max": part.max,
+    }
 
 
 def pooled(parts: Mapping[str, NDArray[Any]]) -> SiteStats:
