@@ -15,7 +15,7 @@ from affectron._internal.arguments import NEURONS
 from affectron._internal.checks import SHARE, Finite, Whole, check, shown
 from affectron._internal.display import ROWS, Shown, Summary, few, origin
 from affectron._internal.files import read_json, write_json
-from affectron._internal.frames import frame
+from affectron._internal.frames import Categories, frame
 from affectron._internal.hub import Shareable
 from affectron._internal.model_card import Description
 from affectron._internal.overlap import check_texts, decode, encode
@@ -353,13 +353,23 @@ class NeuronSet(Shown, Mapping[str, NeuronList], Shareable):
 
 def _frame(lists: Sequence[NeuronList]) -> pandas.DataFrame:
     """A row for each neuron of the lists."""
-    rows = [
-        (of_label.label, of_label.task, rank, *neuron) for of_label in lists for rank, neuron in enumerate(of_label, 1)
-    ]
-    columns = list(zip(*rows, strict=True)) or [()] * 6
-    names = ("label", "task", "rank", "site", "index", "score")
-    kinds = ("category", "category", "int64", "category", "int64", "float64")
-    return frame(dict(zip(names, zip(kinds, map(list, columns), strict=True), strict=True)))
+
+    def categories(names: Iterable[str]) -> Categories:
+        given = list(names)
+        places = {name: place for place, name in enumerate(dict.fromkeys(given))}
+        return Categories(list(places), np.array([places[name] for name in given], dtype=np.int64))
+
+    neurons = [neuron for of_label in lists for neuron in of_label]
+    return frame(
+        {
+            "label": categories(of_label.label for of_label in lists for _ in of_label),
+            "task": categories(of_label.task for of_label in lists for _ in of_label),
+            "rank": ("int64", [rank for of_label in lists for rank in range(1, len(of_label) + 1)]),
+            "site": categories(site for site, _, _ in neurons),
+            "index": ("int64", [index for _, index, _ in neurons]),
+            "score": ("float64", [score for _, _, score in neurons]),
+        }
+    )
 
 
 def _neuron(item: object, where: str) -> Neuron:

@@ -19,7 +19,7 @@ from affectron._internal import overlap
 from affectron._internal.arguments import STATISTICS
 from affectron._internal.artifacts import SAME_MODEL, STATS
 from affectron._internal.display import Shown, Summary, few, origin
-from affectron._internal.frames import frame
+from affectron._internal.frames import Categories, frame
 from affectron._internal.hub import Shareable
 from affectron._internal.model_card import Description
 from affectron._internal.provenance import merged, plain_json
@@ -164,7 +164,7 @@ class ActivationStats(Shown, Shareable):
             InputError: no such label or site; more than 10,000,000 rows; pandas is not installed.
         """
         labels, sites = (
-            known if given is None else (given,) if isinstance(given, str) else tuple(given)
+            known if given is None else (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
             for given, known in ((labels, self.labels), (sites, self.sites))
         )
         for site in sites:
@@ -176,18 +176,24 @@ class ActivationStats(Shown, Shareable):
                 f"{count(len(labels), 'label')} of {count(width, 'neuron')} make {len(labels) * width:,} rows, "
                 f"expected at most {MOST_ROWS:,}; choose labels or sites"
             )
-        parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("label", "task", "site")}
-        kinds = dict.fromkeys(parts, "category")
+        parts: dict[str, list[NDArray[Any]]] = {}
         for label in labels:
             rows = self.rows(label)
             for site in sites:
-                named = {"label": label, "task": self.task_of[label], "site": site}
-                for name, text in named.items():
-                    parts[name].append(np.full(self.widths[site], text, dtype=object))
                 for name, array in columns(self.pool(site, rows)).items():
                     parts.setdefault(name, []).append(array)
-                    kinds[name] = str(array.dtype)
-        return frame({name: (kinds[name], np.concatenate(arrays)) for name, arrays in parts.items()})
+        tasks = list(dict.fromkeys(self.task_of[label] for label in labels))
+        sizes = [self.widths[site] for site in sites]
+        # A column's parts are given up as it is made: those of all columns take as much memory as the frame.
+        joined = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
+        return frame(
+            {
+                "label": Categories(labels, np.repeat(np.arange(len(labels)), width)),
+                "task": Categories(tasks, np.repeat([tasks.index(self.task_of[label]) for label in labels], width)),
+                "site": Categories(sites, np.tile(np.repeat(np.arange(len(sites)), sizes), len(labels))),
+                **{name: (str(array.dtype), array) for name, array in joined.items()},
+            }
+        )
 
     def tokens(self, label: str) -> int:
         """Count the label's tokens at the site that has most of them.

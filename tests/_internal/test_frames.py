@@ -53,11 +53,16 @@ def test_statistics_have_a_row_for_each_neuron_and_label() -> None:
 def test_labels_and_sites_of_statistics_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_stats(TASKS)
     whole = made.to_pandas()
-    for labels, sites in (("joy", SITES[1]), (["love", "joy"], SITES[3:1:-1]), (None, SITES[0]), ("irony", None)):
+    for labels, sites in (
+        ("joy", SITES[1]),
+        (["love", "joy", "love"], SITES[3:1:-1]),
+        (None, SITES[0]),
+        ("irony", None),
+    ):
         part = made.to_pandas(labels, sites)
         asked = [labels] if isinstance(labels, str) else labels or list(made.labels)
         at = [sites] if isinstance(sites, str) else sites or SITES
-        assert list(part.label.unique()) == asked
+        assert list(part.label.unique()) == list(dict.fromkeys(asked))
         assert list(part.site.unique()) == at
         expected = whole[whole.label.isin(asked) & whole.site.isin(at)]
         assert sorted(part["mean"]) == sorted(expected["mean"])

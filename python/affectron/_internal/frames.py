@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_origin
+
+from numpy.typing import ArrayLike
 
 from affectron._internal.records import hints, inlined, members
 from affectron.errors import InputError
@@ -49,19 +51,29 @@ def pandas_module() -> Any:
     return pandas
 
 
-def frame(columns: Mapping[str, tuple[str, Any]]) -> pandas.DataFrame:
-    """Make a frame of name -> (type, values). Categories are in the order in which they first occur.
+class Categories(NamedTuple):
+    """Values of a column of the type ``category``: all names, and for each row the position of its own."""
+
+    names: Sequence[str]
+    codes: ArrayLike
+
+
+def frame(columns: Mapping[str, Categories | tuple[str, Any]]) -> pandas.DataFrame:
+    """Make a frame of name -> categories, or (type, values).
 
     Raises:
         InputError: pandas is not installed.
     """
     pandas = pandas_module()
-    made = {}
-    for name, (kind, values) in columns.items():
-        made[name] = pandas.Series(values, dtype="object" if kind == "category" else kind)
-        if kind == "category":
-            made[name] = pandas.Series(pandas.Categorical(made[name], made[name].unique()))
-    return pandas.DataFrame(made)
+    made = {
+        name: pandas.Series(
+            pandas.Categorical.from_codes(values.codes, values.names)
+            if isinstance(values, Categories)
+            else pandas.Series(values[1], dtype=values[0])
+        )
+        for name, values in columns.items()
+    }
+    return pandas.DataFrame(made, copy=False)
 
 
 def frame_of(kind: type[Any], records: Iterable[Any]) -> pandas.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from affectron._internal.arguments import PROGRAM
 from affectron._internal.display import ROWS, Shown, Summary
-from affectron._internal.frames import frame
+from affectron._internal.frames import Categories, frame
 from affectron._internal.hub import Shareable
 from affectron._internal.model_card import Description
 from affectron._internal.provenance import Origin
@@ -109,24 +110,25 @@ class Program(Shown, Shareable):
         Raises:
             InputError: pandas is not installed.
         """
-        return frame(self._columns())
+        sizes = [len(part.index) for part in self.sites.values()]
+        sites = Categories(list(self.sites), np.repeat(np.arange(len(sizes)), sizes))
+        return frame({"site": sites, **{name: (str(array.dtype), array) for name, array in self._columns().items()}})
 
-    def _columns(self) -> dict[str, tuple[str, NDArray[Any]]]:
-        """Column of :meth:`to_pandas` -> its type and values."""
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """The indices of all neurons, and their parameters by name."""
         parts = self.sites.values()
-        names = np.repeat(np.array([*self.sites], dtype=object), [len(part.index) for part in parts])
         kinds = {"index": np.int64, **dict.fromkeys(FIELDS, np.float32)}
-        joined = {
+        return {
             name: np.concatenate([np.empty(0, kind), *(getattr(part, name) for part in parts)])
             for name, kind in kinds.items()
         }
-        return {"site": ("category", names), **{name: (str(array.dtype), array) for name, array in joined.items()}}
 
     def _summary(self) -> Summary:
+        names = (site for site, part in self.sites.items() for _ in part.index)
         columns = self._columns()
         facts = [self.name, f"{count(len(self), 'neuron')} at {count(len(self.sites), 'site')}"]
-        rows = zip(*(values[:ROWS].tolist() for _, values in columns.values()), strict=True)
-        return Summary(facts, tuple(columns), rows, len(self))
+        rows = zip(islice(names, ROWS), *(array[:ROWS].tolist() for array in columns.values()), strict=True)
+        return Summary(facts, ("site", *columns), rows, len(self))
 
     def scaled(self, weight: float) -> Program:
         """Weaken the program: the result computes h + weight · (h' - h), for a weight in (0, 1].
