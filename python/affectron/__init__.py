@@ -33,6 +33,7 @@ _MODULES = {
         "schedule",
         "zero",
     ),
+    "experiments.cards": ("describe",),
     "experiments.doses": ("choose_beta",),
     "experiments.estimate": ("check_estimate",),
     "experiments.generation": ("compare_texts",),
@@ -46,6 +47,7 @@ _MODULES = {
     "selection": ("select",),
     "stats": ("ActivationStats", "SiteStats"),
     "experiments.results": ("Findings", "Validation"),
+    "experiments.responses": ("responses",),
     "experiments.validation": ("validate",),
 }
 #: Public name -> module that defines it.
@@ -79,10 +81,12 @@ if TYPE_CHECKING:
     from affectron.evaluation.exam import Exam as Exam
     from affectron.experiments.ablations import ablate as ablate
     from affectron.experiments.associations import associate as associate
+    from affectron.experiments.cards import describe as describe
     from affectron.experiments.doses import choose_beta as choose_beta
     from affectron.experiments.estimate import check_estimate as check_estimate
     from affectron.experiments.generation import compare_texts as compare_texts
     from affectron.experiments.methods import compare_methods as compare_methods
+    from affectron.experiments.responses import responses as responses
     from affectron.experiments.results import Findings as Findings
     from affectron.experiments.results import Validation as Validation
     from affectron.experiments.validation import validate as validate

@@ -132,17 +132,16 @@ def signals(draw: st.DrawFn) -> results.CrossSignal:
 
 @st.composite
 def candidates(draw: st.DrawFn) -> results.Candidates:
-    examples = st.builds(results.Example, texts, many(texts), numbers, maybe(numbers))
     judged = st.tuples(numbers, intervals) | st.just((None, None))
     neurons = st.builds(
         lambda judged, **rest: results.CandidateNeuron(auroc=judged[0], interval=judged[1], **rest), judged,
         site=texts, index=counts, direction=st.sampled_from(["higher", "lower"]), p=maybe(numbers),
-        redundancy=maybe(numbers), examples=many(examples), q=maybe(numbers),
+        redundancy=maybe(numbers), q=maybe(numbers),
     )  # fmt: skip
     labels = st.builds(results.LabelCandidates, texts, counts, counts, many(neurons))
     options = st.builds(
         results.CandidatesOptions, maybe(texts), texts, st.sampled_from(["rate", "mean"]),
-        st.sampled_from(["all", "last", "mean"]), texts, counts, counts, counts,
+        st.sampled_from(["all", "last", "mean"]), texts, counts, counts,
     )  # fmt: skip
     return results.Candidates(draw(objects), draw(options), draw(by_name(labels)))
 
@@ -233,7 +232,8 @@ ANY = {
         by_name(st.builds(
             results.LabelResponses, texts, counts, numbers,
             many(st.builds(
-                results.NeuronResponse, texts, counts, many(st.builds(results.ResponsePoint, numbers, intervals))
+                results.NeuronResponse, texts, counts,
+                many(st.builds(results.ResponsePoint, maybe(numbers), maybe(intervals))),
             )),
         )),
     ),

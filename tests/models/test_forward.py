@@ -17,7 +17,7 @@ from affectron.corpus.encoding import encode
 from affectron.corpus.pairs import Pair
 from affectron.evaluation.batched import text_loss
 from affectron.evaluation.linear_probe import LinearProbe
-from affectron.experiments.candidates import collect
+from affectron.experiments.activity import collect
 from affectron.interventions import Program
 from affectron.models import Reader, attach, find_sites, intervene
 from affectron.neurons import NeuronList, NeuronSet

@@ -46,13 +46,12 @@ def test_the_page_says_what_candidates_are_judged_by(score: str, tokens: str, to
     assert f"of each sentence of the dev split is taken {told}" in page.words
     assert f"AUROC of each selected neuron for its label, of {told}" in page.words
     second = "higher" if score == "entropy" else "lower"
-    for name in ("candidates", "examples"):
-        shown = [[cell[0] for cell in row] for row in page.tables[f"table-{name}"]]
-        exported = read_csv((path.parent / f"table-{name}.csv").read_text(encoding="utf-8"))
-        for rows in (shown, exported):
-            assert rows[0][2] == "selected for"
-            assert {row[2] for row in rows[1:]} == {f"higher {reads}", f"{second} {reads}"}
-    assert exported[1] == ["calm", f"{SITES[0]} 0", f"higher {reads}", "a text of calm", "calm", "0.75", "-1.25"]
+    shown = [[cell[0] for cell in row] for row in page.tables["table-candidates"]]
+    exported = read_csv((path.parent / "table-candidates.csv").read_text(encoding="utf-8"))
+    for rows in (shown, exported):
+        assert rows[0][2] == "selected for"
+        assert {row[2] for row in rows[1:]} == {f"higher {reads}", f"{second} {reads}"}
+    assert exported[1][:3] == ["calm", f"{SITES[0]} 0", f"higher {reads}"]
     assert "the AUROC of 2 of 4 neurons is above 0.5. The whole interval lies above 0.5 for 2, below 0.5 for 2." in (
         page.words
     )

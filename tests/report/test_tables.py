@@ -56,7 +56,7 @@ def test_formulas_of_labels_reach_no_spreadsheet(tmp_path: Path) -> None:
     make_methods(tasks).save(tmp_path / "methods.json")
     path = build_report(tmp_path)
     tables = list(path.parent.glob("table-*.csv"))
-    assert {"table-results.csv", "table-examples.csv"} <= {file.name for file in tables}
+    assert {"table-results.csv", "table-candidates.csv"} <= {file.name for file in tables}
     text = re.search(r'id="main-table-text">(.*?)</pre>', path.read_text(encoding="utf-8"), re.S)
     assert text is not None
     cells = [cell for line in text[1].split("\n") for cell in line.split("\t")]

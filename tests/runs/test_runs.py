@@ -44,6 +44,11 @@ resamples = 4
 splits = 2
 [candidates]
 permutations = 10
+cards = 3
+texts = 2
+[responses]
+neurons = 1
+factors = [0, 1, 3]
 [evaluate]
 limit = 6
 [evaluate.prompts]
@@ -83,8 +88,8 @@ max_new_tokens = 3
 # What does not depend on the attributions, or is left out where they are of other positions than the masks.
 LEFT = ("screen", "estimate", "layers", "gradients", "generate")
 ALL = [
-    "screen", "attribute", "stability", "select", "candidates", "validate", "estimate", "methods", "ablate", "induce",
-    "cross_signal", "cross_dataset", "associate", "layers", "gradients", "generate", "report",
+    "screen", "attribute", "stability", "select", "candidates", "validate", "estimate", "responses", "methods",
+    "ablate", "induce", "cross_signal", "cross_dataset", "associate", "layers", "gradients", "generate", "report",
 ]  # fmt: skip
 
 
@@ -284,7 +289,7 @@ def test_a_changed_option_runs_what_depends_on_it(inputs: Path, whole: Path) -> 
     assert renewed(inputs, whole, generate={"count": 2}) == ["generate", "report"]
     assert renewed(inputs, whole, screen={"folds": 4}) == ALL
     assert renewed(inputs, whole, evaluate={"limit": 5}) == [
-        "validate", "estimate", "methods", "ablate", "induce", "cross_signal", "cross_dataset", "generate",
+        "validate", "estimate", "responses", "methods", "ablate", "induce", "cross_signal", "cross_dataset", "generate",
         "report",
     ]  # fmt: skip
     assert renewed(inputs, whole, attribute={"positions": "text"}) == [name for name in ALL if name not in LEFT]

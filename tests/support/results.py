@@ -33,7 +33,6 @@ from affectron.experiments.results import (
     EstimatedNeuron,
     EstimateOptions,
     ExamOptions,
-    Example,
     Excerpt,
     Findings,
     Generation,
@@ -270,7 +269,7 @@ def make_candidates(tasks: Tasks, score: str = "entropy", **options: Any) -> Can
     reads, second = SCORES[score].reads, "lower" if SCORES[score].per_label else "higher"
     given: dict[str, Any] = {
         "split": "dev", "score": score, "reads": reads, "tokens": "all", "active": "gate", "permutations": 1000,
-        "examples": 2, "seed": 0, **options,
+        "seed": 0, **options,
     }  # fmt: skip
 
     def neuron(label: str, index: int, direction: str) -> CandidateNeuron:
@@ -282,7 +281,6 @@ def make_candidates(tasks: Tasks, score: str = "entropy", **options: Any) -> Can
             interval=(0.85 - 0.5 * index, 0.95 - 0.5 * index),
             p=0.01,
             redundancy=None,
-            examples=(Example(f"a text of {label}", (label,), 0.75, -1.25),) * given["examples"],
             q=0.02,
         )
 

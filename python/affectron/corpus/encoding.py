@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,12 +35,16 @@ class Encoded:
         sentence: the sentence.
         truncated: whether tokens of the text were cut off.
         continues: whether this is a further window of the sentence before.
+        pieces: T pieces of the text; all are empty unless they are asked for. Joined, those of consecutive tokens are
+            the text as it stands. A token outside of the text has an empty one, and so has a token that goes on with a
+            character of the token before.
     """
 
     input_ids: list[int]
     counted: list[bool]
     sentence: Sentence
     truncated: bool
+    pieces: list[str]
     continues: bool = False
 
 
@@ -94,6 +98,7 @@ def encode(
     count_special: bool = Screen.count_special,
     max_length: int | None = None,
     long_texts: str = Screen.long_texts,
+    pieces: bool = False,
 ) -> list[Encoded]:
     """Tokenise sentences in one call of the tokenizer and mark the tokens that count.
 
@@ -122,6 +127,8 @@ def encode(
         max_length: the model's limit in tokens. The tokenizer's own limit holds as well, but not every tokenizer knows
             its model's: a caller that knows the model should pass its limit.
         long_texts: ``"truncate"`` or ``"windows"``.
+        pieces: give the piece of the text that each token is; with a tokenizer that gives no character offsets, as it
+            decodes the tokens.
 
     Returns:
         one item per sentence in their order, or one per window.
@@ -153,13 +160,15 @@ def encode(
     else:
         raise InputError(f"template is {template!r}, but the corpus has conversations; expected {PLAIN!r}")
     special = SpecialTokens.of(tokenizer)
-    tokenised = tokenise(tokenizer, [source.text for source in rendered], reason is not None)
+    offsets_wanted = tokenizer.is_fast and (pieces or reason is not None)
+    tokenised = tokenise(tokenizer, [source.text for source in rendered], offsets_wanted)
     encoded: list[Encoded] = []
     for sentence, source, (ids, offsets) in zip(sentences, rendered, tokenised, strict=True):
         around = Frame.of_conversation(tokenizer, ids) if frame is None else frame
-        sequence = _framed(ids, offsets, source, around, special, count_special)
+        parts = _pieces(tokenizer, ids, offsets, source) if pieces else [""] * len(ids)
+        sequence = _framed(ids, offsets, parts, source, around, special, count_special)
         if limit is None or len(sequence.ids) <= limit:
-            encoded.append(Encoded(sequence.ids, sequence.counted, sentence, truncated=False))
+            encoded.append(Encoded(sequence.ids, sequence.counted, sentence, False, sequence.pieces))
             continue
         if len(sequence.ids) - limit >= sum(sequence.in_text):
             raise InputError(
@@ -207,36 +216,66 @@ def _reason_for_offsets(sentences: Sequence[Sentence], template: str) -> str | N
 class _Rendered(NamedTuple):
     """A sentence as the tokenizer is given it.
 
-    ``removable`` are the characters of ``text`` that may be cut where it is too long, ``counted`` those that count.
+    ``removable`` are the characters of ``text`` that may be cut where it is too long, ``counted`` those that count, and
+    ``own`` those of the sentence itself, or of the turns that count.
     """
 
     text: str
     removable: Range
     counted: list[Range]
+    own: list[Range]
 
 
 def _in_template(sentence: Sentence, before: str, after: str) -> _Rendered:
     start, stop = sentence.span or (0, len(sentence.text))
     removable = (len(before), len(before) + len(sentence.text))
-    return _Rendered(before + sentence.text + after, removable, [(len(before) + start, len(before) + stop)])
+    counted = (len(before) + start, len(before) + stop)
+    return _Rendered(before + sentence.text + after, removable, [counted], [removable])
 
 
 def _conversation(tokenizer: PreTrainedTokenizerBase, sentence: Sentence) -> _Rendered:
     text, counted = render(tokenizer, sentence)
-    return _Rendered(text, (0, len(text)), counted)
+    return _Rendered(text, (0, len(text)), counted, counted)
+
+
+def _pieces(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], offsets: list[Range] | None, source: _Rendered
+) -> list[str]:
+    """The part of the sentence's own characters that each token is, with the white space before it."""
+    if offsets is None:
+        stops = range(1, len(ids) + 1)
+        return _grown(str(tokenizer.decode(ids[:stop], clean_up_tokenization_spaces=False)) for stop in stops)
+    pieces, end = [], 0
+    for _, stop in offsets:
+        stop = max(stop, end)
+        pieces.append("".join(source.text[max(first, end) : min(last, stop)] for first, last in source.own))
+        end = stop
+    return pieces
+
+
+def _grown(texts: Iterable[str]) -> list[str]:
+    """What each of growing texts has more than the one before; nothing where it ends within a character."""
+    pieces, done = [], ""
+    for text in texts:
+        whole = not text.endswith("\ufffd")
+        pieces.append(text[len(done) :] if whole else "")
+        done = text if whole else done
+    return pieces
 
 
 class _Sequence(NamedTuple):
-    """Token ids, whether each counts, and whether each belongs to the text and may be cut."""
+    """Token ids, whether each counts, whether each belongs to the text and may be cut, and its piece of the text."""
 
     ids: list[int]
     counted: list[bool]
     in_text: list[bool]
+    pieces: list[str]
 
 
 def _framed(
     ids: list[int],
     offsets: list[Range] | None,
+    pieces: list[str],
     source: _Rendered,
     frame: Frame,
     special: SpecialTokens,
@@ -260,6 +299,7 @@ def _framed(
         [*frame.before, *ids, *frame.after],
         [count_special] * before + counted + [count_special] * after,
         [False] * before + in_text + [False] * after,
+        [""] * before + pieces[bare] + [""] * after,
     )
 
 
@@ -269,12 +309,13 @@ def _truncated(sequence: _Sequence, sentence: Sentence, limit: int) -> Encoded:
     dropped = set([position for position in positions if sequence.in_text[position]][limit - len(positions) :])
     kept = [position for position in positions if position not in dropped]
     ids = [sequence.ids[position] for position in kept]
-    return Encoded(ids, [sequence.counted[position] for position in kept], sentence, truncated=True)
+    counted = [sequence.counted[position] for position in kept]
+    return Encoded(ids, counted, sentence, True, [sequence.pieces[position] for position in kept])
 
 
 def _windows(sequence: _Sequence, sentence: Sentence, limit: int) -> Iterator[Encoded]:
     """The sequence in windows of at most ``limit`` tokens, each with the tokens before and after the text."""
-    ids, counted, in_text = sequence
+    ids, counted, in_text, pieces = sequence
     first = in_text.index(True)
     stop = len(ids) - in_text[::-1].index(True)
     room = limit - first - (len(ids) - stop)
@@ -291,5 +332,6 @@ def _windows(sequence: _Sequence, sentence: Sentence, limit: int) -> Iterator[En
             + [counts and end == stop for counts in counted[stop:]],
             sentence,
             truncated=False,
+            pieces=pieces[:first] + pieces[start:end] + pieces[stop:],
             continues=start > first,
         )

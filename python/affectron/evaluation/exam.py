@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from affectron._internal.arguments import EXAM, checked_arguments
-from affectron._internal.artifacts import SAME_MODEL
 from affectron._internal.display import Shown, Summary
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
@@ -27,7 +26,7 @@ from affectron.evaluation.evaluators import Classifier, Evaluator, make_evaluato
 from affectron.evaluation.labels import label_matrix
 from affectron.interventions import Program, schedule
 from affectron.models import evaluating, find_sites
-from affectron.models.provenance import made_with
+from affectron.models.provenance import check_made_with, made_with
 from affectron.neurons import NeuronSet
 from affectron.options import Common, Evaluate
 from affectron.stats import ActivationStats, check_neurons
@@ -140,10 +139,7 @@ class Exam(Shown):
         Raises:
             InputError: it was made with another one; names the field.
         """
-        for field in SAME_MODEL:
-            recorded, value = provenance.get(field), self.made[field]
-            if recorded is not None and recorded != value:
-                raise InputError(f"the {name} are of another model: {field} is {recorded} there and {value} here")
+        check_made_with(self.made, name, provenance)
 
     def tasks(self, neurons: NeuronSet, stats: ActivationStats, task: str | None = None) -> dict[str, tuple[str, ...]]:
         """Check all that needs no model, and return the tasks as :meth:`require` does.

@@ -156,6 +156,19 @@ def auroc_interval(values: Array, has: NDArray[np.bool_]) -> tuple[Array, Array]
     return share_interval(area * trials, trials)
 
 
+def mean_interval(values: Array) -> tuple[float, float]:
+    """Interval of the mean that ``values`` [n] are drawn from, by Student's t (1908).
+
+    It covers as it says for values that are about normal, and about so where n is large. Of one value the interval is
+    the whole line.
+    """
+    n, mean = len(values), float(values.mean())
+    if n < 2:
+        return -np.inf, np.inf
+    half = float(scipy.stats.t.isf(LEVEL / 2, n - 1) * values.std(ddof=1) / np.sqrt(n))
+    return mean - half, mean + half
+
+
 def rank_p(beyond: int, drawn: int) -> float:
     """Monte Carlo p of ``drawn`` random sets of which ``beyond`` are at least as extreme: (1 + beyond)/(1 + drawn).
 

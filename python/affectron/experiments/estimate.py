@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 import scipy  # loads its submodules on first use
 import torch
-from numpy.typing import NDArray
 
 from affectron import options
 from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.errors import InputError
-from affectron.evaluation.batched import AS_IT_IS, Integers, Programs
-from affectron.evaluation.exam import Exam, Questions, limited
+from affectron.evaluation.batched import Integers
+from affectron.evaluation.exam import Exam, Questions
 from affectron.evaluation.resampling import draw_matched, label_rng
 from affectron.experiments.results import Estimate, EstimatedNeuron, EstimateOptions, ExamOptions, LabelEstimate
+from affectron.experiments.single_neurons import Array, Neuron, scores_alone
 from affectron.interventions import zero
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import ATTRIBUTION, ActivationStats, SiteStats
-
-_Neuron = tuple[str, int]
 
 
 @checked_arguments
@@ -60,8 +58,6 @@ def check_estimate(
     with exam.sitting("checking the estimate", runs, progress) as step:
         for name, labels in tasks.items():
             asked = exam.questions(exam.dev, name)
-            if not hasattr(asked.classifier, "scores"):
-                raise InputError(f"the classifier of evaluator {exam.evaluator.name!r} gives no scores of labels")
             for label in labels:
                 of_label = attributions.label(label)
                 tested = _tested(selection[label], of_label, neurons, label_rng(exam.seed, name, label))
@@ -97,7 +93,7 @@ def _check(exam: Exam, attributions: ActivationStats) -> None:
 
 def _tested(
     selected: NeuronList, attributions: Mapping[str, SiteStats], most: int, rng: np.random.Generator
-) -> dict[_Neuron, bool]:
+) -> dict[Neuron, bool]:
     """Neuron -> whether it was selected: the first ``most`` selected ones, and as many others at each site."""
     first = selected[:most].by_site()
     every = selected.by_site()
@@ -112,21 +108,18 @@ def _tested(
 
 
 def _effects(
-    exam: Exam, asked: Questions, rows: Integers, neurons: Sequence[_Neuron], sites: Sequence[str]
-) -> dict[_Neuron, float]:
+    exam: Exam, asked: Questions, rows: Integers, neurons: Sequence[Neuron], sites: Sequence[str]
+) -> dict[Neuron, float]:
     """Neuron -> mean decrease of the metric over the sentences at ``rows`` when it alone is set to zero."""
     evaluator: Any = exam.evaluator
-    classifier: Any = asked.classifier
-    # By site, as the programs of a batch share all layers below the first one that any of them touches.
-    ordered = sorted(neurons, key=lambda neuron: sites.index(neuron[0]))
+    truth = torch.from_numpy(asked.truth[rows])
 
-    def metric(programs: Programs) -> NDArray[np.float64]:
-        scores, truth = classifier.scores(rows, programs), asked.truth[rows]
-        values: NDArray[np.float64] = evaluator.metric(torch.from_numpy(scores), torch.from_numpy(truth)).numpy()
+    def metric(scores: Array) -> Array:
+        values: Array = evaluator.metric(torch.from_numpy(scores), truth).numpy()
         return values
 
-    decreases = (metric(AS_IT_IS) - metric(limited([zero([neuron]) for neuron in ordered], asked.where))).mean(axis=1)
-    return dict(zip(ordered, decreases.tolist(), strict=True))
+    before, after = scores_alone(exam, asked, rows, neurons, lambda neuron: [zero([neuron])], sites)
+    return {neuron: float((metric(before[None]) - metric(scores)).mean()) for neuron, scores in after.items()}
 
 
 def _estimated(sentences: int, neurons: Sequence[EstimatedNeuron]) -> LabelEstimate:

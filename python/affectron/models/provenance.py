@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 import transformers
 
 from affectron import __version__
+from affectron._internal.artifacts import SAME_MODEL
+from affectron.errors import InputError
 from affectron.models.identity import config_hash, fingerprint, tokenizer_hash
 from affectron.models.load import is_hub_name
 
@@ -30,6 +33,18 @@ def made_with(model: Any, tokenizer: Any) -> dict[str, Any]:
         "device": next(model.parameters()).device.type,
         "versions": versions(),
     }
+
+
+def check_made_with(made: Mapping[str, Any], name: str, provenance: Mapping[str, Any]) -> None:
+    """Check that what is called ``name`` was made with the model of which ``made`` is :func:`made_with`.
+
+    Raises:
+        InputError: it was made with another one; names the field.
+    """
+    for field in SAME_MODEL:
+        recorded, value = provenance.get(field), made[field]
+        if recorded is not None and recorded != value:
+            raise InputError(f"the {name} are of another model: {field} is {recorded} there and {value} here")
 
 
 def versions() -> dict[str, str]:

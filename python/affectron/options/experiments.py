@@ -156,7 +156,18 @@ class Candidates(Options):
     """Candidates: the selected neurons one by one, in every sentence of a split."""
 
     permutations: int = option(1000, "Permutations of the labels behind each p value.", Whole(1))
-    examples: int = option(5, "Sentences that are shown of each neuron.", Whole())
+
+
+@dataclass(frozen=True)
+class Describe(Options):
+    """Cards of the selected neurons."""
+
+    cards: int = option(50, "Neurons of a label that have a card at most, best first.", Whole())
+    texts: int = option(
+        5, "Texts of a neuron's largest activations on its card at most, and as many of its smallest.", Whole(1)
+    )
+    window: int = option(48, "Tokens of a text that are shown, around the largest or smallest activation.", Whole(1))
+    vocabulary: int = option(10, "Tokens that a neuron promotes on its card, and as many that it suppresses.", Whole())
 
 
 @dataclass(frozen=True)
@@ -179,6 +190,17 @@ class Estimate(Options):
     """Estimate: attributions of single neurons, beside the effect of zeroing each alone."""
 
     neurons: int = option(50, "Selected neurons of a label to test at most, and as many random ones.", Whole(1))
+
+
+@dataclass(frozen=True)
+class Responses(Options):
+    """Responses: P of a label as each of its neurons alone is turned down or up."""
+
+    neurons: int = option(5, "Neurons of a label at most, best first.", Whole(1))
+    factors: tuple[float, ...] = option(
+        (0.0, 0.5, 1.0, 2.0, 4.0, 8.0), "What the neuron's activation is multiplied by.",
+        Each(Positive(zero_too=True), least=1),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

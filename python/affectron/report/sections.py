@@ -129,39 +129,20 @@ def _candidates(result: Candidates) -> Section:
 
 
 def _best_candidates(section: Section, result: Candidates, best: Mapping[str, Sequence[CandidateNeuron]]) -> None:
-    """Add the tables of the best neurons of each label, and of their example sentences."""
-    options = result.options
-    reads, source = options.reads, findings_file("candidates")
-    rows: list[list[object]] = []
-    texts: list[list[object]] = []
-    for label, neurons in best.items():
-        for neuron in neurons:
-            named = [label, f"{neuron.site} {neuron.index}", f"{neuron.direction} {reads}"]
-            rows.append([*named, neuron.auroc, neuron.interval, neuron.p, neuron.q, neuron.redundancy])
-            texts += [
-                [*named, example.text, ", ".join(example.labels), example.rate, example.mean]
-                for example in neuron.examples
-            ]
-    names = (Column("label"), Column("neuron"), Column("selected for"))
-    measured = (
-        Column("AUROC", "number"), Column("interval", "interval"), Column("p", "p"), Column("q", "p"),
-        Column("redundancy", "number"),
+    """Add the table of the best neurons of each label."""
+    rows: list[list[object]] = [
+        [
+            label, f"{neuron.site} {neuron.index}", f"{neuron.direction} {result.options.reads}", neuron.auroc,
+            neuron.interval, neuron.p, neuron.q, neuron.redundancy,
+        ]
+        for label, neurons in best.items() for neuron in neurons
+    ]  # fmt: skip
+    columns = (
+        Column("label"), Column("neuron"), Column("selected for"), Column("AUROC", "number"),
+        Column("interval", "interval"), Column("p", "p"), Column("q", "p"), Column("redundancy", "number"),
     )  # fmt: skip
     caption = "The neurons of highest AUROC, up to three of each label"
-    section.tables.append(Table("candidates", caption, names + measured, rows, source))
-    if texts:
-        section.text.append(
-            f"A neuron's examples are the task's sentences, of any label, of the highest {_COMPARED[reads]}, or of the "
-            "lowest where the neuron was selected for that. Among equal ones those come first whose mean activation "
-            "has the larger absolute value (the smaller, where the lowest are shown). “Rate” is "
-            f"{words.quantity('rate', options.tokens)}, “mean” {words.quantity('mean', options.tokens)}."
-        )
-        read = (
-            Column("sentence", "passage"), Column("its labels", "passage"), Column("rate", "number"),
-            Column("mean", "number"),
-        )  # fmt: skip
-        caption = f"Sentences of the highest {_COMPARED[reads]} of the same neurons; of the lowest for “lower {reads}”"
-        section.tables.append(Table("examples", caption, names + read, texts, source))
+    section.tables.append(Table("candidates", caption, columns, rows, findings_file("candidates")))
 
 
 def _induction(result: Induction) -> Section:

@@ -28,6 +28,7 @@ from affectron.options import (
     Columns,
     Common,
     CrossSignal,
+    Describe,
     Estimate,
     Evaluate,
     Generate,
@@ -36,6 +37,7 @@ from affectron.options import (
     KeepStable,
     Load,
     Methods,
+    Responses,
     Screen,
     Select,
     Stability,
@@ -88,7 +90,7 @@ class SelectTable(KeepStable, Select):
 
 
 @dataclass(frozen=True)
-class CandidatesTable(Candidates, OptionalTable):
+class CandidatesTable(Describe, Candidates, OptionalTable):
     """The table ``[candidates]``."""
 
     split: str = option("dev", "Split whose sentences are read; not the one that was screened.")
@@ -97,6 +99,11 @@ class CandidatesTable(Candidates, OptionalTable):
 @dataclass(frozen=True)
 class EstimateTable(Estimate, OptionalTable):
     """The table ``[estimate]``."""
+
+
+@dataclass(frozen=True)
+class ResponsesTable(Responses, OptionalTable):
+    """The table ``[responses]``."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +170,14 @@ class Config(Inputs, Common, Load):
     attribute: AttributeTable = option(AttributeTable(), "The effect of every neuron on the answers, to first order.")
     select: SelectTable = option(SelectTable(), "Which neurons belong to a label.")
     stability: Stability = option(Stability(), "Which neurons are selected again under resampling.")
-    candidates: CandidatesTable = option(CandidatesTable(), "The selected neurons one by one.")
+    candidates: CandidatesTable = option(CandidatesTable(), "The selected neurons one by one, and their cards.")
     evaluate: Evaluate = option(Evaluate(), "Asking the model, in every later stage.")
     validate: Validate = option(Validate(), "The feedback loop that settles each label's mask on dev.")
     estimate: EstimateTable = option(
         EstimateTable(), "Attributions of single neurons, beside the effect of zeroing each; where there are any."
+    )
+    responses: ResponsesTable = option(
+        ResponsesTable(), "P of a label as each of its first neurons is turned down or up."
     )
     methods: MethodsTable = option(MethodsTable(), "Ways to select, by what zeroing their neurons does.")
     ablate: AblateTable = option(AblateTable(), "Parts of a label's neurons, at several strengths.")

@@ -20,16 +20,20 @@ from affectron._internal.artifacts import (
     VALIDATION,
     findings_file,
 )
+from affectron._internal.overlap import compare
 from affectron.corpus import Corpus
 from affectron.evaluation.effects import usual_sets
 from affectron.experiments.ablations import ablate
+from affectron.experiments.activity import collect
 from affectron.experiments.associations import associate
-from affectron.experiments.candidates import collect, examine
+from affectron.experiments.candidates import examine
+from affectron.experiments.cards import first, make_cards
 from affectron.experiments.cross_signal import cross_signal_matrix
 from affectron.experiments.estimate import check_estimate
 from affectron.experiments.generation import TRIED_LAYERS, compare_texts, texts_of
 from affectron.experiments.induction import induction
 from affectron.experiments.methods import CURVE_SETS, compare_methods
+from affectron.experiments.responses import responses
 from affectron.experiments.results import MASKS, Findings
 from affectron.experiments.results import Stability as StabilityResult
 from affectron.experiments.stability import keep_stable, stability
@@ -87,22 +91,37 @@ def _selection(config: Config) -> options.Select:
     return options.Select(**config.select.values(options.Select))
 
 
-class Candidates(Experiment):
+class Candidates(Stage):
+    """The selected neurons one by one, and their cards, from one pass."""
+
     name = "candidates"
     needs = ("screen", "seed", "allow_overlap")
-    file = findings_file("candidates")
 
-    def measure(self, session: Session) -> Findings:
+    def inputs(self, config: Config) -> Sequence[str]:
+        return [*super().inputs(config), *_attributions(config)]
+
+    def outputs(self, config: Config) -> Sequence[str]:
+        return findings_file("candidates"), findings_file("cards")
+
+    def work(self, session: Session) -> None:
         config, neurons = session.config, session.neurons()
-        corpus = session.corpus.where(split=config.candidates.split)
-        read = config.screen.values(options.Read)
+        table = config.candidates
+        corpus = session.corpus.where(split=table.split)
+        overlap = config.allow_overlap
+        compare(corpus, {"neurons": neurons.screened}, overlap)  # before the pass, which takes a while
+        read, cards = config.screen.values(options.Read), options.Describe(**table.values(options.Describe))
+        shown = first(neurons, cards.cards)
         with collect(
-            *session.model, corpus, neurons, **read, allow_overlap=config.allow_overlap, progress=session.progress
-        ) as activations:
-            return examine(
-                activations, neurons, session.stats(), corpus, **config.candidates.values(options.Candidates),
-                seed=config.seed, allow_overlap=config.allow_overlap,
+            *session.model, corpus, neurons, shown=shown, texts=cards.texts, window=cards.window, **read,
+            progress=session.progress,
+        ) as activations:  # fmt: skip
+            judged = examine(
+                activations, neurons, session.stats(), corpus, **table.values(options.Candidates), seed=config.seed,
+                allow_overlap=overlap,
             )  # fmt: skip
+            made = make_cards(*session.model, activations, shown, corpus, cards, _load_attributions(session))
+        for result in (judged, made):
+            result.save(session.folder / findings_file(result.kind))
 
     def tokens(self, session: Session) -> float:
         return session.tokens_in(session.config.candidates.split)
@@ -188,6 +207,22 @@ class Estimate(Experiment):
         sizes = session.sizes(session.config.evaluate.dev)
         neurons = session.config.estimate.neurons
         return sum(size.labels * 2 * neurons * size.tokens * size.of_label for size in sizes)
+
+
+class Responses(Experiment):
+    name = "responses"
+    needs = _EVALUATED
+    file = findings_file("responses")
+
+    def measure(self, session: Session) -> Findings:
+        table = session.config.responses.values(options.Responses)
+        return responses(session.exam, session.neurons(), session.stats(), **table, progress=session.progress)
+
+    def tokens(self, session: Session) -> float:
+        table = session.config.responses
+        runs = table.neurons * len(table.factors)
+        sizes = session.sizes(session.config.evaluate.dev)
+        return sum(size.labels * runs * size.tokens * size.of_label for size in sizes)
 
 
 class Methods(Masked):
@@ -360,6 +395,6 @@ class Report(Stage):
 
 #: The stages in their order.
 STAGES: tuple[Stage, ...] = (
-    SCREEN, ATTRIBUTE, Stability(), Select(), Candidates(), Validate(), Estimate(), Methods(), Ablate(), Induce(),
-    CrossSignal(), CrossDataset(), Associate(), Layers(), Gradients(), Generate(), Report(),
+    SCREEN, ATTRIBUTE, Stability(), Select(), Candidates(), Validate(), Estimate(), Responses(), Methods(), Ablate(),
+    Induce(), CrossSignal(), CrossDataset(), Associate(), Layers(), Gradients(), Generate(), Report(),
 )  # fmt: skip

@@ -12,13 +12,7 @@ from affectron.experiments.results.associations import (
     AssociationsOptions,
     LabelLayers,
 )
-from affectron.experiments.results.candidates import (
-    CandidateNeuron,
-    Candidates,
-    CandidatesOptions,
-    Example,
-    LabelCandidates,
-)
+from affectron.experiments.results.candidates import CandidateNeuron, Candidates, CandidatesOptions, LabelCandidates
 from affectron.experiments.results.cards import (
     LEVELS,
     Cards,
@@ -94,7 +88,6 @@ __all__ = [
     "EstimateOptions",
     "EstimatedNeuron",
     "ExamOptions",
-    "Example",
     "Excerpt",
     "Findings",
     "Generation",

@@ -26,7 +26,6 @@ class CandidatesOptions(Shown):
         reads: what that score reads of a sentence, ``rate`` or ``mean``.
         tokens, active: the rules of the activations, as those of the screening.
         permutations: number of permutations.
-        examples: sentences shown for each neuron at most.
         seed: of permutations.
     """
 
@@ -36,18 +35,7 @@ class CandidatesOptions(Shown):
     tokens: Annotated[str, OneOf(("all", "last", "mean"))]
     active: str
     permutations: Count
-    examples: Count
     seed: int
-
-
-@dataclass(frozen=True)
-class Example(Shown):
-    """A sentence, its labels of any task, and the neuron's activation rate and mean activation over its tokens."""
-
-    text: str
-    labels: tuple[str, ...]
-    rate: float
-    mean: float | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,6 @@ class CandidateNeuron(Shown):
         interval: of 95 %, of ``auroc``.
         p: two-sided permutation p value.
         redundancy: largest absolute correlation with a neuron that stands before it in the label's list.
-        examples: sentences of the highest value, or of the lowest where it was selected for that.
         q: ``p`` adjusted by Benjamini and Hochberg over all neurons of all labels.
     """
 
@@ -72,7 +59,6 @@ class CandidateNeuron(Shown):
     interval: Interval | None
     p: float | None
     redundancy: float | None
-    examples: tuple[Example, ...]
     q: float | None
 
     def __post_init__(self) -> None:

@@ -29,10 +29,13 @@ class ResponsesOptions(Shown):
 
 @dataclass(frozen=True)
 class ResponsePoint(Shown):
-    """Change of P(label) on the label's own sentences under one factor, a fraction, with its 95 % interval."""
+    """Change of P(label) on the label's own sentences under one factor, a fraction, with its 95 % interval.
 
-    delta: float
-    interval: Interval
+    Both are None where an answer of the model is no number.
+    """
+
+    delta: float | None
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
