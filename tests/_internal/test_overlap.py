@@ -15,7 +15,8 @@ from affectron.corpus import Corpus, Sentence
 from affectron.corpus.pairs import Pair
 from affectron.evaluation.exam import Exam
 from affectron.experiments.ablations import ablate
-from affectron.experiments.candidates import collect, examine
+from affectron.experiments.activity import collect
+from affectron.experiments.candidates import examine
 from affectron.experiments.cross_signal import cross_signal_matrix
 from affectron.experiments.induction import induction
 from affectron.experiments.methods import compare_methods
@@ -152,17 +153,13 @@ def test_candidates_refuse_or_state_what_was_screened() -> None:
     stats = screen(MODEL, TOKENIZER, CORPUS.where(split="dev"))
     neurons, dev = select(stats, top=0.05, filter_rate=None), CORPUS.where(split="dev")
 
-    def read() -> None:
-        with collect(MODEL, TOKENIZER, dev, neurons):
-            pass
-
     def examined(corpus: Corpus) -> Candidates:
-        with collect(MODEL, TOKENIZER, corpus, neurons, allow_overlap=True) as collected:
+        with collect(MODEL, TOKENIZER, corpus, neurons) as collected:
             if corpus is dev:
-                assert "60 of the 60" in message(lambda: examine(collected, neurons, stats, dev))
+                line = "60 of the 60 tested sentences were screened"
+                assert line in message(lambda: examine(collected, neurons, stats, dev))
             return examine(collected, neurons, stats, corpus, permutations=5, allow_overlap=corpus is dev)
 
-    assert "60 of the 60 tested sentences were screened" in message(read)
     with pytest.warns(UserWarning, match="60 of the 60 tested sentences were screened"):
         stated = examined(dev)
     assert stated["provenance"]["tested"]["screened"] == 60

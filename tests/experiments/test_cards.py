@@ -11,6 +11,7 @@ import tokenizers
 import torch
 import transformers
 from tokenizers import decoders, models, pre_tokenizers
+from torch import nn
 
 import affectron
 from affectron.corpus import Corpus
@@ -138,6 +139,13 @@ def test_cards_are_of_the_first_neurons_in_the_order_of_the_model() -> None:
     assert describe(build("llama"), TOKENIZER, CORPUS, neurons, cards=0).neurons == ()
 
 
+def test_the_side_that_a_tokenizer_pads_changes_nothing() -> None:
+    model, neurons = build("llama"), some_neurons(site_names("llama"), NEURONS)
+    left = make_tokenizer()
+    left.padding_side = "left"
+    assert describe(model, left, CORPUS, neurons).neurons == describe(model, TOKENIZER, CORPUS, neurons).neurons
+
+
 def test_equal_activations_take_the_texts_that_are_read_first() -> None:
     """Longest first, and of one length in the order of the corpus: the same with any size of a batch."""
     model = build("llama")
@@ -204,6 +212,21 @@ def test_activations_that_are_not_finite_are_none() -> None:
         np.testing.assert_allclose(values, sign * np.sort(extremes)[::-1], rtol=6e-4)
         gaps = [[value is None for value in one.activations] for one in side]
         assert sorted(gaps) == sorted((~known).tolist() for known in finite if known.any())
+
+
+def test_a_span_is_shown_alone_and_a_text_that_is_cut_goes_on() -> None:
+    model, site = build("llama"), site_names("llama")[1]
+    neurons = NeuronSet([NeuronList("glad", "mood", [(site, 3, 0.0)])], {site: NEURONS})
+    span = {"start": 6, "end": 11, "label": "glad", "task": "mood"}
+    corpus = Corpus.from_records([{"text": "w1 w2 w3 w4 w5", "spans": [span]}], span_column="spans")
+    (card,) = describe(model, TOKENIZER, corpus, neurons).neurons
+    assert ("".join(card.top[0].tokens), card.top[0].cut) == (" w3 w4", (True, True))
+    short = make_tokenizer()
+    short.model_max_length = 4
+    corpus = Corpus.from_records([{"text": "w1 w2 w3 w4 w5", "label": "glad", "task": "mood"}])
+    with pytest.warns(UserWarning, match="1 sentence of 1 cut to the model's maximum length"):
+        (card,) = describe(model, short, corpus, neurons).neurons
+    assert ("".join(card.top[0].tokens), card.top[0].cut) == ("w1 w2 w3", (False, True))
 
 
 # --- pieces of a text --------------------------------------------------------------------------------------------
@@ -340,6 +363,36 @@ def test_an_adapter_is_part_of_the_direction() -> None:
     weight = layer.base_layer.weight + layer.get_delta_weight("default")
     torch.testing.assert_close(found, weight[:, index].T.detach())
     assert not torch.allclose(found, output_directions(plain, {site: index})[site])
+
+
+def test_quantised_weights_are_run_and_not_read() -> None:
+    class Int8(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ (self.weight * self.scale).T
+
+    model, sites = build("llama"), site_names("llama")
+    for site in sites:
+        quantised = Int8(NEURONS, 24, bias=False)
+        quantised.weight = nn.Parameter(torch.randint(-127, 128, (24, NEURONS)).float(), requires_grad=False)
+        quantised.scale = 0.01
+        model.get_submodule(site).down_proj = quantised
+    found = output_directions(model, {site: np.array([3, 41]) for site in sites})
+    for site in sites:
+        torch.testing.assert_close(found[site], model.get_submodule(site).down_proj.weight[:, [3, 41]].T * 0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_directions_in_half_precision(dtype: torch.dtype) -> None:
+    model, sites = build("llama").to(dtype), site_names("llama")
+    found = output_directions(model, {site: np.arange(NEURONS) for site in sites})
+    for site in sites:
+        assert torch.equal(found[site], model.get_submodule(site).down_proj.weight.T)
+    model = trained(FAMILIES["gemma2"].build())
+    index = {site: np.array([1, 2]) for site in FAMILIES["gemma2"].names}
+    exact, rounded = output_directions(model, index), output_directions(model.to(dtype), index)
+    assert exact.keys() == rounded.keys() == index.keys()
+    for site, directions in exact.items():
+        torch.testing.assert_close(rounded[site].float(), directions, rtol=0.05, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["bert", "t5", "bart"])

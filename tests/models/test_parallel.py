@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 
 from affectron import ActivationStats, Corpus, interventions, screen
 from affectron.corpus.pairs import Pair
-from affectron.experiments.candidates import collect
+from affectron.experiments.activity import collect
 from affectron.models import intervene
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.screening.pairs import screen_pairs
@@ -195,10 +195,14 @@ def candidates(load: Any, model: Path, sentences: Path, output: str) -> None:
     # Of one site neurons of the first process only.
     chosen = [(sites[0], 1, 0.0), (sites[0], 21, 0.0), (sites[0], 22, 0.0), (sites[0], 42, 0.0), (sites[2], 3, 0.0)]
     neurons = NeuronSet([NeuronList("anger", "emotion", chosen)], dict.fromkeys(sites, 43), {})
-    with collect(load(model), make_tokenizer(), Corpus.from_file(sentences), neurons, batch_tokens=64) as found:
-        save_file(
-            {"rate": torch.from_numpy(np.array(found.rate)), "mean": torch.from_numpy(np.array(found.mean))}, output
-        )
+    shown = NeuronSet([NeuronList("anger", "emotion", chosen[1:])], dict.fromkeys(sites, 43), {})
+    with collect(
+        load(model), make_tokenizer(), Corpus.from_file(sentences), neurons, shown=shown, texts=3, batch_tokens=64
+    ) as found:
+        sides = [found.excerpts[site, index] for site, index, _ in chosen[1:]]
+        extremes = [[one.activations[one.extreme] for one in side] for sides_of in sides for side in sides_of]
+        arrays = {"rate": np.array(found.rate), "mean": np.array(found.mean), "extremes": np.array(extremes)}
+        save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, output)
 
 
 def test_candidates_of_a_tensor_parallel_model(sentences: Path, tmp_path: Path) -> None:
@@ -212,6 +216,8 @@ def test_candidates_of_a_tensor_parallel_model(sentences: Path, tmp_path: Path) 
         found = load_file(tmp_path / str(rank))
         torch.testing.assert_close(found["mean"], one["mean"], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(found["rate"], one["rate"], rtol=0, atol=0)
+        assert found["extremes"].shape == (8, 3)
+        torch.testing.assert_close(found["extremes"], one["extremes"], rtol=2e-3, atol=1e-6)
 
 
 def quantiles(load: Any, model: Path, sentences: Path, output: str) -> None:

@@ -17,7 +17,9 @@ from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import EMOTIONS, write
 from affectron.evaluation.exam import Exam
 from affectron.evaluation.judge import WordJudge
+from affectron.experiments.cards import describe
 from affectron.experiments.methods import compare_methods
+from affectron.experiments.responses import responses
 from affectron.experiments.results import Methods, Validation
 from affectron.experiments.validation import validate
 from affectron.generation import continuations
@@ -36,6 +38,9 @@ COUNT, TOP = 64, 0.2
 PART = 8
 #: Largest number of sentences a label and split: below the default, to end in a minute.
 LIMIT = 48
+#: Neurons of a label that have a card, and those of them that are turned down and up.
+CARDS, TURNED = 6, 2
+FACTORS = (0.0, 1.0, 2.0, 4.0, 8.0)
 #: Points of the curve of effect over neurons.
 COUNTS = (4, 16, 64)
 #: The steered text: the share of the neurons that are shifted, by how much, and what is continued.
@@ -84,8 +89,8 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     """Run all steps on the embedded model and write every file to ``folder``.
 
     Args:
-        folder: output folder of corpus.jsonl, stats.safetensors, attribution.safetensors, neurons.json, methods.json,
-            validation.json and report/.
+        folder: output folder of corpus.jsonl, stats.safetensors, attribution.safetensors, neurons.json, cards.json,
+            responses.json, methods.json, validation.json and report/.
         say: called with a line of text as each step begins.
         progress: show bars on stderr.
 
@@ -116,8 +121,15 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     neurons = select(attributions, count=COUNT, score=SCORE)
     neurons.save(folder / NEURONS)
 
-    begin("compare", "set to zero what attribution and activation entropy select, against random neurons")
+    begin("describe", "what each label's first neurons react to, write and do")
     exam = Exam(model, tokenizer, corpus, prompts=PROMPTS, limit=LIMIT)
+    dev = corpus.where(split="dev")
+    cards = describe(model, tokenizer, dev, neurons, attributions=attributions, cards=CARDS, progress=progress)
+    turned = responses(exam, neurons, stats, neurons=TURNED, factors=FACTORS, progress=progress)
+    for result in (cards, turned):
+        result.save(folder / findings_file(result.kind))
+
+    begin("compare", "set to zero what attribution and activation entropy select, against random neurons")
     methods = compare_methods(
         exam, neurons, stats, attributions, methods=(SCORE, "paper"), top=TOP, counts=COUNTS, progress=progress
     )
@@ -128,8 +140,8 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     validation.save(folder / VALIDATION)
 
     begin("steer", "write with and without a shift towards each emotion")
-    emotional, dev = (corpus.where(split=split, task="emotion") for split in ("train", "dev"))
-    judge = WordJudge(list(emotional), list(dev), EMOTIONS)
+    emotional = corpus.where(split="train", task="emotion")
+    judge = WordJudge(list(emotional), list(dev.where(task="emotion")), EMOTIONS)
     gradients = attribute(model, tokenizer, emotional.folds(PART)[0], metric="text", progress=progress)
     steered = _steered(model, tokenizer, gradients, stats, judge)
 

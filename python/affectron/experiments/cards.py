@@ -109,12 +109,13 @@ def make_cards(
     written = vocabulary_effects(
         model, tokenizer, {site: np.array(index) for site, index in by_site.items()}, describe.vocabulary
     )
+    column = {neuron: position for position, neuron in enumerate(activations.neurons)}
     under = {label: np.array([label in one.labels for one in activations.sentences]) for label in corpus.labels}
-    attributed = {label: attributions.label(label) for label in attributions.labels} if attributions else {}
+    attributed = {label: attributions.label(label) for label in attributions.labels} if attributions is not None else {}
 
     def card(neuron: Neuron, lists: Sequence[NeuronList]) -> NeuronCard:
         tasks = dict.fromkeys(members.task for members in lists)
-        means = activations.mean[:, activations.neurons.index(neuron)]
+        means = activations.mean[:, column[neuron]]
         top, bottom = activations.excerpts[neuron]
         promoted, suppressed = written.get(neuron, (None, None))
         return NeuronCard(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,24 +47,26 @@ def vocabulary_effects(
         return {}
     effects = {}
     rows = max(1, _LOGITS // next(head.parameters()).shape[0])
+    directions = output_directions(model, neurons)
+    last = models.find_layers(model)[-1:] if directions else []
     with models.evaluating(model):
-        for site, directions in output_directions(model, neurons).items():
-            parts = [_change(model, part)[:, : len(tokenizer)] for part in directions.split(rows)]
+        for site, of_site in directions.items():
+            parts = [_change(model, last, part)[:, : len(tokenizer)] for part in of_site.split(rows)]
             for index, change in zip(neurons[site].tolist(), (row for part in parts for row in part), strict=True):
                 raised, lowered = (_strongest(tokenizer, sign * change, sign, count) for sign in (1, -1))
                 effects[site, index] = raised, lowered
     return effects
 
 
-def _change(model: Any, directions: Tensor) -> Tensor:
-    """float32 [K, V]: logits of the directions [K, H] as the last layer's output, less those of 0."""
+def _change(model: Any, last: Sequence[models.Site], directions: Tensor) -> Tensor:
+    """float32 [K, V]: logits of the directions [K, H] as the output of the ``last`` layer, less those of 0."""
     states = torch.cat([directions, torch.zeros_like(directions[:1])])[:, None]
 
     def replace(position: int, gate: Tensor, up: Tensor | None, act: str, _: models.Routed | None = None) -> Tensor:
         return states.to(gate.device, gate.dtype)
 
     ids = torch.zeros(len(states), 1, dtype=torch.int64, device=model.device)
-    with models.attach(models.find_layers(model)[-1:], replace):
+    with models.attach(last, replace):
         logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, -1].float()
     return logits[:-1] - logits[-1]
 

@@ -15,15 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from affectron._internal.names import LAYERS
 from affectron.errors import InputError
 from affectron.models import parallel
-from affectron.models.attaching import attach
 from affectron.models.chain import Routed
 from affectron.models.discovery.sites import find_sites
-from affectron.models.forward import body, evaluating
-from affectron.models.layers import layers_around
+from affectron.models.forward import Reader, evaluating
 from affectron.models.layout import Site
-from affectron.models.wrappers import unwrapped
 
 # Tokens that are read to see what the layers do.
 _TOKENS = 3
@@ -50,16 +48,18 @@ def output_directions(model: Any, neurons: Mapping[str, NDArray[np.int64]]) -> d
     """
     if parallel.tensor_group(model) is not None or parallel.is_fully_sharded(model):
         return {}
-    sites = [site for site in find_sites(model) if site.name in neurons and site.owner is None and site.expert is None]
     try:
-        layers = layers_around(unwrapped(model), find_sites(model))
-    except InputError:
+        reader = Reader(model, at=LAYERS)
+    except InputError:  # its MLPs are not in the layers of one list
         return {}
-    around = {site.name: layer for site in sites for layer in layers if site.module in set(layer.module.modules())}
-    sites = [site for site in sites if site.name in around]
+    around = {module: layer for layer in reader.sites for module in layer.module.modules()}
+    writers = [
+        _Writer(site, around[site.module])
+        for site in find_sites(model)
+        if site.name in neurons and site.module in around and site.owner is None and site.expert is None
+    ]
     with evaluating(model):
-        writers = [_Writer(site) for site in sites]
-        _run(model, writers, [around[writer.site.name] for writer in writers])
+        _run(reader, writers)
         return {
             writer.site.name: writer.directions(neurons[writer.site.name])
             for writer in writers if writer.factor is not None
@@ -70,14 +70,14 @@ class _Writer:
     """The modules between the activation of a site and the residual stream.
 
     Attributes:
-        site: the site.
+        site, layer: the site, and the output of its layer.
         last: its last linear layer.
         norms: the modules that the output of ``last`` passes by itself.
         factor: c; None where the layer does not add what they give.
     """
 
-    def __init__(self, site: Site) -> None:
-        self.site = site
+    def __init__(self, site: Site, layer: Site) -> None:
+        self.site, self.layer = site, layer
         self.last = site.module.get_submodule(site.structure.last)
         self.norms: list[nn.Module] = []
         self.given: Tensor  # an input of ``last``
@@ -109,53 +109,55 @@ class _Writer:
         """[K, H] of the neurons ``index``."""
         one_hot = self.given.new_zeros(len(index) + 1, self.site.neurons)
         one_hot[torch.arange(len(index)), torch.from_numpy(index)] = 1
+        assert self.factor is not None
         output: Tensor = self.last(one_hot)
         for norm in self.norms:
             output = norm(output)
-        return (output[:-1] - output[-1]) * (self.factor or 0)
+        return (output[:-1] - output[-1]) * self.factor
 
 
-def _run(model: Any, writers: Sequence[_Writer], layers: Sequence[Site]) -> None:
+def _run(reader: Reader, writers: Sequence[_Writer]) -> None:
     """Find the norms of the writers, and the factor of each: what a change of its output makes of the layer's.
 
     A row of the second forward changes the output of one writer, so that no other layer has changed before it.
     """
-    reads = body(model)
-    vocabulary = model.config.get_text_config().vocab_size
-    ids = torch.arange(_TOKENS, device=model.device)[None] + vocabulary // 2  # special tokens stand at the ends
+    layers = [writer.layer for writer in writers]
+    vocabulary = reader.model.config.get_text_config().vocab_size
+    row = np.arange(_TOKENS)[None] + vocabulary // 2  # special tokens stand at the ends
     size: dict[int, float] = {}
 
     def measure(position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
         size[position] = float(h[0, -1].abs().max())
         return h
 
-    with ExitStack() as undo, attach(layers, _unused, measure):
-        for writer, layer in zip(writers, layers, strict=True):
-            for module in layer.module.modules():
+    with ExitStack() as undo, reader.attach(_unused, measure, layers):
+        for writer in writers:
+            for module in writer.layer.module.modules():
                 if module is writer.last or not module._modules:
                     undo.callback(module.register_forward_hook(writer.see).remove)
-        reads(input_ids=ids)
+        reader(row, np.ones_like(row))
 
-    added = {position: _noise(writer.output) * size[position] for position, writer in enumerate(writers)}
+    added = [_noise(writer.output) * size[position] for position, writer in enumerate(writers)]
 
     def compare(position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
-        change, given = (h[position + 1, -1] - h[0, -1]).double(), added[position].double().to(h.device)
+        change, given = (h[position + 1, -1] - h[0, -1]).double(), added[position].to(h.device).double()
         factor = float(change @ given / (given @ given))
         error = max(_ERROR, _ROUNDING * torch.finfo(h.dtype).eps)
-        close = factor != 0 and float((change - factor * given).norm()) <= error * abs(factor) * float(given.norm())
-        writers[position].factor = (1.0 if abs(factor - 1) <= error else factor) if close else None
+        if factor and float((change - factor * given).norm()) <= error * abs(factor) * float(given.norm()):
+            writers[position].factor = 1.0 if abs(factor - 1) <= error else factor
         return h
 
-    with ExitStack() as undo, attach(layers, _unused, compare):
+    rows = np.repeat(row, len(writers) + 1, axis=0)
+    with ExitStack() as undo, reader.attach(_unused, compare, layers):
         for position, writer in enumerate(writers):
 
             def change(_module: nn.Module, _args: Any, output: Tensor, position: int = position) -> Tensor:
                 changed = output.clone()
-                changed.view(len(writers) + 1, _TOKENS, -1)[position + 1] += added[position]  # OPT flattens its rows
+                changed.view(*rows.shape, -1)[position + 1] += added[position]  # OPT flattens its rows
                 return changed
 
             undo.callback(writer.end.register_forward_hook(change).remove)
-        reads(input_ids=ids.expand(len(writers) + 1, -1))
+        reader(rows, np.ones_like(rows))
 
 
 def _noise(like: Tensor) -> Tensor:

@@ -43,8 +43,9 @@ class Excerpt(Shown):
 
     Attributes:
         labels: the labels of the whole text, of any task.
-        tokens: pieces of the text, a token each; joined, they are the excerpt as it stands in the text.
-        activations: h of the neuron at each of these tokens; None where it is not finite or the token is not counted.
+        tokens: pieces of the text, a counted token each; joined, they are the excerpt as it stands in the text. A token
+            that goes on with a character of the token before is empty.
+        activations: h of the neuron at each of these tokens, in four digits; None where it is not finite.
         extreme: the position among ``tokens`` of the largest or smallest activation.
         cut: whether the text goes on before the excerpt, and after it.
     """
@@ -100,8 +101,9 @@ class NeuronCard(Shown):
         top, bottom: texts of the largest and of the smallest activation, most extreme first.
         activation: label -> distribution over the label's sentences, of every label of the tasks of ``labels``.
         attribution: label -> the same of its attribution; None without attributions.
-        promoted, suppressed: the tokens whose logits its output direction raises and lowers most, strongest first: its
-            row of the down-projection through the final norm and the lm_head. None where the model has no such parts.
+        promoted, suppressed: the tokens whose logits its output direction raises and lowers most, strongest first: what
+            one unit of h adds to the residual stream, through the final norm and the lm_head
+            (:func:`affectron.experiments.vocabulary.vocabulary_effects`). None where the model has no such path.
     """
 
     site: str
