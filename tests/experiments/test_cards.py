@@ -406,7 +406,10 @@ def test_a_model_without_a_next_token_promotes_none(name: str) -> None:
 
 
 def test_a_norm_after_the_sum_leaves_no_direction() -> None:
-    """OPT-350m's layers end in a norm: what an MLP adds is no part of what the layer returns."""
+    """The layers of GPT and OPT-350m end in a norm: what an MLP adds is no part of what the layer returns."""
+    config = transformers.OpenAIGPTConfig(vocab_size=97, n_embd=24, n_layer=2, n_head=4, n_positions=64)
+    gpt = transformers.OpenAIGPTLMHeadModel(config).eval()
+    assert output_directions(gpt, {"transformer.h.1.mlp": np.array([1])}) == {}
     model = build("opt", do_layer_norm_before=False)
     site = site_names("opt")[0]
     assert output_directions(model, {site: np.array([1])}) == {}

@@ -234,16 +234,17 @@ def _forward(site: Site, chain: Chain) -> Callable[..., Tensor]:
 
 
 def _output_forward(site: Site, chain: Chain) -> Callable[..., Any]:
-    """The layer's forward with the hidden states that it returns, alone or first in a tuple, changed by the chain."""
+    """The layer's forward with the hidden states that it returns, alone or first of several, changed by the chain."""
     compute, change = site.module.forward, chain.change
 
     def forward(*args: Any, **named: Any) -> Any:
         output = compute(*args, **named)
-        hidden, *others = output if isinstance(output, tuple) else (output,)
+        several = isinstance(output, (tuple, list))  # a list in GPT
+        hidden, *others = output if several else (output,)
         if not isinstance(hidden, Tensor):
             raise RuntimeError(f"{site.name} is a {type(hidden).__name__}, expected hidden states, alone or in a tuple")
         hidden = change(hidden, None)
-        return (hidden, *others) if isinstance(output, tuple) else hidden
+        return (hidden, *others) if several else hidden
 
     return forward
 
