@@ -195,6 +195,21 @@ def test_a_template_and_special_tokens_are_not_shown() -> None:
             assert None not in one.activations
 
 
+def test_an_excerpt_of_a_conversation_is_of_one_turn() -> None:
+    tokenizer, site = make_tokenizer(), site_names("llama")[1]
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %} w40 {{ m['content'] }} w41{% endfor %}"
+    turns = [
+        {"role": role, "content": content}
+        for role, content in (("user", "w1 w2"), ("assistant", "w3"), ("user", "w4 w5 w6"))
+    ]
+    corpus = Corpus.from_records([{"text": turns, "label": "glad", "task": "mood"}], turns="user")
+    neurons = NeuronSet([NeuronList("glad", "mood", [(site, k, 0.0) for k in range(6)])], {site: NEURONS})
+    shown = [one for card in describe(build("llama"), tokenizer, corpus, neurons).neurons for one in card.top]
+    assert {("".join(one.tokens), one.cut) for one in shown} == {
+        ("w1 w2", (False, True)), ("w4 w5 w6", (True, False))
+    }  # fmt: skip
+
+
 def test_activations_that_are_not_finite_are_none() -> None:
     model, site = build("llama"), site_names("llama")[-1]
     row = torch.zeros(24)

@@ -18,12 +18,18 @@ from typer.testing import CliRunner
 from affectron._internal.artifacts import KINDS, findings_file
 from affectron._internal.files import locked
 from affectron.cli.app import app
+from affectron.corpus import Corpus
 from affectron.corpus.batching import Batch
 from affectron.corpus.loading import load_corpus
+from affectron.experiments.cards import describe
+from affectron.experiments.results import Cards
+from affectron.models import load_model
+from affectron.neurons import NeuronSet
 from affectron.runs import engine, load_config, plan, run
 from affectron.runs.session import Session
 from affectron.runs.stages import Generate, Stage
 from affectron.screening.accumulate import Accumulator
+from affectron.stats import ActivationStats
 from tests.support.errors import message
 from tests.support.planted import PROMPTS, TOKENIZER, make_corpus, make_model
 
@@ -277,6 +283,22 @@ def test_what_has_not_changed_is_not_run_again(inputs: Path, whole: Path) -> Non
     _, done = run(config, say=said.append)
     assert all(one.cached for one in done)
     assert said == [f"{name}: there already" for name in ALL]
+
+
+def test_cards_of_the_candidates_pass_are_those_of_describe(inputs: Path, whole: Path) -> None:
+    found = Cards.load(whole / "cards.json")
+    dev = Corpus.from_file(inputs / "corpus.jsonl").where(split="dev")
+    neurons = NeuronSet.load(whole / "neurons.json")
+    attributions = ActivationStats.load(whole / "attribution.safetensors")
+    model, tokenizer = load_model(inputs / "model")
+    told = describe(model, tokenizer, dev, neurons, attributions=attributions, cards=3, texts=2)
+    assert found.options == told.options
+    for one, other in zip(found.neurons, told.neurons, strict=True):
+        assert dataclasses.replace(one, activation={}) == dataclasses.replace(other, activation={})
+        for label, spread in one.activation.items():  # sums over tokens round by the number of neurons
+            assert spread.quantiles == pytest.approx(other.activation[label].quantiles, rel=1e-5, abs=1e-6)
+    assert {label for card in found.neurons for label in card.labels} == set(neurons)
+    assert all(card.promoted and card.attribution for card in found.neurons)
 
 
 def test_a_changed_option_runs_what_depends_on_it(inputs: Path, whole: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ from affectron.screening.accumulate import observed
 #: Bytes of the tables that are held in memory; larger ones are a file.
 MEMORY = 1 << 28
 
-
-Neuron = tuple[str, int]
+#: The site and the index of a neuron.
+Neuron: TypeAlias = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def collect(
         if truncated:
             warnings.warn(
                 f"{count(truncated, 'sentence')} of {read:,} cut to the model's maximum length: the rest of the text "
-                "counts for no candidate",
+                "is not read",
                 stacklevel=3,
             )
         rate, mean = tables[:, : len(work.sentences)]

@@ -16,8 +16,9 @@ from affectron.errors import InputError
 from affectron.evaluation.batched import Integers
 from affectron.evaluation.exam import Exam, Questions
 from affectron.evaluation.resampling import draw_matched, label_rng
+from affectron.experiments.activity import Neuron
 from affectron.experiments.results import Estimate, EstimatedNeuron, EstimateOptions, ExamOptions, LabelEstimate
-from affectron.experiments.single_neurons import Array, Neuron, scores_alone
+from affectron.experiments.single_neurons import Array, scores_alone
 from affectron.interventions import zero
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import ATTRIBUTION, ActivationStats, SiteStats

@@ -10,6 +10,7 @@ from affectron import options
 from affectron._internal.options import documented
 from affectron.evaluation.exam import Exam, Questions
 from affectron.evaluation.intervals import mean_interval
+from affectron.experiments.activity import Neuron
 from affectron.experiments.results import (
     ExamOptions,
     LabelResponses,
@@ -18,7 +19,7 @@ from affectron.experiments.results import (
     Responses,
     ResponsesOptions,
 )
-from affectron.experiments.single_neurons import Array, Neuron, scores_alone
+from affectron.experiments.single_neurons import Array, scores_alone
 from affectron.interventions import Program, amplify, zero
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import ActivationStats

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from affectron.errors import InputError
 from affectron.evaluation.batched import AS_IT_IS, Integers
 from affectron.evaluation.exam import Exam, Questions, limited
+from affectron.experiments.activity import Neuron
 from affectron.interventions import Program
 
-Neuron: TypeAlias = tuple[str, int]
 Array: TypeAlias = NDArray[np.float64]
 
 
