@@ -66,7 +66,7 @@ class Excerpt(Shown):
 
 @dataclass(frozen=True)
 class Spread(Shown):
-    """Distribution of the mean activation over ``sentences`` sentences: its quantiles at ``LEVELS``."""
+    """Distribution of the mean activation over ``sentences`` sentences: its quantiles at ``LEVELS``, interpolated."""
 
     sentences: Count
     quantiles: tuple[float, float, float, float, float]
@@ -74,7 +74,7 @@ class Spread(Shown):
 
 @dataclass(frozen=True)
 class Moments(Shown):
-    """Attribution over ``sentences`` sentences, in units of the metric; ``std`` is that of a sentence."""
+    """Attribution over ``sentences`` sentences, in units of the metric; ``std`` is of one sentence, with divisor n."""
 
     sentences: Count
     mean: float
