@@ -41,7 +41,7 @@ _MODULES = {
     "models": ("Steering", "compact", "declare_mlp", "find_sites", "intervene", "load_model"),
     "neurons": ("NeuronList", "NeuronSet"),
     "ops": ("SegmentPlan", "StatsBuffers"),
-    "report": ("build_report",),
+    "report": ("build_report", "read_cards"),
     "scores": ("SCORES", "fdr", "score"),
     "screening.screen": ("screen",),
     "selection": ("select",),
@@ -137,6 +137,7 @@ if TYPE_CHECKING:
     from affectron.ops import SegmentPlan as SegmentPlan
     from affectron.ops import StatsBuffers as StatsBuffers
     from affectron.report import build_report as build_report
+    from affectron.report import read_cards as read_cards
     from affectron.scores import SCORES as SCORES
     from affectron.scores import fdr as fdr
     from affectron.scores import score as score

@@ -23,6 +23,7 @@ from affectron.cli.attribute import attribute
 from affectron.cli.attribute_pairs import attribute_pairs
 from affectron.cli.demo import demo
 from affectron.cli.info import info
+from affectron.cli.neurons import neurons
 from affectron.cli.options import with_options
 from affectron.cli.output import say
 from affectron.cli.report import report
@@ -105,7 +106,7 @@ def _affectron(
 
 
 for _command in (
-    demo, info, screen, screen_pairs, attribute, attribute_pairs, select, validate, steer, run, report,
+    demo, info, screen, screen_pairs, attribute, attribute_pairs, select, validate, steer, run, neurons, report,
 ):  # fmt: skip
     app.command()(with_options(_command))
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from affectron._internal.artifacts import ATTRIBUTION, CROSS_DATASET, NEURONS, SAME_MODEL, STATS, VALIDATION
+from affectron._internal.artifacts import ATTRIBUTION, CROSS_DATASET, NEURONS, STATS, VALIDATION
 from affectron._internal.files import digest
 from affectron._internal.options import Options, described
 from affectron._internal.wording import count, p_value
@@ -115,6 +115,7 @@ def contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("overlap", "Overlap of the labels", "overlap" in figures),
         ("feedback", "The feedback loop on dev", "trace" in figures),
         *((chapter.id, chapter.heading, True) for chapter in context["chapters"]),
+        ("neuron-cards", "Neuron cards", context["cards"]),
         ("baseline", "Accuracy without intervention", validation and validation.tasks),
         ("corpus", "Corpus and selection", context["selection"]),
         ("methods", "Methods and definitions", True),
@@ -160,12 +161,7 @@ def _facts(pieces: Pieces, files: Sequence[File]) -> list[tuple[str, str]]:
 def _notices(pieces: Pieces) -> list[str]:
     """Warnings at the head of the page: files that do not belong together or are missing, labels and neurons whose
     numbers mislead."""
-    notices = []
-    for key, name in SAME_MODEL.items():
-        having = [(file, entry[key]) for file, entry in pieces.provenances.items() if entry.get(key) is not None]
-        if any(value != having[0][1] for _, value in having):
-            values = "; ".join(f"{file}: {words.plain(value)}" for file, value in having)
-            notices.append(f"The files of this run do not belong together: the {name} differ ({values}).")
+    notices = [f"The files of this run do not belong together: {line}." for line in pieces.differences]
     missing = {
         STATS: (pieces.stats, "token counts are left out"),
         NEURONS: (pieces.neurons, "neurons by layer and overlap of labels are left out"),

@@ -12,6 +12,7 @@ from affectron._internal.artifacts import VALIDATION
 from affectron._internal.files import atomic_write
 from affectron.errors import InputError
 from affectron.options import Common
+from affectron.report import cards
 from affectron.report.context import contents, page_context
 from affectron.report.pieces import Pieces
 from affectron.report.tested import overlap_notices
@@ -88,6 +89,7 @@ def build_report(
         for number, (name, drawing) in enumerate(drawings.items(), start=1)
     }
     context["chapters"] = chapters
+    context |= {"cards": cards.chapter(pieces), "card_style": cards.CARD_STYLE}
     context["contents"] = contents(context)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string(

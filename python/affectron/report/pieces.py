@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from affectron._internal.artifacts import ATTRIBUTION, CROSS_DATASET, KINDS, NEURONS, STATS, VALIDATION, findings_file
+from affectron._internal.artifacts import (
+    ATTRIBUTION,
+    CROSS_DATASET,
+    KINDS,
+    NEURONS,
+    SAME_MODEL,
+    STATS,
+    VALIDATION,
+    findings_file,
+)
 from affectron.errors import InputError
 from affectron.experiments.results import (
     Ablations,
@@ -25,6 +34,7 @@ from affectron.experiments.results import (
     Validation,
 )
 from affectron.neurons import NeuronSet
+from affectron.report.text import plain
 from affectron.stats import ActivationStats
 
 Result = TypeVar("Result", bound=Findings)
@@ -126,3 +136,14 @@ class Pieces:
     def provenances(self) -> Mapping[str, Mapping[str, Any]]:
         """File -> provenance, of every piece."""
         return {file: piece.provenance for file, piece in (self.sources | self.results).items()}
+
+    @property
+    def differences(self) -> list[str]:
+        """A line for each property of the model in which the pieces differ: they do not belong together."""
+        lines = []
+        for key, name in SAME_MODEL.items():
+            having = {file: entry[key] for file, entry in self.provenances.items() if entry.get(key) is not None}
+            if any(value != next(iter(having.values())) for value in having.values()):
+                values = "; ".join(f"{file}: {plain(value)}" for file, value in having.items())
+                lines.append(f"the {name} differ ({values})")
+        return lines

@@ -1,0 +1,200 @@
+"""Parts of a neuron card that its HTML and its text have in common: shades, scales, words for tokens and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+from affectron.experiments.results import LEVELS, Excerpt, Moments, NeuronCard, ResponsePoint, Spread
+
+#: Steps of a token's shade, from none to that of the largest activation.
+STEPS = 10
+
+_MARKS = str.maketrans({"\n": "↵", "\r": "␍", "\t": "⇥"})
+#: What the marks of a box plot stand for.
+MARKS = (
+    f"of a sentence's mean activation the quantiles at {', '.join(f'{100 * level:g}' for level in LEVELS)} %; of its "
+    "attribution the least, the mean ± one standard deviation, and the largest"
+)
+
+
+class Piece(NamedTuple):
+    """A token of an excerpt: its text, its shade (-10 to 10), its activation, and whether it is the extreme one."""
+
+    text: str
+    shade: int
+    activation: float | None
+    extreme: bool
+
+
+class Box(NamedTuple):
+    """A distribution as the five positions of a box plot, and the number of its observations."""
+
+    low: float
+    lower: float
+    centre: float
+    upper: float
+    high: float
+    sentences: int
+
+    @classmethod
+    def of(cls, distribution: Spread | Moments) -> Box:
+        """The quantiles; of moments least, mean ± standard deviation (within the extremes) and largest."""
+        if isinstance(distribution, Spread):
+            return cls(*distribution.quantiles, distribution.sentences)
+        mean, std = distribution.mean, distribution.std
+        low, high = distribution.min, distribution.max
+        return cls(low, max(low, mean - std), mean, min(high, mean + std), high, distribution.sentences)
+
+
+class Row(NamedTuple):
+    """The distributions under one label; ``own`` where the neuron was selected for it."""
+
+    label: str
+    own: bool
+    activation: Box | None
+    attribution: Box | None
+
+
+class Boxes(NamedTuple):
+    """Box plots one below the other as paths in the coordinates of an SVG, each the value of an attribute ``d``.
+
+    Attributes:
+        zero: where zero is.
+        whiskers, boxes, centres: the lines from end to end, the boxes, and the marks of the centres.
+        height: height of the drawing; it is ``ACROSS`` wide.
+    """
+
+    zero: str
+    whiskers: str
+    boxes: str
+    centres: str
+    height: int
+
+
+#: Width of a drawing of box plots, and the height of each.
+ACROSS, ROW = 200, 8
+
+
+class Curve(NamedTuple):
+    """Dose-response as paths in the coordinates of an SVG, each the value of an attribute ``d``.
+
+    Attributes:
+        line, band: the changes, and the band of their intervals.
+        zero: height of no change.
+        ticks: (x, factor) of each point.
+        changes: (y, change) of the changes that the axis names.
+    """
+
+    line: str
+    band: str
+    zero: float
+    ticks: list[tuple[float, float]]
+    changes: list[tuple[float, float]]
+
+
+#: Left, upper, right and lower edge of the curve in its drawing.
+EDGES = (44, 8, 236, 72)
+#: Least distance of two numbers on its axis.
+_APART = 10
+
+
+class Scale:
+    """A linear scale from the least to the largest of the values to 0 to 1, which holds zero."""
+
+    def __init__(self, values: Iterable[float]) -> None:
+        values = (0.0, *values)
+        self.low, self.high = min(values), max(values)
+
+    def __call__(self, value: float) -> float:
+        return (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+
+
+def rows(card: NeuronCard, own: Collection[str]) -> list[Row]:
+    """The distributions of a card by label, those of the labels ``own`` first."""
+    found = [
+        Row(
+            label,
+            label in own,
+            Box.of(card.activation[label]) if label in card.activation else None,
+            Box.of(card.attribution[label]) if card.attribution and label in card.attribution else None,
+        )
+        for label in dict.fromkeys((*card.activation, *(card.attribution or ())))
+    ]
+    return sorted(found, key=lambda row: not row.own)
+
+
+def scale(boxes: Iterable[Box | None]) -> Scale:
+    """The common scale of the boxes."""
+    return Scale(value for box in boxes if box for value in box[:5])
+
+
+def boxes(plots: Sequence[Box | None]) -> Boxes:
+    """The drawing of box plots, an empty line for None."""
+    common = scale(plots)
+    drawn = [
+        (ROW * place, *(round(ACROSS * common(value)) for value in plot[:5]))
+        for place, plot in enumerate(plots)
+        if plot
+    ]
+    height = ROW * len(plots)
+    return Boxes(
+        zero=f"M{round(ACROSS * common(0))} 0V{height}",
+        whiskers="".join(f"M{low} {y + ROW // 2}H{high}" for y, low, _, _, _, high in drawn),
+        boxes="".join(f"M{lower} {y + ROW // 2}H{upper}" for y, _, lower, _, upper, _ in drawn),
+        centres="".join(f"M{centre} {y + 1}v{ROW - 2}" for y, _, _, centre, _, _ in drawn),
+        height=height,
+    )
+
+
+def curve(factors: Sequence[float], points: Sequence[ResponsePoint]) -> Curve:
+    """The drawing of a dose-response."""
+    left, upper, right, lower = EDGES
+    along, height = Scale(factors), Scale(end for point in points for end in point.interval)
+    x = [round(left + (right - left) * along(factor), 1) for factor in factors]
+
+    def path(values: Iterable[tuple[float, float]]) -> str:
+        return "L".join(f"{across:g} {round(lower - (lower - upper) * height(value), 1):g}" for across, value in values)
+
+    zero = round(lower - (lower - upper) * height(0), 1)
+    ends = [(y, change) for y, change in ((upper, height.high), (lower, height.low)) if abs(y - zero) > _APART]
+    there = path(zip(x, (point.interval[1] for point in points), strict=True))
+    back = path(zip(x[::-1], (point.interval[0] for point in reversed(points)), strict=True))
+    return Curve(
+        line=f"M{path(zip(x, (point.delta for point in points), strict=True))}",
+        band=f"M{there}L{back}Z",
+        zero=zero,
+        ticks=list(zip(x, factors, strict=True)),
+        changes=[(zero, 0.0), *ends],
+    )
+
+
+def largest(card: NeuronCard) -> float:
+    """The largest absolute activation in the card's texts, which the shades are relative to; 0 without any."""
+    return max(
+        (abs(value) for text in (*card.top, *card.bottom) for value in text.activations if value is not None),
+        default=0.0,
+    )
+
+
+def pieces(excerpt: Excerpt, largest: float) -> list[Piece]:
+    """The tokens of an excerpt, shaded by their activation relative to ``largest``."""
+    return [
+        Piece(
+            token.translate(_MARKS),
+            round(STEPS * activation / largest) if activation and largest else 0,
+            activation,
+            position == excerpt.extreme,
+        )
+        for position, (token, activation) in enumerate(zip(excerpt.tokens, excerpt.activations, strict=True))
+    ]
+
+
+def visible(token: str) -> str:
+    """A token by itself, with marks for its white space."""
+    return token.translate(_MARKS).replace(" ", "␣")
+
+
+def number(value: float | None) -> str:
+    """Three significant digits with a true minus sign; a dash for None."""
+    return "–" if value is None else f"{value:.3g}".replace("-", "−")
