@@ -74,7 +74,7 @@ def of_one_neuron(made: Cards, tasks: dict[str, list[str]] = TASKS) -> CardView:
 def test_every_token_is_on_the_card_and_its_shade_grows_with_the_activation() -> None:
     rng = np.random.default_rng(0)
     tokens = tuple(f" w{n}" for n in range(41))
-    activations = rng.normal(size=41) ** 3
+    activations = rng.normal(size=41)
     activations[[3, 20]] = 0
     extreme = int(activations.argmax())
     given = tuple(None if n == 5 and n != extreme else float(value) for n, value in enumerate(activations))
@@ -159,7 +159,7 @@ def test_the_chapter_has_the_first_cards_open_and_the_others_folded(run: Path, t
         assert view.id in page.ids
     assert f"{len(neurons['calm']) - 7} further neurons of this label" in page.words
     assert {"a": "#neuron-cards"} in [{"a": element["href"]} for tag, element in page.elements if tag == "a"]
-    assert page.tags.isdisjoint({"script", "style2", "link"})
+    assert page.tags.isdisjoint({"script", "link"})
 
 
 def test_ids_are_those_of_the_neuron_and_nothing_else(run: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_neuron_without_its_part_says_so(run: Path) -> None:
     last = views[-1]
     assert last.card is None
     assert "No texts, distributions and tokens: cards.json does not have this neuron." in last.missing
-    assert "No dose-response: responses.json does not have this neuron." in last.missing
+    assert "No dose-response for calm: responses.json does not have this neuron." in last.missing
     bare = of_one_neuron(
         one_card(
             Excerpt(("calm",), ("a",), (0.0,), 0, (False, False)), promoted=None, suppressed=None, attribution=None
@@ -281,7 +281,7 @@ def test_text_fits_the_width_and_marks_the_extreme_token(run: Path) -> None:
     file = io.StringIO()
     Console(file=file, width=80, color_system="truecolor", force_terminal=True).print(view)
     assert "«" not in file.getvalue()
-    assert "\x1b[30;48;2;" in file.getvalue() or ";48;2;" in file.getvalue()
+    assert ";48;2;" in file.getvalue()  # a background
 
 
 def test_files_of_two_models_and_no_neurons_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from affectron.experiments.results import LEVELS, Excerpt, Moments, NeuronCard, ResponsePoint, Spread
+from affectron.report import text as words
 
 #: Steps of a token's shade, from none to that of the largest activation.
 STEPS = 10
@@ -19,7 +20,8 @@ MARKS = (
 
 
 class Piece(NamedTuple):
-    """A token of an excerpt: its text, its shade (-10 to 10), its activation, and whether it is the extreme one."""
+    """A token of an excerpt: its text, its shade (whole tenths, -10 to 10), its activation, and whether it is the
+    extreme one."""
 
     text: str
     shade: int
@@ -147,26 +149,37 @@ def boxes(plots: Sequence[Box | None]) -> Boxes:
     )
 
 
-def curve(factors: Sequence[float], points: Sequence[ResponsePoint]) -> Curve:
-    """The drawing of a dose-response."""
+def curve(points: Sequence[ResponsePoint], factors: Sequence[float]) -> Curve:
+    """The drawing of a dose-response: its factors stand at equal distances, and a point without a value is left out."""
     left, upper, right, lower = EDGES
-    along, height = Scale(factors), Scale(end for point in points for end in point.interval)
-    x = [round(left + (right - left) * along(factor), 1) for factor in factors]
+    x = [round(left + (right - left) * (place + 0.5) / len(factors), 1) for place in range(len(factors))]
+    known = [(across, point.interval, point.delta) for across, point in zip(x, points, strict=True) if point.interval]
+    height = Scale(end for _, interval, _ in known for end in interval)
 
-    def path(values: Iterable[tuple[float, float]]) -> str:
-        return "L".join(f"{across:g} {round(lower - (lower - upper) * height(value), 1):g}" for across, value in values)
+    def y(change: float) -> float:
+        return round(lower - (lower - upper) * height(change), 1)
 
-    zero = round(lower - (lower - upper) * height(0), 1)
-    ends = [(y, change) for y, change in ((upper, height.high), (lower, height.low)) if abs(y - zero) > _APART]
-    there = path(zip(x, (point.interval[1] for point in points), strict=True))
-    back = path(zip(x[::-1], (point.interval[0] for point in reversed(points)), strict=True))
+    def path(places: Iterable[tuple[float, float]]) -> str:
+        return "L".join(f"{across:g} {y(change):g}" for across, change in places)
+
+    there = path((across, interval[1]) for across, interval, _ in known)
+    back = path((across, interval[0]) for across, interval, _ in reversed(known))
+    line = path((across, delta) for across, _, delta in known)
+    ends = [change for change in (height.high, height.low) if abs(y(change) - y(0)) > _APART]
     return Curve(
-        line=f"M{path(zip(x, (point.delta for point in points), strict=True))}",
-        band=f"M{there}L{back}Z",
-        zero=zero,
+        line=f"M{line}" if known else "",
+        band=f"M{there}L{back}Z" if known else "",
+        zero=y(0),
         ticks=list(zip(x, factors, strict=True)),
-        changes=[(zero, 0.0), *ends],
+        changes=[(y(change), change) for change in (0.0, *ends)],
     )
+
+
+def told(point: ResponsePoint) -> tuple[str, str, str]:
+    """A point for a reader: the change in points, and the ends of its interval; dashes where it has no value."""
+    low, high = point.interval or (None, None)
+    change, start, end = ("–" if value is None else words.points(value) for value in (point.delta, low, high))
+    return change, start, end
 
 
 def largest(card: NeuronCard) -> float:
@@ -182,7 +195,7 @@ def pieces(excerpt: Excerpt, largest: float) -> list[Piece]:
     return [
         Piece(
             token.translate(_MARKS),
-            round(STEPS * activation / largest) if activation and largest else 0,
+            int(STEPS * activation / largest) if activation and largest else 0,
             activation,
             position == excerpt.extreme,
         )

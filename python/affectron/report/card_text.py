@@ -93,16 +93,16 @@ def _box(box: parts.Box | None, scale: parts.Scale) -> tuple[str, str]:
     return "".join(cells), parts.number(box.centre)
 
 
-def response(factors: Sequence[float], points: Sequence[ResponsePoint]) -> Table:
+def response(points: Sequence[ResponsePoint], factors: Sequence[float]) -> Table:
     """A table of a dose-response, a column for each factor."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column()
     for _ in factors:
         grid.add_column(justify="right")
+    rows = zip(*(parts.told(point) for point in points), strict=True)
     grid.add_row("factor", *(f"{factor:g}" for factor in factors))
-    grid.add_row("change", *(words.points(point.delta) for point in points))
-    grid.add_row("from", *(words.points(point.interval[0]) for point in points))
-    grid.add_row("to", *(words.points(point.interval[1]) for point in points))
+    for name, row in zip(("change", "from", "to"), rows, strict=True):
+        grid.add_row(name, *row)
     return grid
 
 
