@@ -166,9 +166,8 @@ def _print_label(label: str, views: Sequence[CardView]) -> None:
     print_table(f"{label}: {count(len(views), 'neuron')} by {by}, best first", [column.name for column in shown], rows)
     if left_out:
         print(f"no room for {', '.join(left_out)}: in a wider terminal, or by --json")
-    for line in views[0].missing if views else ():
-        if all(line in view.missing for view in views):
-            print(line)
+    for line in views[0].absent if views else ():
+        print(line)
 
 
 def _columns(label: str, views: Sequence[CardView], by: str) -> Iterator[_Column]:

@@ -153,7 +153,11 @@ def curve(points: Sequence[ResponsePoint], factors: Sequence[float]) -> Curve:
     """The drawing of a dose-response: its factors stand at equal distances, and a point without a value is left out."""
     left, upper, right, lower = EDGES
     x = [round(left + (right - left) * (place + 0.5) / len(factors), 1) for place in range(len(factors))]
-    known = [(across, point.interval, point.delta) for across, point in zip(x, points, strict=True) if point.interval]
+    known = [
+        (across, point.interval, point.delta)
+        for across, point in zip(x, points, strict=True)
+        if point.interval is not None and point.delta is not None
+    ]
     height = Scale(end for _, interval, _ in known for end in interval)
 
     def y(change: float) -> float:

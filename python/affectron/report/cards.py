@@ -112,7 +112,8 @@ class CardView:
         selected_by: the score that it was selected by; None where that is not recorded.
         labels: the neuron under each label that it was selected for, in the order of the labels.
         card: its texts, distributions and tokens; None without.
-        missing: a line for each part that the card lacks, and what makes it.
+        absent: a line for each part that no card of the run has, and what makes it.
+        missing: a line for each part that this card lacks and others have.
     """
 
     site: str
@@ -122,6 +123,7 @@ class CardView:
     selected_by: str | None
     labels: tuple[LabelView, ...]
     card: NeuronCard | None
+    absent: tuple[str, ...]
     missing: tuple[str, ...]
 
     @property
@@ -143,7 +145,7 @@ class CardView:
         Raises:
             InputError: jinja2 is not installed.
         """
-        return words.clean(_template().article(self, self.missing))
+        return words.clean(_template().article(self, (*self.absent, *self.missing)))
 
     def _repr_html_(self) -> str:
         return f"<style>{CARD_STYLE}</style>{self.html()}"
@@ -152,7 +154,7 @@ class CardView:
         yield card_text.line(f"{self.name} ({self.site})", "bold")
         for view in self.labels:
             yield card_text.line(f"{view.label}: {self.place(view)}")
-        colour, card = console.color_system is not None, self.card
+        card, colour = self.card, console.color_system in ("256", "truecolor")  # 16 colours have no shades
         if card:
             largest = card_parts.largest(card)
             yield from card_text.excerpts("largest activations", card.top, largest, colour)
@@ -169,7 +171,7 @@ class CardView:
             for kind, values in view.scores.items():
                 yield card_text.line(f"scores of {kind}s for {view.label}", "bold")
                 yield card_text.scores(values)
-        for line in self.missing:
+        for line in (*self.absent, *self.missing):
             yield card_text.line(line, "dim")
 
     def place(self, view: LabelView) -> str:
@@ -314,7 +316,8 @@ class _Found:
             selected_by=selection.get("score") if isinstance(selection, dict) else None,
             labels=labels,
             card=card,
-            missing=(*self.absent, *self._lacks(card, labels)),
+            absent=self.absent,
+            missing=tuple(self._lacks(card, labels)),
         )
 
     @cached_property
