@@ -105,6 +105,7 @@ def test_one_neuron_has_its_card(by: str, made: Path) -> None:
         (("--site", 3), "--index is not given, expected --site and --index together"),
         (("--site", 77, "--index", 3), "site is '77', expected one of model.layers.0.mlp, "),
         (("--site", 0, "--index", 511), "index is 511, expected one of "),
+        (("--split", "dev"), "--split and --task are of the corpus, and --corpus is not given"),
         (("--model", "somewhere"), "--model and --corpus: one is given, expected both or neither"),
     ],
 )

@@ -15,7 +15,7 @@ from affectron._internal.records import to_plain
 from affectron._internal.wording import count
 from affectron.cli.inputs import load_model, read_corpus
 from affectron.cli.options import JsonOption, SplitOption, TaskOption
-from affectron.cli.output import console, print_json, print_table, save
+from affectron.cli.output import console, print_json, print_table, save, say
 from affectron.errors import InputError
 from affectron.options import Columns, Load, Read
 from affectron.report.card_parts import number, visible
@@ -32,33 +32,38 @@ _NAMED = 12
 
 def neurons(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=f"Folder with {NEURONS} and what else a run makes.")],
-    read: Read,
-    columns: Columns,
-    load: Load,
+    *,
     label: Annotated[str | None, typer.Option(help="List the neurons of this label.")] = None,
     site: Annotated[
         str | None, typer.Option(help="Show one neuron: its site, by name or by the number of its layer.")
     ] = None,
     index: Annotated[int | None, typer.Option(help="Show one neuron: its index at the site.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Collect the texts of the cards first, with this model, and save them in RUN.")
-    ] = None,
-    corpus: Annotated[str | None, typer.Option(help="The corpus that the texts are from.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model to collect the cards with, which are saved in RUN.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Corpus to collect the cards from.")] = None,
     split: SplitOption = None,
     task: TaskOption = None,
+    read: Read,
+    columns: Columns,
+    load: Load,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the selected neurons of a run: all labels, one label's neurons with their scores, or one neuron's card."""
+    """Show the selected neurons of a run: all labels, one label's neurons with their scores, or one neuron's card.
+
+    With --model and --corpus, the texts of the cards are collected first.
+    """
     pieces = Pieces.read(run)
     selected = neurons_of(pieces)
     chosen = _chosen(selected, label, site, index)
     if (model is None) != (corpus is None):
         raise InputError("--model and --corpus: one is given, expected both or neither")
+    if corpus is None and (split or task):
+        raise InputError("--split and --task are of the corpus, and --corpus is not given")
     if model is not None and corpus is not None:
         sentences = read_corpus(corpus, columns, task, split)
         given = {"attributions": pieces.attributions, **read.values()}
         cards = affectron.describe(*load_model(model, load), sentences, selected, **given, progress=True)
         save(cards, run / findings_file("cards"))
+        say(f"saved to {run / findings_file('cards')}")
         pieces = replace(pieces, cards=cards)
     views = card_views(pieces, label)
     if chosen is not None:
@@ -185,7 +190,8 @@ def _columns(label: str, views: Sequence[CardView], by: str) -> Iterator[_Column
         promoted = [(view.card and view.card.promoted) or () for view in views]
         tokens = [clean(" ".join(visible(token.token) for token in of_card[:3])) for of_card in promoted]
         yield _Column("promotes", tokens, score=False)
-    for kind, served in labels[0].scores.items() if labels else ():
+    scores = labels[0].scores.items() if labels else ()
+    for kind, served in sorted(scores, key=lambda of_kind: by not in of_kind[1]):  # those like the selecting one first
         for name in served:
             if name != by:
                 yield _Column(_folded(name), [_rounded(of_label.scores[kind][name]) for of_label in labels])

@@ -226,10 +226,9 @@ def neurons_of(pieces: Pieces) -> NeuronSet:
 
 def chapter(pieces: Pieces) -> str:
     """The report's chapter of the cards, as HTML; empty where no neuron is selected."""
-    neurons = pieces.neurons
-    if neurons is None or not any(map(len, neurons.values())):
+    neurons, most = pieces.neurons, pieces.cards.options.count if pieces.cards else _SHOWN
+    if neurons is None or not any(of_label[:most] for of_label in neurons.values()):
         return ""
-    most = pieces.cards.options.count if pieces.cards else _SHOWN
     found = _Found.of(pieces, neurons)
     first: dict[Neuron, str] = {}  # the label under which a neuron has its card
     groups = {
@@ -242,7 +241,7 @@ def chapter(pieces: Pieces) -> str:
     served = {name for scores in found.scores.values() for of_kind in scores.values() for name in of_kind}
     html = _template().chapter(
         groups,
-        opened=_OPEN,
+        opened=_OPEN if pieces.cards else 0,
         further={label: len(of_label) - most for label, of_label in neurons.items() if len(of_label) > most},
         absent=found.absent,
         descriptions={name: of_name.description for name, of_name in SCORES.items() if name in served},
