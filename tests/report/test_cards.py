@@ -114,6 +114,13 @@ def test_strings_are_text_and_nothing_else(tmp_path: Path) -> None:
         }  # fmt: skip
         assert "style" not in element.attrib
         assert not any(name.startswith("on") for name in element.attrib)
+    NeuronSet(
+        [NeuronList(label, "tone", [(view.site, view.index, 0.5)]) for label in HOSTILE], dict.fromkeys(SITES, 512)
+    ).save(tmp_path / "neurons.json")
+    made.save(tmp_path / "cards.json")
+    page = Page(build_report(tmp_path))
+    assert page.tags.isdisjoint({"script", "img"})
+    assert view.id in page.ids
     directed = [element for element in card.iter() if element.tag == "bdi" or element.attrib.get("dir") == "auto"]
     assert len(directed) > len(HOSTILE)
 
@@ -224,7 +231,7 @@ def test_a_missing_file_is_said_with_the_command_that_makes_it(
     assert line in after.absent
     assert line in "".join(parsed(after).itertext())
     assert line in " ".join(after.text().split())
-    assert Page(build_report(tmp_path)).words.count(line) == 1
+    assert cards.chapter(Pieces.read(tmp_path)).count(line) == 1
 
 
 def test_a_neuron_without_its_part_says_so(run: Path) -> None:
@@ -235,14 +242,17 @@ def test_a_neuron_without_its_part_says_so(run: Path) -> None:
     assert "No dose-response for calm: responses.json does not have this neuron." in last.missing
     bare = of_one_neuron(
         one_card(
-            Excerpt(("calm",), ("a",), (0.0,), 0, (False, False)), promoted=None, suppressed=None, attribution=None
+            Excerpt(("calm",), ("a", ""), (None, 0.0), 1, (False, False)),
+            promoted=None,
+            suppressed=None,
+            attribution=None,
         )
     )
     assert [line.split(":")[0] for line in bare.missing] == [
         "No distribution of attributions", "No promoted tokens",
     ]  # fmt: skip
-    parsed(bare)
-    bare.text()
+    assert [part for part, _, _ in tokens_of(parsed(bare).findall(".//div[@class='texts']//p")[0])] == ["a", ""]
+    assert "a«»" in bare.text()
 
 
 def test_distributions_and_responses_are_those_of_the_files(run: Path) -> None:
@@ -257,6 +267,15 @@ def test_distributions_and_responses_are_those_of_the_files(run: Path) -> None:
         numbers = [cell.text for cell in row.findall("td") if "class" not in cell.attrib]
         wanted = (view.card.activation[label].quantiles[2], view.card.attribution[label].mean)
         assert numbers == [f"{value:.3g}".replace("-", "−") for value in wanted]
+    (drawing, _), labels = card.findall(".//td[@class='boxes']/svg"), list(rows)
+    ends, sides, centres = (re.findall(r"M(\d+) (\d+)(?:H(\d+))?", path.attrib["d"]) for path in drawing[1:])
+    assert [int(y) for _, y, _ in ends] == sorted(int(y) for _, y, _ in ends)
+    placed = [[int(x) for x in (e[0], s[0], c[0], s[2], e[2])] for e, s, c in zip(ends, sides, centres, strict=True)]
+    quantiles = [view.card.activation[label].quantiles for label in labels]
+    slope, start = np.polyfit(np.ravel(quantiles), np.ravel(placed), 1)
+    assert slope > 0
+    assert np.abs(slope * np.array(quantiles) + start - placed).max() <= 1  # places are whole
+    assert int(re.findall(r"M(\d+)", drawing[0].attrib["d"])[0]) == pytest.approx(start, abs=1)
     response = view.labels[0].response
     assert response is not None
     (curve,) = card.findall(".//svg[@class='curve']")

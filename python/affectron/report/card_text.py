@@ -13,8 +13,8 @@ from affectron.experiments.results import Excerpt, NeuronCard, ResponsePoint, Vo
 from affectron.report import card_parts as parts
 from affectron.report import text as words
 
-#: Colours of the strongest shades, for black letters.
-_WARM, _COLD = (235, 150, 90), (110, 175, 215)
+#: Colours of no shade and of the strongest ones, for black letters. A grey stands back on black and on white alike.
+_GREY, _WARM, _COLD = 150, (255, 140, 60), (70, 170, 255)
 #: Characters of a box plot.
 _WIDTH = 19
 
@@ -45,14 +45,14 @@ def excerpts(name: str, texts: Sequence[Excerpt], largest: float, colour: bool) 
 def _token(piece: parts.Piece, colour: bool) -> Text:
     """A token, shaded where there is colour. Where there is none, the extreme one stands between marks."""
     if not colour:
-        inner = piece.text.strip(" ") or piece.text
-        before, after = piece.text.split(inner, 1)
-        return line(f"{before}«{inner}»{after}" if piece.extreme else piece.text)
+        inner = piece.text.lstrip(" ") or piece.text
+        return line(f"{piece.text.removesuffix(inner)}«{inner}»" if piece.extreme else piece.text)
     styles = ["bold underline"] if piece.extreme else []
     if piece.shade:
         share = abs(piece.shade) / parts.STEPS
-        red, green, blue = (round(255 + (channel - 255) * share) for channel in (_WARM if piece.shade > 0 else _COLD))
-        styles.append(f"black on rgb({red},{green},{blue})")
+        strongest = _WARM if piece.shade > 0 else _COLD
+        red, green, blue = (round(_GREY + (channel - _GREY) * share) for channel in strongest)
+        styles.append(f"#000000 on rgb({red},{green},{blue})")
     return line(piece.text, " ".join(styles))
 
 
