@@ -15,10 +15,12 @@ from affectron._internal.artifacts import KINDS
 from affectron.cli import neurons as command
 from affectron.cli import output
 from affectron.experiments.results import Cards
+from affectron.neurons import NeuronSet
 from affectron.scores import SCORES, score
+from affectron.stats import FIELDS, ActivationStats
 from tests.cli.test_cli import refuse, run
 from tests.cli.test_output import rows
-from tests.support.results import SITES, make_cards, make_neurons, make_run, make_stats
+from tests.support.results import PROVENANCE, SITES, make_cards, make_neurons, make_run, make_stats
 
 TASKS = {"tone": ["calm", "loud"], "mood": ["glum", "glad"]}
 
@@ -84,6 +86,26 @@ def test_a_label_has_a_row_for_each_neuron_and_every_score(
     assert set(told[0]["labels"][0]["scores"]["activation"]) == {*activation, "entropy"}
     assert told[-1]["card"] is None
     assert "No scores of attributions: there is no attribution.safetensors" in printed
+
+
+def test_scores_like_the_one_that_selected_stand_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow(monkeypatch, 300)
+    make_run(tmp_path, TASKS)
+    stats, selected = make_stats(TASKS), make_neurons(TASKS)
+    arrays = {site: {name: getattr(stats, name)[site] for name in FIELDS} for site in stats.sites}
+    made = {**PROVENANCE, "kind": "attribution"}
+    ActivationStats(stats.tasks, stats.segments, arrays, made).save(tmp_path / "attribution.safetensors")
+    columns: list[str] = []
+    monkeypatch.setattr(command, "print_table", lambda title, names, rows: columns.extend(names))
+    for by, first, last in (("attribution_t", "attribution_g", "hedges_g"), ("entropy", "hedges_g", "attribution_g")):
+        NeuronSet(selected.values(), selected.widths, {**PROVENANCE, "select": {"score": by}}).save(
+            tmp_path / "neurons.json"
+        )
+        run("neurons", tmp_path, "--label", "calm")
+        names = [name.replace("\n", "") for name in columns]
+        assert names[3] == by
+        assert names.index(first) < names.index(last)
+        columns.clear()
 
 
 @pytest.mark.parametrize("by", ["name", "number"])

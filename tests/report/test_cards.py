@@ -121,8 +121,10 @@ def test_strings_are_text_and_nothing_else(tmp_path: Path) -> None:
     page = Page(build_report(tmp_path))
     assert page.tags.isdisjoint({"script", "img"})
     assert view.id in page.ids
-    directed = [element for element in card.iter() if element.tag == "bdi" or element.attrib.get("dir") == "auto"]
-    assert len(directed) > len(HOSTILE)
+    assert all(text.attrib["dir"] == "auto" for text in card.findall(".//div[@class='texts']//p"))
+    isolated = ["".join(element.itertext()) for element in card.iter("bdi")]
+    assert "מילה" in isolated
+    assert isolated.count("[bold]") == 3  # as a label, promoted and suppressed
 
 
 def test_a_neuron_of_two_labels_has_one_card(tmp_path: Path) -> None:
