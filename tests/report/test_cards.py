@@ -298,10 +298,11 @@ def test_text_fits_the_width_and_marks_the_extreme_token(run: Path) -> None:
     assert "\x1b" not in text
     for excerpt in (*view.card.top, *view.card.bottom):
         assert f"«{excerpt.tokens[excerpt.extreme].strip()}»" in text
-    file = io.StringIO()
-    Console(file=file, width=80, color_system="truecolor", force_terminal=True).print(view)
-    assert "«" not in file.getvalue()
-    assert ";48;2;" in file.getvalue()  # a background
+    for colours in ("standard", "256", "truecolor"):
+        file = io.StringIO()
+        Console(file=file, width=80, color_system=colours, force_terminal=True).print(view)
+        assert ("«" in file.getvalue()) == (colours == "standard")
+        assert (";48;" in file.getvalue()) == (colours != "standard")  # a background
 
 
 def test_files_of_two_models_and_no_neurons_are_refused(tmp_path: Path) -> None:
