@@ -33,6 +33,7 @@ LAYERS = (
     ("report",),
     ("runs",),
     ("demo",),
+    ("chat",),
     ("cli", "lm_eval"),
     ("__main__",),
 )

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import affectron
 from affectron.cli.inputs import stats_beside
-from affectron.cli.programs import ProgramName, Recipe
 from affectron.errors import InputError
 from affectron.interventions import load_program
+from affectron.interventions.recipes import ProgramName, Recipe
 
 try:
     from lm_eval.__main__ import cli_evaluate

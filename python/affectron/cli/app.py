@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 import affectron
 from affectron.cli.attribute import attribute
 from affectron.cli.attribute_pairs import attribute_pairs
+from affectron.cli.chat import chat
 from affectron.cli.demo import demo
 from affectron.cli.info import info
 from affectron.cli.neurons import neurons
@@ -106,7 +107,7 @@ def _affectron(
 
 
 for _command in (
-    demo, info, screen, screen_pairs, attribute, attribute_pairs, select, validate, steer, run, neurons, report,
+    demo, info, screen, screen_pairs, attribute, attribute_pairs, select, validate, steer, chat, run, neurons, report,
 ):  # fmt: skip
     app.command()(with_options(_command))
 

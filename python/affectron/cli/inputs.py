@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import affectron
 from affectron._internal.artifacts import STATS
 from affectron._internal.wording import count
+from affectron.cli.options import by_task, template_text
 from affectron.cli.output import say
 from affectron.errors import InputError
-from affectron.options import Columns, Load
+from affectron.options import Ask, Columns, Load
 
 if TYPE_CHECKING:
     from affectron import ActivationStats, Corpus, NeuronSet
@@ -61,3 +63,16 @@ def check_model(model: Any, neurons: NeuronSet) -> None:
         InputError: a site that the model does not have, or a neuron beyond it.
     """
     neurons.check({site.name: site.neurons for site in affectron.find_sites(model)})
+
+
+def label_questions(given: Sequence[str], neurons: NeuronSet) -> Mapping[str, str]:
+    """Task -> its question, from texts TASK=TEMPLATE.
+
+    Raises:
+        InputError: a text of another form, or a task that the neurons do not have.
+    """
+    questions = Ask(prompts=by_task("label_prompt", [template_text(text) for text in given])).prompts
+    unknown = sorted(questions.keys() - neurons.tasks.keys())
+    if unknown:
+        raise InputError(f"label_prompt has task {unknown[0]!r}, expected {', '.join(neurons.tasks)}")
+    return questions

@@ -27,6 +27,14 @@ TaskOption = Annotated[str | None, typer.Option(help=_COMMON["task"].help)]
 SplitOption = Annotated[str | None, typer.Option(help="Read this split only.")]
 SeedOption = Annotated[int, typer.Option(help=_COMMON["seed"].help)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+StatsOption = Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")]
+LabelPromptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Question for a task's label, with {text} in it, that P(label) is read from; default: in words.",
+        metavar="TASK=TEMPLATE",
+    ),
+]
 AllowOverlap = Annotated[bool, typer.Option("--allow-overlap", help=_COMMON["allow_overlap"].help)]
 
 

@@ -14,13 +14,13 @@ from affectron._internal.artifacts import STATS
 from affectron._internal.files import read_text
 from affectron._internal.names import MAX, RMS
 from affectron._internal.wording import count
-from affectron.cli.inputs import check_model, load_model, read_corpus, stats_beside
-from affectron.cli.options import JsonOption, ModelArgument, by_task, template_text
+from affectron.cli.inputs import check_model, label_questions, load_model, read_corpus, stats_beside
+from affectron.cli.options import JsonOption, LabelPromptOption, ModelArgument, StatsOption, template_text
 from affectron.cli.output import print_json, print_table, say, watched
-from affectron.cli.programs import ProgramName, Recipe, Steered, Where
+from affectron.cli.programs import Steered, Where
 from affectron.errors import InputError
-from affectron.options import Ask, Columns, Load
-from affectron.stats import ACTIVATION
+from affectron.interventions.recipes import STRENGTHS, ProgramName, Recipe, all_activations
+from affectron.options import Columns, Load
 
 if TYPE_CHECKING:
     from affectron import NeuronList, NeuronSet, SiteStats
@@ -47,8 +47,8 @@ def steer(
     strength: Annotated[
         list[float] | None,
         typer.Option(
-            help="contrast: beta (4); induce: beta (1); cross-signal: omega (1); amplify: factor (2); attenuate: alpha "
-            "(0.5). Repeatable: one text for each."
+            help="; ".join(f"{kind.value}: {of_kind.name} ({of_kind.usual:g})" for kind, of_kind in STRENGTHS.items())
+            + ". Repeatable: one text for each."
         ),
     ] = None,
     loss_budget: Annotated[
@@ -84,14 +84,8 @@ def steer(
         Where, typer.Option(help="Tokens that are steered: all, those of the prompt, or the generated ones.")
     ] = Where.all,
     share: Annotated[float, typer.Option(help="Share of a label's neurons to steer, best first.")] = 1.0,
-    stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
-    label_prompt: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Question for a task's label, with {text} in it, that P(label) is read from; default: in words.",
-            metavar="TASK=TEMPLATE",
-        ),
-    ] = None,
+    stats: StatsOption = None,
+    label_prompt: LabelPromptOption = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at most.")] = 40,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 always writes the likeliest token.")] = 0.0,
@@ -107,11 +101,8 @@ def steer(
     from affectron.generation import continuations
 
     texts = _prompts(prompt or [], prompts)
-    questions = Ask(prompts=by_task("label_prompt", [template_text(text) for text in label_prompt or ()])).prompts
     selected = affectron.NeuronSet.load(neurons)
-    unknown = sorted(questions.keys() - selected.tasks.keys())
-    if unknown:
-        raise InputError(f"label_prompt has task {unknown[0]!r}, expected {', '.join(selected.tasks)}")
+    questions = label_questions(label_prompt or (), selected)
     lists = _lists(selected, label, share, neurons)
     recipe = Recipe(program, cache(lambda: stats_beside(neurons, stats)), reference, signal, max_dose)
     strengths: Sequence[float | None] = strength or [None]
@@ -231,8 +222,7 @@ def _total(recipe: Recipe, neurons: Path, stats: Path | None) -> Mapping[str, Si
     """Statistics of all activations, that doses are relative to; None where there are none."""
     if stats is None and not (neurons.parent / STATS).is_file():  # zero and amplify need none
         return None
-    found = recipe.stats()
-    return None if found.kind != ACTIVATION or found.of_pairs else found.total()
+    return all_activations(recipe.stats())
 
 
 def _probabilities(

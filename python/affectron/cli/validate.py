@@ -15,6 +15,7 @@ from affectron.cli.options import (
     JsonOption,
     ModelArgument,
     SeedOption,
+    StatsOption,
     TaskOption,
     checked_output,
 )
@@ -31,7 +32,7 @@ def validate(
     options: Validate,
     columns: Columns,
     load: Load,
-    stats: Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")] = None,
+    stats: StatsOption = None,
     seed: SeedOption = Common.seed,
     allow_overlap: AllowOverlap = Common.allow_overlap,
     task: TaskOption = None,
