@@ -199,10 +199,10 @@ def test_an_error_of_the_model_is_told_and_leaves_it_unsteered(
     message = "the text could not be written: out of memory"
     if after:
         events = visitor.events(STEERED)
-        assert [list(event) for event in events] == [["pieces"]] * after + [["error"]]
+        assert [list(event) for event in events] == [["pieces"]] * after + [["error", "status"]]
         assert events[-1]["error"] == message
     else:
-        assert visitor.refused(STEERED, 400) == message
+        assert visitor.refused(STEERED, 500) == message
     handle.remove()
     assert state(writer.model) == before
     assert whole(visitor.events({"prompt": "We", "max_new_tokens": 8}))["texts"] == plain

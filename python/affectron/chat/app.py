@@ -155,7 +155,7 @@ class Chat:
 
     async def write(self, request: HttpRequest) -> Response:
         """Write what a request asks for: a stream of the events of :meth:`Writer.write`, each a line of JSON. An error
-        after the first event is a last line with ``error``."""
+        after the first event is a last line with ``error`` and ``status``."""
         if (refusal := _foreign(request)) is not None:
             return refusal
         try:
@@ -177,7 +177,7 @@ class Chat:
             stop.set()
             raise
         if first is not None and "error" in first:
-            return _refusal(first["error"], 400)
+            return _refusal(first["error"], first["status"])
         return _Lines(_events(first, waiting), stop)
 
     def _work(self, asked: Request, tell: Callable[[Event | None], Any], stop: threading.Event) -> None:
@@ -185,10 +185,11 @@ class Chat:
         try:
             self.writer.write(asked, tell, stop)
         except InputError as error:
-            tell({"error": str(error)})
+            tell({"error": str(error), "status": 400})
         except Exception as error:
             logging.getLogger(__name__).exception("the text could not be written")
-            tell({"error": f"the text could not be written: {' '.join(str(error).split()) or type(error).__name__}"})
+            reason = " ".join(str(error).split()) or type(error).__name__
+            tell({"error": f"the text could not be written: {reason}", "status": 500})
         finally:
             tell(None)
 

@@ -39,12 +39,15 @@ class Cards:
 
         Where the folder cannot be read as that of a run, ``say`` is told why, and a card has scores alone.
         """
+        found = Pieces(neurons=neurons, stats=stats)
         try:
-            pieces = Pieces.read(folder)
+            pieces = dataclasses.replace(Pieces.read(folder), neurons=neurons, stats=stats)
+            if pieces.differences:
+                raise InputError("; ".join(pieces.differences))
+            found = pieces
         except InputError as error:
             say(f"cards have scores alone: {error}")
-            pieces = Pieces()
-        return cls(dataclasses.replace(pieces, neurons=neurons, stats=stats))
+        return cls(found)
 
     @cached_property
     def _views(self) -> dict[tuple[str, int], CardView]:

@@ -49,8 +49,8 @@ function Row(element) {
     strength.hidden = !named;
     switched.hidden = Boolean(named);
     switched.textContent = isOn() ? "on" : "off";
-    strength.setAttribute("aria-label", `${named} of ${this.label}`);
-    slider.setAttribute("aria-valuetext", isOn() ? `${program.value}${named ? `, ${named} ${value()}` : ""}` : "off");
+    strength.ariaLabel = `${named} of ${this.label}`;
+    slider.ariaValueText = isOn() ? `${program.value}${named ? `, ${named} ${value()}` : ""}` : "off";
     find(".from").hidden = program.value !== "cross-signal";
     find(".share + output").textContent = `${share.value} %`;
     const number = `${taken === selected ? "" : `${taken} of `}${selected} neuron${selected === 1 ? "" : "s"}`;
@@ -67,6 +67,7 @@ function Row(element) {
         }
       : null;
   this.restore = (steered) => {
+    if (![...program.options].some((option) => option.value === steered.program)) throw new Error(steered.program);
     program.value = steered.program;
     this.setProgram();
     if (steered.signal !== null) signal.value = steered.signal;
@@ -86,26 +87,48 @@ function Row(element) {
   });
   share.addEventListener("input", this.show);
   element.addEventListener("change", keep);
-  find("details").addEventListener("toggle", () => list(this.label, find(".neurons")), { once: true });
+  find("details").addEventListener("toggle", () => list(this.label, find(".neurons")));
   this.setProgram();
 }
 
 /* Neurons and their cards. */
+async function read(path, values) {
+  let response;
+  try {
+    response = await fetch(`${path}?${new URLSearchParams(values)}`);
+  } catch {
+    throw new Error("The server does not answer.");
+  }
+  if (!response.ok) throw new Error((await response.json()).error);
+  return response;
+}
+
 async function list(label, place) {
-  const { axis, sites, neurons } = await read(`/neurons?${new URLSearchParams({ label })}`);
+  if (place.childElementCount) return;
+  let listed;
+  try {
+    listed = await (await read("/neurons", { label })).json();
+  } catch (error) {
+    fail(error.message);
+    return;
+  }
+  const { axis, sites, neurons } = listed;
   const more = (from) => {
     for (const [site, index, score] of neurons.slice(from, from + LISTED)) {
       const name = `${axis} ${sites[site]}, neuron ${index}`;
+      const shown = score.toPrecision(3);
       const button = make(
-        "button", { type: "button", title: `${name} (${site}), score ${score}` },
-        `${sites[site]}:${index}`, make("span", { className: "score" }, score.toPrecision(3)),
+        "button",
+        { type: "button", title: `${name} (${site})`, ariaLabel: `${name}, score ${shown}: show its card` },
+        `${sites[site]}:${index} `,
+        make("span", { className: "score" }, shown),
       );
-      button.setAttribute("aria-label", `${name}, score ${score.toPrecision(3)}: show its card`);
       button.addEventListener("click", () => showCard(site, index, name));
       place.append(button);
     }
-    if (from + LISTED < neurons.length) {
-      const button = make("button", { type: "button" }, `${neurons.length - from - LISTED} more`);
+    const left = neurons.length - from - LISTED;
+    if (left > 0) {
+      const button = make("button", { type: "button" }, `${left} more`);
       button.addEventListener("click", () => {
         button.remove();
         more(from + LISTED);
@@ -113,21 +136,20 @@ async function list(label, place) {
       place.append(button);
     }
   };
-  place.append(make("p", { className: "hint" }, `${axis}:neuron and its score, best first. A click shows its card.`));
+  const hint = `${axis}:neuron and its score, best first. A click shows its card.`;
+  place.replaceChildren(make("p", { className: "hint" }, hint));
   more(0);
 }
 
 async function showCard(site, index, name) {
-  const response = await fetch(`/card?${new URLSearchParams({ site, index })}`);
   const content = $("card").querySelector(".content");
-  if (response.ok) content.innerHTML = await response.text();
-  else content.textContent = (await response.json()).error;
-  $("card").setAttribute("aria-label", name);
+  try {
+    content.innerHTML = await (await read("/card", { site, index })).text();
+  } catch (error) {
+    content.textContent = error.message;
+  }
+  $("card").ariaLabel = name;
   $("card").showModal();
-}
-
-async function read(address) {
-  return (await fetch(address)).json();
 }
 
 /* What is asked for: the fields of the form, which the address keeps. */
@@ -212,8 +234,7 @@ function showProbabilities(request, { task, probabilities, left_out: reason }) {
         "div", { className: "meter" }, make("div", { className: "track" }, fill),
         make("span", { className: "value" }, percent(share)),
       );
-      meter.setAttribute("role", "img");
-      meter.setAttribute("aria-label", `${kind} ${percent(share)}`);
+      Object.assign(meter, { role: "img", ariaLabel: `${kind} ${percent(share)}` });
       return meter;
     });
     const head = make("th", { scope: "row", dir: "auto" }, label);
@@ -280,6 +301,7 @@ $("reset").addEventListener("click", () => {
 $("close").addEventListener("click", () => $("card").close());
 $("card").addEventListener("click", (event) => {
   if (event.target === $("card")) $("card").close();
+  if (event.target.closest("a")) event.preventDefault(); // a card's link to itself, where the address has the settings
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
