@@ -53,8 +53,10 @@ def test_the_page_has_a_slider_for_each_label(visitor: Visitor, writer: Writer) 
         (label, str(len(neurons))) for label, neurons in writer.neurons.items()
     ]
     assert page.count('type="range"') == 2 * len(writer.neurons)
-    assert '<option value="contrast" data-strength="beta" data-low="-4.0" data-high="12.0"' not in page
-    assert 'data-strength="factor" data-low="1.0" data-high="3.0" data-neutral="1.0" data-usual="2.0"' in page
+    for kind, ends in (("contrast", (-16, 16, 0, 4)), ("amplify", (1, 5, 1, 2)), ("zero", (0, 1, 0, 1))):
+        (option,) = set(re.findall(f'<option value="{kind}" [^>]*', page))
+        told = dict(re.findall(r'data-([a-z]+)="([^"]*)"', option))
+        assert tuple(float(told[end]) for end in ("low", "high", "neutral", "usual")) == ends
     assert "Chat template" not in page  # the tokenizer has none
 
 

@@ -35,7 +35,7 @@ from affectron.report.text import layer_names
 #: Seconds that a request waits for the one before it, which may just have been stopped.
 PATIENCE = 2.0
 #: Sliders reach this many times the usual strength.
-_REACH = 2
+_REACH = 4
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "

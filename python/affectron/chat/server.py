@@ -37,9 +37,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"cannot serve at {host}, port {port}: {reason}; --port 0 takes a free one") from error
 
 
+def in_address(host: str) -> str:
+    """A host as addresses have it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def address(listening: socket.socket, host: str) -> str:
     """The address of the page."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    return f"http://{in_address(host)}:{listening.getsockname()[1]}/"
 
 
 class Server(uvicorn.Server):

@@ -38,7 +38,7 @@ def chat(
     try:
         from affectron.chat.app import Chat
         from affectron.chat.cards import Cards
-        from affectron.chat.server import Server, address, listen
+        from affectron.chat.server import Server, address, in_address, listen
         from affectron.chat.writer import Writer
     except ImportError as error:
         raise InputError(
@@ -53,7 +53,7 @@ def chat(
         loaded, tokenizer = load_model(model, load)
         check_model(loaded, selected)
         writer = Writer(loaded, tokenizer, selected, measured, questions)
-        page = Chat(writer, cards, model, [LOOPBACK, "localhost", host])
+        page = Chat(writer, cards, model, [LOOPBACK, "localhost", in_address(host)])
         at = address(listening, host)
         if not ip_address(listening.getsockname()[0]).is_loopback:
             say(f"warning: anyone who reaches {at} can use the model, and read the texts of the cards")

@@ -214,7 +214,6 @@ function told(request, event) {
     }
   }
   if (event.task) showProbabilities(request, event);
-  if (event.error) fail(event.error);
 }
 
 function showProbabilities(request, { task, probabilities, left_out: reason }) {
@@ -272,7 +271,13 @@ async function write() {
       signal: control.signal,
     });
     if (!response.ok) throw new Error((await response.json()).error);
-    for await (const event of events(response)) told(request, event);
+    let whole = false;
+    for await (const event of events(response)) {
+      if (event.error) throw new Error(event.error);
+      whole ||= Boolean(event.texts);
+      told(request, event);
+    }
+    if (!whole) throw new Error("The server ended the text.");
     $("status").textContent = $("status").textContent.replace("; reading P(label) …", "");
   } catch (error) {
     $("status").textContent = control.signal.aborted ? "stopped" : "";
