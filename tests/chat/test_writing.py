@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -128,6 +129,15 @@ def test_the_model_as_it_is_judges_both_texts(visitor: Visitor, writer: Writer) 
     for task, labels in writer.neurons.tasks.items():
         expected = label_probabilities(writer.model, writer.tokenizer, whole(events)["texts"], task, labels, PROMPTS)
         np.testing.assert_allclose(np.array(list(told[task].values())).T, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_a_label_without_neurons_is_refused(chat: Chat, visitor: Visitor, writer: Writer) -> None:
+    neurons = affectron.NeuronSet([affectron.NeuronList("anger", "emotion", [])], writer.neurons.widths)
+    chat.writer = Writer(writer.model, writer.tokenizer, neurons, writer.stats, {})
+    assert visitor.refused(STEERED) == "steered[0]: label 'anger' has no neurons"
+    assert re.search(
+        'data-label="anger" data-neurons="0">[^§]*?class="slider"[^>]* disabled>', visitor.get("/").read().decode()
+    )
 
 
 def test_a_task_of_one_label_has_no_probability(chat: Chat, visitor: Visitor, writer: Writer) -> None:

@@ -168,8 +168,11 @@ class Chat:
             return _refusal("another text is being written; stop it, or wait for its end", 409)
         self.stop = stop = threading.Event()
         loop, waiting = asyncio.get_running_loop(), asyncio.Queue[Event | None]()
-        told = lambda event: loop.call_soon_threadsafe(waiting.put_nowait, event)  # noqa: E731
-        work = loop.run_in_executor(self.thread, self._work, asked, told, stop)
+
+        def tell(event: Event | None) -> None:
+            loop.call_soon_threadsafe(waiting.put_nowait, event)
+
+        work = loop.run_in_executor(self.thread, self._work, asked, tell, stop)
         work.add_done_callback(lambda _: self.busy.release())
         try:
             first = await waiting.get()
@@ -180,7 +183,7 @@ class Chat:
             return _refusal(first["error"], first["status"])
         return _Lines(_events(first, waiting), stop)
 
-    def _work(self, asked: Request, tell: Callable[[Event | None], Any], stop: threading.Event) -> None:
+    def _work(self, asked: Request, tell: Callable[[Event | None], None], stop: threading.Event) -> None:
         """Run in the thread of the model; whatever happens, the last event is None."""
         try:
             self.writer.write(asked, tell, stop)
