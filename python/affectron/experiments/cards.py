@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectron import options
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.corpus import Corpus
 from affectron.errors import InputError
@@ -23,6 +24,7 @@ from affectron.stats import ATTRIBUTION, ActivationStats, SiteStats
 _Distribution = TypeVar("_Distribution", Spread, Moments)
 
 
+@checked_arguments
 @documented(Describe, Read)
 def describe(
     model: Any,

@@ -7,6 +7,7 @@ import math
 from scipy import special
 
 from affectron import options
+from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron.evaluation.exam import Exam, Questions
 from affectron.evaluation.intervals import mean_interval
@@ -25,6 +26,7 @@ from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import ActivationStats
 
 
+@checked_arguments
 @documented(options.Responses)
 def responses(
     exam: Exam,

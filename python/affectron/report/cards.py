@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from affectron._internal.artifacts import ATTRIBUTION, NEURONS, STATS, findings_file
+from affectron._internal.display import Shown, Summary
 from affectron._internal.wording import count, p_value
 from affectron.errors import InputError
 from affectron.experiments.results import CandidateNeuron, NeuronCard, ResponsePoint
@@ -52,7 +53,7 @@ Scores = dict[str, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
-class Response:
+class Response(Shown):
     """Dose-response of a neuron for one label: a point for each factor, against ``baseline``, the mean P(label)."""
 
     sentences: int
@@ -69,7 +70,7 @@ class Response:
 
 
 @dataclass(frozen=True)
-class LabelView:
+class LabelView(Shown):
     """A neuron as one of a label's neurons.
 
     Attributes:
@@ -102,7 +103,7 @@ class LabelView:
 
 
 @dataclass(frozen=True)
-class CardView:
+class CardView(Shown):
     """All that a run folder knows of one selected neuron. A notebook shows it as HTML, rich as text.
 
     Attributes:
@@ -125,6 +126,9 @@ class CardView:
     card: NeuronCard | None
     absent: tuple[str, ...]
     missing: tuple[str, ...]
+
+    def _summary(self) -> Summary:
+        return Summary([self.name, *(f"{of.label}: rank {of.rank} of {of.selected}" for of in self.labels)])
 
     @property
     def id(self) -> str:
