@@ -19,8 +19,8 @@ from affectron.experiments.results import MASKS, MethodGeneration
 from affectron.neurons import NeuronSet
 from affectron.options import COUNT, Select
 from affectron.report.averages import mean_curve
-from affectron.report.generation import claims
 from affectron.report.pieces import Pieces
+from affectron.report.summary import generated_claims
 from affectron.report.text import decimal, percent, points
 from affectron.runs import load_config
 from affectron.runs.cache import Cache
@@ -343,7 +343,7 @@ def _against(pieces: Pieces) -> str:
         for other, one in found.versus.items()
         if other != "unsteered"
     ]  # fmt: skip
-    told = "".join(f"- {sentence}\n" for task in result.tasks.values() for sentence in claims(task))
+    told = "".join(f"- {sentence}\n" for task in result.tasks.values() for sentence in generated_claims(task))
     return f"{told}\n{_table(['label', 'method', 'less', 'difference', '95 % interval', 'adjusted p'], rows)}"
 
 

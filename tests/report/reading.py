@@ -22,6 +22,7 @@ class Page(HTMLParser):
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.text: list[str] = []
         self.tables: dict[str, list[list[list[str]]]] = {}
+        self._spanning: list[list[str]] = []
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
         assert self.open == []
@@ -38,9 +39,12 @@ class Page(HTMLParser):
         if tag == "table":
             self.tables[attributes.get("id", str(len(self.tables)))] = []
         elif tag == "tr":
-            list(self.tables.values())[-1].append([])
+            # A first cell of several rows stands in each of them.
+            list(self.tables.values())[-1].append([self._spanning.pop()] if self._spanning else [])
         elif tag in ("td", "th"):
-            list(self.tables.values())[-1][-1].append([])
+            cell: list[str] = []
+            list(self.tables.values())[-1][-1].append(cell)
+            self._spanning += [cell] * (int(attributes.get("rowspan", 1)) - 1)
         if tag not in self.VOID:
             self.open.append(tag)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from affectron.evaluation.verdicts import RULE, VERDICTS
 from affectron.report import build_report
 from affectron.scores import SCORES
 from affectron.stats import ActivationStats
-from tests.report.reading import Page, written, written_p, written_pair
+from tests.report.reading import Page, read_csv, written, written_p, written_pair
 from tests.support.raw_activations import starved
 from tests.support.results import (
     PROVENANCE,
@@ -26,42 +25,57 @@ from tests.support.results import (
 
 def test_main_table_shows_every_label_mask_and_number_of_the_file(whole: tuple[Path, dict[str, Any]]) -> None:
     path, content = whole
-    rows = Page(path).tables["main-table"][1:]
+    rows = Page(path).tables["table-results"][1:]
     expected: list[list[list[str]]] = []
     for task, part in content["tasks"].items():
         expected.append([[task]])
         for label in part["labels"]:
             result = part["results"][label]
-            told = (
-                f"{result['masked']} of {result['selected']} neurons, {result['sentences']} sentences, baseline "
-                f"{100 * result['baseline']:.1f} %"
-            )
-            named = [[label, told]]
+            named = [label, f"{100 * result['baseline']:.1f}", f"{result['sentences']}"]
             for name, mask in result["masks"].items():
                 drawn = mask["random"]
-                loss = f"{mask['loss_delta']:+.3f}".replace("-", "−").replace("+0.000", "0.000")
-                row = [[name], [mask["verdict"], *([mask["reason"]] if mask["reason"] else [])]]
+                loss = f"{mask['loss_delta']:.3f}".replace("-", "−")
+                row = [named, [name, f"{result['masked']}"], [mask["verdict"], *filter(None, [mask["reason"]])]]
                 row += [[written(mask["delta"]), written_pair(mask["interval"])]]
-                row += [
-                    [written_p(mask["adjusted_p"]), "p < 0.001" if mask["p"] < 0.001 else f"p = {written_p(mask['p'])}"]
-                ]
+                row += [[written_p(mask["adjusted_p"]), written_p(mask["p"])]]
                 row += [[f"{drawn['beyond']} of {drawn['sets']}"]]
                 row += [[written(mask["others_delta"]), written_pair(mask["others_interval"])]]
                 row += [[f"{100 * mask['relative_change']:.1f}"], [loss]]
-                expected.append([*named, *row])
-                named = []
+                expected.append(row)
     assert rows == expected
     assert tuple(RULE) == VERDICTS
     assert all(rule in Page(path).words for rule in RULE.values())
-    assert {row[-7][0] for row in rows if len(row) > 7} == set(VERDICTS)
+    assert {row[2][0] for row in rows if len(row) > 1} == set(VERDICTS)
 
 
-def test_table_text_gives_every_number_back(whole: tuple[Path, dict[str, Any]]) -> None:
+def test_the_first_table_has_a_row_for_each_label_with_its_strongest_mask(whole: tuple[Path, dict[str, Any]]) -> None:
     path, content = whole
-    text = re.search(r'<pre class="copy" id="main-table-text">(.*?)</pre>', path.read_text(encoding="utf-8"), re.S)
-    assert text is not None
-    lines = [line.split("\t") for line in text[1].split("\n")]
-    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    page = Page(path)
+    assert next(iter(page.tables)) == "table-verdicts"
+    expected: list[list[list[str]]] = [
+        [["label"], ["verdict", "mask"], ["Δ own, points", "interval, points"], ["adjusted p"], ["Δ others, points"],
+         ["random"]]
+    ]  # fmt: skip
+    for task, part in content["tasks"].items():
+        expected.append([[task]])
+        for label in part["labels"]:
+            masks = part["results"][label]["masks"]
+            name, mask = min(
+                masks.items(), key=lambda item: (VERDICTS.index(item[1]["verdict"]), item[1]["adjusted_p"])
+            )
+            drawn = mask["random"]
+            expected.append(
+                [[label], [mask["verdict"], name], [written(mask["delta"]), written_pair(mask["interval"])],
+                 [written_p(mask["adjusted_p"])], [written(mask["others_delta"])],
+                 [f"{drawn['beyond']} of {drawn['sets']}"]]
+            )  # fmt: skip
+    assert page.tables["table-verdicts"] == expected
+
+
+def test_the_csv_gives_every_number_back(whole: tuple[Path, dict[str, Any]]) -> None:
+    path, content = whole
+    header, *lines = read_csv((path.parent / "table-results.csv").read_text(encoding="utf-8"))
+    rows = [dict(zip(header, line, strict=True)) for line in lines]
     assert [(row["task"], row["label"], row["mask"]) for row in rows] == [
         (t, label, mask)
         for t, part in content["tasks"].items()
@@ -70,25 +84,42 @@ def test_table_text_gives_every_number_back(whole: tuple[Path, dict[str, Any]]) 
     ]
     for row in rows:
         result = content["tasks"][row["task"]]["results"][row["label"]]
-        assert [int(row["neurons"]), int(row["masked"])] == [result["selected"], result["masked"]]
+        assert [int(row["neurons"]), int(row["masked neurons"])] == [result["selected"], result["masked"]]
         mask = result["masks"][row["mask"]]
         drawn = mask["random"]
         told = {
-            "Δ own": mask["delta"], "interval low": mask["interval"][0], "interval high": mask["interval"][1],
             "lost": mask["lost"], "gained": mask["gained"], "p": mask["p"], "adjusted p": mask["adjusted_p"],
-            "Δ others": mask["others_delta"], "others interval low": mask["others_interval"][0],
-            "others interval high": mask["others_interval"][1], "specific Δ": mask["specific_delta"],
-            "specific interval low": mask["specific_interval"][0],
-            "specific interval high": mask["specific_interval"][1], "specific p": mask["specific_p"],
-            "Δ answers own": mask["answers_delta"], "Δ answers others": mask["others_answers_delta"],
-            "answers p": mask["answers_p"],
+            "specific p": mask["specific_p"], "answers p": mask["answers_p"],
             "random beyond": drawn["beyond"], "random sets": drawn["sets"], "random p": drawn["p"],
-            "random mean": drawn["mean"], "random range low": drawn["interval"][0],
-            "random range high": drawn["interval"][1], "specific adjusted p": mask["specific_adjusted_p"],
-            "Δh, %": mask["relative_change"], "loss Δ": mask["loss_delta"], "sentences": result["sentences"],
-            "baseline, %": result["baseline"],
+            "specific adjusted p": mask["specific_adjusted_p"], "loss Δ, nats": mask["loss_delta"],
+            "sentences": result["sentences"],
         }  # fmt: skip
         assert {name: float(row[name]) for name in told} == told
+        fractions = {
+            "Δ own, points": mask["delta"], "interval low, points": mask["interval"][0],
+            "interval high, points": mask["interval"][1], "Δ others, points": mask["others_delta"],
+            "others interval low, points": mask["others_interval"][0],
+            "others interval high, points": mask["others_interval"][1], "specific Δ, points": mask["specific_delta"],
+            "specific interval low, points": mask["specific_interval"][0],
+            "specific interval high, points": mask["specific_interval"][1],
+            "Δ answers own, points": mask["answers_delta"], "Δ answers others, points": mask["others_answers_delta"],
+            "random mean, points": drawn["mean"], "random range low, points": drawn["interval"][0],
+            "random range high, points": drawn["interval"][1], "Δh, %": mask["relative_change"],
+            "baseline, %": result["baseline"],
+        }  # fmt: skip
+        for name, fraction in fractions.items():
+            assert float(row[name]) == pytest.approx(100 * fraction, abs=1e-9), name
+        assert set(row) == {
+            *told,
+            *fractions,
+            "task",
+            "label",
+            "mask",
+            "neurons",
+            "masked neurons",
+            "verdict",
+            "reason",
+        }
         assert (row["verdict"], row["reason"]) == (mask["verdict"], mask["reason"])
 
 

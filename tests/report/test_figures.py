@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -19,10 +20,8 @@ from affectron.neurons import NeuronSet
 from affectron.report import curves as figures_of_curves
 from affectron.report import figures
 from affectron.report.drawing import inline
-from tests.report.reading import SVG, texts
-from tests.support.results import (
-    SITES,
-)
+from tests.report.reading import SVG, Page, texts, written
+from tests.support.results import SITES, make_effect
 
 
 def test_accuracy_figure_places_marks_at_the_numbers(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -120,7 +119,7 @@ def test_any_label_makes_a_figure(labels: list[str]) -> None:
     for label in labels:
         kept = "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in label)
         assert not label.isprintable() or len(label) > 22 or (" ".join(kept.split()) or "(empty)") in shown
-    ElementTree.fromstring(inline(drawn.svg, "f1", labels[0]))
+    ElementTree.fromstring(inline(drawn, "f1", "Figure 1"))
 
 
 def marks(svg: str, color: str) -> list[list[tuple[float, float]]]:
@@ -174,3 +173,118 @@ def test_the_estimate_has_a_mark_for_each_neuron() -> None:
         slope, offset = np.polyfit(values, places, 1)
         np.testing.assert_allclose(np.polyval([slope, offset], values), places, atol=0.01)
     assert "ρ 0.25" in svg
+
+
+def fills(svg: str) -> list[str]:
+    """The colours of the cells of a heat map, in the order of drawing."""
+    panel = next(node for node in ElementTree.fromstring(svg).iter(f"{SVG}g") if node.get("id") == "axes_1")
+    paths = [
+        path.get("style", "")
+        for group in panel.iter(f"{SVG}g")
+        if group.get("id", "").startswith("patch_")
+        for path in group.iter(f"{SVG}path")
+    ]
+    return [found[1] for style in paths if "#dddddd" in style and (found := re.search(r"fill: (#\w{6})", style))]
+
+
+def darkness(color: str) -> float:
+    return 1 - sum(int(color[place : place + 2], 16) for place in (1, 3, 5)) / 765
+
+
+def test_one_sentence_of_forty_is_not_dark_whatever_the_other_values_are() -> None:
+    small = np.array([[2.5, -2.5], [0.0, np.nan]])
+    large = np.array([[2.5, -50.0], [80.0, np.nan]])
+    names = ["a", "b"]
+    one, other = (
+        fills(figures.matrix_figure(names, ["x", "y"], values, places=1, bound=figures.MOST_POINTS).svg)
+        for values in (small, large)
+    )
+    assert one[0] == other[0]
+    assert darkness(one[0]) < 0.06
+    assert darkness(one[1]) < 0.06
+    assert darkness(other[1]) > 0.5
+    assert other[2] == fills(figures.matrix_figure(names[:1], ["x"], np.array([[50.0]]), places=1, bound=50.0).svg)[0]
+    index = [0.01, 1.0]
+    pale, dark = (
+        fills(figures.overlap_figure(names, np.array([[1.0, value], [value, 1.0]]), [3, 3], ["t", "t"]).svg)[1]
+        for value in index
+    )
+    assert darkness(pale) < 0.03
+    assert darkness(dark) > 0.5
+
+
+def told(page: Path, name: str) -> str:
+    """What a screen reader says of a figure."""
+    source = page.read_text(encoding="utf-8").split(f'<figure id="figure-{name}">')[1].split("</figure>")[0]
+    tag = re.search(r"<svg[^>]*>", source)
+    assert tag is not None
+    assert 'role="img"' in tag[0]
+    label = re.search(r'aria-label="([^"]*)"', tag[0])
+    assert label is not None
+    return html.unescape(label[1])
+
+
+def test_the_text_of_the_accuracy_figure_has_every_change_of_the_file(whole: tuple[Path, dict[str, Any]]) -> None:
+    path, content = whole
+    text = told(path, "accuracy")
+    for part in content["tasks"].values():
+        for label, result in part["results"].items():
+            of_label = text.split(f"{label}, {result['sentences']} sentences: ")[1].split(";")[0]
+            for name, mask in result["masks"].items():
+                low, high = map(written, mask["interval"])
+                others, random = written(mask["others_delta"]), " to ".join(map(written, mask["random"]["interval"]))
+                assert (
+                    f"{name} mask {written(mask['delta'])} points, interval {low} to {high}, others {others}, "
+                    f"random sets {random}"
+                ) in of_label
+
+
+def test_each_figure_of_a_page_says_what_it_shows_in_numbers(whole: tuple[Path, dict[str, Any]]) -> None:
+    path, content = whole
+    names = [name.removeprefix("figure-") for name in Page(path).ids if name.startswith("figure-")]
+    assert {"accuracy", "layers", "overlap", "trace", "induction", "fluency"} <= set(names)
+    texts = {name: told(path, name) for name in names}
+    assert all(re.match(r"Figure \d+\. [A-Z].*\d.*\.$", text, re.S) for text in texts.values())
+    neurons = NeuronSet.load(path.parent.parent / "neurons.json")
+    labels, jaccard = neurons.overlap()
+    highest = max(jaccard[i, j] for i in range(len(labels)) for j in range(i))
+    assert f"the highest {highest:.2f} (" in texts["overlap"]
+    results = {label: r for part in content["tasks"].values() for label, r in part["results"].items()}
+    for label, result in results.items():
+        assert f"{label}: {len(neurons[label])} selected, most at " in texts["layers"]
+        assert f"{result['masked']} masked" in texts["layers"].split(f"{label}: ")[1].split(";")[0]
+        drops = texts["trace"].split(f"{label}: ")[1].split(";")[0].rstrip(".").split(", ")
+        assert [drop.removesuffix(" (used on test)") for drop in drops] == [
+            f"round {number} {written(step['dev_drop'])}" for number, step in enumerate(result["trace"], start=1)
+        ]
+
+
+def test_texts_of_the_other_figures_are_their_numbers() -> None:
+    points = [CurvePoint(4, Heights(-0.05, 0.01, None)), CurvePoint(8, Heights(-0.325, -0.02, 0.0))]
+    assert figures_of_curves.curves_figure({"one": points}).told == (
+        "Change of accuracy in points at each number of neurons set to zero. one: random neurons 0.0 at 8, other "
+        "labels' sentences +1.0 at 4 −2.0 at 8, own sentences −5.0 at 4 −32.5 at 8."
+    )
+    neurons = (EstimatedNeuron("s", 0, True, 0.5, 0.25), EstimatedNeuron("s", 1, False, 0.5, 0.125))
+    assert figures_of_curves.estimate_figure({"calm": LabelEstimate(9, neurons, -0.25, None, None)}).told == (
+        "Effect of zeroing a neuron alone, and its attribution. calm: rank correlation −0.25, 1 selected neuron, mean "
+        "effect 0.250, 1 random neuron, mean effect 0.125."
+    )
+    assert figures.ranked_figure({"calm": [0.25, 0.75, 1.0]}, None, "AUROC", (0, 1), 0.5).told == (
+        "AUROC. calm: 3 neurons from 0.25 to 1.00, median 0.75, 2 above 0.5."
+    )
+    values = np.array([[-10.0, 2.0], [np.nan, 0.5]])
+    framed = np.array([[True, False], [False, False]])
+    drawing = figures.matrix_figure(["a", "b"], ["x", "y"], values, places=1, bound=50.0, bold=framed)
+    assert drawing.told == (
+        "Table of values. Of 3 values the lowest is −10.0 (a with x), the highest 2.0 (a with y), the median 0.5. "
+        "Framed: a with x −10.0."
+    )
+    effect = make_effect()
+    drawing = figures.sweep_figure({"calm": [effect, None]}, ["all", "top"], "part")
+    assert effect.random is not None
+    low, high = map(written, effect.random.interval)
+    assert drawing.told == (
+        "Change of accuracy by part. calm: all −10.0 points, interval −20.0 to −5.0, others 0.0, random sets "
+        f"{low} to {high}, top no neuron."
+    )

@@ -90,6 +90,11 @@ def cells(*values: object) -> list[str]:
     return ["" if value is None else str(value) for value in values]
 
 
+def hundredths(*fractions: float | None) -> list[str]:
+    """The fractions in per cent or points, as a CSV has them."""
+    return cells(*(None if fraction is None else round(100 * fraction, 10) for fraction in fractions))
+
+
 def test_a_run_with_every_experiment_has_a_section_for_each(everything: Path) -> None:
     page = Page(everything)
     sections = (
@@ -137,15 +142,16 @@ def effect_cells(effect: Effect | None) -> list[str]:
         return [""] * 11
     random = effect.random
     assert random is not None
-    return cells(
-        effect.delta, *effect.interval, effect.p, effect.adjusted_p, effect.others_delta, random.beyond, random.sets,
-        effect.relative_change, effect.verdict, effect.reason,
-    )  # fmt: skip
+    return [
+        *hundredths(effect.delta, *effect.interval), *cells(effect.p, effect.adjusted_p),
+        *hundredths(effect.others_delta), *cells(random.beyond, random.sets), *hundredths(effect.relative_change),
+        effect.verdict, effect.reason,
+    ]  # fmt: skip
 
 
 EFFECT = (
-    "Δ own", "interval low", "interval high", "p", "adjusted p", "Δ others", "random beyond", "random sets", "Δh, %",
-    "verdict", "reason",
+    "Δ own, points", "interval low, points", "interval high, points", "p", "adjusted p", "Δ others, points",
+    "random beyond", "random sets", "Δh, %", "verdict", "reason",
 )  # fmt: skip
 
 
@@ -173,7 +179,7 @@ def test_tables_of_ablations_and_methods_have_every_effect(everything: Path) -> 
         named = ("label", "method", "neurons", *EFFECT, "best")
         assert [told(row, *named) for row in table(everything, f"methods-{task}")] == expected
         expected = [
-            [label, name, *(cells(6, -0.125, -0.005, None) if method.curve.points else [""] * 4)]
+            [label, name, *(cells(6, -12.5, -0.5, None) if method.curve.points else [""] * 4)]
             for label, of_label in compared.labels.items()
             for name, method in of_label.methods.items()
         ]
@@ -192,8 +198,8 @@ def test_table_of_the_cross_signal_has_every_pair(everything: Path) -> None:
         for device, signal in signals.devices.items():
             assert signal.random is not None
             expected.append(
-                cells(device, label, signal.omega, max(signal.dev), signal.delta, *signal.interval, signal.p,
-                      signal.random.beyond, signal.random.sets, signal.adjusted_p, "yes")
+                [*cells(device, label, signal.omega), *hundredths(max(signal.dev), signal.delta, *signal.interval),
+                 *cells(signal.adjusted_p, signal.p, signal.random.beyond, signal.random.sets, "yes")]
             )  # fmt: skip
     assert [list(row.values()) for row in table(everything, "cross-signal")] == expected
 
@@ -219,7 +225,7 @@ def test_table_of_another_corpus_is_that_of_its_validation(everything: Path) -> 
     ]
     for row in rows:
         effect = validation.results[row["label"]].masks[row["mask"]]
-        assert told(row, *EFFECT, "loss Δ") == [*effect_cells(effect), str(effect.loss_delta)]
+        assert told(row, *EFFECT, "loss Δ, nats") == [*effect_cells(effect), str(effect.loss_delta)]
 
 
 def test_table_of_the_estimate_has_every_label(everything: Path) -> None:
@@ -246,7 +252,7 @@ def test_generated_texts_are_told_and_shown(everything: Path) -> None:
             (label, method) for label in labels for method in result.tasks[task].labels[label]
         ]
         neurons = next(row for row in rows if row["method"] == "neurons 5 %")
-        assert (neurons["success, %"], neurons["β"], neurons["words"]) == ("0.75", "4.5", "love, hate")
+        assert (neurons["success, %"], neurons["β"], neurons["words"]) == ("75.0", "4.5", "love, hate")
         assert {row["less"] for row in table(everything, f"versus-{task}")} == {
             "unsteered", "random 5 %", "residual", "prompt"
         }  # fmt: skip

@@ -12,14 +12,14 @@ from typing import Any
 from affectron._internal.artifacts import ATTRIBUTION, CROSS_DATASET, NEURONS, STATS, VALIDATION
 from affectron._internal.files import digest
 from affectron._internal.options import Options, described
-from affectron._internal.wording import count, p_value
+from affectron._internal.wording import count
 from affectron.evaluation.verdicts import RULE, SPECIFIC
-from affectron.experiments.results import MASKS
 from affectron.neurons import NeuronSet
 from affectron.options import Common, Evaluate, KeepStable, Select, SelectTask, Validate
 from affectron.report import text as words
 from affectron.report.definitions import decisions, definitions
 from affectron.report.pieces import Pieces
+from affectron.report.summary import example_pair, generated_claims, induced_claim
 from affectron.report.tested import without_texts
 from affectron.scores import SCORES, Score, unscored
 from affectron.selection import STEPS
@@ -47,7 +47,7 @@ class File:
 
 
 def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[str, Any]:
-    """The template's values, but for figures and chapters.
+    """The template's values, but for figures, tables and chapters.
 
     Args:
         pieces: the run.
@@ -92,16 +92,15 @@ def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[
             for name, provenance in provenances.items()
             if provenance
         ],
+        "induced": None if pieces.induction is None else induced_claim(pieces.induction),
+        "generated": {
+            name: " ".join(generated_claims(task))
+            for name, task in (pieces.generation.tasks if pieces.generation else {}).items()
+        },
+        "example": None if pieces.generation is None else example_pair(pieces.generation),
         "count": count,
-        "decimal": words.decimal,
-        "signed": words.signed,
         "percent": words.percent,
-        "points": words.points,
-        "pair": words.pair,
-        "p_value": p_value,
-        "p_told": words.p_told,
         "SPECIFIC": SPECIFIC,
-        "MASKS": MASKS,
     }
 
 

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from affectron.experiments.results import CurvePoint, LabelEstimate
+from affectron.report import alternatives
 from affectron.report.drawing import BLUE, STYLE, VERMILLION, Drawing, drawn, grid, short
 
 GREY = "#777777"
@@ -57,7 +58,7 @@ def curves_figure(panels: Mapping[str, Sequence[CurvePoint]]) -> Drawing:
             for told, color, style, marker in reversed(_LINES.values())
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
-        return drawn(figure)
+        return drawn(figure, alternatives.curves(panels, {field: told for field, (told, *_) in _LINES.items()}))
 
 
 def estimate_figure(labels: Mapping[str, LabelEstimate]) -> Drawing:
@@ -86,4 +87,4 @@ def estimate_figure(labels: Mapping[str, LabelEstimate]) -> Drawing:
             Line2D([], [], color=GREY, linewidth=1.0, linestyle=":", label="effect = attribution"),
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
-        return drawn(figure)
+        return drawn(figure, alternatives.estimate(labels))

@@ -66,30 +66,32 @@ def short(text: str, limit: int = 22) -> str:
 
 
 class Drawing(NamedTuple):
-    """A figure as an SVG document and as a PNG image of twice the resolution of a screen."""
+    """A figure as an SVG document and as a PNG image of twice the resolution of a screen; ``told`` says in text what it
+    shows."""
 
     svg: str
     png: bytes
+    told: str
 
 
-def drawn(figure: Figure) -> Drawing:
+def drawn(figure: Figure, told: str) -> Drawing:
     """Draw the figure in both forms, with neither date nor version in them."""
-    svg, png = io.StringIO(), io.BytesIO()
+    svg, png, told = io.StringIO(), io.BytesIO(), clean(told)
     with warnings.catch_warnings():
         # A label may be in a script that the font lacks which measures it; the reader's font sets it.
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing.*")
         FigureCanvasSVG(figure)
-        figure.savefig(
-            svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")), facecolor="none"
-        )
+        metadata = {**dict.fromkeys(("Creator", "Date", "Format", "Type")), "Description": told}
+        figure.savefig(svg, format="svg", metadata=metadata, facecolor="none")
         figure.set_layout_engine("none")  # finding the layout again would take half of the time
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=192, metadata={"Software": None}, facecolor="white")
-    return Drawing(svg.getvalue(), png.getvalue())
+    return Drawing(svg.getvalue(), png.getvalue(), told)
 
 
-def inline(svg: str, name: str, title: str) -> str:
-    """The SVG element for an HTML page: without prolog, ids made unique by ``name``, ``title`` for screen readers.
+def inline(drawing: Drawing, name: str, title: str) -> str:
+    """The SVG element for an HTML page: without prolog, ids made unique by ``name``, ``title`` and what the drawing
+    shows for screen readers.
 
     Ids are renamed in the parsed tree and not in the text, because a label could look like an id.
     """
@@ -97,7 +99,7 @@ def inline(svg: str, name: str, title: str) -> str:
     link = "{http://www.w3.org/1999/xlink}href"
     ElementTree.register_namespace("", space[1:-1])
     ElementTree.register_namespace("xlink", link[1 : -len("}href")])
-    root = ElementTree.fromstring(svg)
+    root = ElementTree.fromstring(drawing.svg)
     for parent in list(root.iter()):
         for child in list(parent):
             # The style sheet of matplotlib would apply to the whole page; the element inherits its two rules instead.
@@ -117,7 +119,7 @@ def inline(svg: str, name: str, title: str) -> str:
     sizes = f"min-width:{min(width, 560):.0f}px;max-width:{width:.0f}px"
     root.set("style", f"{sizes};stroke-linejoin:round;stroke-linecap:butt")
     root.set("role", "img")
-    root.set("aria-label", clean(title))
+    root.set("aria-label", f"{title}. {drawing.told}")
     return ElementTree.tostring(root, encoding="unicode")
 
 

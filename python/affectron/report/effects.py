@@ -50,10 +50,10 @@ def methods(result: Methods) -> Section:
         effects = [[compared.labels[label].methods[name].effect for name in names] for label in labels]
         values = np.array([[_specific_points(effect) for effect in row] for row in effects])
         specific = np.array([[effect is not None and effect.verdict == SPECIFIC for effect in row] for row in effects])
-        drawing = figures.matrix_figure(labels, names, values, places=1, bold=specific)
+        drawing = figures.matrix_figure(labels, names, values, places=1, bound=figures.MOST_POINTS, bold=specific)
         caption = (
             f"{task}: change of accuracy on own less others' test sentences, in points, when each method's neurons are "
-            "zeroed; framed where the verdict is “specific”."
+            f"zeroed; framed where the verdict is “specific”. {figures.POINTS_SCALE}"
         )
         section.figures.append(Figure(f"methods-{of_task}", drawing, caption))
         panels = {
@@ -68,8 +68,11 @@ def methods(result: Methods) -> Section:
             )
             section.figures.append(Figure(f"curves-{of_task}", curves.curves_figure(panels), caption))
         agreement = np.array([[np.nan if share is None else share for share in row] for row in compared.agreement])
-        drawing = figures.matrix_figure(names, names, agreement, places=2)
-        caption = f"{task}: Jaccard index of what two methods select for a label, the mean over labels."
+        drawing = figures.matrix_figure(names, names, agreement, places=2, bound=1.0)
+        caption = (
+            f"{task}: Jaccard index of what two methods select for a label, the mean over labels. The darkest colour "
+            "stands for 1."
+        )
         section.figures.append(Figure(f"agreement-{of_task}", drawing, caption))
         found = [(label, name, of_label) for label, of_label in compared.labels.items() for name in names]
         rows: list[list[object]] = [

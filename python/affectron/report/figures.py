@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from affectron.evaluation.verdicts import Effect
 from affectron.experiments.results import MASKS, LabelInduction, LabelResult, TaskResult
+from affectron.report import alternatives
 from affectron.report.drawing import (
     BAND,
     BLUE,
@@ -35,6 +36,9 @@ from affectron.report.drawing import (
 )
 from affectron.report.text import decimal, layer_names
 
+#: Change of accuracy of the darkest colours of a heat map, in points.
+MOST_POINTS = 50.0
+POINTS_SCALE = f"The darkest colours stand for {MOST_POINTS:g} points and more."
 MASK_STYLE = {"adaptive": (VERMILLION, "o"), "zero": (BLUE, "s"), "mean": (GREEN, "D")}
 
 
@@ -61,7 +65,7 @@ def accuracy_figure(tasks: Mapping[str, TaskResult]) -> Drawing:
             handles.append(Patch(facecolor=BAND, label="first random sets: range"))
             handles.append(Line2D([], [], color="#777777", marker="|", markersize=11, linestyle="", label="their mean"))
         figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), columnspacing=1.4)
-        return drawn(figure)
+        return drawn(figure, alternatives.accuracy(tasks))
 
 
 def _accuracy_panel(axes: Axes, name: str, task: TaskResult) -> None:
@@ -124,13 +128,14 @@ def layers_figure(
         if masked:
             handles.append(Patch(facecolor=VERMILLION, label="of these, in the final adaptive mask"))
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
-        return drawn(figure)
+        return drawn(figure, alternatives.layers(selected, masked, sites))
 
 
 def overlap_figure(
     labels: Sequence[str], jaccard: NDArray[np.float64], sizes: Sequence[int], tasks: Sequence[str]
 ) -> Drawing:
-    """Jaccard overlap of the labels' neurons as a heat map with its numbers; the diagonal carries the set sizes.
+    """Jaccard overlap of the labels' neurons as a heat map with its numbers, white at 0 and darkest at 1; the diagonal
+    carries the set sizes.
 
     Args:
         labels, sizes, tasks: name, number of neurons and task of each row.
@@ -138,7 +143,6 @@ def overlap_figure(
     """
     count = len(labels)
     off = ~np.eye(count, dtype=bool) & ~np.isnan(jaccard)
-    scale = float(jaccard[off].max(initial=0.0)) or 1.0
     cell = min(0.56, 6.6 / count)
     size = 8.5 * min(1.0, cell / 0.45)
     colors = LinearSegmentedColormap.from_list("white to blue", ["#FFFFFF", SKY, BLUE, "#003A5C"])
@@ -150,7 +154,7 @@ def overlap_figure(
                 if row == column:
                     fill, text = "#F0F0F0", f"n={sizes[row]}"
                 elif off[row, column]:
-                    fill, text = to_hex(colors(jaccard[row, column] / scale)), decimal(jaccard[row, column], 2)
+                    fill, text = to_hex(colors(jaccard[row, column])), decimal(jaccard[row, column], 2)
                 else:  # neither label has a neuron: no index
                     fill, text = "#FFFFFF", "–"
                 axes.add_patch(
@@ -170,7 +174,7 @@ def overlap_figure(
         axes.set_aspect("equal")
         axes.set_xlim(-0.5, count - 0.5)
         axes.set_ylim(count - 0.5, -0.5)
-        return drawn(figure)
+        return drawn(figure, alternatives.overlap(labels, jaccard))
 
 
 def trace_figure(results: Mapping[str, LabelResult], min_drop: float | None) -> Drawing:
@@ -206,7 +210,7 @@ def trace_figure(results: Mapping[str, LabelResult], min_drop: float | None) -> 
         if min_drop is not None:
             handles.append(Line2D([], [], color=ORANGE, linewidth=1.6, linestyle=(0, (4, 2)), label="wanted drop"))
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
-        return drawn(figure)
+        return drawn(figure, alternatives.trace(results))
 
 
 def induction_figure(curves: Mapping[str, LabelInduction], betas: Sequence[float]) -> Drawing:
@@ -239,7 +243,7 @@ def induction_figure(curves: Mapping[str, LabelInduction], betas: Sequence[float
             dashed.set_label("random neurons")
             handles.insert(1, dashed)
         figure.legend(handles=handles, loc="outside upper left", ncols=3)
-        return drawn(figure)
+        return drawn(figure, alternatives.induction(curves, betas))
 
 
 def fluency_figure(curves: Mapping[str, LabelInduction], betas: Sequence[float]) -> Drawing:
@@ -254,7 +258,7 @@ def fluency_figure(curves: Mapping[str, LabelInduction], betas: Sequence[float])
             axes.plot(np.array(betas)[order], values[order], color=GREEN, linewidth=1.5, marker="D", markersize=4)
         figure.supxlabel("β", fontsize=9)
         figure.supylabel("change of loss, nats a token", fontsize=9)
-        return drawn(figure)
+        return drawn(figure, alternatives.fluency(curves, betas))
 
 
 def _curve_panel(axes: Axes, label: str) -> None:
@@ -304,7 +308,7 @@ def sweep_figure(rows: Mapping[str, Sequence[Effect | None]], settings: Sequence
             Patch(facecolor=BAND, label="first random sets: range and mean"),
         ]
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
-        return drawn(figure)
+        return drawn(figure, alternatives.sweep(rows, settings, axis))
 
 
 def matrix_figure(
@@ -313,16 +317,18 @@ def matrix_figure(
     values: NDArray[np.float64],
     *,
     places: int,
+    bound: float,
     bold: NDArray[np.bool_] | None = None,
 ) -> Drawing:
-    """A heat map with its numbers: white at zero, orange below and blue above, the darker the farther from zero.
+    """A heat map with its numbers: white at zero, orange below and blue above, the darker the farther from zero, up to
+    ``bound``. The scale does not follow the values, so that small ones look small.
 
     Args:
         values: [rows, columns]; NaN is shown as a dash.
         places: decimals.
+        bound: absolute value of the darkest colours; larger values have them too.
         bold: cells to be framed.
     """
-    scale = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     colors = LinearSegmentedColormap.from_list(
         "orange to blue", ["#7A3300", VERMILLION, "#F3C6A5", "#FFFFFF", "#A9D3EE", BLUE, "#003A5C"]
     )
@@ -334,7 +340,7 @@ def matrix_figure(
             for column in range(len(columns)):
                 value = float(values[row, column])
                 missing = bool(np.isnan(value))
-                fill = "#FFFFFF" if missing else to_hex(colors(0.5 + 0.5 * value / scale))
+                fill = "#FFFFFF" if missing else to_hex(colors(0.5 + 0.5 * value / bound))
                 axes.add_patch(
                     Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="#DDDDDD", linewidth=0.6)
                 )
@@ -351,7 +357,7 @@ def matrix_figure(
         axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        return drawn(figure)
+        return drawn(figure, alternatives.matrix(rows, columns, values, places, bold))
 
 
 def ranked_figure(
@@ -388,4 +394,4 @@ def ranked_figure(
             axes.tick_params(labelleft=axes.get_subplotspec().is_first_col())  # type: ignore[union-attr]
         figure.supxlabel("neurons of the label, highest first", fontsize=9)
         figure.supylabel(axis, fontsize=9)
-        return drawn(figure)
+        return drawn(figure, alternatives.ranked(values, axis, line))

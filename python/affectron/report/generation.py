@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from affectron._internal.artifacts import findings_file
 from affectron._internal.wording import count
-from affectron.evaluation.verdicts import significant
 from affectron.experiments.results.generation import Generation, MethodGeneration, Setting, TaskGeneration
+from affectron.report import alternatives
 from affectron.report import text as words
 from affectron.report.drawing import BLUE, GREEN, ORANGE, STYLE, VERMILLION, Drawing, drawn, grid, short
 from affectron.report.section import Figure, Section
@@ -60,7 +60,7 @@ def _add_task(section: Section, name: str, task: TaskGeneration) -> None:
         f"{name}: the judge of words gives {words.decimal(100 * judge.accuracy, 1)} % of {judge.sentences:,} test "
         f"sentences one of their labels, the second judge ({second.name} on the unsteered model) "
         f"{words.decimal(100 * second.accuracy, 1)} % of {second.sentences:,}. The unsteered model's loss on its own "
-        f"texts is {words.decimal(task.loss, 3)} nats a token. {' '.join(claims(task))}"
+        f"texts is {words.decimal(task.loss, 3)} nats a token."
     )
     caption = (
         f"{name}: success over the rise of loss. Lines: the doses on dev, for the residual stream at the chosen layer; "
@@ -73,7 +73,7 @@ def _add_task(section: Section, name: str, task: TaskGeneration) -> None:
     ]
     section.tables.append(Table(f"generation-{of_task}", f"Generated texts, {name}", _COLUMNS, rows, source))
     versus = [
-        [label, method, other, one.difference, one.interval, one.p, one.adjusted_p]
+        [label, method, other, one.difference, one.interval, one.adjusted_p, one.p]
         for label, methods in task.labels.items()
         for method, found in methods.items()
         for other, one in found.versus.items()
@@ -93,13 +93,13 @@ def _add_task(section: Section, name: str, task: TaskGeneration) -> None:
 
 _COLUMNS = (
     Column("label"), Column("method"), Column("neurons", "count"), Column("layer"), Column("β", "number"),
-    Column("success, %", "percent"), Column("interval", "interval"), Column("rise, nats", "number"),
-    Column("distinct", "number"), Column("second judge, %", "percent"), Column("without its words, %", "percent"),
+    Column("success", "percent"), Column("interval", "percent interval", "under"), Column("rise, nats", "number"),
+    Column("distinct", "number"), Column("second judge", "percent"), Column("without its words", "percent"),
     Column("words"),
 )  # fmt: skip
 _VERSUS = (
     Column("label"), Column("method"), Column("less"), Column("difference", "points"),
-    Column("interval", "points interval"), Column("p", "p"), Column("adjusted p", "p"),
+    Column("interval", "points interval", "under"), Column("adjusted p", "p"), Column("p", "p", "under"),
 )  # fmt: skip
 
 
@@ -115,25 +115,6 @@ def _cells(found: MethodGeneration) -> list[object]:
 def _shown_text(found: MethodGeneration, label: str, place: int) -> str:
     written = found.texts[place]
     return f"{'● ' if written.judged == label else ''}{' '.join(written.text.split())}"
-
-
-def claims(task: TaskGeneration) -> list[str]:
-    """A sentence for each method of neurons and each other one: for how many labels either has more success."""
-    compared = dict.fromkeys(
-        (method, other) for methods in task.labels.values() for method, found in methods.items()
-        for other in found.versus
-    )  # fmt: skip
-    sentences = []
-    for method, other in compared:
-        pairs = [methods[method].versus[other] for methods in task.labels.values() if other in methods[method].versus]
-        clear = [one for one in pairs if significant(one.adjusted_p)]
-        more, less = (sum(sign * one.difference > 0 for one in clear) for sign in (1, -1))
-        rest = "" if len(clear) == len(pairs) else ", the others not told apart"
-        sentences.append(
-            f"Success of {method} is above that of {other} for {more} of {count(len(pairs), 'label')} and below it for "
-            f"{less}{rest}."
-        )
-    return sentences
 
 
 def _figure(labels: Mapping[str, Mapping[str, MethodGeneration]]) -> Drawing:
@@ -171,7 +152,7 @@ def _figure(labels: Mapping[str, Mapping[str, MethodGeneration]]) -> Drawing:
         ]
         handles.append(Line2D([], [], color=GREY, linewidth=1.2, linestyle=":", label="unsteered"))
         figure.legend(handles=handles, loc="outside upper left", ncols=4)
-        return drawn(figure)
+        return drawn(figure, alternatives.generation(labels))
 
 
 def _same_place(found: MethodGeneration, chosen: Setting) -> list[Setting]:

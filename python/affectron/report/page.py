@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from affectron._internal.artifacts import VALIDATION
 from affectron._internal.files import atomic_write
 from affectron.errors import InputError
 from affectron.options import Common
@@ -41,7 +40,7 @@ def build_report(
     *,
     allow_overlap: bool = Common.allow_overlap,
 ) -> Path:
-    """Write the report of a run: one HTML page that needs no network, and its figures as SVG files beside it.
+    """Write the report of a run: one HTML page that needs no network, with its figures and tables as files beside it.
 
     Nothing is written before all of the report is made.
 
@@ -67,7 +66,8 @@ def build_report(
 
         from affectron.report.drawing import inline
         from affectron.report.overview import overview_figures
-        from affectron.report.sections import results_table, sections
+        from affectron.report.sections import sections
+        from affectron.report.summary import overview_tables
     except ImportError as error:
         raise InputError(
             f"a report needs {error.name or error}, which is not installed: pip install affectron[report]"
@@ -76,16 +76,12 @@ def build_report(
     chapters = sections(pieces)
     drawings = overview_figures(pieces)
     drawings |= {figure.name: figure.drawing for chapter in chapters for figure in chapter.figures}
-    tables = [table for chapter in chapters for table in chapter.tables]
+    overview = overview_tables(pieces)
+    tables = [*overview.values(), *(table for chapter in chapters for table in chapter.tables)]
     context = page_context(pieces, folder, overlaps)
-    if pieces.validation and pieces.validation.results:
-        caption = "Change of test accuracy under each mask"
-        results = results_table(pieces.validation, "results", caption, VALIDATION)
-        tables.append(results)
-        context["table_text"] = results.tsv()
-
+    context["tables"] = overview
     context["figures"] = {
-        name: _Inlined(number, inline(drawing.svg, f"f{number}", f"Figure {number}: {name}"), f"figure-{name}")
+        name: _Inlined(number, inline(drawing, f"f{number}", f"Figure {number}"), f"figure-{name}")
         for number, (name, drawing) in enumerate(drawings.items(), start=1)
     }
     context["chapters"] = chapters

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from affectron.evaluation.verdicts import Effect
-from affectron.experiments.results import Validation
 from affectron.report.drawing import Drawing
 from affectron.report.tables import Column, Table
 
@@ -21,14 +20,13 @@ class Figure:
 
 @dataclass
 class Section:
-    """One chapter: paragraphs, perhaps a validation for a table like the main one, then figures and tables."""
+    """One chapter: paragraphs, figures and tables, the first of which is shown unfolded."""
 
     id: str
     heading: str
     text: list[str] = field(default_factory=list)
     figures: list[Figure] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
-    validation: Validation | None = None
 
 
 BAND = (
@@ -37,16 +35,16 @@ BAND = (
 )
 #: Columns of an effect: those of its claim, and in a CSV all that was measured.
 EFFECT = (
-    Column("Δ own", "points"), Column("interval", "points interval"), Column("lost", "count", detail=True),
-    Column("gained", "count", detail=True), Column("p", "p"), Column("adjusted p", "p"),
-    Column("Δ others", "points"), Column("others interval", "points interval", detail=True),
-    Column("specific Δ", "points", detail=True), Column("specific interval", "points interval", detail=True),
-    Column("specific p", "p", detail=True), Column("Δ answers own", "points", detail=True),
-    Column("Δ answers others", "points", detail=True), Column("answers p", "p", detail=True),
-    Column("random", "beyond"), Column("random p", "p", detail=True),
-    Column("random mean", "points", detail=True), Column("random range", "points interval", detail=True),
-    Column("specific adjusted p", "p", detail=True), Column("Δh, %", "percent"), Column("verdict"),
-    Column("reason", "passage", detail=True),
+    Column("verdict"), Column("reason", "passage", "detail"),
+    Column("Δ own", "points"), Column("interval", "points interval", "under"), Column("lost", "count", "detail"),
+    Column("gained", "count", "detail"), Column("adjusted p", "p"), Column("p", "p", "under"),
+    Column("random", "beyond"), Column("random p", "p", "detail"), Column("random mean", "points", "detail"),
+    Column("random range", "points interval", "detail"),
+    Column("Δ others", "points"), Column("others interval", "points interval", "under"),
+    Column("specific Δ", "points", "detail"), Column("specific interval", "points interval", "detail"),
+    Column("specific p", "p", "detail"), Column("Δ answers own", "points", "detail"),
+    Column("Δ answers others", "points", "detail"), Column("answers p", "p", "detail"),
+    Column("specific adjusted p", "p", "detail"), Column("Δh", "percent"),
 )  # fmt: skip
 
 
@@ -56,9 +54,9 @@ def effect_cells(effect: Effect | None) -> list[object]:
         return [None] * len(EFFECT)
     random = effect.random
     return [
-        effect.delta, effect.interval, effect.lost, effect.gained, effect.p, effect.adjusted_p,
-        effect.others_delta, effect.others_interval, effect.specific_delta, effect.specific_interval,
-        effect.specific_p, effect.answers_delta, effect.others_answers_delta, effect.answers_p,
-        random and (random.beyond, random.sets), random and random.p, random and random.mean,
-        random and random.interval, effect.specific_adjusted_p, effect.relative_change, effect.verdict, effect.reason,
+        effect.verdict, effect.reason, effect.delta, effect.interval, effect.lost, effect.gained, effect.adjusted_p,
+        effect.p, random and (random.beyond, random.sets), random and random.p, random and random.mean,
+        random and random.interval, effect.others_delta, effect.others_interval, effect.specific_delta,
+        effect.specific_interval, effect.specific_p, effect.answers_delta, effect.others_answers_delta,
+        effect.answers_p, effect.specific_adjusted_p, effect.relative_change,
     ]  # fmt: skip

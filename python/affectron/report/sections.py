@@ -9,7 +9,6 @@ import numpy as np
 from affectron._internal.artifacts import CROSS_DATASET, findings_file
 from affectron._internal.wording import count
 from affectron.experiments.results import (
-    MASKS,
     THIRDS,
     Associations,
     CandidateNeuron,
@@ -22,7 +21,8 @@ from affectron.experiments.results import (
 from affectron.report import effects, figures, generation
 from affectron.report import text as words
 from affectron.report.pieces import Pieces, Result
-from affectron.report.section import EFFECT, Figure, Section, effect_cells
+from affectron.report.section import Figure, Section
+from affectron.report.summary import results_table
 from affectron.report.tables import Column, Table
 
 
@@ -139,7 +139,7 @@ def _best_candidates(section: Section, result: Candidates, best: Mapping[str, Se
     ]  # fmt: skip
     columns = (
         Column("label"), Column("neuron"), Column("selected for"), Column("AUROC", "number"),
-        Column("interval", "interval"), Column("p", "p"), Column("q", "p"), Column("redundancy", "number"),
+        Column("interval", "interval", "under"), Column("p", "p"), Column("q", "p"), Column("redundancy", "number"),
     )  # fmt: skip
     caption = "The neurons of highest AUROC, up to three of each label"
     section.tables.append(Table("candidates", caption, columns, rows, findings_file("candidates")))
@@ -164,8 +164,8 @@ def _induction(result: Induction) -> Section:
     )
     section.figures.append(Figure("fluency", figures.fluency_figure(curves, betas), caption))
     columns = (
-        Column("label"), Column("β"), Column("without, %", "percent"), Column("share, %", "percent"),
-        Column("interval", "interval"), Column("random, %", "percent"), Column("loss Δ, nats", "number"),
+        Column("label"), Column("β"), Column("without", "percent"), Column("share", "percent"),
+        Column("interval", "percent interval", "under"), Column("random", "percent"), Column("loss Δ, nats", "number"),
     )  # fmt: skip
     rows = [
         [
@@ -197,16 +197,16 @@ def _cross_signal(result: CrossSignal) -> Section:
     devices = list(labels[names[0]].devices)
     values = np.array([[100 * labels[name].devices[device].delta for name in names] for device in devices])
     helps = np.array([[labels[name].devices[device].helps is True for name in names] for device in devices])
-    drawing = figures.matrix_figure(devices, names, values, places=1, bold=helps)
+    drawing = figures.matrix_figure(devices, names, values, places=1, bound=figures.MOST_POINTS, bold=helps)
     caption = (
         f"Change of accuracy, in points, on the test sentences of each {options.target} (columns) under the "
-        f"signal of each {options.source} (rows); framed where the pair helps."
+        f"signal of each {options.source} (rows); framed where the pair helps. {figures.POINTS_SCALE}"
     )
     section.figures.append(Figure("cross-signal", drawing, caption))
     columns = (
         Column(options.source), Column(options.target), Column("ω"), Column("dev Δ", "points"),
-        Column("test Δ", "points"), Column("interval", "points interval"), Column("p", "p"),
-        Column("random", "beyond"), Column("adjusted p", "p"), Column("helps"),
+        Column("test Δ", "points"), Column("interval", "points interval", "under"), Column("adjusted p", "p"),
+        Column("p", "p", "under"), Column("random", "beyond"), Column("helps"),
     )  # fmt: skip
     rows = []
     for name in names:
@@ -215,8 +215,8 @@ def _cross_signal(result: CrossSignal) -> Section:
             random = signal.random
             rows.append(
                 [
-                    device, name, signal.omega, max(signal.dev), signal.delta, signal.interval, signal.p,
-                    random and (random.beyond, random.sets), signal.adjusted_p,
+                    device, name, signal.omega, max(signal.dev), signal.delta, signal.interval, signal.adjusted_p,
+                    signal.p, random and (random.beyond, random.sets),
                     None if signal.helps is None else words.plain(signal.helps),
                 ]
             )  # fmt: skip
@@ -239,8 +239,11 @@ def _associations(result: Associations) -> Section:
     for pair in result.pairs:
         i, j = position[pair.first], position[pair.second]
         matrix[i, j] = matrix[j, i] = np.nan if pair.correlation is None else pair.correlation
-    drawing = figures.matrix_figure(labels, labels, matrix, places=2)
-    caption = f"Correlation of two labels' {score} over all {count(result.neurons, 'neuron')}."
+    drawing = figures.matrix_figure(labels, labels, matrix, places=2, bound=1.0)
+    caption = (
+        f"Correlation of two labels' {score} over all {count(result.neurons, 'neuron')}. The darkest colours stand for "
+        "−1 and 1."
+    )
     section.figures.append(Figure("correlation", drawing, caption))
     rows = [
         [
@@ -263,28 +266,8 @@ def _associations(result: Associations) -> Section:
     return section
 
 
-def results_table(validation: Validation, name: str, caption: str, source: str) -> Table:
-    """The main table of a validation, a row for each label and mask; a label without a mask has one row."""
-    columns = (
-        Column("task", detail=True), Column("label"), Column("neurons", "count", detail=True),
-        Column("masked", "count", detail=True), Column("sentences", "count"), Column("baseline, %", "percent"),
-        Column("mask"), *EFFECT, Column("loss Δ", "number"),
-    )  # fmt: skip
-    rows: list[list[object]] = []
-    for task, of_task in validation.tasks.items():
-        for label, result in of_task.in_order():
-            named = [task, label, result.selected, result.masked, result.sentences, result.baseline]
-            for mask in MASKS:
-                if mask in result.masks:
-                    effect = result.masks[mask]
-                    rows.append([*named, mask, *effect_cells(effect), effect.loss_delta])
-            if not result.masks:
-                rows.append([*named, None, *effect_cells(None), None])
-    return Table(name, caption, columns, rows, source)
-
-
 def _cross_dataset(other: Validation) -> Section:
-    section = Section("cross-dataset", "On another corpus", validation=other)
+    section = Section("cross-dataset", "On another corpus")
     corpus = other.provenance.get("corpus_name", "another corpus")
     section.text.append(
         f"The same neurons, found on this run's corpus, validated on {corpus}: the feedback loop runs on its dev "
