@@ -8,6 +8,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+from numpy.typing import NDArray
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -89,3 +92,18 @@ def texts(path: Path) -> list[str]:
 
 def read_csv(text: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+
+
+def luminance(color: NDArray[np.float64]) -> float:
+    """Relative luminance of red, green and blue in [0, 1] (WCAG 2)."""
+    linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def rgb(color: str) -> NDArray[np.float64]:
+    return np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255

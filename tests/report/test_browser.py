@@ -18,7 +18,7 @@ from affectron.experiments.results import Validation
 from affectron.report import build_report
 from affectron.report.drawing import BLUE, GREEN, INK, ORANGE, SKY, VERMILLION
 from tests.report.conftest import TASKS
-from tests.report.reading import Page
+from tests.report.reading import Page, contrast, luminance, rgb
 from tests.support.results import make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -120,7 +120,8 @@ def test_page_and_figures_are_dark_on_a_dark_screen_and_light_on_paper(
     tab = opened(browser, page, 1000, scheme=scheme, media=media)
     paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", paper))) < 40) == dark
-    assert (tab.evaluate("getComputedStyle(document.querySelector('figure svg')).filter") != "none") == dark
+    assert (tab.evaluate("getComputedStyle(document.querySelector('#figure-accuracy svg')).filter") != "none") == dark
+    assert tab.evaluate("getComputedStyle(document.querySelector('#figure-overlap svg')).filter") == "none"
     tab.close()
 
 
@@ -150,21 +151,6 @@ def test_the_page_has_a_policy_that_loads_nothing(page: Path) -> None:
     assert rules.pop("style-src") == "'unsafe-inline'"
     assert rules.pop("img-src") == "data:"
     assert set(rules.values()) == {"'none'"}
-
-
-def luminance(color: NDArray[np.float64]) -> float:
-    """Relative luminance of red, green and blue in [0, 1] (WCAG 2)."""
-    linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def contrast(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def rgb(color: str) -> NDArray[np.float64]:
-    return np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)]) / 255
 
 
 def palettes(page: Path) -> list[dict[str, NDArray[np.float64]]]:

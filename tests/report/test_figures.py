@@ -20,7 +20,7 @@ from affectron.neurons import NeuronSet
 from affectron.report import curves as figures_of_curves
 from affectron.report import figures
 from affectron.report.drawing import inline
-from tests.report.reading import SVG, Page, texts, written
+from tests.report.reading import SVG, Page, contrast, rgb, texts, written
 from tests.support.results import SITES, make_effect
 
 
@@ -288,3 +288,17 @@ def test_texts_of_the_other_figures_are_their_numbers() -> None:
         "Change of accuracy by part. calm: all −10.0 points, interval −20.0 to −5.0, others 0.0, random sets "
         f"{low} to {high}, top no neuron."
     )
+
+
+def test_numbers_stand_out_from_every_colour_of_a_heat_map() -> None:
+    shares = np.linspace(-1, 1, 81)
+    names = [f"column {place}" for place in range(len(shares))]
+    svg = figures.matrix_figure(["row"], names, shares[None], places=3, bound=1.0).svg
+    inks = []
+    for node in ElementTree.fromstring(svg).iter(f"{SVG}text"):
+        if re.fullmatch(r"−?\d\.\d{3}", "".join(node.itertext())):
+            ink = re.search(r"fill: (#\w{6})", node.get("style", ""))
+            inks.append("#000000" if ink is None else ink[1])
+    assert set(inks) == {"#000000", "#ffffff"}
+    for ink, fill in zip(inks, fills(svg), strict=True):
+        assert contrast(rgb(ink), rgb(fill)) >= 4.5, fill

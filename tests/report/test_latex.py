@@ -79,6 +79,7 @@ def test_every_table_compiles_within_the_column_of_a_paper(tmp_path: Path) -> No
     ] == []
     assert "Undefined control sequence" not in log
     assert "Missing character" not in log
+    assert "Float too large" not in log
 
 
 def compiled(folder: Path, sources: Sequence[str]) -> str:
@@ -144,3 +145,14 @@ def test_a_table_that_is_too_high_continues_under_the_same_number() -> None:
     assert source.count(r"\addtocounter{table}{-1}") == source.count("(continued)") == 2
     assert source.count(r"\label{tab:t}") == 1
     assert re.findall(r"row\d+", source) == [f"row{n}" for n in range(120)]
+
+
+def test_a_row_that_is_higher_than_a_page_continues_and_keeps_every_word() -> None:
+    words = [f"word{n}" for n in range(900)]
+    columns = (Column("label"), Column("n", "number", "under"), Column("text", "passage"), Column("p", "p"))
+    source = Table("t", "c", columns, [["anger", 0.5, " ".join(words), 0.25]], "f").latex()
+    assert re.findall(r"word\d+", source) == words
+    rows = [line for line in source.split("\n") if line.endswith(r"\\[1pt]") and "label" not in line]
+    assert len(rows) == source.count(r"\begin{table}") > 2
+    assert [row.split(" & ")[0] for row in rows] == [r"anger\par 0.500", *[""] * (len(rows) - 1)]
+    assert source.count("0.25") == 1

@@ -67,14 +67,15 @@ def short(text: str, limit: int = 22) -> str:
 
 class Drawing(NamedTuple):
     """A figure as an SVG document and as a PNG image of twice the resolution of a screen; ``told`` says in text what it
-    shows."""
+    shows. On a dark page a ``heat`` map stays light, so that its numbers stand out from their cells."""
 
     svg: str
     png: bytes
     told: str
+    heat: bool = False
 
 
-def drawn(figure: Figure, told: str) -> Drawing:
+def drawn(figure: Figure, told: str, heat: bool = False) -> Drawing:
     """Draw the figure in both forms, with neither date nor version in them."""
     svg, png, told = io.StringIO(), io.BytesIO(), clean(told)
     with warnings.catch_warnings():
@@ -86,7 +87,7 @@ def drawn(figure: Figure, told: str) -> Drawing:
         figure.set_layout_engine("none")  # finding the layout again would take half of the time
         FigureCanvasAgg(figure)
         figure.savefig(png, format="png", dpi=192, metadata={"Software": None}, facecolor="white")
-    return Drawing(svg.getvalue(), png.getvalue(), told)
+    return Drawing(svg.getvalue(), png.getvalue(), told, heat)
 
 
 def inline(drawing: Drawing, name: str, title: str) -> str:
@@ -118,6 +119,8 @@ def inline(drawing: Drawing, name: str, title: str) -> str:
     # Below the least width the page scrolls the figure instead of shrinking its letters further.
     sizes = f"min-width:{min(width, 560):.0f}px;max-width:{width:.0f}px"
     root.set("style", f"{sizes};stroke-linejoin:round;stroke-linecap:butt")
+    if drawing.heat:
+        root.set("class", "heat")
     root.set("role", "img")
     root.set("aria-label", f"{title}. {drawing.told}")
     return ElementTree.tostring(root, encoding="unicode")
@@ -147,8 +150,8 @@ def grid(count: int, panel_height: float, extra: float, one_scale: bool = True) 
 
 
 def ink_on(fill: str) -> str:
-    """White or dark ink, whichever stands out more on the colour ``fill`` (relative luminance, WCAG 2)."""
+    """White or black ink, whichever stands out more on the colour ``fill`` (relative luminance, WCAG 2)."""
     channels = np.array(to_rgb(fill))
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ [0.2126, 0.7152, 0.0722])
-    return "#FFFFFF" if luminance < 0.26 else INK
+    return "#FFFFFF" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else BLACK

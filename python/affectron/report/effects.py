@@ -70,7 +70,7 @@ def methods(result: Methods) -> Section:
         agreement = np.array([[np.nan if share is None else share for share in row] for row in compared.agreement])
         drawing = figures.matrix_figure(names, names, agreement, places=2, bound=1.0)
         caption = (
-            f"{task}: Jaccard index of what two methods select for a label, the mean over labels. The darkest colour "
+            f"{task}: Jaccard index of what two methods select for a label, the mean over labels. The strongest colour "
             "stands for 1."
         )
         section.figures.append(Figure(f"agreement-{of_task}", drawing, caption))

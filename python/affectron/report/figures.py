@@ -38,7 +38,7 @@ from affectron.report.text import decimal, layer_names
 
 #: Change of accuracy of the darkest colours of a heat map, in points.
 MOST_POINTS = 50.0
-POINTS_SCALE = f"The darkest colours stand for {MOST_POINTS:g} points and more."
+POINTS_SCALE = f"The strongest colours stand for {MOST_POINTS:g} points and more."
 MASK_STYLE = {"adaptive": (VERMILLION, "o"), "zero": (BLUE, "s"), "mean": (GREEN, "D")}
 
 
@@ -174,7 +174,7 @@ def overlap_figure(
         axes.set_aspect("equal")
         axes.set_xlim(-0.5, count - 0.5)
         axes.set_ylim(count - 0.5, -0.5)
-        return drawn(figure, alternatives.overlap(labels, jaccard))
+        return drawn(figure, alternatives.overlap(labels, jaccard), heat=True)
 
 
 def trace_figure(results: Mapping[str, LabelResult], min_drop: float | None) -> Drawing:
@@ -357,7 +357,7 @@ def matrix_figure(
         axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        return drawn(figure, alternatives.matrix(rows, columns, values, places, bold))
+        return drawn(figure, alternatives.matrix(rows, columns, values, places, bold), heat=True)
 
 
 def ranked_figure(

@@ -7,7 +7,6 @@ another and repeat the columns that name a row. One that is too high continues i
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -64,12 +63,15 @@ def escaped(text: str) -> str:
     return "".join(source for source, _ in _letters(text))
 
 
+def _flat(text: str) -> str:
+    return unicodedata.normalize("NFC", re.sub(r"[ \t\r\n]+", " ", clean(text)))
+
+
 def _letters(text: str) -> list[tuple[str, float]]:
     """The LaTeX source of each character of the text on one line, and its width in digits."""
-    text = unicodedata.normalize("NFC", re.sub(r"[ \t\r\n]+", " ", clean(text)))
     letters: list[tuple[str, float]] = []
     before = " "
-    for character in text:
+    for character in _flat(text):
         source = _source(character)
         separated = f"{{}}{source}" if before[-1] + source[0] in _LIGATURES else source
         letters.append((separated, _letter_width(character, source)))
@@ -113,6 +115,29 @@ def _line_width(line: str) -> float:
     return _width(_letters(line))
 
 
+def _broken(text: str, room: float) -> list[str]:
+    """The text in lines of at most ``room``: a line ends at a blank, or within a word that is wider than one."""
+    lines, used = [""], 0.0
+    for word in re.findall("[^ ]+ ?| ", _flat(text)):
+        for piece in [word] if _line_width(word.rstrip(" ")) <= room else word:
+            if used and used + _line_width(piece.rstrip(" ")) > room:
+                lines.append("")
+                used = 0.0
+            lines[-1] += piece
+            used += _line_width(piece)
+    return lines
+
+
+def _cut(cell: Cell, room: float, most: int) -> tuple[list[str], list[str]]:
+    """The text of the cell that has room in ``most`` lines, and the rest."""
+    for place, text in enumerate(cell):
+        lines = _broken(text, room)
+        if len(lines) > most:
+            return [*cell[:place], "".join(lines[:most])], ["".join(lines[most:]), *cell[place + 1 :]]
+        most -= len(lines)
+    return [*cell], [""]
+
+
 def _set(cell: Cell, room: float) -> tuple[str, int]:
     """The cell's source, in which a word that is wider than ``room`` may break, and about its number of lines."""
     sources, lines = [], 0
@@ -122,8 +147,7 @@ def _set(cell: Cell, room: float) -> tuple[str, int]:
             joint = "\\allowbreak{}" if _width(word) > room else ""
             set_words.append(joint.join(source for source, _ in word))
         sources.append(" ".join(set_words))
-        # Words leave about a fifth of a line empty.
-        lines += max(1, math.ceil(1.2 * _line_width(line) / room)) if _line_width(line) > room else 1
+        lines += len(_broken(line, room))
     return "\\par ".join(sources), lines
 
 
@@ -196,8 +220,28 @@ class _Part:
         if isinstance(row, str):
             source, lines = _set((row,), self.capacity)
             return f"\\multicolumn{{{len(self.columns)}}}{{p{{0.95\\linewidth}}}}{{\\textbf{{{source}}}}} \\\\", lines
-        cells = [_set(row[column], share - _GAP) for column, share in zip(self.columns, self.shares, strict=True)]
-        return " & ".join(source for source, _ in cells) + " \\\\[1pt]", max(lines for _, lines in cells)
+        return self._row([row[column] for column in self.columns])
+
+    @property
+    def _rooms(self) -> list[float]:
+        # What fills a column exactly shall not break for a rounding error.
+        return [share - _GAP + 1e-9 for share in self.shares]
+
+    def _row(self, cells: Sequence[Cell]) -> tuple[str, int]:
+        done = [_set(cell, room) for cell, room in zip(cells, self._rooms, strict=True)]
+        return " & ".join(source for source, _ in done) + " \\\\[1pt]", max(lines for _, lines in done)
+
+    def rows(self, row: str | Sequence[Cell], most: int) -> list[tuple[str, int]]:
+        """The same, in several rows where it takes more than ``most`` lines."""
+        if isinstance(row, str):
+            return [self.row(row)]
+        rows = []
+        cells: list[Cell] = [row[column] for column in self.columns]
+        while self._row(cells)[1] > most:
+            cut = [_cut(cell, room, most) for cell, room in zip(cells, self._rooms, strict=True)]
+            rows.append(self._row([top for top, _ in cut]))
+            cells = [rest for _, rest in cut]
+        return [*rows, self._row(cells)]
 
 
 _END = ["\\bottomrule", "\\end{tabular}", ""]
@@ -231,7 +275,7 @@ def tables(
     height = 0
     for part in parts:
         opened, head_lines = part.begin(heads, numeric)
-        body = [part.row(row) for row in rows]
+        body = [line for row in rows for line in part.rows(row, most - head_lines)]
         if floats[-1] and height + head_lines + sum(lines for _, lines in body) > most:
             floats.append([])
             height = 0

@@ -241,8 +241,8 @@ def _associations(result: Associations) -> Section:
         matrix[i, j] = matrix[j, i] = np.nan if pair.correlation is None else pair.correlation
     drawing = figures.matrix_figure(labels, labels, matrix, places=2, bound=1.0)
     caption = (
-        f"Correlation of two labels' {score} over all {count(result.neurons, 'neuron')}. The darkest colours stand for "
-        "−1 and 1."
+        f"Correlation of two labels' {score} over all {count(result.neurons, 'neuron')}. The strongest colours stand "
+        "for −1 and 1."
     )
     section.figures.append(Figure("correlation", drawing, caption))
     rows = [
