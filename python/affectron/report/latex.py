@@ -7,6 +7,7 @@ another and repeat the columns that name a row. One that is too high continues i
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -22,8 +23,8 @@ _PREAMBLE = (
     "% no letter for stands as its code point, such as U+1F600.\n"
 )
 #: Size of letters, digits that have room in a line of 219 points, the column of a paper of two columns, and lines that
-#: have room on a page below a caption.
-_SIZES = (("\\footnotesize", 51.5, 52), ("\\scriptsize", 54.8, 62))
+#: have room on a page below a caption, in a paper of letters of 11 points too.
+_SIZES = (("\\footnotesize", 48.5, 46), ("\\scriptsize", 54.8, 52))
 #: Digits that the space between two columns takes, twice ``\tabcolsep``.
 _GAP, _SEPARATION = 0.75, "1.5pt"
 #: Letters of Computer Modern -> their width in digits; about one for any other.
@@ -205,7 +206,7 @@ class _Part:
     shares: list[float]
     capacity: float
 
-    def begin(self, heads: Sequence[Cell], numeric: Sequence[bool]) -> tuple[list[str], int]:
+    def begin(self, heads: Sequence[Cell], numeric: Sequence[bool]) -> tuple[list[str], float]:
         """The source down to the rule below the headings, and its number of lines."""
         align = "".join(
             f">{{\\ragged{'left' if numeric[column] else 'right'}\\arraybackslash}}"
@@ -215,7 +216,7 @@ class _Part:
         source, lines = self.row(heads)
         return [f"\\begin{{tabular}}{{{align}}}", "\\toprule", source, "\\midrule"], lines + 3
 
-    def row(self, row: str | Sequence[Cell]) -> tuple[str, int]:
+    def row(self, row: str | Sequence[Cell]) -> tuple[str, float]:
         """The source of a row, or of a heading of rows, and about its number of lines."""
         if isinstance(row, str):
             source, lines = _set((row,), self.capacity)
@@ -227,18 +228,18 @@ class _Part:
         # What fills a column exactly shall not break for a rounding error.
         return [share - _GAP + 1e-9 for share in self.shares]
 
-    def _row(self, cells: Sequence[Cell]) -> tuple[str, int]:
+    def _row(self, cells: Sequence[Cell]) -> tuple[str, float]:
         done = [_set(cell, room) for cell, room in zip(cells, self._rooms, strict=True)]
-        return " & ".join(source for source, _ in done) + " \\\\[1pt]", max(lines for _, lines in done)
+        return " & ".join(source for source, _ in done) + " \\\\[1pt]", max(lines for _, lines in done) + 0.125
 
-    def rows(self, row: str | Sequence[Cell], most: int) -> list[tuple[str, int]]:
+    def rows(self, row: str | Sequence[Cell], most: int) -> list[tuple[str, float]]:
         """The same, in several rows where it takes more than ``most`` lines."""
         if isinstance(row, str):
             return [self.row(row)]
         rows = []
         cells: list[Cell] = [row[column] for column in self.columns]
         while self._row(cells)[1] > most:
-            cut = [_cut(cell, room, most) for cell, room in zip(cells, self._rooms, strict=True)]
+            cut = [_cut(cell, room, most - 1) for cell, room in zip(cells, self._rooms, strict=True)]
             rows.append(self._row([top for top, _ in cut]))
             cells = [rest for _, rest in cut]
         return [*rows, self._row(cells)]
@@ -272,13 +273,13 @@ def tables(
         for columns in _parts(needs, keys, capacity)
     ]
     floats: list[list[str]] = [[]]
-    height = 0
+    height = 0.0
     for part in parts:
         opened, head_lines = part.begin(heads, numeric)
-        body = [line for row in rows for line in part.rows(row, most - head_lines)]
+        body = [line for row in rows for line in part.rows(row, most - math.ceil(head_lines))]
         if floats[-1] and height + head_lines + sum(lines for _, lines in body) > most:
             floats.append([])
-            height = 0
+            height = 0.0
         floats[-1] += opened
         height += head_lines
         for source, lines in body:
