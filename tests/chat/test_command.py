@@ -31,6 +31,8 @@ def process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         [sys.executable, "-m", "affectron", "chat", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        # A job in the background is started with Ctrl-C ignored, and would pass that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:  # fmt: skip
         try:
             assert running.stdout is not None

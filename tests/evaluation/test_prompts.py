@@ -22,7 +22,7 @@ from affectron.errors import InputError
 from affectron.evaluation.batched import text_loss
 from affectron.evaluation.label_likelihood import LabelLikelihood
 from affectron.evaluation.linear_probe import LinearProbe
-from affectron.experiments import candidates
+from affectron.experiments import activity
 from affectron.generation import continuations
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.screening.pairs import screen_pairs
@@ -73,7 +73,7 @@ def lose(model: Any, tokenizer: Any) -> None:
 
 
 def collect(model: Any, tokenizer: Any) -> None:
-    with candidates.collect(model, tokenizer, Corpus.from_records(ROWS), neurons(model)):
+    with activity.collect(model, tokenizer, Corpus.from_records(ROWS), neurons(model)):
         pass
 
 
