@@ -92,7 +92,7 @@ def test_every_token_is_on_the_card_and_its_shade_grows_with_the_activation() ->
     assert max(abs(shade) for _, shade in known) == 10
     assert len({shade for _, shade in known}) > 5
     for step in range(1, 11):
-        assert all(f".card .{sign}{step} {{" in CARD_STYLE for sign in "pn")
+        assert all(f".card .{sign}{step} {{" in CARD_STYLE for sign in ("p", "n"))
 
 
 def test_strings_are_text_and_nothing_else(tmp_path: Path) -> None:
