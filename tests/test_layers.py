@@ -146,3 +146,10 @@ def test_nothing_is_imported_in_a_circle() -> None:
 def test_light_modules_load_neither_torch_nor_transformers(module: str) -> None:
     code = f"import affectron.{module}, sys\nsys.exit(bool({{'torch', 'transformers'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize("module", ["affectron.cli.app", "affectron.report"])
+def test_what_an_extra_brings_is_imported_when_it_is_used(module: str) -> None:
+    extras = ["datasets", "jinja2", "lm_eval", "matplotlib", "pandas", "pyarrow", "starlette", "uvicorn"]
+    code = f"import sys\nsys.modules.update(dict.fromkeys({extras}))\nimport {module}"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0

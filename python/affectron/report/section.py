@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from affectron.evaluation.verdicts import Effect
-from affectron.report.drawing import Drawing
 from affectron.report.tables import Column, Table
+
+if TYPE_CHECKING:
+    from affectron.report.drawing import Drawing
 
 
 @dataclass(frozen=True)
