@@ -16,7 +16,7 @@ import pytest
 import affectron
 from affectron.chat.app import Chat
 from affectron.chat.cards import Cards
-from affectron.chat.server import Server, listen
+from affectron.chat.server import Server, in_address, listen
 from affectron.chat.writer import Writer
 from affectron.demo import MODEL, PROMPTS
 from affectron.demo.corpus import generate
@@ -25,12 +25,12 @@ from affectron.demo.corpus import generate
 class Visitor:
     """Speaks HTTP with the server as a program does that is no browser."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.host = f"127.0.0.1:{port}"
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.port, self.address = port, address
+        self.host = f"{in_address(address)}:{port}"
 
     def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        self.connection = http.client.HTTPConnection(self.address, self.port, timeout=60)
         self.connection.request(method, path, body, dict(headers))
         return self.connection.getresponse()
 
@@ -57,13 +57,13 @@ class Visitor:
 
 
 @contextmanager
-def served(chat: Chat) -> Iterator[Visitor]:
+def served(chat: Chat, address: str = "127.0.0.1") -> Iterator[Visitor]:
     server = Server(chat)
-    with listen("127.0.0.1", 0) as listening:
+    with listen(address, 0) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield Visitor(listening.getsockname()[1])
+            yield Visitor(listening.getsockname()[1], address)
         finally:
             server.handle_exit(signal.SIGINT, None)
             thread.join(30)

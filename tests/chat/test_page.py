@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from importlib import resources
 
 import pytest
 
-from affectron.chat.app import Chat
+from affectron.chat.app import LARGEST, Chat
 from affectron.chat.cards import Cards
+from affectron.chat.server import listen
 from affectron.chat.writer import Writer
+from affectron.errors import InputError
 from affectron.report.cards import CARD_STYLE
-from tests.chat.conftest import Visitor
+from affectron.report.pieces import Pieces
+from tests.chat.conftest import Visitor, served
 from tests.chat.test_writing import STEERED
 
 PATHS = (
@@ -67,11 +71,26 @@ def test_another_host_is_refused(visitor: Visitor, host: str) -> None:
     assert visitor.post(STEERED, Host=host).status == 400
 
 
+def test_an_ipv6_address_is_served(writer: Writer, one_thread: None) -> None:
+    try:
+        listen("::1", 0).close()
+    except InputError:
+        pytest.skip("this machine has no IPv6")
+    chat = Chat(writer, Cards(Pieces(neurons=writer.neurons)), "embedded", ["[::1]"])
+    with served(chat, "::1") as visitor:
+        assert visitor.get("/").status == 200
+        assert visitor.post(STEERED, Origin=f"http://[::1]:{visitor.port}").status == 200
+        assert visitor.post(STEERED, Origin=f"http://[::2]:{visitor.port}").status == 403
+        assert visitor.get("/", Host="[::2]").status == 400
+
+
 def test_loopback_names_are_served(visitor: Visitor) -> None:
     assert visitor.get("/", Host=f"localhost:{visitor.port}").status == 200
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost", "http://[", "file://"]
+)
 def test_a_request_of_another_site_is_refused(visitor: Visitor, origin: str) -> None:
     response = visitor.post(STEERED, Origin=origin)
     assert response.status == 403
@@ -82,6 +101,20 @@ def test_a_request_of_another_site_is_refused(visitor: Visitor, origin: str) -> 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_what_a_form_can_send_is_refused(visitor: Visitor, kind: str) -> None:
     assert visitor.post(STEERED, **{"Content-Type": kind}).status == 415
+
+
+@pytest.mark.parametrize("path", ["../app.py", "%2e%2e/app.py", "..%2fapp.py", "..%5capp.py", "/etc/passwd", "%00", ""])
+def test_no_other_file_is_served(visitor: Visitor, path: str) -> None:
+    assert visitor.get(f"/static/{path}").status == 404
+
+
+def test_a_request_of_any_length_takes_bounded_memory(visitor: Visitor) -> None:
+    """The rest of the body is never read: the answer comes before it is sent."""
+    with socket.create_connection(("127.0.0.1", visitor.port), timeout=60) as speaking:
+        head = f"POST /write HTTP/1.1\r\nHost: {visitor.host}\r\nContent-Type: application/json\r\n"
+        speaking.sendall(f"{head}Content-Length: {2**40}\r\n\r\n".encode() + b" " * (LARGEST + 1))
+        assert speaking.recv(100).startswith(b"HTTP/1.1 413 ")
+    assert visitor.get("/").status == 200
 
 
 def test_the_text_is_written_for_a_post_alone(visitor: Visitor) -> None:
@@ -111,6 +144,7 @@ def test_neurons_are_those_of_the_label_and_each_has_a_card(visitor: Visitor, wr
         ("/card?site=x", "index is missing"),
         ("/card?site=x&index=0", "neuron 0 of 'x' is not selected for any label"),
         ("/card?site=model.layers.3.mlp&index=-1", "neuron -1 of 'model.layers.3.mlp' is not selected"),
+        ("/card?site=model.layers.3.mlp&index=" + "9" * 5000, "of 'model.layers.3.mlp' is not selected"),
     ],
 )
 def test_a_neuron_that_is_not_there_is_refused(visitor: Visitor, path: str, message: str) -> None:

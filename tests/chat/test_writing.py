@@ -227,6 +227,8 @@ def test_an_error_of_the_model_is_told_and_leaves_it_unsteered(
         ({"prompt": 3}, "request: prompt is 3, expected text"),
         ({"prompt": "We", "max_new_tokens": 0}, "request: max_new_tokens is 0, expected an integer of at least 1"),
         ({"prompt": "We", "temperature": -1}, "request: temperature is -1, expected a number >= 0"),
+        (b'{"prompt": "\\ud800"}', "request: prompt holds half a surrogate pair"),
+        ({"prompt": "We", "steered": [{**ANGER, "strength": 10**400}]}, "steered[0].strength has more than 64 bits"),
         (b'{"prompt": "We", "temperature": NaN}', "request: temperature is nan, expected"),
         ({"prompt": "We", "seed": 2**32}, "request: seed is 4294967296, expected an integer"),
         ({"prompt": "We", "mood": 1}, "request: mood is not a field, expected one of prompt, chat, "),

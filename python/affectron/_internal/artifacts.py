@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-STATS, ATTRIBUTION, GRADIENTS, LAYERS, NEURONS, VALIDATION, CROSS_DATASET = (
+STATS, ATTRIBUTION, GRADIENTS, LAYERS, NEURONS, STEERING, VALIDATION, CROSS_DATASET = (
     "stats.safetensors", "attribution.safetensors", "gradients.safetensors", "layers.safetensors", "neurons.json",
-    "validation.json", "cross_dataset.json",
+    "steering.json", "validation.json", "cross_dataset.json",
 )  # fmt: skip
 REPORT, PAGE = "report", "index.html"
 

@@ -195,10 +195,10 @@ class _Reading:
         if typing.get_origin(kind) is typing.Literal:  # of which the bound knows the names
             kind = str
         right = isinstance(value, _ACCEPTED[kind]) and (kind is bool or not isinstance(value, bool))
+        if right and isinstance(value, int) and abs(value) >= 2**63:
+            raise InputError(f"{self.file}: {path} has more than 64 bits, expected {self.expected(kind)}")
         if not right or (kind is float and not math.isfinite(value)) or (kind is Path and "\0" in value):
             raise self.wrong(path, value, self.expected(kind))
-        if isinstance(value, int) and abs(value) >= 2**63:
-            raise InputError(f"{self.file}: {path} has more than 64 bits, expected {self.expected(kind)}")
         if kind is Path:
             return Path(value) if self.folder is None else self.folder / value
         return float(value) if kind is float else value

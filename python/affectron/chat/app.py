@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
-from urllib.parse import urlsplit
 
 import jinja2
 from starlette.applications import Starlette
@@ -34,6 +33,8 @@ from affectron.report.text import layer_names
 
 #: Seconds that a request waits for the one before it, which may just have been stopped.
 PATIENCE = 2.0
+#: Bytes of a request at most.
+LARGEST = 2**20
 #: Sliders reach this many times the usual strength.
 _REACH = 4
 
@@ -159,7 +160,9 @@ class Chat:
         if (refusal := _foreign(request)) is not None:
             return refusal
         try:
-            asked = Request.read(await request.body())
+            if (body := await _body(request)) is None:
+                return _refusal(f"the request is longer than {LARGEST} bytes", 413)
+            asked = Request.read(body)
         except InputError as error:
             return _refusal(str(error), 400)
         try:
@@ -215,6 +218,16 @@ def _given(request: HttpRequest, name: str) -> str:
     return value
 
 
+async def _body(request: HttpRequest) -> bytes | None:
+    """The body of a request; None, without reading on, once it is longer than LARGEST."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > LARGEST:
+            return None
+    return bytes(body)
+
+
 def _refusal(message: str, status: int) -> JSONResponse:
     return JSONResponse({"error": message}, status)
 
@@ -222,7 +235,7 @@ def _refusal(message: str, status: int) -> JSONResponse:
 def _foreign(request: HttpRequest) -> JSONResponse | None:
     """Refuse what a page of another site can send: its origin, or a type of content that needs no leave."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers["host"]:
+    if origin is not None and origin.partition("://")[2] != request.headers["host"]:
         return _refusal(f"origin is {origin!r}, expected this page", 403)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

@@ -50,9 +50,9 @@ class Cards:
         return cls(found)
 
     @cached_property
-    def _views(self) -> dict[tuple[str, int], CardView]:
+    def _views(self) -> dict[tuple[str, str], CardView]:
         every = card_views(self.pieces)
-        return {(view.site, view.index): view for views in every.values() for view in views}
+        return {(view.site, str(view.index)): view for views in every.values() for view in views}
 
     def html(self, site: str, index: str) -> str:
         """The card of a neuron, as a part of a page.
@@ -62,7 +62,7 @@ class Cards:
         """
         with self.making:  # requests for cards come from several threads
             views = self._views
-        found = views.get((site, int(index) if index.isdecimal() else -1))
+        found = views.get((site, index))
         if found is None:
             raise InputError(f"neuron {index} of {site!r} is not selected for any label")
         return found.html()

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from affectron._internal.checks import SHARE, OneOf, Positive, Whole
 from affectron._internal.records import from_plain
+from affectron.corpus.values import is_unicode
 from affectron.errors import InputError
 from affectron.interventions.recipes import ProgramName
 
@@ -54,4 +55,7 @@ class Request:
             value = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise InputError(f"request is not JSON: {error}") from error
-        return from_plain(cls, value, "request")
+        request = from_plain(cls, value, "request")
+        if not is_unicode(request.prompt):
+            raise InputError("request: prompt holds half a surrogate pair, expected text")
+        return request

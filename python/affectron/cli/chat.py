@@ -46,7 +46,7 @@ def chat(
         ) from error
 
     selected = affectron.NeuronSet.load(neurons)
-    questions = label_questions(label_prompt or (), selected)
+    questions = label_questions(label_prompt or (), selected, neurons)
     measured = stats_beside(neurons, stats)
     cards = Cards.beside(neurons.parent, selected, measured, say)
     with listen(host, port) as listening:  # before the model is loaded, which takes longer

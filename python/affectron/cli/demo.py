@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from affectron._internal.artifacts import STEERING
 from affectron._internal.files import locked
 from affectron.cli.inputs import quiet_transformers
 from affectron.cli.options import JsonOption
@@ -19,6 +21,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """The whole path on the embedded model: screen, attribute, select, validate, steer, report. About a minute."""
+    from affectron.demo import MODEL
     from affectron.demo.run import run
 
     quiet_transformers()
@@ -45,4 +48,9 @@ def demo(
         console().print(side_by_side(beginning, ("unsteered", f"towards {best.label}"), (unsteered, text)))
     steps = ", ".join(f"{step} {taken:.1f} s" for step, taken in result.seconds.items())
     print(f"{sum(result.seconds.values()):.0f} s in all ({steps})")
-    print(f"report written to {result.report}")
+    print(f"report written to {result.report}; next:")
+    for command in (
+        ("neurons", output, "--label", best.label),
+        ("chat", MODEL, "--neurons", output / STEERING),
+    ):
+        print("  " + shlex.join(["affectron", *map(str, command)]))

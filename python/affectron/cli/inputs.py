@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import affectron
-from affectron._internal.artifacts import STATS
+from affectron._internal.artifacts import NEURONS, SAME_MODEL, STATS
 from affectron._internal.wording import count
 from affectron.cli.options import by_task, template_text
 from affectron.cli.output import say
@@ -65,8 +65,8 @@ def check_model(model: Any, neurons: NeuronSet) -> None:
     neurons.check({site.name: site.neurons for site in affectron.find_sites(model)})
 
 
-def label_questions(given: Sequence[str], neurons: NeuronSet) -> Mapping[str, str]:
-    """Task -> its question, from texts TASK=TEMPLATE.
+def label_questions(given: Sequence[str], neurons: NeuronSet, file: Path) -> Mapping[str, str]:
+    """Task -> its question, from texts TASK=TEMPLATE; without one that by whose answer the neurons were found.
 
     Raises:
         InputError: a text of another form, or a task that the neurons do not have.
@@ -75,4 +75,18 @@ def label_questions(given: Sequence[str], neurons: NeuronSet) -> Mapping[str, st
     unknown = sorted(questions.keys() - neurons.tasks.keys())
     if unknown:
         raise InputError(f"label_prompt has task {unknown[0]!r}, expected {', '.join(neurons.tasks)}")
-    return questions
+    return {**_recorded_questions(neurons, file), **questions}
+
+
+def _recorded_questions(neurons: NeuronSet, file: Path) -> Mapping[str, str]:
+    """The questions in the provenance of the neurons, or of those in neurons.json beside them: neurons that make texts
+    likelier are found without a question."""
+    recorded, beside = neurons.provenance, file.parent / NEURONS
+    if "prompts" not in recorded and beside.is_file():
+        answering = affectron.NeuronSet.load(beside).provenance
+        if all(answering.get(field) == recorded.get(field) for field in SAME_MODEL):
+            recorded = answering
+    prompts = recorded.get("prompts")
+    if not isinstance(prompts, dict):
+        return {}
+    return Ask(prompts={task: text for task in neurons.tasks if isinstance(text := prompts.get(task), str)}).prompts

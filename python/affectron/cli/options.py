@@ -31,7 +31,8 @@ StatsOption = Annotated[Path | None, typer.Option(help="Statistics; default: sta
 LabelPromptOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="Question for a task's label, with {text} in it, that P(label) is read from; default: in words.",
+        help="Question for a task's label, with {text} in it, that P(label) is read from; default: the one by which "
+        "the neurons were found, or else one in words.",
         metavar="TASK=TEMPLATE",
     ),
 ]

@@ -102,7 +102,7 @@ def steer(
 
     texts = _prompts(prompt or [], prompts)
     selected = affectron.NeuronSet.load(neurons)
-    questions = label_questions(label_prompt or (), selected)
+    questions = label_questions(label_prompt or (), selected, neurons)
     lists = _lists(selected, label, share, neurons)
     recipe = Recipe(program, cache(lambda: stats_beside(neurons, stats)), reference, signal, max_dose)
     strengths: Sequence[float | None] = strength or [None]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from affectron._internal.artifacts import ATTRIBUTION, NEURONS, STATS, VALIDATION, findings_file
+from affectron._internal.artifacts import ATTRIBUTION, NEURONS, STATS, STEERING, VALIDATION, findings_file
 from affectron.attribution.attribute import attribute
 from affectron.corpus import Corpus
 from affectron.demo import MODEL, PROMPTS
@@ -25,6 +25,7 @@ from affectron.experiments.validation import validate
 from affectron.generation import continuations
 from affectron.interventions import contrast
 from affectron.models import load_model
+from affectron.neurons import NeuronSet
 from affectron.report import build_report
 from affectron.screening.screen import screen
 from affectron.selection import select
@@ -90,7 +91,7 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
 
     Args:
         folder: output folder of corpus.jsonl, stats.safetensors, attribution.safetensors, neurons.json, cards.json,
-            responses.json, methods.json, validation.json and report/.
+            responses.json, methods.json, validation.json, steering.json and report/.
         say: called with a line of text as each step begins.
         progress: show bars on stderr.
 
@@ -143,7 +144,9 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     emotional = corpus.where(split="train", task="emotion")
     judge = WordJudge(list(emotional), list(dev.where(task="emotion")), EMOTIONS)
     gradients = attribute(model, tokenizer, emotional.folds(PART)[0], metric="text", progress=progress)
-    steered = _steered(model, tokenizer, gradients, stats, judge)
+    writers = select(gradients, "emotion", top=SHIFTED, activations=stats)
+    writers.save(folder / STEERING)
+    steered = _steered(model, tokenizer, writers, stats, judge)
 
     begin("report", "tables and figures as one HTML page")
     page = build_report(folder)
@@ -155,13 +158,12 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
 
 
 def _steered(
-    model: Any, tokenizer: Any, gradients: ActivationStats, stats: ActivationStats, judge: WordJudge
+    model: Any, tokenizer: Any, neurons: NeuronSet, stats: ActivationStats, judge: WordJudge
 ) -> tuple[Steered, ...]:
     """Continue each beginning without a program and under one for each emotion; each text has its program in one
     batch."""
-    lists = select(gradients, "emotion", top=SHIFTED, activations=stats)
     labels = EMOTIONS[:-1]  # all but neutral
-    programs = [None, *(contrast(lists[label], stats, BETA) for label in labels)]
+    programs = [None, *(contrast(neurons[label], stats, BETA) for label in labels)]
     written = [
         continuations(model, tokenizer, f"{{bos}}{beginning}", programs, max_new_tokens=32).texts
         for beginning in BEGINNINGS

@@ -16,6 +16,12 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
+/* The nearest whole number, of two the even one, as NeuronList.top takes it. */
+function rounded(number) {
+  const low = Math.floor(number);
+  return number - low === 0.5 ? low + (low % 2) : Math.round(number);
+}
+
 /* One label: its slider, program, share of neurons, and the list of its neurons. */
 function Row(element) {
   const find = (selector) => element.querySelector(selector);
@@ -44,7 +50,7 @@ function Row(element) {
   this.show = () => {
     const named = kind().strength;
     const selected = Number(element.dataset.neurons);
-    const taken = Math.min(selected, Math.max(1, Math.round((selected * share.value) / 100)));
+    const taken = Math.min(selected, Math.max(1, rounded(selected * (share.value / 100))));
     element.classList.toggle("on", isOn());
     strength.hidden = !named;
     switched.hidden = Boolean(named);
@@ -170,13 +176,10 @@ function restore() {
   if (location.hash.length < 2) return;
   try {
     const request = JSON.parse(decodeURIComponent(location.hash.slice(1)));
-    for (const name of Object.keys(FIELDS)) $(name).value = request[name];
-    if ($("chat")) $("chat").checked = request.chat;
-    for (const row of rows) {
-      const steered = request.steered.find((one) => one.label === row.label);
-      if (steered) row.restore(steered);
-      else row.off();
-    }
+    for (const name of Object.keys(FIELDS)) $(name).value = request[name] ?? $(name).defaultValue;
+    if ($("chat")) $("chat").checked = request.chat ?? true;
+    rows.forEach((row) => row.off());
+    for (const steered of request.steered ?? []) rows.find((row) => row.label === steered.label).restore(steered);
   } catch {
     fail("The address has settings that this page does not know.");
   }
