@@ -6,11 +6,16 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
+from affectron import NeuronList, NeuronSet
+from affectron.chat.app import Chat
+from affectron.chat.writer import Writer
+from tests.chat.conftest import served
 from tests.chat.test_command import process
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -32,21 +37,34 @@ def console() -> Iterator[list[str]]:
     assert messages == []
 
 
-@pytest.fixture
-def page(address: str, console: list[str]) -> Iterator[sync_api.Page]:
-    """The open page; in the end it has asked this machine alone."""
-    asked: list[str] = []
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: console.append(message.text))
-        page.on("pageerror", lambda error: console.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
-        yield page
+        yield browser
         browser.close()
+
+
+@contextmanager
+def opened(browser: sync_api.Browser, address: str, console: list[str]) -> Iterator[sync_api.Page]:
+    """The open page; in the end it has asked this machine alone."""
+    asked: list[str] = []
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.set_default_timeout(120_000)
+    page.on("console", lambda message: console.append(message.text))
+    page.on("pageerror", lambda error: console.append(str(error)))
+    page.on("dialog", lambda dialog: console.append(dialog.message))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    yield page
+    page.close()
     assert {urlsplit(url).netloc for url in asked} == {urlsplit(address).netloc}
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser, address: str, console: list[str]) -> Iterator[sync_api.Page]:
+    with opened(browser, address, console) as page:
+        yield page
 
 
 def written(page: sync_api.Page) -> list[str]:
@@ -132,20 +150,92 @@ def test_programs_shares_and_all_off(page: sync_api.Page) -> None:
     assert written(page)[1].strip() == ""
 
 
-def test_a_refusal_is_one_visible_line_and_a_text_can_be_stopped(page: sync_api.Page, console: list[str]) -> None:
+def test_a_refusal_is_one_visible_line(page: sync_api.Page, console: list[str]) -> None:
     page.fill("#prompt", "We " * 200)
     page.click("#write")
     page.wait_for_selector("#error:visible")
     assert "but the model reads 128" in page.inner_text("#error")
     assert "400 (Bad Request)" in console.pop()
-    page.fill("#prompt", "We")
-    page.fill("#temperature", "5")
-    page.fill("#max_new_tokens", "120")
+
+
+def test_a_text_can_be_stopped(page: sync_api.Page) -> None:
+    page.route("**/write", lambda route: None)  # a text without an end; the server's part is tested without a browser
     page.click("#write")
     page.click("#stop")
     page.wait_for_selector("#write:enabled")
     assert page.inner_text("#status") == "stopped"
     assert not page.locator("#error").is_visible()
+
+
+def test_settings_survive_a_reload_and_unknown_ones_are_told(page: sync_api.Page) -> None:
+    anger = page.locator('.label[data-label="anger"]')
+    anger.locator(".strength").fill("3.14159265")
+    page.fill("#temperature", "0.7")
+    page.focus("#prompt")
+    page.reload()
+    assert anger.locator(".strength").input_value() == "3.14159265"
+    assert page.input_value("#temperature") == "0.7"
+    plain = urlsplit(page.url)._replace(fragment="").geturl()
+    for settings, prompt, told in (
+        ({"prompt": "We"}, "We", False),
+        ({"prompt": "We", "steered": [{"label": "envy", "program": "zero"}]}, "We", True),
+    ):
+        page.goto("about:blank")
+        page.goto(f"{plain}#{quote(json.dumps(settings))}")
+        assert page.input_value("#prompt") == prompt
+        assert page.input_value("#temperature") == "0"
+        assert page.locator("#error").is_visible() == told
+        assert not page.locator(".label.on").count()
+
+
+def test_a_keyboard_reaches_every_part_and_each_has_a_name(page: sync_api.Page) -> None:
+    page.focus("#prompt")
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("() => document.activeElement.id || document.activeElement.className"))
+    first = page.locator(".slider").first.get_attribute("id")
+    assert reached[:7] == ["max_new_tokens", "temperature", "seed", "write", "reset", first, "strength"]
+    page.keyboard.press("Enter")  # the summary of the first label
+    label = page.locator(".label").first.get_attribute("data-label")
+    page.wait_for_selector(".neurons button")
+    snapshot = page.locator("#labels").aria_snapshot()
+    for part in (f'slider "{label}"', f'spinbutton "beta of {label}"', f'group "Program and neurons of {label}"'):
+        assert part in snapshot
+    page.locator(".neurons button").first.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("Control+Enter")
+    assert not page.inner_text("#status")  # nothing is written behind the card
+    page.keyboard.press("Escape")
+    assert "neuron" in page.evaluate("() => document.activeElement.ariaLabel")
+
+
+NAMES = (
+    "\"quo'ted\"", "<img src=x onerror=alert(1)>", "a & b; </script><b>", "{{ 7*7 }}", "\U0001f600 joie \xe9",
+    "\u063a\u0636\u0628", "x" * 200, *(f"label {number}" for number in range(53)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [320, 1200])
+def test_labels_of_any_name_and_number_fit(
+    browser: sync_api.Browser, chat: Chat, writer: Writer, console: list[str], width: int, one_thread: None
+) -> None:
+    lists = [NeuronList(name, f"<b>{'y' * 100}", list(writer.neurons["anger"])[:3]) for name in NAMES]
+    neurons = NeuronSet(lists, writer.neurons.widths)
+    chat.writer = Writer(writer.model, writer.tokenizer, neurons, writer.stats, {})
+    with served(chat) as visitor, opened(browser, f"http://{visitor.host}/", console) as page:
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.locator(".name").all_inner_texts() == list(NAMES)
+        for row in page.locator(".label").all()[:7]:
+            row.locator("summary").click()
+            row.locator(".program").select_option("zero")
+            row.locator(".slider").press("ArrowRight")
+        page.fill("#prompt", "We")
+        page.click("#write")
+        page.wait_for_selector(".left-out")  # the question in words has too many labels for the model
+        assert page.inner_text("#program-told").startswith(f"{' + '.join(f'zero {name}' for name in NAMES[:7])}, 3 ")
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        assert not page.locator("img").count()
 
 
 @pytest.mark.parametrize("width", [390, 1200])

@@ -21,16 +21,33 @@ from affectron.demo import MODEL, PROMPTS
 from tests.chat.conftest import Visitor
 from tests.chat.test_writing import STEERED, whole
 
+# Run as Python starts, also where a caller would catch an error.
+_GUARD = """
+import os, sys
+
+def guard(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        if "127.0.0.1" not in str(arguments):
+            os.write(2, f"{event} {arguments}".encode())
+            os._exit(99)
+
+sys.addaudithook(guard)
+"""
+
 
 @contextmanager
 def process(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The command on a free port, and the address that it prints."""
+    """The command on a free port, and the address that it prints. It ends at once if it speaks to another machine."""
     questions = [word for task, text in PROMPTS.items() for word in ("--label-prompt", f"{task}={text}")]
+    (folder / "sitecustomize.py").write_text(_GUARD)
     arguments = (MODEL, "--neurons", folder / "steering.json", "--port", "0", *questions)
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_OFFLINE")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": path}
     with subprocess.Popen(
         [sys.executable, "-m", "affectron", "chat", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+        env=environment,
         # A job in the background is started with Ctrl-C ignored, and would pass that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:  # fmt: skip

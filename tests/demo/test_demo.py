@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from typer.testing import CliRunner
 
 from affectron.cli.app import app
 from affectron.demo import MODEL
+from affectron.demo import run as demo
 from affectron.demo.corpus import TASKS
 from affectron.evaluation.verdicts import SPECIFIC, VERDICTS
 from tests.support import golden
+from tests.support.results import make_methods
 
 
 def described(folder: Path) -> Iterator[str]:
@@ -81,3 +85,21 @@ def test_the_demo_from_corpus_to_report(tmp_path: Path) -> None:
     # The page is readable without a network: it loads nothing from outside itself.
     loaded = re.findall(r'(?:src|href)="([^"#]+)"', page)
     assert all(not link.startswith(("http:", "https:", "//")) for link in loaded)
+
+
+def test_the_demo_ends_with_the_commands_that_come_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = (("We", "are", "cry"),)
+    steered = (demo.Steered("fear", 0.5, 0.6, texts), demo.Steered("joy", 0.0, 0.5, texts))
+    result = demo.Demo(
+        make_methods(TASKS), None, steered, 0.5, tmp_path / "index.html", {"all": 1.0}
+    )  # fmt: skip
+    monkeypatch.setattr(demo, "run", lambda *_, **options: result)
+    folder = tmp_path / "a demo"
+    shown = CliRunner().invoke(app, ["demo", "-o", str(folder)])
+    assert shown.exit_code == 0, shown.output
+    neurons, chat = map(shlex.split, shown.stdout.splitlines()[-2:])
+    assert neurons[-4:] == ["neurons", str(folder), "--label", "joy"]
+    assert chat[-4:] == ["chat", str(MODEL), "--neurons", str(folder / "steering.json")]
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    unnamed = CliRunner().invoke(app, ["demo", "-o", str(folder)]).stdout.splitlines()[-1]
+    assert shlex.split(unnamed)[1:4] == ["-m", "affectron", "chat"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -49,8 +51,6 @@ def demo(
     steps = ", ".join(f"{step} {taken:.1f} s" for step, taken in result.seconds.items())
     print(f"{sum(result.seconds.values()):.0f} s in all ({steps})")
     print(f"report written to {result.report}; next:")
-    for command in (
-        ("neurons", output, "--label", best.label),
-        ("chat", MODEL, "--neurons", output / STEERING),
-    ):
-        print("  " + shlex.join(["affectron", *map(str, command)]))
+    program = ["affectron"] if shutil.which("affectron") else [sys.executable, "-m", "affectron"]
+    for command in (("neurons", output, "--label", best.label), ("chat", MODEL, "--neurons", output / STEERING)):
+        print("  " + shlex.join([*program, *map(str, command)]))

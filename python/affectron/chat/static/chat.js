@@ -12,6 +12,10 @@ function make(name, properties = {}, ...children) {
   return element;
 }
 
+function count(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
 function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
@@ -36,7 +40,7 @@ function Row(element) {
   const isOn = () => !slider.disabled && value() !== kind().neutral;
 
   this.set = (given) => {
-    if (kind().strength) strength.value = Number(given.toPrecision(6));
+    if (kind().strength) strength.value = given;
     slider.value = given;
     this.show();
   };
@@ -58,8 +62,8 @@ function Row(element) {
     strength.ariaLabel = `${named} of ${this.label}`;
     slider.ariaValueText = isOn() ? `${program.value}${named ? `, ${named} ${value()}` : ""}` : "off";
     find(".from").hidden = program.value !== "cross-signal";
-    find(".share + output").textContent = `${share.value} %`;
-    const number = `${taken === selected ? "" : `${taken} of `}${selected} neuron${selected === 1 ? "" : "s"}`;
+    find(".share + output").textContent = share.ariaValueText = `${share.value} %`;
+    const number = `${taken === selected ? "" : `${taken} of `}${count(selected, "neuron")}`;
     find(".told").textContent = selected ? `${program.value}, ${number}` : "no neurons";
   };
   this.read = () =>
@@ -81,7 +85,7 @@ function Row(element) {
     this.set(steered.strength ?? kind().usual);
   };
 
-  slider.addEventListener("input", () => this.set(Number(slider.value)));
+  slider.addEventListener("input", () => this.set(Number(Number(slider.value).toPrecision(6))));
   strength.addEventListener("input", () => {
     slider.value = value();
     this.show();
@@ -208,12 +212,12 @@ function told(request, event) {
   event.pieces?.forEach((piece, position) => parts[position].appendData(piece));
   if (event.texts) {
     event.texts.forEach((text, position) => (parts[position].data = text));
-    $("status").textContent = `${event.tokens} tokens in ${event.seconds.toFixed(1)} s; reading P(label) …`;
+    $("status").textContent = `${count(event.tokens, "token")} in ${event.seconds.toFixed(1)} s; reading P(label) …`;
     if (event.program) {
       const { name, neurons, dose } = event.program;
       const same = event.texts[0] === event.texts[1] ? "; the text is the same" : "";
       $("program-told").textContent =
-        `${name}, ${neurons} neurons${dose === null ? "" : `, dose ${dose.toPrecision(2)}`}${same}`;
+        `${name}, ${count(neurons, "neuron")}${dose === null ? "" : `, dose ${dose.toPrecision(2)}`}${same}`;
     }
   }
   if (event.task) showProbabilities(request, event);
@@ -312,7 +316,7 @@ $("card").addEventListener("click", (event) => {
   if (event.target.closest("a")) event.preventDefault(); // a card's link to itself, where the address has the settings
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !$("card").open) {
     event.preventDefault();
     write();
   }
