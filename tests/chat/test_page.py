@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
 from importlib import resources
 
 import pytest
+from starlette.types import Message
 
 from affectron.chat.app import LARGEST, Chat
 from affectron.chat.cards import Cards
@@ -115,6 +117,27 @@ def test_a_request_of_any_length_takes_bounded_memory(visitor: Visitor) -> None:
         speaking.sendall(f"{head}Content-Length: {2**40}\r\n\r\n".encode() + b" " * (LARGEST + 1))
         assert speaking.recv(100).startswith(b"HTTP/1.1 413 ")
     assert visitor.get("/").status == 200
+
+
+def test_a_request_without_an_end_is_no_failure_of_the_server(chat: Chat) -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    sent: list[Message] = []
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"9")]
+    scope = {"type": "http", "method": "POST", "path": "/write", "query_string": b"", "headers": headers}
+    asyncio.run(chat.app(scope, receive, send))
+    assert sent[0]["status"] == 400
+
+
+def test_a_request_that_has_not_ended_keeps_nobody_out(visitor: Visitor) -> None:
+    head = f"POST /write HTTP/1.1\r\nHost: {visitor.host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", visitor.port), timeout=60) as speaking:
+        speaking.sendall(f"{head}Content-Length: 9\r\n\r\n{{".encode())
+        assert visitor.events({"prompt": "We", "max_new_tokens": 2})
 
 
 def test_the_text_is_written_for_a_post_alone(visitor: Visitor) -> None:

@@ -16,6 +16,7 @@ import jinja2
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -219,12 +220,19 @@ def _given(request: HttpRequest, name: str) -> str:
 
 
 async def _body(request: HttpRequest) -> bytes | None:
-    """The body of a request; None, without reading on, once it is longer than LARGEST."""
+    """The body of a request; None, without reading on, once it is longer than LARGEST.
+
+    Raises:
+        InputError: the browser has gone away.
+    """
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST:
-            return None
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > LARGEST:
+                return None
+    except ClientDisconnect as error:
+        raise InputError("the request has no end") from error
     return bytes(body)
 
 
