@@ -66,7 +66,9 @@ def test_the_page_has_a_slider_for_each_label(visitor: Visitor, writer: Writer) 
     assert "Chat template" not in page  # the tokenizer has none
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.0.2.1", ""])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "192.0.2.1", "evil.example:127.0.0.1", "[::1]", ""]
+)
 def test_another_host_is_refused(visitor: Visitor, host: str) -> None:
     """A name of another site that is made to lead to this machine (DNS rebinding)."""
     assert visitor.get("/", Host=host).status == 400
@@ -87,7 +89,8 @@ def test_an_ipv6_address_is_served(writer: Writer, one_thread: None) -> None:
 
 
 def test_loopback_names_are_served(visitor: Visitor) -> None:
-    assert visitor.get("/", Host=f"localhost:{visitor.port}").status == 200
+    for host in (f"localhost:{visitor.port}", "LOCALHOST", "127.0.0.1:"):
+        assert visitor.get("/", Host=host).status == 200
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,8 @@ from typing import Any
 
 import jinja2
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
@@ -50,11 +51,14 @@ _HEADERS = {
 }
 
 
-class _WithHeaders:
-    """Adds the headers that keep other sites out to every response."""
+class _Guard:
+    """Keeps other sites out: refuses requests that call this machine by another name, and adds the headers.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    The check of the host that starlette 1.0 has refuses every IPv6 address.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app, self.hosts = app, {host.lower() for host in hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -63,7 +67,9 @@ class _WithHeaders:
                 message["headers"] = [*message["headers"], *headers]
             await send(message)
 
-        await self.app(scope, receive, send_with_headers)
+        host = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "")).lower()
+        app = self.app if host in self.hosts else _refusal(f"host is {host!r}, expected this page's", 400)
+        await app(scope, receive, send_with_headers)
 
 
 class _Lines(StreamingResponse):
@@ -111,7 +117,7 @@ class Chat:
                 Route("/write", self.write, methods=["POST"]),
                 Mount("/static", StaticFiles(packages=[("affectron.chat", "static")])),
             ],
-            middleware=[Middleware(_WithHeaders), Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+            middleware=[Middleware(_Guard, hosts=hosts)],
         )
 
     async def page(self, request: HttpRequest) -> Response:
