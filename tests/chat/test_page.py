@@ -108,7 +108,7 @@ def test_what_a_form_can_send_is_refused(visitor: Visitor, kind: str) -> None:
     assert visitor.post(STEERED, **{"Content-Type": kind}).status == 415
 
 
-@pytest.mark.parametrize("path", ["../app.py", "%2e%2e/app.py", "..%2fapp.py", "..%5capp.py", "/etc/passwd", "%00", ""])
+@pytest.mark.parametrize("path", ["../app.py", "%2e%2e/app.py", "..%2fapp.py", "..%5capp.py", "/etc/passwd", ""])
 def test_no_other_file_is_served(visitor: Visitor, path: str) -> None:
     assert visitor.get(f"/static/{path}").status == 404
 
