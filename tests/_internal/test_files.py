@@ -165,6 +165,22 @@ def test_json_comes_back_as_it_was(tmp_path: Path, value: dict[str, Any]) -> Non
     assert json.loads((tmp_path / "a.json").read_bytes()) == value
 
 
+def test_json_has_a_line_for_each_list_and_object_without_another_in_it(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": [[1, 2], (0.5, "é\n"), []], "b": {}, "c": {"d": None}, "e": True})
+    expected = """{
+ "a": [
+  [1, 2],
+  [0.5, "é\\n"],
+  []
+ ],
+ "b": {},
+ "c": {"d": null},
+ "e": true
+}
+"""
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == expected
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
 def test_what_json_cannot_hold_is_not_written(tmp_path: Path, value: Any) -> None:
     write_json(tmp_path / "a.json", [])

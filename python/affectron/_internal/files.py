@@ -58,15 +58,31 @@ def _umask() -> int:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write ``value`` as indented UTF-8 JSON, atomically.
+    """Write ``value`` as indented UTF-8 JSON, atomically. A list or an object without another in it is one line.
 
     Raises:
         InputError: the file cannot be written.
         TypeError, ValueError: ``value`` is not JSON.
     """
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    text = _indented(value, "\n")
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
+def _indented(value: Any, line: str) -> str:
+    """``value`` as JSON; ``line`` is a line end with the indentation of what follows."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    if not any(isinstance(item, (dict, list, tuple)) for item in inner):
+        return _ENCODER.encode(value)
+    below = f"{line} "
+    items = [_indented(item, below) for item in inner]
+    if isinstance(value, dict):
+        items = [f"{_ENCODER.encode(str(key))}: {item}" for key, item in zip(value, items, strict=True)]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}{below}{f',{below}'.join(items)}{line}{end}"
 
 
 @contextmanager

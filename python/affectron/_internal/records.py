@@ -80,10 +80,16 @@ def _hints(kind: Any) -> Mapping[str, Any]:
     return {field.name: found[field.name] for field in dataclasses.fields(kind)}
 
 
+@cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The origin and the arguments of a type."""
+    return typing.get_origin(kind), typing.get_args(kind)
+
+
 def inlined(kind: Any) -> Any:
     """X of an inline field, ``Annotated[X, INLINE]``; None for any other."""
-    inner = typing.get_args(kind)
-    return inner[0] if typing.get_origin(kind) is Annotated and inner[1] == INLINE else None
+    origin, inner = _parts(kind)
+    return inner[0] if origin is Annotated and inner[1] == INLINE else None
 
 
 @cache
@@ -101,15 +107,19 @@ def _owners(kind: Any) -> Mapping[str | None, str]:
 
 def members(kind: Any) -> tuple[Any, ...]:
     """List the types of a union except None; any other type alone."""
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return tuple(inner for inner in typing.get_args(kind) if inner is not type(None))
-    return (kind,)
+    origin, inner = _parts(kind)
+    return tuple(one for one in inner if one is not type(None)) if origin in (types.UnionType, typing.Union) else (kind,)
 
 
 def chosen(kind: Any, value: Any) -> Any:
     """The member of a union that a value is read as: a list as the tuple that there is, anything else as the first."""
-    tuples = [inner for inner in members(kind) if typing.get_origin(inner) is tuple]
-    return tuples[0] if tuples and isinstance(value, list) else members(kind)[0]
+    return _chosen(kind, isinstance(value, list))
+
+
+@cache
+def _chosen(kind: Any, is_list: bool) -> Any:
+    tuples = [inner for inner in members(kind) if _parts(inner)[0] is tuple]
+    return tuples[0] if tuples and is_list else members(kind)[0]
 
 
 class _Reading:
@@ -162,14 +172,14 @@ class _Reading:
         if value is None and type(None) in typing.get_args(kind):
             return None
         kind = chosen(kind, value)
-        origin, inner = typing.get_origin(kind), typing.get_args(kind)
+        origin, inner = _parts(kind)
         if origin is Annotated:
             found = self.value(inner[0], value, path)
             if not inner[1].accepts(found):
                 raise self.wrong(path, value, str(inner[1]))
             return found
-        if dataclasses.is_dataclass(kind):
-            return self.record(kind, value, path)
+        if kind in _ACCEPTED or origin is typing.Literal:
+            return self.scalar(kind, value, path)
         if origin is tuple:
             return self.sequence(kind, inner, value, path)
         if origin is dict:
@@ -179,7 +189,7 @@ class _Reading:
                 key: self.value(inner[1], item, _below(path, key if key.isprintable() else repr(key)))
                 for key, item in value.items()
             }
-        return self.scalar(kind, value, path)
+        return self.record(kind, value, path)
 
     def sequence(self, kind: Any, inner: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
         repeated = len(inner) == 2 and inner[1] is Ellipsis
@@ -192,7 +202,7 @@ class _Reading:
         )
 
     def scalar(self, kind: Any, value: Any, path: str) -> Any:
-        if typing.get_origin(kind) is typing.Literal:  # of which the bound knows the names
+        if _parts(kind)[0] is typing.Literal:  # of which the bound knows the names
             kind = str
         right = isinstance(value, _ACCEPTED[kind]) and (kind is bool or not isinstance(value, bool))
         if right and isinstance(value, int) and abs(value) >= 2**63:
