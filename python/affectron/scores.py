@@ -218,7 +218,10 @@ def usual_score(stats: ActivationStats) -> str:
 
 def scores_for(stats: ActivationStats) -> tuple[str, ...]:
     """List the scores that are defined for the statistics."""
-    return tuple(name for name, kind in SCORES.items() if kind.kind == kind_of(stats))
+    of_texts = stats.provenance.get("metric") in (None, "text")
+    return tuple(
+        name for name, kind in SCORES.items() if kind.kind == kind_of(stats) and (of_texts or not kind.shifted)
+    )
 
 
 def kind_of(stats: ActivationStats) -> str:
@@ -273,6 +276,9 @@ def score(
     """
     known = scores_for(stats)
     if name not in known:
+        if name in SCORES and SCORES[name].kind == kind_of(stats):
+            metric = stats.provenance["metric"]
+            raise InputError(f"score is {name!r} and the metric of the attributions {metric!r}, expected 'text'")
         raise InputError(f"score is {name!r}, expected one of {', '.join(known)} for statistics of {kind_of(stats)}s")
     task, kind = only_task(stats, task), SCORES[name]
     if kind.shifted != (activations is not None):
@@ -281,9 +287,6 @@ def score(
         raise InputError(
             f"score is {name!r} and activations are {given}, expected them for {wanted} alone (--activations)"
         )
-    metric = stats.provenance.get("metric")
-    if kind.shifted and metric not in (None, "text"):
-        raise InputError(f"score is {name!r} and the metric of the attributions {metric!r}, expected 'text'")
     values = _each_site(stats, kind.function, task)
     if activations is not None:
         if (activations.tasks.get(task), activations.widths) != (stats.tasks[task], stats.widths):

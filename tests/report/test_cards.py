@@ -19,7 +19,7 @@ from affectron._internal.artifacts import KINDS
 from affectron.errors import InputError
 from affectron.experiments.results import Cards, Excerpt, NeuronCard, VocabularyToken
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.report import build_report, cards
+from affectron.report import build_report, card_parts, cards
 from affectron.report.cards import CARD_STYLE, CardView, card_views
 from affectron.report.pieces import Pieces
 from affectron.scores import SCORES, score, scores_for
@@ -93,6 +93,23 @@ def test_every_token_is_on_the_card_and_its_shade_grows_with_the_activation() ->
     assert len({shade for _, shade in known}) > 5
     for step in range(1, 11):
         assert all(f".card .{sign}{step} {{" in CARD_STYLE for sign in ("p", "n"))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "extreme", "expected"),
+    [
+        ((" 😂", "", "", " dev"), 2, [(" 😂", 10, 4.0, True), (" dev", 2, 1.0, False)]),
+        ((" 😂", "", "", " dev"), 3, [(" 😂", 10, 4.0, False), (" dev", 2, 1.0, True)]),
+        (("", "", "a", ""), 2, [("", -7, -3.0, False), ("a", 10, 4.0, True)]),
+        (("", "", "", "a"), 2, [("\ufffd", 10, 4.0, True), ("a", 2, 1.0, False)]),
+    ],
+    ids=["in its last token", "elsewhere", "begun before the excerpt", "begun before the excerpt, and the extreme"],
+)
+def test_the_tokens_of_one_character_are_one_piece(
+    tokens: tuple[str, ...], extreme: int, expected: list[tuple[object, ...]]
+) -> None:
+    excerpt = Excerpt(("calm",), tokens, (-3.0, None, 4.0, 1.0), extreme, (True, True))
+    assert [tuple(piece) for piece in card_parts.pieces(excerpt, 4.0)] == expected
 
 
 def test_strings_are_text_and_nothing_else(tmp_path: Path) -> None:
@@ -171,6 +188,26 @@ def test_the_chapter_has_the_first_cards_open_and_the_others_folded(run: Path, t
     assert page.tags.isdisjoint({"script", "link"})
 
 
+def test_tables_lead_to_the_cards_that_the_page_has(tmp_path: Path) -> None:
+    made = make_cards(TASKS)
+    make_run(tmp_path, TASKS, *KINDS)
+    Cards(PROVENANCE, replace(made.options, count=1), made.neurons).save(tmp_path / "cards.json")
+    first, second = NeuronList("a b", "tone", [(SITES[0], 0, 2.0), (SITES[0], 1, 1.0)]), NeuronList("none", "tone", [])
+    NeuronSet([first, second], make_neurons(TASKS).widths, make_neurons(TASKS).provenance).save(
+        tmp_path / "neurons.json"
+    )
+    source = build_report(tmp_path, tmp_path / "report").read_text(encoding="utf-8")
+    page = Page(tmp_path / "report" / "index.html")
+    card, group = f"neuron-{SITES[0]}-0", "cards-a%20b"
+    assert {card, group} <= page.ids
+    assert f'<a href="#{card}">{SITES[0]} 0</a>' in source
+    assert f">{SITES[0]} 1</td>" in source  # it has no card
+    assert f'<a href="#{group}">2</a></td>' in source
+    links = [element["href"] for tag, element in page.elements if tag == "a" and element["href"].startswith("#")]
+    assert {link[1:] for link in links} <= page.ids
+    assert "#cards-none" not in links
+
+
 def test_ids_are_those_of_the_neuron_and_nothing_else(run: Path) -> None:
     ids = [view.id for view in affectron.read_cards(run)["calm"]]
     assert ids == [f"neuron-{site}-{index}" for site, index, _ in make_neurons(TASKS)["calm"]]
@@ -190,13 +227,17 @@ def test_scores_are_those_of_the_statistics_each_computed_once_a_task(
 
     monkeypatch.setattr(cards, "score", counted)
     stats = make_stats(TASKS)
-    attributions = ActivationStats(
-        stats.tasks, stats.segments,
-        {site: {name: getattr(stats, name)[site] for name in FIELDS} for site in stats.sites},
-        {**PROVENANCE, "kind": "attribution", "metric": "answer"},
-    )  # fmt: skip
+    fields = {site: {name: getattr(stats, name)[site] for name in FIELDS} for site in stats.sites}
+    attributions, of_texts = (
+        ActivationStats(stats.tasks, stats.segments, fields, {**PROVENANCE, "kind": "attribution", "metric": metric})
+        for metric in ("answer", "text")
+    )
     views = card_views(Pieces(stats=stats, attributions=attributions, neurons=make_neurons(TASKS)))
-    assert len(calls) == len(set(calls)) == len(TASKS) * sum(kind.kind != "pair" for kind in SCORES.values())
+    assert (
+        len(calls)
+        == len(set(calls))
+        == len(TASKS) * sum(kind.kind != "pair" and not kind.shifted for kind in SCORES.values())
+    )
     for task, labels in TASKS.items():
         for name in scores_for(stats):
             values = score(stats, name, task)
@@ -207,9 +248,11 @@ def test_scores_are_those_of_the_statistics_each_computed_once_a_task(
                     value = values[view.site][row if SCORES[name].per_label else 0, view.index]
                     found = of_label.scores["activation"][name]
                     assert found == (pytest.approx(value) if np.isfinite(value) else None)
-    assert any("text_attribution" in line and "metric" in line for line in views["calm"][0].absent)
-    assert not any("text_attribution" in view.labels[0].scores["attribution"] for view in views["calm"])
-    assert "attribution_t" in views["calm"][0].labels[0].scores["attribution"]
+    assert set(views["calm"][0].labels[0].scores["attribution"]) == set(scores_for(attributions))
+    assert not any("text_attribution" in line for line in views["calm"][0].absent)
+    (view, *_) = card_views(Pieces(attributions=of_texts, neurons=make_neurons(TASKS)))["calm"]
+    assert any("text_attribution" in line and "activations are not given" in line for line in view.absent)
+    assert "attribution_t" in view.labels[0].scores["attribution"]
 
 
 @pytest.mark.parametrize(
@@ -253,8 +296,8 @@ def test_a_neuron_without_its_part_says_so(run: Path) -> None:
     assert [line.split(":")[0] for line in bare.missing] == [
         "No distribution of attributions", "No promoted tokens",
     ]  # fmt: skip
-    assert [part for part, _, _ in tokens_of(parsed(bare).findall(".//div[@class='texts']//p")[0])] == ["a", ""]
-    assert "a«»" in bare.text()
+    assert [part for part, _, _ in tokens_of(parsed(bare).findall(".//div[@class='texts']//p")[0])] == ["a"]
+    assert "«a»" in bare.text()
 
 
 def test_distributions_and_responses_are_those_of_the_files(run: Path) -> None:

@@ -108,7 +108,9 @@ def _owners(kind: Any) -> Mapping[str | None, str]:
 def members(kind: Any) -> tuple[Any, ...]:
     """List the types of a union except None; any other type alone."""
     origin, inner = _parts(kind)
-    return tuple(one for one in inner if one is not type(None)) if origin in (types.UnionType, typing.Union) else (kind,)
+    if origin in (types.UnionType, typing.Union):
+        return tuple(member for member in inner if member is not type(None))
+    return (kind,)
 
 
 def chosen(kind: Any, value: Any) -> Any:

@@ -11,12 +11,17 @@ from affectron.report import text as words
 #: Steps of a token's shade, from none to that of the largest activation.
 STEPS = 10
 
-_MARKS = str.maketrans({"\n": "↵", "\r": "␍", "\t": "⇥"})
+#: Marks of line ends, tabs and other control characters.
+_MARKS = str.maketrans({code: chr(0x2400 + code) for code in range(0x20)} | {"\n": "↵", "\t": "⇥", "\x7f": "␡"})
 #: What the marks of a box plot stand for.
 MARKS = (
     f"of a sentence's mean activation the quantiles at {', '.join(f'{100 * level:g}' for level in LEVELS)} %; of its "
     "attribution the least, the mean ± one standard deviation, and the largest"
 )
+
+
+#: Stands for a character whose beginning is not in the excerpt.
+_INCOMPLETE = "\ufffd"
 
 
 class Piece(NamedTuple):
@@ -195,16 +200,31 @@ def largest(card: NeuronCard) -> float:
 
 
 def pieces(excerpt: Excerpt, largest: float) -> list[Piece]:
-    """The tokens of an excerpt, shaded by their activation relative to ``largest``."""
-    return [
-        Piece(
-            token.translate(_MARKS),
-            int(STEPS * activation / largest) if activation and largest else 0,
-            activation,
-            position == excerpt.extreme,
-        )
-        for position, (token, activation) in enumerate(zip(excerpt.tokens, excerpt.activations, strict=True))
-    ]
+    """The tokens of an excerpt, shaded by their activation relative to ``largest``.
+
+    The tokens of one character (as of an emoji) are one piece, with the activation of the extreme one among them or
+    else the largest absolute one.
+    """
+    parts: list[list[int]] = []
+    for position, token in enumerate(excerpt.tokens):
+        if token or not parts:
+            parts.append([position])
+        else:
+            parts[-1].append(position)
+    return [_piece(excerpt, part, largest) for part in parts]
+
+
+def _piece(excerpt: Excerpt, positions: Sequence[int], largest: float) -> Piece:
+    """The tokens at ``positions`` as one piece."""
+    extreme = excerpt.extreme in positions
+    known = (excerpt.activations[position] for position in ([excerpt.extreme] if extreme else positions))
+    activation = max((value for value in known if value is not None), key=abs, default=None)
+    return Piece(
+        excerpt.tokens[positions[0]].translate(_MARKS) or (_INCOMPLETE if extreme else ""),
+        int(STEPS * activation / largest) if activation and largest else 0,
+        activation,
+        extreme,
+    )
 
 
 def visible(token: str) -> str:

@@ -17,7 +17,7 @@ from affectron._internal.display import Shown, Summary
 from affectron._internal.wording import count, p_value
 from affectron.errors import InputError
 from affectron.experiments.results import CandidateNeuron, NeuronCard, ResponsePoint
-from affectron.neurons import NeuronSet
+from affectron.neurons import NeuronList, NeuronSet
 from affectron.report import card_parts, card_text
 from affectron.report import text as words
 from affectron.report.pieces import Pieces
@@ -133,7 +133,7 @@ class CardView(Shown):
     @property
     def id(self) -> str:
         """Id of the card on a page: the same for the same neuron, whatever else the page has."""
-        return f"neuron-{quote(self.site, safe='', errors='surrogatepass')}-{self.index}"
+        return _id(self.site, self.index)
 
     def text(self, width: int = 80) -> str:
         """The card as text without colour. The token of the most extreme activation stands «like this»."""
@@ -228,25 +228,51 @@ def neurons_of(pieces: Pieces) -> NeuronSet:
     return pieces.neurons
 
 
+def shown_neurons(pieces: Pieces) -> dict[str, NeuronList]:
+    """Label -> those of its neurons that have a card in the report, of every label that has any."""
+    most = pieces.cards.options.count if pieces.cards else _SHOWN
+    return {label: of_label[:most] for label, of_label in (pieces.neurons or {}).items() if of_label[:most]}
+
+
+def card_ids(pieces: Pieces) -> dict[Neuron, str]:
+    """Neuron -> the id of its card, of each that has one in the report."""
+    return {
+        (site, index): _id(site, index) for of_label in shown_neurons(pieces).values() for site, index, _ in of_label
+    }
+
+
+def group_id(label: str) -> str:
+    """Id of the heading of a label's cards."""
+    return f"cards-{_quoted(label)}"
+
+
+def _id(site: str, index: int) -> str:
+    return f"neuron-{_quoted(site)}-{index}"
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="", errors="surrogatepass")
+
+
 def chapter(pieces: Pieces) -> str:
     """The report's chapter of the cards, as HTML; empty where no neuron is selected."""
-    neurons, most = pieces.neurons, pieces.cards.options.count if pieces.cards else _SHOWN
-    if neurons is None or not any(of_label[:most] for of_label in neurons.values()):
+    neurons, shown = pieces.neurons, shown_neurons(pieces)
+    if neurons is None or not shown:
         return ""
     found = _Found.of(pieces, neurons)
     first: dict[Neuron, str] = {}  # the label under which a neuron has its card
     groups = {
         label: [
-            (found.view((site, index)), first.setdefault((site, index), label) == label)
-            for site, index, _ in of_label[:most]
+            (found.view((site, index)), first.setdefault((site, index), label) == label) for site, index, _ in of_label
         ]
-        for label, of_label in neurons.items()
+        for label, of_label in shown.items()
     }
     served = {name for scores in found.scores.values() for of_kind in scores.values() for name in of_kind}
     html = _template().chapter(
         groups,
         opened=_OPEN if pieces.cards else 0,
-        further={label: len(of_label) - most for label, of_label in neurons.items() if len(of_label) > most},
+        ids={label: group_id(label) for label in shown},
+        further={label: len(neurons[label]) - len(of_label) for label, of_label in shown.items()},
         absent=found.absent,
         descriptions={name: of_name.description for name, of_name in SCORES.items() if name in served},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from affectron.evaluation.verdicts import RULE, SPECIFIC
 from affectron.neurons import NeuronSet
 from affectron.options import Common, Evaluate, KeepStable, Select, SelectTask, Validate
 from affectron.report import text as words
+from affectron.report.cards import group_id, shown_neurons
 from affectron.report.definitions import decisions, definitions
 from affectron.report.pieces import Pieces
 from affectron.report.summary import example_pair, generated_claims, induced_claim
@@ -75,7 +76,7 @@ def page_context(pieces: Pieces, folder: Path, overlaps: Sequence[str]) -> dict[
         "results": results,
         "neurons": None if neurons is None else _neurons(neurons),
         "stats": None if stats is None else _stats(stats),
-        "selection": _selection(stats, neurons),
+        "selection": _selection(stats, neurons, shown_neurons(pieces)),
         "layer_axis": "" if neurons is None else words.layer_names(tuple(neurons.widths))[0],
         "methods": definitions(
             active=words.plain(_first(provenances, "active")),
@@ -249,8 +250,11 @@ def _stats(stats: ActivationStats) -> dict[str, Any]:
     }
 
 
-def _selection(stats: ActivationStats | None, neurons: NeuronSet | None) -> list[dict[str, Any]]:
-    """A row for each label: tokens counted under it, neurons selected for it, and why the others were not."""
+def _selection(
+    stats: ActivationStats | None, neurons: NeuronSet | None, shown: Collection[str]
+) -> list[dict[str, Any]]:
+    """A row for each label: tokens counted under it, neurons selected for it, the id of their cards, which the labels
+    ``shown`` have, and why the others were not selected."""
     task_of = dict(stats.task_of) if stats else {}
     if neurons:
         for label, selected in neurons.items():
@@ -261,6 +265,7 @@ def _selection(stats: ActivationStats | None, neurons: NeuronSet | None) -> list
             "task": task,
             "tokens": stats.tokens(label) if stats and label in stats.task_of else None,
             "neurons": len(neurons[label]) if neurons and label in neurons else None,
+            "cards": group_id(label) if label in shown else "",
             "left_out": "" if neurons is None else _left_out(neurons, label),
         }
         for label, task in task_of.items()

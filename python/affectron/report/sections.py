@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from affectron.experiments.results import (
 )
 from affectron.report import effects, figures, generation
 from affectron.report import text as words
+from affectron.report.cards import Neuron, card_ids
 from affectron.report.pieces import Pieces, Result
 from affectron.report.section import Figure, Section
 from affectron.report.summary import results_table
@@ -32,7 +34,7 @@ def sections(pieces: Pieces) -> list[Section]:
         *_made(effects.methods, pieces.methods),
         *_made(effects.estimate, pieces.estimate),
         *_made(_stability, pieces.stability),
-        *_made(_candidates, pieces.candidates),
+        *_made(partial(_candidates, cards=card_ids(pieces)), pieces.candidates),
         *_made(effects.ablations, pieces.ablations),
         *_made(_induction, pieces.induction),
         *_made(generation.generation, pieces.generation),
@@ -82,7 +84,7 @@ def _stability(result: Stability) -> Section:
 _COMPARED = {"rate": "activation rate", "mean": "mean activation"}
 
 
-def _candidates(result: Candidates) -> Section:
+def _candidates(result: Candidates, cards: Mapping[Neuron, str]) -> Section:
     options = result.options
     reads, split = options.reads, options.split
     taken = words.quantity(reads, options.tokens)
@@ -124,12 +126,15 @@ def _candidates(result: Candidates) -> Section:
         drawing = figures.ranked_figure(areas, intervals, "AUROC", (-0.02, 1.02), 0.5)
         section.figures.append(Figure("candidates", drawing, caption))
     best = {label: sorted(neurons, key=lambda known: -known[1])[:3] for label, neurons in known.items()}
-    _best_candidates(section, result, {label: [neuron for neuron, _, _ in neurons] for label, neurons in best.items()})
+    neurons = {label: [neuron for neuron, _, _ in of_label] for label, of_label in best.items()}
+    section.tables.append(_best_candidates(result, neurons, cards))
     return section
 
 
-def _best_candidates(section: Section, result: Candidates, best: Mapping[str, Sequence[CandidateNeuron]]) -> None:
-    """Add the table of the best neurons of each label."""
+def _best_candidates(
+    result: Candidates, best: Mapping[str, Sequence[CandidateNeuron]], cards: Mapping[Neuron, str]
+) -> Table:
+    """The table of the best neurons of each label, with links to their ``cards``."""
     rows: list[list[object]] = [
         [
             label, f"{neuron.site} {neuron.index}", f"{neuron.direction} {result.options.reads}", neuron.auroc,
@@ -142,7 +147,8 @@ def _best_candidates(section: Section, result: Candidates, best: Mapping[str, Se
         Column("interval", "interval", "under"), Column("p", "p"), Column("q", "p"), Column("redundancy", "number"),
     )  # fmt: skip
     caption = "The neurons of highest AUROC, up to three of each label"
-    section.tables.append(Table("candidates", caption, columns, rows, findings_file("candidates")))
+    links = {f"{site} {index}": card for (site, index), card in cards.items()}
+    return Table("candidates", caption, columns, rows, findings_file("candidates"), links=links)
 
 
 def _induction(result: Induction) -> Section:

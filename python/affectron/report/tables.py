@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -87,6 +87,7 @@ class Table:
         rows: a value for each column, shares and their differences as fractions; None and NaN are missing values.
         source: the file of the run that has its numbers.
         grouped: the first column's text is the heading of the rows that share it, in HTML and LaTeX.
+        links: text of a cell -> id of the element of the page that it leads to, in HTML.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Table:
     rows: Sequence[Sequence[Any]]
     source: str
     grouped: bool = False
+    links: Mapping[str, str] = field(default_factory=dict)
     _values: list[list[Any]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
