@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -493,3 +494,13 @@ def test_screened_sentences_may_be_shown() -> None:
     cards = affectron.describe(model, TOKENIZER, CORPUS, neurons)
     assert all(isinstance(card, NeuronCard) for card in cards.neurons)
     assert Cards.from_json(cards.to_json()) == cards
+
+
+def test_activations_that_are_read_otherwise_than_the_selecting_ones_are_said() -> None:
+    model = build("llama")
+    neurons = affectron.select(screen(model, TOKENIZER, CORPUS, tokens="last"), count=2, score="mean_difference")
+    with pytest.warns(UserWarning, match="other activations than selected the neurons: tokens is 'all' and was 'last'"):
+        describe(model, TOKENIZER, CORPUS, neurons)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        describe(model, TOKENIZER, CORPUS, neurons, tokens="last")

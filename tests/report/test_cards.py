@@ -333,6 +333,14 @@ def test_distributions_and_responses_are_those_of_the_files(run: Path) -> None:
     assert np.corrcoef(heights, deltas)[0, 1] == pytest.approx(-1, abs=1e-3)
 
 
+def test_the_boxes_are_said_to_be_of_the_rule_of_the_activations(tmp_path: Path) -> None:
+    made = make_cards(TASKS)
+    make_neurons(TASKS).save(tmp_path / "neurons.json")
+    for rule, told in (("all", "mean activation over its tokens"), ("last", "activation at its last token")):
+        Cards(PROVENANCE, replace(made.options, tokens=rule), made.neurons).save(tmp_path / "cards.json")
+        assert f"Boxes: of each sentence the neuron's {told}" in Page(build_report(tmp_path)).words
+
+
 def test_text_fits_the_width_and_marks_the_extreme_token(run: Path) -> None:
     view = affectron.read_cards(run)["calm"][0]
     assert view.card is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from affectron import options
 from affectron._internal.arguments import checked_arguments
+from affectron._internal.names import TOKEN_RULES
 from affectron._internal.options import documented
 from affectron.corpus import Corpus
 from affectron.errors import InputError
@@ -46,6 +48,8 @@ def describe(
 ) -> Cards:
     """Describe each label's first neurons in one pass over a corpus. It may have been screened: a card tests nothing.
 
+    A warning says where the activations are read in another way than those that selected the neurons.
+
     Args:
         model, tokenizer: those that the neurons were found in.
         corpus: labelled sentences; narrow it to a split with ``corpus.where(split="dev")``.
@@ -69,12 +73,26 @@ def describe(
         check_made_with(made, "attributions", attributions.provenance)
     chosen = first(neurons, cards)
     read = Read(tokens, active, template, count_special, batch_tokens).values()
+    _warn_of_others(read, neurons.provenance)
     with collect(
         model, tokenizer, corpus, chosen, shown=chosen, texts=texts, window=window, **read, progress=progress
     ) as activations:
         return make_cards(
             model, tokenizer, activations, chosen, corpus, Describe(cards, texts, window, vocabulary), attributions
         )
+
+
+def _warn_of_others(read: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Warn where the neurons were selected by activations that were read in another way."""
+    if provenance.get("tokens") not in TOKEN_RULES:  # attributions and pairs are not of such activations
+        return
+    others = [
+        f"{name} is {read[name]!r} and was {provenance[name]!r}"
+        for name in ("tokens", "template", "count_special")
+        if provenance.get(name, read[name]) != read[name]
+    ]
+    if others:
+        warnings.warn(f"the cards show other activations than selected the neurons: {', '.join(others)}", stacklevel=4)
 
 
 def first(neurons: NeuronSet, count: int) -> NeuronSet:

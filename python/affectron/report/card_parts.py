@@ -13,13 +13,6 @@ STEPS = 10
 
 #: Marks of line ends, tabs and other control characters.
 _MARKS = str.maketrans({code: chr(0x2400 + code) for code in range(0x20)} | {"\n": "↵", "\t": "⇥", "\x7f": "␡"})
-#: What the marks of a box plot stand for.
-MARKS = (
-    f"of a sentence's mean activation the quantiles at {', '.join(f'{100 * level:g}' for level in LEVELS)} %; of its "
-    "attribution the least, the mean ± one standard deviation, and the largest"
-)
-
-
 #: Stands for a character whose beginning is not in the excerpt.
 _INCOMPLETE = "\ufffd"
 
@@ -181,6 +174,15 @@ def curve(points: Sequence[ResponsePoint], factors: Sequence[float]) -> Curve:
         zero=y(0),
         ticks=list(zip(x, factors, strict=True)),
         changes=[(y(change), change) for change in (0.0, *ends)],
+    )
+
+
+def marks(tokens: str) -> str:
+    """Words for the marks of a box plot, where ``tokens`` is the rule of the activations."""
+    levels = ", ".join(f"{100 * level:g}" for level in LEVELS)
+    return (
+        f"of each sentence {words.quantity('mean', tokens)}, with the quantiles at {levels} %; of its attribution the "
+        "least, the mean ± one standard deviation, and the largest"
     )
 
 

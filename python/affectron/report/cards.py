@@ -271,6 +271,7 @@ def chapter(pieces: Pieces) -> str:
     html = _template().chapter(
         groups,
         opened=_OPEN if pieces.cards else 0,
+        tokens=pieces.cards.options.tokens if pieces.cards else "",
         ids={label: group_id(label) for label in shown},
         further={label: len(neurons[label]) - len(of_label) for label, of_label in shown.items()},
         absent=found.absent,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+from affectron._internal.checks import OneOf
 from affectron._internal.display import Shown
+from affectron._internal.names import TOKEN_RULES
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Count
 from affectron.experiments.results.findings import Findings
@@ -29,7 +31,7 @@ class CardsOptions(Shown):
     """
 
     split: str | None
-    tokens: str
+    tokens: Annotated[str, OneOf(TOKEN_RULES)]
     active: str
     count: Count
     texts: Count
