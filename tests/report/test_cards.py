@@ -112,6 +112,10 @@ def test_the_tokens_of_one_character_are_one_piece(
     assert [tuple(piece) for piece in card_parts.pieces(excerpt, 4.0)] == expected
 
 
+def test_control_characters_have_marks() -> None:
+    assert card_parts.visible(" a\n\t\x12\x7f") == "␣a↵⇥\\x12\\x7f"
+
+
 def test_strings_are_text_and_nothing_else(tmp_path: Path) -> None:
     tasks = {"tone": list(HOSTILE)}
     excerpt = Excerpt(HOSTILE[:2], HOSTILE, (0.5,) * len(HOSTILE), 1, (False, False))

@@ -12,7 +12,7 @@ from affectron.report import text as words
 STEPS = 10
 
 #: Marks of line ends, tabs and other control characters.
-_MARKS = str.maketrans({code: chr(0x2400 + code) for code in range(0x20)} | {"\n": "↵", "\t": "⇥", "\x7f": "␡"})
+_MARKS = str.maketrans({code: f"\\x{code:02x}" for code in (*range(0x20), 0x7F)} | {"\n": "↵", "\r": "␍", "\t": "⇥"})
 #: Stands for a character whose beginning is not in the excerpt.
 _INCOMPLETE = "\ufffd"
 
