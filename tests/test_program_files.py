@@ -210,6 +210,11 @@ SCHEDULE = {"name": "zero", "prompt": 0, "text": None, "generated": [[0, None]]}
         {"programs": [PROGRAM], "schedule": SCHEDULE | {"name": None}},
         {"programs": [PROGRAM], "schedule": SCHEDULE | {"generated": [["0", None]]}},
         {"programs": [PROGRAM], "schedule": SCHEDULE | {"generated": None}},
+        {"programs": [PROGRAM], "schedule": SCHEDULE | {"prompt": False}},
+        {"programs": [PROGRAM], "schedule": SCHEDULE | {"text": 0.0}},
+        {"programs": [PROGRAM], "schedule": SCHEDULE | {"generated": [[0, 0.0]]}},
+        {"programs": {"0": PROGRAM}, "schedule": SCHEDULE},
+        {"programs": [PROGRAM | {"sites": "m"}], "schedule": None},
         {"programs": "mlp", "schedule": None},
     ],
 )
@@ -229,6 +234,8 @@ def test_a_file_that_describes_no_program_is_refused(content: dict[str, Any], tm
         ({"index": np.array([3, 3])}, [[0, 0]], "index must be ascending"),
         ({"floor": np.array([0, np.nan], np.float32)}, [[0, 0]], "floor of neuron 2 is nan"),
         ({}, [[1, 0]], "generated begins at tokens [1], expected ascending numbers from 0"),
+        ({}, [[0, 0], [1 << 63, 0]], "generated begins at tokens [0, 9223372036854775808], expected ascending"),
+        ({}, [[5, 0]] * 9999, "generated holds 9999 programs, expected at most 15"),
     ],
 )
 def test_a_file_of_a_wrong_program_is_refused(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -23,6 +23,7 @@ from affectron.interventions.program import Program
 
 #: Largest number of programs in a schedule, with that of the prompt and without that of the text.
 MAX_PIECES = 16
+_TOO_LATE = 1 << 63  # starts are int64 on the device
 # Steps of a decay, each half a half-life long. The last acts at 2 % of full strength.
 _DECAY_STEPS = 12
 _AS_PROMPT: Any = ...  # the default of Schedule.text, where None means no program
@@ -43,7 +44,7 @@ class Schedule(Shown, Shareable):
             model has to be told which tokens these are (:attr:`affectron.models.Steering.text`).
 
     Raises:
-        InputError: the starts do not ascend from 0, or there are more than 15 of them.
+        InputError: the starts do not ascend from 0 or exceed int64, or there are more than 15 of them.
     """
 
     _argument: ClassVar[str] = PROGRAM
@@ -58,10 +59,10 @@ class Schedule(Shown, Shareable):
         if self.text is _AS_PROMPT:
             object.__setattr__(self, "text", self.prompt)
         starts = [start for start, _ in self.generated]
-        if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
-            raise InputError(f"generated begins at tokens {starts}, expected ascending numbers from 0")
         if len(starts) >= MAX_PIECES:
             raise InputError(f"generated holds {len(starts)} programs, expected at most {MAX_PIECES - 1}")
+        if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise((*starts, _TOO_LATE))):
+            raise InputError(f"generated begins at tokens {starts}, expected ascending numbers from 0, below 2**63")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file as :meth:`Program.save`, each different program once.
@@ -87,6 +88,13 @@ class Schedule(Shown, Shareable):
         stored, described = storage.read(path)
         if described is None:
             raise InputError(f"{path} holds a program, expected a schedule; read it with Program.load")
+        return cls._of_parts(stored, described, path)
+
+    @classmethod
+    def _of_parts(
+        cls, stored: Sequence[storage.Stored], described: Mapping[str, Any], path: str | os.PathLike[str]
+    ) -> Schedule:
+        """The schedule that is stored in the file ``path``."""
         programs = [Program._of(program, path) for program in stored]
         prompt, text = (_numbered(programs, described[part]) for part in storage.PARTS)
         generated = tuple((start, _numbered(programs, number)) for start, number in described["generated"])
@@ -123,8 +131,8 @@ def load_program(path: str | os.PathLike[str]) -> Program | Schedule:
     Raises:
         InputError: the file is missing, truncated, altered, or of another format or version.
     """
-    _, described = storage.read(path)
-    return Program.load(path) if described is None else Schedule.load(path)
+    stored, described = storage.read(path)
+    return Program._of(stored[0], path) if described is None else Schedule._of_parts(stored, described, path)
 
 
 @checked_arguments

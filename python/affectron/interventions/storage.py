@@ -98,15 +98,8 @@ def _tensors_of(content: dict[str, Any], room: int) -> dict[str, type[np.generic
     """List the tensors that ``content`` describes: name -> type; None if it is not as :func:`write` makes it."""
     try:
         programs, schedule = content["programs"], content["schedule"]
-        numbers = [None, *range(len(programs))]
-        valid = all(map(_is_program, programs)) and (
-            len(programs) == 1
-            if schedule is None
-            else isinstance(schedule["name"], str)
-            and all(schedule[part] in numbers for part in PARTS)
-            and all(type(start) is int and number in numbers for start, number in schedule["generated"])
-        )
-        if not valid:
+        valid = isinstance(programs, list) and all(map(_is_program, programs))
+        if not (valid and (len(programs) == 1 if schedule is None else _is_schedule(schedule, range(len(programs))))):
             return None
         return {
             f"{number}/{site}/{name}": kind
@@ -118,10 +111,20 @@ def _tensors_of(content: dict[str, Any], room: int) -> dict[str, type[np.generic
         return None
 
 
+def _is_schedule(schedule: dict[str, Any], numbers: range) -> bool:
+    given = [schedule[part] for part in PARTS] + [number for _, number in schedule["generated"]]
+    return (
+        isinstance(schedule["name"], str)
+        and all(type(start) is int for start, _ in schedule["generated"])
+        and all(number is None or (type(number) is int and number in numbers) for number in given)
+    )
+
+
 def _is_program(program: dict[str, Any]) -> bool:
     sites, origin = program["sites"], program["origin"]
-    described = isinstance(program["name"], str) and all(isinstance(site, str) for site in sites)
-    return described and len(set(sites)) == len(sites) and (origin is None or _is_origin(**origin))
+    named = isinstance(program["name"], str) and all(isinstance(site, str) for site in sites)
+    listed = isinstance(sites, list) and len(set(sites)) == len(sites)
+    return named and listed and (origin is None or _is_origin(**origin))
 
 
 def _is_origin(widths: Any, provenance: Any) -> bool:
