@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 import torch
 
 import affectron
+from affectron.errors import Note
+from affectron.models.identity import fingerprint
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import FIELDS, ActivationStats
 from tests.support.errors import message
@@ -182,8 +185,8 @@ def by_hand(model: HFLM, text: str) -> str:
 def test_a_schedule_is_for_written_text(folder: Path, plain: dict[str, Any]) -> None:
     model = make(SteeredLM, folder, program=str(folder / "schedule.safetensors"))
     assert message(lambda: answers(model, folder)) == (
-        "zero anger (generated 0 to end) depends on the position in a text, which a log-likelihood does not have, "
-        "expected a program that acts on all tokens; schedules are for tasks that generate"
+        "program 'zero anger (generated 0 to end)' depends on the position in a text, which a log-likelihood does not "
+        "have, expected a program that acts on all tokens; schedules are for tasks that generate"
     )
     manager = TaskManager(include_path=str(folder / "tasks"), include_defaults=False)
     told = lm_eval.simple_evaluate(model, tasks=["written"], task_manager=manager, bootstrap_iters=0)
@@ -217,6 +220,21 @@ def test_bad_options(options: dict[str, Any], told: str, folder: Path, monkeypat
     assert message(lambda: make(SteeredLM, folder, **options)).startswith(told)
 
 
+def test_neurons_of_other_weights_are_noted(folder: Path, tmp_path: Path) -> None:
+    """The weights may be those of a later training: this is told, and not refused."""
+    model = build("llama")
+    widths = dict.fromkeys(SITES, NEURONS)
+    for weights in (fingerprint(model), "0f0f"):
+        lists = [NeuronList("anger", "emotion", [(SITES[0], 4, 1.0)])]
+        zero = affectron.zero(NeuronSet(lists, widths, {"weights": weights, "tokenizer": "of none"})["anger"])
+        affectron.schedule(zero, where="generated").save(tmp_path / f"{weights}.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        make(SteeredLM, folder, program=str(tmp_path / f"{fingerprint(model)}.safetensors"))
+    with pytest.warns(Note, match="the neurons of the program are of another model: weights is 0f0f there and"):
+        make(SteeredLM, folder, program=str(tmp_path / "0f0f.safetensors"))
+
+
 def test_a_program_of_another_model_is_refused_before_a_task(folder: Path, tmp_path: Path) -> None:
     affectron.zero([("transformer.h.0.mlp", 3)]).save(tmp_path / "other.safetensors")
     told = message(lambda: make(SteeredLM, folder, program=str(tmp_path / "other.safetensors")))
@@ -244,11 +262,62 @@ def test_the_command(folder: Path, tmp_path: Path, hooked: dict[str, Any]) -> No
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def test_the_command_refuses_in_one_line(
+def row(results: list[dict[str, Any]], task: str, metric: str) -> list[str]:
+    """A row that compares two results of the harness, which must differ if the metric has no standard error."""
+    before, after = (result[task][f"{metric},none"] for result in results)
+    errors = [result[task][f"{metric}_stderr,none"] for result in results]
+    if "N/A" in errors:
+        assert abs(after - before) > 1e-2
+        cells = [f"{before:.4f}", f"{after:.4f}"]
+    else:
+        cells = [f"{value:.4f} ± {error:.4f}" for value, error in zip((before, after), errors, strict=True)]
+    return [task, metric, "none", *cells, f"{after - before:+.4f}"]
+
+
+def test_the_command_compares(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["lm_eval", *arguments(folder, "fear", tmp_path)])
+    """In one cache, which the harness does not divide by the program."""
+    given = [{"choice": "choice,text"}.get(argument, argument) for argument in arguments(folder, "anger", tmp_path)]
+    given += ["--compare", "--use_cache", str(tmp_path / "cache")]
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *given])
+    main()
+    shown = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    expected = []
+    for kind, options in ((HFLM, {}), (SteeredLM, {"program": str(folder / "zero.safetensors")})):
+        manager = TaskManager(include_path=str(folder / "tasks"), include_defaults=False)
+        model = make(kind, folder, **options)
+        expected.append(lm_eval.simple_evaluate(model, tasks=["choice", "text"], task_manager=manager)["results"])
+    assert [[cell.strip() for cell in row] for row in shown] == [
+        row(expected, "choice", "acc"),
+        row(expected, "text", "word_perplexity"),
+    ]
+    for arm, options in (("with", {"program", "neurons", "label"}), ("without", set())):
+        (result,) = (tmp_path / arm).rglob("results_*.json")
+        assert set(json.loads(result.read_text())["config"]["model_args"]) == {"pretrained", *options}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda given: given, "label 'fear' is not in the neuron set"),
+        (lambda given: ["--compare", *given], "label 'fear' is not in the neuron set"),
+        (
+            lambda given: ["--compare", *(argument.replace("program=", "other=") for argument in given)],
+            "--compare is given without a program, expected program=... in --model_args",
+        ),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    change: Callable[[list[str]], list[str]],
+    told: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["lm_eval", *change(arguments(folder, "fear", tmp_path))])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: label 'fear' is not in the neuron set")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {told}")

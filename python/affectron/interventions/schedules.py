@@ -64,6 +64,11 @@ class Schedule(Shown, Shareable):
         if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise((*starts, _TOO_LATE))):
             raise InputError(f"generated begins at tokens {starts}, expected ascending numbers from 0, below 2**63")
 
+    @property
+    def origin(self) -> Origin | None:
+        """What its programs were made for, as one; None if it is not known."""
+        return Origin.union(program.origin for program in self._programs())
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file as :meth:`Program.save`, each different program once.
 
@@ -104,8 +109,7 @@ class Schedule(Shown, Shareable):
             raise InputError(f"{path}: {error}") from error
 
     def _described(self) -> Description:
-        origin = Origin.union(program.origin for program in self._programs())
-        return storage.describe(f"The schedule “{self.name}”, programs by position in a text.", origin)
+        return storage.describe(f"The schedule “{self.name}”, programs by position in a text.", self.origin)
 
     def _programs(self) -> list[Program]:
         """The different programs, in the order of a text's positions."""
