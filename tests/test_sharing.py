@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 
 import affectron
 from affectron._internal.hub import Shareable
@@ -216,9 +216,11 @@ def test_a_card_gives_the_test(hub: FakeHub) -> None:
         assert p.removesuffix(" |").replace("\\", "") == (
             "< 0.001" if effect.adjusted_p < 0.001 else f"{effect.adjusted_p:.3g}"
         )
-    assert "238 sentences. 0 of them were among the texts that the neurons were found on." in card(hub)
+    assert "These splits have 238 sentences; 0 of them were among the texts that the neurons were found on." in card(
+        hub
+    )
     ZERO.push_to_hub(REPO, validation=validated(NEURONS, screened=None))  # of its own label alone
-    assert "It is not known how many of them were among the texts" in card(hub)
+    assert "it is not known how many of them were among the texts" in card(hub)
     of_program = card(hub).partition("<!-- affectron: program.safetensors -->")[2]
     assert "The masks were tested, not the program of this file." in of_program
     assert "| anger | zero |" in of_program
@@ -271,13 +273,23 @@ def test_a_readme_that_a_person_wrote_is_left_as_it_is(hub: FakeHub) -> None:
 def test_names_in_a_card_cannot_end_its_tables_or_sections(hub: FakeHub) -> None:
     label = "a|b\n<!-- /affectron: neurons.json -->`*_"
     lists = [NeuronList(label, "emotion", [(SITES[0], 4, 0.1)])]
-    odd = NeuronSet(lists, {SITES[0]: WIDTH}, {"corpus_name": "[x](y) | z"})
+    origin = {"corpus_name": "[x](y) | z &lt; $1$ ~~2~~", "model": "a: [\n---\nb", "revision": "0123"}
+    odd = NeuronSet(lists, {SITES[0]: WIDTH}, origin)
     odd.push_to_hub(REPO)
     affectron.zero(odd[label]).push_to_hub(REPO)
     text = card(hub)
     assert text.count("<!-- /affectron: neurons.json -->") == 1
     assert r"| a\|b\\n\<!-- /affectron: neurons.json --\>\`\*\_ | emotion | 1 | 1 |" in text
-    assert r"| corpus\_name | \[x\](y) \| z |" in text
+    assert r"| corpus\_name | \[x\](y) \| z \&lt; \$1\$ \~\~2\~\~ |" in text
+    assert ModelCard(text).data.base_model == origin["model"]
+
+
+@pytest.mark.parametrize("file", ["README.md", 'a", token="b', "a-->b", "a\nb"])
+def test_names_that_no_file_can_have(file: str, hub: FakeHub) -> None:
+    assert message(lambda: ZERO.push_to_hub(REPO, file=file)) == (
+        f"file is {file!r}, expected a name of letters, digits and . _ - /, other than README.md"
+    )
+    assert REPO not in hub.repositories
 
 
 # --- refusals --------------------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def _changes(without: dict[str, Any], steered: dict[str, Any]) -> Iterator[tuple
             errors = [arm[task].get(f"{metric}_stderr,{filtered}") for arm in (without, steered)]
             after = steered[task][key]
             cells = [
-                f"{value:.4f} ± {error:.4f}" if isinstance(error, float) else f"{value:.4f}"
+                f"{value:.4f} ± {error:.4f}" if isinstance(error, (int, float)) else f"{value:.4f}"
                 for value, error in zip((before, after), errors, strict=True)
             ]
             yield task, metric, filtered, *cells, f"{after - before:+.4f}"

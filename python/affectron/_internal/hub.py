@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from affectron.errors import InputError, Note
 Kept = TypeVar("Kept", bound="Shareable")
 
 _CARD = "README.md"
+_NAME = re.compile(r"[\w./-]+")
 _OFFLINE = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids"
 _LOG_IN = "hf auth login, or HF_TOKEN"
 
@@ -76,11 +78,14 @@ class Shareable(ABC):
             address of the commit, or of the pull request.
 
         Raises:
-            InputError: the hub cannot be asked or refuses, or the validation is of other neurons.
+            InputError: the hub cannot be asked or refuses, the validation is of other neurons, or a file cannot have
+                this name.
         """
         from huggingface_hub import CommitOperationAdd, HfApi
 
         file = file or self.hub_file
+        if file == _CARD or not _NAME.fullmatch(file):
+            raise InputError(f"file is {file!r}, expected a name of letters, digits and . _ - /, other than {_CARD}")
         named = f', file="{file}"' if file != self.hub_file else ""
         loading = f'{model_card.LIBRARY}.{type(self).__name__}.from_hub("{repo_id}"{named})'
         described = self._described()

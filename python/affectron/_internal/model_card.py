@@ -147,12 +147,12 @@ def _tests(described: Description, validation: Tested | None) -> list[str]:
                 rows.append((row["label"], mask, of_mask["verdict"] + reason, change, row["sentences"], p))
     tested = made.get("tested") or {}
     screened = tested.get("screened")
-    seen = "It is not known how many of them were" if screened is None else f"{screened:,} of them were"
+    seen = "it is not known how many of them were" if screened is None else f"{screened:,} of them were"
     return [
         heading,
         f"Masks of each label's neurons on {_plain(made.get('corpus_name'))} (hashes of its splits: "
-        f"{_plain(made.get('corpus_splits'))}), {count(tested.get('sentences', 0), 'sentence')}. {seen} among the "
-        f"texts that the neurons were found on. {described.note}".rstrip(),
+        f"{_plain(made.get('corpus_splits'))}). These splits have {count(tested.get('sentences', 0), 'sentence')}; "
+        f"{seen} among the texts that the neurons were found on. {described.note}".rstrip(),
         _table(("label", "mask", "verdict", "Δ own, points [95 %]", "n", "adjusted p"), rows) or "No label was tested.",
         "Δ own is the change of accuracy on the label's own n test sentences; p of McNemar's exact test is adjusted "
         "over the labels (Holm).",
@@ -190,4 +190,4 @@ def _plain(value: Any) -> str:
     """A value in one line of Markdown that shows it as it is."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     line = " ".join(text.replace("\n", "\\n").split())
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", line)
+    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", line)
