@@ -119,8 +119,9 @@ def test_branches_private_repositories_and_other_caches(hub: FakeHub, tmp_path: 
     assert (tmp_path / "mine").is_dir()
     assert not (tmp_path / "cache").exists()
     ZERO.push_to_hub(REPO, revision="strong", token="hf_ada")  # the branch is there
-    told = message(lambda: Program.from_hub(REPO, token="hf_bob"))
-    assert told.startswith(f"{REPO} is no folder here: there is no such repository that can be seen")
+    for token in ("hf_bob", False):
+        told = message(lambda token=token: Program.from_hub(REPO, token=token))
+        assert told.startswith(f"{REPO} is no folder here: there is no such repository that can be seen")
 
 
 def test_a_pull_request_to_the_repository_of_another(hub: FakeHub) -> None:
