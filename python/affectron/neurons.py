@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from affectron._internal import artifacts
-from affectron._internal.arguments import NEURONS
+from affectron._internal.arguments import NEURON_SET, NEURONS
 from affectron._internal.checks import SHARE, Finite, Whole, check, shown
 from affectron._internal.display import ROWS, Shown, Summary, few, origin
 from affectron._internal.files import read_json, write_json
@@ -99,7 +99,7 @@ class NeuronList(Shown, Sequence[Neuron]):
         Raises:
             InputError: pandas is not installed.
         """
-        return _frame([self])
+        return _frame([self], self.origin.widths if self.origin else ())
 
     def by_site(self) -> dict[str, NDArray[np.int64]]:
         """Group the indices by site: site -> int64 [K], ascending; sites without a neuron are absent."""
@@ -154,7 +154,7 @@ class NeuronSet(Shown, Mapping[str, NeuronList], Shareable):
         InputError: a label occurs twice, or a neuron is not in ``widths``.
     """
 
-    _argument: ClassVar[str] = NEURONS
+    _argument: ClassVar[str] = NEURON_SET
     hub_file = artifacts.NEURONS
 
     def __init__(
@@ -228,13 +228,13 @@ class NeuronSet(Shown, Mapping[str, NeuronList], Shareable):
     def to_pandas(self) -> pandas.DataFrame:
         """A row for each neuron of each label, best first.
 
-        The columns are label, task and site (``category``), rank (``int64``, from 1 in each label), index (``int64``)
-        and score (``float64``).
+        The columns are label, task and site (``category``, sites in forward order), rank (``int64``, from 1 in each
+        label), index (``int64``) and score (``float64``).
 
         Raises:
             InputError: pandas is not installed.
         """
-        return _frame(list(self._lists.values()))
+        return _frame(list(self._lists.values()), self.widths)
 
     def overlap(self) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Compute the Jaccard index |a ∩ b| / |a ∪ b| of the neurons of each pair of labels.
@@ -351,12 +351,13 @@ class NeuronSet(Shown, Mapping[str, NeuronList], Shareable):
         )
 
 
-def _frame(lists: Sequence[NeuronList]) -> pandas.DataFrame:
-    """A row for each neuron of the lists."""
+def _frame(lists: Sequence[NeuronList], sites: Iterable[str]) -> pandas.DataFrame:
+    """A row for each neuron of the lists; ``sites`` are those of the model in forward order, if they are known."""
 
-    def categories(names: Iterable[str]) -> Categories:
+    def categories(names: Iterable[str], order: Iterable[str] = ()) -> Categories:
         given = list(names)
-        places = {name: place for place, name in enumerate(dict.fromkeys(given))}
+        found = dict.fromkeys(given)
+        places = {name: place for place, name in enumerate({name: None for name in order if name in found} | found)}
         return Categories(list(places), np.array([places[name] for name in given], dtype=np.int64))
 
     neurons = [neuron for of_label in lists for neuron in of_label]
@@ -365,7 +366,7 @@ def _frame(lists: Sequence[NeuronList]) -> pandas.DataFrame:
             "label": categories(of_label.label for of_label in lists for _ in of_label),
             "task": categories(of_label.task for of_label in lists for _ in of_label),
             "rank": ("int64", [rank for of_label in lists for rank in range(1, len(of_label) + 1)]),
-            "site": categories(site for site, _, _ in neurons),
+            "site": categories((site for site, _, _ in neurons), sites),
             "index": ("int64", [index for _, index, _ in neurons]),
             "score": ("float64", [score for _, _, score in neurons]),
         }

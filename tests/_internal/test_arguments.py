@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 import torch
 
@@ -50,7 +51,7 @@ def test_the_message_names_parameter_value_and_order() -> None:
         "model is a tokenizer (Tokenizer), expected a model; tokenizer is a model (Linear), expected a tokenizer: the "
         "order is screen(model, tokenizer, corpus)"
     )
-    assert message(lambda: affectron.select(NEURONS)) == "stats is neurons (NeuronSet), expected statistics"
+    assert message(lambda: affectron.select(NEURONS)) == "stats is a neuron set (NeuronSet), expected statistics"
     assert message(lambda: affectron.Exam("gpt2", TOKENIZER, CORPUS)) == (
         "model is 'gpt2', expected a model: the order is Exam(model, tokenizer, corpus)"
     )
@@ -112,6 +113,34 @@ def test_any_two_arguments_in_each_others_place_are_refused(function: Any, right
 )
 def test_a_single_argument_of_another_kind_is_refused(call: Any) -> None:
     assert ", expected " in message(call)
+
+
+def test_a_neuron_set_and_the_list_of_a_label_are_told_apart() -> None:
+    assert message(lambda: affectron.zero(NEURONS)) == "neurons is a neuron set (NeuronSet), expected a list of neurons"
+    assert message(lambda: affectron.associate(NEURONS["joy"], STATS)).startswith(
+        "neurons is a list of neurons (NeuronList), expected a neuron set: the order is associate(neurons, stats)"
+    )
+    assert repr(affectron.zero([("a", 1)])) == "Program(zero neurons; 1 neuron at 1 site)"
+
+
+def test_each_of_several_programs_is_checked() -> None:
+    for call in (lambda: affectron.compose(PROGRAM, NEURONS["joy"]), lambda: affectron.compose(PROGRAM, "joy.st")):
+        assert message(call).startswith("programs[1] is ")
+    for given in ([None, NEURONS["joy"]], (None, 2.0)):
+        assert message(lambda given=given: affectron.intervene(MODEL, given)).startswith("program[1] is ")
+
+
+@pytest.mark.parametrize("value", [[{"text": "a", "label": "b"}], pandas.DataFrame({"text": ["a"]}), 2.0, object()])
+def test_what_only_this_package_makes_is_of_no_other_type(value: Any) -> None:
+    kind = type(value).__name__
+    told = f"corpus is of type {kind}, expected a corpus: the order is screen(model, tokenizer, corpus)"
+    assert message(lambda: affectron.screen(MODEL, TOKENIZER, value)) == told
+    assert message(lambda: affectron.induce(NEURONS["joy"], value, STATS)).startswith(
+        f"stats is of type {kind}, expected statistics"
+    )
+    assert message(lambda: affectron.associate(value, STATS)).startswith(
+        f"neurons is of type {kind}, expected a neuron set"
+    )
 
 
 def test_every_public_function_that_takes_these_is_checked() -> None:

@@ -101,6 +101,8 @@ def test_neurons_have_rank_and_score() -> None:
         ["joy", "t", 1, "b", 4, 0.5], ["joy", "t", 2, "a", 9, 0.25], ["love", "u", 1, "a", 0, -1.0],
     ]  # fmt: skip
     assert neurons["joy"].to_pandas().to_numpy().tolist() == frame.to_numpy().tolist()[:2]
+    for made in (frame, neurons["joy"].to_pandas()):
+        assert list(made.site.cat.categories) == ["a", "b"], "in forward order"
     empty = neurons["none"].to_pandas()
     assert types(empty) == types(frame)
     assert len(empty) == 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from affectron._internal.arguments import PROGRAM
+from affectron._internal.arguments import PROGRAM, checked_arguments
 from affectron._internal.display import ROWS, Shown, Summary
 from affectron._internal.frames import Categories, frame
 from affectron._internal.hub import Shareable
@@ -208,6 +208,7 @@ class Program(Shown, Shareable):
             raise InputError(f"{path}: {error}") from error
 
 
+@checked_arguments
 def compose(*programs: Program) -> Program:
     """Compose programs into a single one that applies them from left to right.
 
