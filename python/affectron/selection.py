@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -14,6 +13,7 @@ from affectron import scores
 from affectron._internal import wording
 from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
+from affectron._internal.warning import warn
 from affectron.contrasts import contrast
 from affectron.errors import InputError, Note
 from affectron.neurons import NeuronList, NeuronSet
@@ -104,15 +104,14 @@ def select(
     neurons = choose(stats, task, options, activations)
     left_out = scores.unscored(stats, list(neurons.tasks))
     if left_out is not None:
-        warnings.warn(left_out, stacklevel=3)
+        warn(left_out)
     alone = sum(_filtered_alone(stats, name, neurons.provenance["select"]) for name in neurons.tasks)
     if alone:
-        warnings.warn(
+        warn(
             f"the activity filter removed {wording.count(alone, 'neuron')} active under one label almost alone: "
             "filter_rate 0 keeps them; hedges_g finds such neurons, and those that are always active but stronger "
             "under a label",
             Note,
-            stacklevel=3,
         )
     return neurons
 

@@ -8,7 +8,6 @@ several labels thus costs nothing extra and is never counted twice in one set.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +26,7 @@ from affectron._internal.site_arrays import FIELDS as FIELDS
 from affectron._internal.site_arrays import LEAST_BYTES, check_arrays, columns, merge_rows, pooled
 from affectron._internal.site_arrays import SiteStats as SiteStats
 from affectron._internal.tensor_file import read_arrays, write_arrays
+from affectron._internal.warning import warn
 from affectron._internal.wording import count
 from affectron.errors import InputError
 
@@ -463,10 +463,9 @@ def check_finite(parts: Sequence[ActivationStats]) -> None:
     if any(nonfinite.values()):
         affected, activations = sum(nonfinite.values()), sum(total.values())
         sites = [site for site, number in nonfinite.items() if number]
-        warnings.warn(
+        warn(
             f"{affected:,} of {activations:,} activations ({affected / activations:.2g}) are NaN or infinite and left "
             f"out of means and extremes, at {len(sites)} of {count(len(nonfinite), 'site')}, the first {sites[0]}",
-            stacklevel=4,
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import ClassVar, TypeVar
 
 from affectron._internal import model_card
 from affectron._internal.model_card import Description, Tested
+from affectron._internal.warning import warn
 from affectron.errors import InputError, Note
 
 Kept = TypeVar("Kept", bound="Shareable")
@@ -106,11 +106,10 @@ class Shareable(ABC):
             if card:
                 operations.append(CommitOperationAdd(_CARD, card.encode()))
             else:
-                warnings.warn(
+                warn(
                     f"{_CARD} of {repo_id} is left as it is, and {file} is pushed without a card; to have one there, "
                     f"put these into it and push again: {' '.join(model_card.marks(file))}",
                     Note,
-                    stacklevel=2,
                 )
             # The commit is refused if the branch has moved since the card was read.
             done = api.create_commit(

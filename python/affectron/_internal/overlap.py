@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import unicodedata
-import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from affectron._internal.warning import warn
 from affectron.errors import InputError
 
 Texts = NDArray[np.uint64]
@@ -131,13 +131,12 @@ def compare(sentences: Iterable[Tested], records: Mapping[str, Texts | None], al
         )
         if not allow_overlap:
             raise InputError(f"{line}; test another split, or state it with --allow-overlap (allow_overlap=True)")
-        warnings.warn(line, stacklevel=1)
+        warn(line)
     silent = [name for name, texts in records.items() if texts is None]
     if silent:
-        warnings.warn(
+        warn(
             f"the {' and the '.join(silent)} do not tell which texts were screened: whether tested sentences are "
             "among them cannot be checked",
-            stacklevel=1,  # the same position for all callers: Python shows a warning once for each position
         )
         screened = screened or None
     return {"sentences": len(tested), "screened": screened, "texts": encode(_distinct(hashes))}

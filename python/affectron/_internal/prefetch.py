@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from affectron._internal.warning import with_caller
+
 T = TypeVar("T")
 
 # Seconds after which the thread, waiting on a full queue, checks that the consumer has not stopped.
@@ -56,7 +58,7 @@ def prefetch(source: Iterable[T], depth: int) -> Iterator[Iterator[T]]:
             else:
                 raise item
 
-    thread = threading.Thread(target=work, name="affectron-prefetch", daemon=True)
+    thread = threading.Thread(target=with_caller(work), name="affectron-prefetch", daemon=True)
     thread.start()
     try:
         yield items()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from affectron import ops
 from affectron._internal import overlap
+from affectron._internal.warning import warn
 from affectron.attribution.batching import QuestionBatch
 from affectron.attribution.recompute import TooLarge, free_bytes, layers, limited, recomputing
 from affectron.corpus import Corpus
@@ -115,11 +116,10 @@ class Gradients:
                 return
             except TooLarge:
                 self.recompute = True
-                warnings.warn(
+                warn(
                     f"a batch of {batch.input_ids.size:,} tokens keeps more than {most / 2**30:.1f} GiB for the "
                     "backward pass: each layer is computed again in it, which takes about a third as long again",
                     Note,
-                    stacklevel=1,
                 )
         with ExitStack() as stack:
             if self.recompute:

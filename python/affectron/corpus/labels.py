@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-import warnings
 from collections import Counter, defaultdict
 from itertools import pairwise
 from numbers import Integral
 from typing import Any, TypeAlias
 
+from affectron._internal.warning import warn
 from affectron.corpus.schema import Schema
 from affectron.corpus.values import BadRow, is_unicode, kind_of, quoted
 from affectron.errors import InputError
@@ -127,7 +127,7 @@ class LabelReader:
             alike[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
         groups = "; ".join(quoted(labels) for labels in alike.values() if len(labels) > 1)
         if groups:
-            warnings.warn(f"{self._source}: labels that differ in case or blanks only: {groups}", stacklevel=2)
+            warn(f"{self._source}: labels that differ in case or blanks only: {groups}")
 
     def _refuse_lists(self, separator: str) -> None:
         """Refuse a label that the separator divides into parts of which one is a label, and each other part is a label

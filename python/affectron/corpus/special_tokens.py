@@ -6,10 +6,10 @@ the tokenizer's beginning-of-sequence (BOS) token, if it has one, exactly once.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from affectron._internal.warning import warn
 from affectron.errors import Note
 
 if TYPE_CHECKING:
@@ -87,12 +87,11 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def _noted_bos(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The BOS token, after a note that it is added; Python's warnings show the note once."""
+    """The BOS token, after a note that it is added."""
     bos = str(tokenizer.bos_token)
-    warnings.warn(
+    warn(
         f"the beginning-of-sequence token {bos!r} is put before every text, since neither tokenizer nor template does",
         Note,
-        stacklevel=1,
     )
     return bos
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from affectron import models
 from affectron._internal.checks import OneOf, check
 from affectron._internal.names import CALIBRATIONS, CONTENT_FREE, LABEL_LIKELIHOOD, TRAIN
+from affectron._internal.warning import warn
 from affectron.corpus import Sentence
 from affectron.corpus.encoding import length_limit, overlaps, split_template, template_frame, tokenise
 from affectron.corpus.special_tokens import Frame, starts_with_bos
@@ -134,7 +134,7 @@ class LabelLikelihood:
             template = default_prompt(tokenizer, task, labels)
             frame = Frame()
             if self.prompts:
-                warnings.warn(f"task {task!r} has no prompt of its own: it is asked {template!r}", Note, stacklevel=1)
+                warn(f"task {task!r} has no prompt of its own: it is asked {template!r}", Note)
         self.options["prompts"][task] = template
         head = output_layer(model)
         limit = length_limit(tokenizer, models.max_length(model))

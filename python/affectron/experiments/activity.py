@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from affectron import ops
 from affectron._internal.progress import track
+from affectron._internal.warning import warn
 from affectron._internal.wording import count
 from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, batches
@@ -132,10 +132,9 @@ def collect(
                 truncated += batch.truncated
                 advance(read)
         if truncated:
-            warnings.warn(
+            warn(
                 f"{count(truncated, 'sentence')} of {read:,} cut to the model's maximum length: the rest of the text "
                 "is not read",
-                stacklevel=3,
             )
         rate, mean = tables[:, : len(work.sentences)]
         excerpts = work.excerpts(partial(encode, tokenizer, pieces=True, **encoding))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from affectron._internal.arguments import checked_arguments
 from affectron._internal.checks import Each, Positive, check
+from affectron._internal.warning import warn
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError, Note
 from affectron.evaluation.batched import output_layer
@@ -78,7 +78,7 @@ def choose_beta(
         curve = dose_curve(Divergence(model, tokenizer, sentences), make, [budget])
     choice = BetaChoice(strongest(curve, budget).beta, float(budget), tuple(curve))
     if not choice.bounded:
-        warnings.warn(f"no beta up to {choice.beta:.3g}, the largest that was tried, is beyond the budget", Note, 2)
+        warn(f"no beta up to {choice.beta:.3g}, the largest that was tried, is beyond the budget", Note)
     return choice
 
 

@@ -7,7 +7,6 @@ snapshot in the middle of a shard and the finished shard have the same format, f
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -16,6 +15,7 @@ from typing import Any
 
 from affectron._internal.files import atomic_write, digest, read_json, write_json
 from affectron._internal.provenance import plain_json
+from affectron._internal.warning import warn
 from affectron.errors import InputError
 from affectron.stats import ActivationStats
 
@@ -158,7 +158,7 @@ class ShardFolder:
         try:
             stats = ActivationStats.load(path)
         except InputError as error:
-            warnings.warn(f"{error}: shard {shard} is measured anew", RuntimeWarning, stacklevel=2)
+            warn(f"{error}: shard {shard} is measured anew", RuntimeWarning)
             return None
         state = _state(stats.provenance.get("place"))
         if stats.provenance.get("run") != self._digest or state is None or state.shard != shard:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
 
 from affectron._internal.arguments import checked_arguments
+from affectron._internal.warning import warn
 from affectron.errors import InputError
 from affectron.models.attaching import attached_structures
 from affectron.models.discovery import recognise
@@ -53,10 +53,9 @@ def find_sites(model: nn.Module) -> list[Site]:
         search.visit(block)
     sites = [site for number in sorted(search.sites) for site in search.sites[number]]
     for kind, name in search.missed.items():
-        warnings.warn(
+        warn(
             f"{kind} ({name} and the like) stacks the weights of several experts in a form that is not known: they are "
             "neither measured nor steered; affectron.declare_mlp says where their activation is",
-            stacklevel=3,
         )
     if not sites:
         raise InputError(
@@ -65,10 +64,9 @@ def find_sites(model: nn.Module) -> list[Site]:
         )
     slow = {type(site.module).__name__: site for site in sites if site.path == "fallback"}
     for kind, site in slow.items():
-        warnings.warn(
+        warn(
             f"{kind} ({site.name} and the like) is measured and steered at the input of its last linear layer: exact, "
             "but not fused" + ("" if _gate_known(site) else "; a neuron counts as active where h > 0"),
-            stacklevel=3,
         )
     return sites
 
