@@ -19,6 +19,7 @@ from affectron.experiments.results import Validation
 from affectron.interventions import Program, Schedule, schedule
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.stats import ActivationStats
+from tests.report.reading import written, written_pair
 from tests.support.errors import message
 from tests.support.hub import FakeHub, serving
 from tests.support.results import SITES, WIDTH, make_stats, make_validation
@@ -211,8 +212,7 @@ def test_a_card_gives_the_test(hub: FakeHub) -> None:
         verdict, change, n, p = told[key]
         assert verdict.startswith(effect.verdict)
         assert effect.reason.split("(")[0] in verdict
-        low, high = (100 * bound for bound in effect.interval)
-        assert change.replace("\\", "") == f"{100 * effect.delta:+.1f} [{low:+.1f}, {high:+.1f}]"
+        assert change.replace("\\", "") == f"{written(effect.delta)} {written_pair(list(effect.interval))}"
         assert n == str(validation.results[key[0]].sentences)
         assert p.removesuffix(" |").replace("\\", "") == (
             "< 0.001" if effect.adjusted_p < 0.001 else f"{effect.adjusted_p:.3g}"

@@ -407,30 +407,3 @@ def test_a_fault_of_our_own_is_not_read_as_a_missing_field(monkeypatch: pytest.M
     monkeypatch.setattr(results.Induction, "__post_init__", broken)
     with pytest.raises(KeyError):
         results.Induction.from_json(content)
-
-
-def test_rows_of_a_validation_are_its_numbers() -> None:
-    validation = EXAMPLES["validation"]
-    assert isinstance(validation, Validation)
-    rows = validation.rows()
-    assert [(row["task"], row["label"]) for row in rows] == [("tone", "calm"), ("tone", "loud"), ("mood", "glum")]
-    for row in rows:
-        result = validation.tasks[row["task"]].results[row["label"]]
-        for name in ("selected", "masked", "alpha", "share", "sentences", "baseline"):
-            assert row[name] == getattr(result, name)
-        for name, mask in result.masks.items():
-            cells = {key.removeprefix(f"{name}_"): cell for key, cell in row.items() if key.startswith(f"{name}_")}
-            assert mask.random is not None
-            assert cells == {
-                "delta": mask.delta, "interval": mask.interval, "p": mask.p, "adjusted_p": mask.adjusted_p,
-                "others": mask.others_delta, "random": mask.random.mean, "sets": mask.random.sets,
-                "random_p": mask.random.p, "specific_adjusted_p": mask.specific_adjusted_p,
-                "relative_change": mask.relative_change, "loss": mask.loss_delta, "verdict": mask.verdict,
-                "reason": mask.reason,
-            }  # fmt: skip
-    bare = dataclasses.replace(result, masks={})
-    task = dataclasses.replace(validation.tasks["mood"], results={"glum": bare})
-    (untested,) = dataclasses.replace(validation, tasks={"mood": task}).rows()
-    assert set(untested) == set(row)
-    measured = set(row) - {"task", "label", "selected", "masked", "alpha", "share", "sentences", "baseline"}
-    assert [untested[name] for name in measured] == [None] * len(measured)

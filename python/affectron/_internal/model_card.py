@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from affectron._internal.artifacts import SAME_MODEL
-from affectron._internal.wording import count, p_value
+from affectron._internal.wording import count, p_value, pair, points
 from affectron.errors import InputError
 
 #: The library, as it is named in the head of a card and in the marks of a section.
@@ -28,7 +28,8 @@ class Tested(Protocol):
 
     @property
     def provenance(self) -> dict[str, Any]: ...
-    def rows(self) -> list[dict[str, Any]]: ...
+    @property
+    def results(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -136,15 +137,12 @@ def _tests(described: Description, validation: Tested | None) -> list[str]:
     if validation.provenance.get("neurons") != own:
         raise InputError("validation is of other neurons, expected one whose provenance has these neurons'")
     made, rows = validation.provenance, []
-    for row in validation.rows():
-        for mask in [key.removesuffix("_verdict") for key in row if key.endswith("_verdict")]:
-            of_mask = {key.removeprefix(f"{mask}_"): value for key, value in row.items() if key.startswith(f"{mask}_")}
-            if row["label"] in described.labels and of_mask["verdict"] is not None:
-                reason = f": {of_mask['reason']}" if of_mask["reason"] else ""
-                low, high = of_mask["interval"]
-                change = f"{100 * of_mask['delta']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-                p = p_value(of_mask["adjusted_p"])
-                rows.append((row["label"], mask, of_mask["verdict"] + reason, change, row["sentences"], p))
+    for label in filter(validation.results.__contains__, described.labels):
+        result = validation.results[label]
+        for name, mask in result.masks.items():
+            reason = f": {mask.reason}" if mask.reason else ""
+            change = f"{points(mask.delta)} {pair(mask.interval)}"
+            rows.append((label, name, mask.verdict + reason, change, result.sentences, p_value(mask.adjusted_p)))
     tested = made.get("tested") or {}
     screened = tested.get("screened")
     seen = "it is not known how many of them were" if screened is None else f"{screened:,} of them were"

@@ -152,30 +152,6 @@ class Validation(Findings):
         """Label -> its result, task by task."""
         return {label: result for task in self.tasks.values() for label, result in task.in_order()}
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each label, for a table.
-
-        The keys are task, label, selected, masked, alpha, share, sentences and baseline. Then, for each mask (adaptive,
-        zero, mean), with its name and an underscore before each: delta, interval, p, adjusted_p, others, random (the
-        mean over the first sets), sets, random_p, specific_adjusted_p, relative_change, loss, verdict and reason. None
-        where not measured.
-        """
-        return [
-            {
-                "task": name,
-                "label": label,
-                "selected": result.selected,
-                "masked": result.masked,
-                "alpha": result.alpha,
-                "share": result.share,
-                "sentences": result.sentences,
-                "baseline": result.baseline,
-                **{f"{mask}_{key}": cell for mask in MASKS for key, cell in _cells(result.masks.get(mask)).items()},
-            }
-            for name, task in self.tasks.items()
-            for label, result in task.results.items()
-        ]
-
     def _rows(self) -> Iterator[_Row]:
         for task, of_task in self.tasks.items():
             for label, result in of_task.in_order():
@@ -185,23 +161,3 @@ class Validation(Findings):
 
     def _cells(self, row: _Row) -> dict[str, object]:
         return {"label": row.label, "mask": row.mask, **effect_cells(row.effect)}
-
-
-def _cells(mask: Mask | None) -> dict[str, Any]:
-    """The cells of a row that tell of one mask."""
-    random = mask and mask.random
-    return {
-        "delta": mask and mask.delta,
-        "interval": mask and mask.interval,
-        "p": mask and mask.p,
-        "adjusted_p": mask and mask.adjusted_p,
-        "others": mask and mask.others_delta,
-        "random": random and random.mean,
-        "sets": random and random.sets,
-        "random_p": random and random.p,
-        "specific_adjusted_p": mask and mask.specific_adjusted_p,
-        "relative_change": mask and mask.relative_change,
-        "loss": mask and mask.loss_delta,
-        "verdict": mask and mask.verdict,
-        "reason": mask and mask.reason,
-    }
