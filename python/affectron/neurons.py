@@ -216,11 +216,11 @@ class NeuronSet(Shown, Mapping[str, NeuronList], Shareable):
     __hash__ = None  # type: ignore[assignment]
 
     def _summary(self) -> Summary:
-        lengths = [f"{label}: {len(neurons)}" for label, neurons in self._lists.items()]
+        lengths = [f"{label}: {len(neurons):,}" for label, neurons in self._lists.items()]
         total = count(sum(map(len, self._lists.values())), "neuron")
         facts = [f"{total} of {count(len(self), 'label')}", few(lengths), *origin(self.provenance)]
         rows = (
-            (label, neurons.task, len(neurons), len({site for site, _, _ in neurons}))
+            (label, neurons.task, len(neurons), len({site for site, _, _ in neurons.items}))
             for label, neurons in self._lists.items()
         )
         return Summary(facts, ("label", "task", "neurons", "sites"), rows, len(self))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import timeit
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -175,6 +176,31 @@ def test_every_class_that_is_public_prints_short() -> None:
     # A protocol has no objects of its own, and a reader is one of a model that prints as torch prints it.
     assert sorted(written_out) == ["Given", "Kernel", "Reader"]
     assert all(issubclass(kind, Findings) for kind in RESULTS.values())
+
+
+def test_large_objects_print_at_once() -> None:
+    """Within 10 ms: a repr, and the table of a notebook, of statistics and neurons of a large model."""
+    labels = [f"label {number}" for number in range(60)]
+    index = np.arange(100_000)
+    zeros = np.zeros((60, len(index)))
+    arrays = {
+        "count": np.ones(60, np.int64), "mean": zeros, "m2": zeros,
+        **{name: zeros.astype(np.int64) for name in ("active", "nonfinite")},
+        **{name: zeros.astype(np.float32) for name in ("min", "max")},
+    }  # fmt: skip
+    stats = ActivationStats({"t": labels}, [(label,) for label in labels], {"a": arrays})
+    neurons = NeuronSet(
+        [NeuronList(label, "t", [("a", at, 0.5) for at in index[:2000].tolist()]) for label in labels],
+        {"a": len(index)},
+    )
+    for value in (stats, stats.label(labels[0])["a"], neurons, neurons[labels[0]], affectron.zero(neurons[labels[0]])):
+        assert min(timeit.repeat(value._repr_html_, number=1, repeat=5)) < 0.01
+        assert min(timeit.repeat(value.__repr__, number=1, repeat=5)) < 0.01
+    assert "label 0: 2,000, " in repr(neurons)
+
+
+def test_what_is_cut_ends_in_one_ellipsis() -> None:
+    assert cut("joy, love, … and more", 12) == "joy, love, …"
 
 
 def test_an_object_of_a_later_release_is_no_longer_than_others() -> None:

@@ -131,7 +131,7 @@ def test_only_a_span_s_tokens_count_for_its_label() -> None:
 @pytest.mark.parametrize(
     ("spans", "reason"),
     [
-        ("w1", "spans is of type str, expected a list of objects"),
+        ("w1", "spans is a value of type str, expected a list of objects"),
         ([], "spans is an empty list"),
         ([[0, 1]], "spans holds a list, expected objects with start, end and label"),
         ([{"start": 3, "end": 3, "label": "x"}], "spans holds a span from 3 to 3, expected 0 <= start < end <= 5"),
@@ -172,7 +172,7 @@ def test_conversations_that_cannot_be_read_are_named() -> None:
     assert "text has no turn of 'tool'; roles there: 'user', 'assistant'" in message(
         lambda: Corpus.from_records(rows, turns="tool")
     )
-    assert "text is of type str, expected a list of objects" in message(
+    assert "text is a value of type str, expected a list of objects" in message(
         lambda: Corpus.from_records([{"text": "w1", "label": "a"}], turns="all")
     )
     corpus = Corpus.from_records(rows, turns="all")

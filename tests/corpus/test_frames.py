@@ -151,8 +151,10 @@ def test_what_is_no_such_frame_is_refused() -> None:
     levels = pandas.concat({"one": frame}, axis=1)
     told = {
         "frame is a list, expected a data frame of pandas or polars": [{"text": "a"}],
-        "frame is of type LazyFrame, expected a data frame of pandas or polars": polars.LazyFrame({"text": ["a"]}),
-        "frame is of type Series, expected a data frame of pandas or polars": frame["text"],
+        "frame is a value of type LazyFrame, expected a data frame of pandas or polars": polars.LazyFrame(
+            {"text": ["a"]}
+        ),
+        "frame is a value of type Series, expected a data frame of pandas or polars": frame["text"],
         "frame has columns of 2 levels, expected columns of one name each": levels,
         "frame has the column 'text' twice, expected columns of different names": twice,
         "frame has no label column 'label'; columns found: 'text'": frame[["text"]],
@@ -162,6 +164,30 @@ def test_what_is_no_such_frame_is_refused() -> None:
         assert message(lambda given_frame=given_frame: Corpus.from_pandas(given_frame)) == text
     assert message(lambda: Corpus.from_pandas(frame, split_column="part")) == (
         "frame has no split column 'part'; columns found: 'text', 'label'"
+    )
+
+
+def test_columns_without_a_header_are_named_by_their_numbers() -> None:
+    frame = pandas.DataFrame([["a", "x", 1.5], ["b", "y", 2.5]])
+    same(
+        Corpus.from_pandas(frame, text_column="0", label_column="1"),
+        Corpus.from_records([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]),
+    )
+    assert message(lambda: Corpus.from_pandas(frame.rename(columns={2: "1"}), text_column="0")) == (
+        "frame has the column '1' twice, expected columns of different names"
+    )
+    for options in ({"text_column": 0}, {"label_column": 1}, {"label_column": ["a", None]}, {"split_column": 2.0}):
+        (name,) = options
+        assert message(lambda options=options: Corpus.from_pandas(frame, **options)) == (
+            f"{name} is {tuple(options[name]) if isinstance(options[name], list) else options[name]}, expected the "
+            "names of columns as strings"
+        )
+
+
+def test_a_value_without_a_name_inside_a_list_is_told() -> None:
+    frame = pandas.DataFrame({"text": ["a", "b"], "label": [["x"], ["y", pandas.NA]]})
+    assert message(lambda: Corpus.from_pandas(frame)) == (
+        "frame:2: label holds a value of type NAType, expected strings or whole numbers"
     )
 
 

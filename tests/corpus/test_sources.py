@@ -29,7 +29,7 @@ def test_records_are_checked_alike_and_kept_as_they_were() -> None:
     bad = message(lambda: Corpus.from_records([ROWS[0], ["text", "label"]]))  # type: ignore[list-item]
     assert bad == "records:2: is a list, expected an object with 'text', 'label'"
     bad = message(lambda: Corpus.from_records([{"text": b"bytes", "label": "x"}]))
-    assert bad == "records:1: text is of type bytes, expected a string"
+    assert bad == "records:1: text is a value of type bytes, expected a string"
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ _SHORT.maxstring = _SHORT.maxother = 100
 
 
 def shown(value: object) -> str:
-    """Format a value for a message: its repr, limited in depth and length to fit a line."""
-    return _SHORT.repr(value)
+    """Format a value for a message: its repr, limited in depth and length, on one line."""
+    return " ".join(line.strip() for line in _SHORT.repr(value).splitlines())
 
 
 class Bound(Protocol):

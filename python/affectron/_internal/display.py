@@ -53,12 +53,15 @@ class Shown:
         return Summary([line], ("field", "value"), values.items(), len(values))
 
     def __repr__(self) -> str:
+        return self._line(self._summary())
+
+    def _line(self, summary: Summary) -> str:
         name = type(self).__name__
-        return f"{name}({cut('; '.join(self._summary().facts), LENGTH - len(name) - 2)})"
+        return f"{name}({cut('; '.join(summary.facts), LENGTH - len(name) - 2)})"
 
     def _repr_html_(self) -> str:
         summary = self._summary()
-        parts = [f'<p dir="auto">{escape(repr(self))}</p>']
+        parts = [f'<p dir="auto">{escape(self._line(summary))}</p>']
         if summary.columns:
             head = _row("th", summary.columns)
             body = "".join(_row("td", row) for row in islice(summary.rows, ROWS))
@@ -71,7 +74,7 @@ class Shown:
 def cut(text: str, most: int) -> str:
     """The text on one line of at most ``most`` characters, with an ellipsis for what is left out."""
     text = " ".join(clean(text).split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return text if len(text) <= most else f"{text[: most - 1].rstrip('…')}…"
 
 
 def origin(provenance: Mapping[str, Any]) -> list[str]:

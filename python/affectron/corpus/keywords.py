@@ -1,7 +1,7 @@
 """Keyword arguments with which a corpus is made: the options of reading it, and the split and task to narrow it to."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from affectron._internal.options import default_of, described
@@ -54,7 +54,7 @@ def columns_of(keywords: Mapping[str, Any]) -> Columns:
 
 def column_names(columns: str | Sequence[str]) -> str | tuple[str, ...]:
     """One column, or several as a tuple."""
-    return columns if isinstance(columns, str) else tuple(columns)
+    return tuple(columns) if isinstance(columns, Iterable) and not isinstance(columns, str) else columns
 
 
 def shows_keywords(function: Callable[P, R]) -> Callable[P, R]:

@@ -90,15 +90,18 @@ class Frame(Records):
             raise InputError(f"frame is {kind_of(frame)}, expected a data frame of pandas or polars")
         if frame.columns.nlevels > 1:
             raise InputError(f"frame has columns of {frame.columns.nlevels} levels, expected columns of one name each")
-        if not frame.columns.is_unique:
-            twice = frame.columns[frame.columns.duplicated()][0]
-            raise InputError(f"frame has the column {twice!r} twice, expected columns of different names")
+        found = pandas.Index([str(name) for name in frame.columns])  # a table without a header has 0, 1, ...
+        if not found.is_unique:
+            raise InputError(
+                f"frame has the column {found[found.duplicated()][0]!r} twice, expected columns of different names"
+            )
         try:
-            schema.require(frame.columns)
+            schema.require(found)
         except BadRow as reason:
             raise InputError(f"frame has {reason}") from None
-        names = [name for name in schema.names if name in frame.columns]
-        cells = (map(_cell, frame[name].astype(object), frame[name].isna()) for name in names)
+        names = [name for name in schema.names if name in found]
+        columns = (frame.iloc[:, found.get_loc(name)] for name in names)
+        cells = (map(_cell, column.astype(object), column.isna()) for column in columns)
         return (dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True))
 
 

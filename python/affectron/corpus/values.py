@@ -11,7 +11,7 @@ class BadRow(Exception):
 
 
 def kind_of(value: Any) -> str:
-    """A value's kind in the words of the file formats, as it stands after "is" in a message."""
+    """A value's kind in the words of the file formats, as it stands after "is" or "holds" in a message."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -22,7 +22,7 @@ def kind_of(value: Any) -> str:
         return "a list"
     if isinstance(value, Mapping):
         return "an object"
-    return f"of type {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"
 
 
 def quoted(names: Iterable[Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from affectron._internal.checks import Between, OneOf, Whole
+from affectron._internal.checks import Between, OneOf, Whole, shown
 from affectron._internal.names import (
     DTYPES,
     ON_BAD_LINE,
@@ -64,6 +64,11 @@ class Columns(Options):
     )
 
     def check_together(self) -> None:
+        for name in ("text", "label", "task", "split", "id"):
+            columns = getattr(self, name)
+            for column in columns if isinstance(columns, tuple) else (columns,):
+                if not isinstance(column, str):
+                    raise InputError(f"{name}_column is {shown(columns)}, expected the names of columns as strings")
         if self.indicators is None:
             if self.without != Columns.without:
                 raise InputError(f"without is {self.without!r}, which goes with indicators, and there are none")
