@@ -176,12 +176,13 @@ class ActivationStats(Shown, Shareable):
                 f"{count(len(labels), 'label')} of {count(width, 'neuron')} make {len(labels) * width:,} rows, "
                 f"expected at most {MOST_ROWS:,}; choose labels or sites"
             )
-        parts: dict[str, list[NDArray[Any]]] = {}
+        first = columns(self.pool(self.sites[0], self.rows(self.labels[0])))
+        parts: dict[str, list[NDArray[Any]]] = {name: [array[:0]] for name, array in first.items()}
         for label in labels:
             rows = self.rows(label)
             for site in sites:
                 for name, array in columns(self.pool(site, rows)).items():
-                    parts.setdefault(name, []).append(array)
+                    parts[name].append(array)
         tasks = list(dict.fromkeys(self.task_of[label] for label in labels))
         sizes = [self.widths[site] for site in sites]
         # A column's parts are given up as it is made: those of all columns take as much memory as the frame.

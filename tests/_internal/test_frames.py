@@ -66,6 +66,9 @@ def test_labels_and_sites_of_statistics_are_chosen(monkeypatch: pytest.MonkeyPat
         assert list(part.site.unique()) == at
         expected = whole[whole.label.isin(asked) & whole.site.isin(at)]
         assert sorted(part["mean"]) == sorted(expected["mean"])
+    for none in (made.to_pandas([]), made.to_pandas("joy", [])):
+        assert len(none) == 0
+        assert types(none) == types(whole)
     assert "label 'envy' is not in the statistics" in message(lambda: made.to_pandas("envy"))
     assert "site 'x' is not in the statistics" in message(lambda: made.to_pandas(sites="x"))
     monkeypatch.setattr(stats, "MOST_ROWS", 5 * WIDTH)

@@ -92,7 +92,8 @@ class Findings(Shown):
         The columns are the fields of the row's records, under their names. Those of a record inside one begin with its
         field, as ``random_p``; two numbers are two columns, as ``interval_low`` and ``interval_high``. Fields that hold
         several values are left out. Text is ``string``, whole numbers are ``int64`` (``Int64`` where one may be
-        missing), other numbers ``float64``, truth values ``bool`` or ``boolean``.
+        missing), other numbers ``float64``, truth values ``bool`` or ``boolean``. Units are those of the fields:
+        accuracies, shares and their changes are fractions, losses nats a token.
 
         Raises:
             InputError: pandas is not installed.
