@@ -198,7 +198,8 @@ def cards(draw: st.DrawFn) -> results.Cards:
         results.NeuronCard, texts, counts, many(texts), excerpts, excerpts, by_name(spreads),
         maybe(by_name(moments)), tokens, tokens,
     )  # fmt: skip
-    options = st.builds(results.CardsOptions, maybe(texts), texts, texts, *[counts] * 4)
+    rules = st.sampled_from(["all", "last", "mean"])
+    options = st.builds(results.CardsOptions, maybe(texts), rules, texts, *[counts] * 4)
     return results.Cards(draw(objects), draw(options), draw(many(neurons)))
 
 
