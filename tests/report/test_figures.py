@@ -20,8 +20,9 @@ from affectron.neurons import NeuronSet
 from affectron.report import curves as figures_of_curves
 from affectron.report import figures
 from affectron.report.drawing import inline
+from affectron.report.text import decimal
 from tests.report.reading import SVG, Page, contrast, rgb, texts, written
-from tests.support.results import SITES, make_effect
+from tests.support.results import SITES, make_effect, make_induction
 
 
 def test_accuracy_figure_places_marks_at_the_numbers(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -192,18 +193,18 @@ def darkness(color: str) -> float:
 
 
 def test_one_sentence_of_forty_is_not_dark_whatever_the_other_values_are() -> None:
-    small = np.array([[2.5, -2.5], [0.0, np.nan]])
-    large = np.array([[2.5, -50.0], [80.0, np.nan]])
+    small = np.array([[0.025, -0.025], [0.0, np.nan]])
+    large = np.array([[0.025, -0.5], [0.8, np.nan]])
     names = ["a", "b"]
-    one, other = (
-        fills(figures.matrix_figure(names, ["x", "y"], values, places=1, bound=figures.MOST_POINTS).svg)
-        for values in (small, large)
+    one, other, most = (
+        fills(figures.matrix_figure(names, ["x", "y"], values, subject="s", written=written, bound=0.5).svg)
+        for values in (small, large, np.full((2, 2), figures.MOST_CHANGE))
     )
     assert one[0] == other[0]
     assert darkness(one[0]) < 0.06
     assert darkness(one[1]) < 0.06
     assert darkness(other[1]) > 0.5
-    assert other[2] == fills(figures.matrix_figure(names[:1], ["x"], np.array([[50.0]]), places=1, bound=50.0).svg)[0]
+    assert other[2] == most[0]
     index = [0.01, 1.0]
     pale, dark = (
         fills(figures.overlap_figure(names, np.array([[1.0, value], [value, 1.0]]), [3, 3], ["t", "t"]).svg)[1]
@@ -259,6 +260,15 @@ def test_each_figure_of_a_page_says_what_it_shows_in_numbers(whole: tuple[Path, 
         ]
 
 
+def test_the_loss_has_an_axis_to_the_last_dose_though_it_is_not_finite_there() -> None:
+    result = make_induction({"tone": ["calm"]})
+    curves = result.tasks["tone"]
+    assert curves["calm"].loss_delta[-1] is None
+    svg = figures.fluency_figure(curves, result.options.betas).svg
+    ticks = ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    assert f"{result.options.betas[-1]:g}" in ticks
+
+
 def test_texts_of_the_other_figures_are_their_numbers() -> None:
     points = [CurvePoint(4, Heights(-0.05, 0.01, None)), CurvePoint(8, Heights(-0.325, -0.02, 0.0))]
     assert figures_of_curves.curves_figure({"one": points}).told == (
@@ -273,13 +283,18 @@ def test_texts_of_the_other_figures_are_their_numbers() -> None:
     assert figures.ranked_figure({"calm": [0.25, 0.75, 1.0]}, None, "AUROC", (0, 1), 0.5).told == (
         "AUROC. calm: 3 neurons from 0.25 to 1.00, median 0.75, 2 above 0.5."
     )
-    values = np.array([[-10.0, 2.0], [np.nan, 0.5]])
+    values = np.array([[-0.1, 0.02], [np.nan, 0.005]])
     framed = np.array([[True, False], [False, False]])
-    drawing = figures.matrix_figure(["a", "b"], ["x", "y"], values, places=1, bound=50.0, bold=framed)
+    drawing = figures.matrix_figure(
+        ["a", "b"], ["x", "y"], values, subject="Change, in points", written=written, bound=0.5, bold=framed
+    )
     assert drawing.told == (
-        "Table of values. Of 3 values the lowest is −10.0 (a with x), the highest 2.0 (a with y), the median 0.5. "
+        "Change, in points. Of 3 values the lowest is −10.0 (a with x), the highest +2.0 (a with y), the median +0.5. "
         "Framed: a with x −10.0."
     )
+    cells = [text for node in ElementTree.fromstring(drawing.svg).iter(f"{SVG}text")
+             if re.fullmatch(r"[−+]?\d+\.\d|–", text := "".join(node.itertext()))]  # fmt: skip
+    assert cells == ["−10.0", "+2.0", "–", "+0.5"]
     effect = make_effect()
     drawing = figures.sweep_figure({"calm": [effect, None]}, ["all", "top"], "part")
     assert effect.random is not None
@@ -293,7 +308,9 @@ def test_texts_of_the_other_figures_are_their_numbers() -> None:
 def test_numbers_stand_out_from_every_colour_of_a_heat_map() -> None:
     shares = np.linspace(-1, 1, 81)
     names = [f"column {place}" for place in range(len(shares))]
-    svg = figures.matrix_figure(["row"], names, shares[None], places=3, bound=1.0).svg
+    svg = figures.matrix_figure(
+        ["row"], names, shares[None], subject="s", written=lambda share: decimal(share, 3), bound=1.0
+    ).svg
     inks = []
     for node in ElementTree.fromstring(svg).iter(f"{SVG}text"):
         if re.fullmatch(r"−?\d\.\d{3}", "".join(node.itertext())):

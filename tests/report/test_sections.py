@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from affectron._internal.artifacts import CROSS_DATASET, KINDS
-from affectron.experiments.results import MASKS, Candidates, Curve, Effect, MethodResult
-from affectron.report import build_report
+from affectron.experiments.results import MASKS, Ablation, Candidates, Curve, Effect, MethodResult
+from affectron.report import build_report, effects
 from affectron.scores import SCORES
-from tests.report.reading import Page, read_csv, written
+from tests.report.reading import SVG, Page, read_csv, written
 from tests.support.results import (
     SITES,
     make_ablations,
     make_associations,
     make_candidates,
     make_cross_signal,
+    make_effect,
     make_generation,
     make_methods,
     make_neurons,
@@ -191,6 +193,20 @@ def test_tables_of_ablations_and_methods_have_every_effect(everything: Path) -> 
     )
 
 
+def test_shares_of_an_ablation_are_in_per_cent_in_table_and_figure() -> None:
+    shares = (0.0005, 0.07, 0.3, 1.0)
+    rows = [Ablation("tone", "calm", "share", share, 1.0, 9, 30, make_effect()) for share in shares]
+    section = effects.ablations(replace(make_ablations(TASKS), rows=tuple(rows)))
+    lines = read_csv(section.tables[0].csv())
+    assert lines[0][1] == "share τ of the label's neurons, %"
+    assert [line[1] for line in lines[1:]] == ["0.05", "7.0", "30.0", "100.0"]
+    drawing = section.figures[0].drawing
+    found = ["".join(node.itertext()) for node in ElementTree.fromstring(drawing.svg).iter(f"{SVG}text")]
+    assert found[:4] == ["0.05", "7", "30", "100"]
+    assert lines[0][1] in found
+    assert "calm: 0.05 −10.0 points" in drawing.told
+
+
 def test_table_of_the_cross_signal_has_every_pair(everything: Path) -> None:
     result = make_cross_signal(*TASKS.values())
     expected = []
@@ -212,7 +228,7 @@ def test_tables_of_associations_and_stability_have_every_label(everything: Path)
     thirds = [cells(label, *layers.thirds.values()) for label, layers in result.layers.items()]
     assert [list(row.values()) for row in table(everything, "layers")] == thirds
     stable = make_stability(TASKS).labels
-    expected = [cells(label, one.task, one.selected, 1.0, 1, one.split_half) for label, one in stable.items()]
+    expected = [cells(label, one.task, one.selected, 100.0, 1, one.split_half) for label, one in stable.items()]
     assert [list(row.values()) for row in table(everything, "stability")] == expected
 
 
@@ -252,7 +268,7 @@ def test_generated_texts_are_told_and_shown(everything: Path) -> None:
             (label, method) for label in labels for method in result.tasks[task].labels[label]
         ]
         neurons = next(row for row in rows if row["method"] == "neurons 5 %")
-        assert (neurons["success, %"], neurons["β"], neurons["words"]) == ("75.0", "4.5", "love, hate")
+        assert (neurons["success, %"], neurons["β"], neurons["words"]) == ("75.0", "4.5", "love hate")
         assert {row["less"] for row in table(everything, f"versus-{task}")} == {
             "unsteered", "random 5 %", "residual", "prompt"
         }  # fmt: skip

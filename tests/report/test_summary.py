@@ -50,7 +50,7 @@ def test_the_dose_shown_is_that_of_the_largest_share_within_fluency(tmp_path: Pa
     assert [row["interval low, %"] for row in rows] == ["45.0", "35.0", "7.0"]
     assert {(row["without, %"], row["random, %"]) for row in rows} == {("10.0", "10.0")}
     text = Page(path).words
-    assert "lies above the share without it for 2 of 3 labels, above that of random neurons for 2." in text
+    assert "lies above the share without it for 2 of 3 labels, above that of random neurons for 2 of 3." in text
     assert "raise the loss of these sentences by at most 0.5 nats a token" in text
     assert "is no estimate for others" in text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from affectron.experiments.results import (
     MethodGeneration,
     TaskResult,
 )
-from affectron.report.text import decimal, layer_names, percent, points, signed, span
+from affectron.report.text import decimal, index, layer_names, percent, points, signed, span
 
 
 def _told(subject: str, parts: Mapping[str, Iterable[str]]) -> str:
@@ -61,25 +61,29 @@ def layers(
 
 
 def overlap(labels: Sequence[str], jaccard: NDArray[np.float64]) -> str:
-    return f"Jaccard index of the neurons of two labels. {_extremes(labels, labels, np.triu(jaccard, 1), 2, True)}."
+    return f"Jaccard index of the neurons of two labels. {_extremes(labels, labels, jaccard, index, True)}."
 
 
 def matrix(
-    rows: Sequence[str], columns: Sequence[str], values: NDArray[np.float64], places: int,
-    framed: NDArray[np.bool_] | None,
+    rows: Sequence[str], columns: Sequence[str], values: NDArray[np.float64], subject: str,
+    written: Callable[[float], str], framed: NDArray[np.bool_] | None,
 ) -> str:  # fmt: skip
     marked = [] if framed is None else [
-        f"{rows[row]} with {columns[column]} {signed(float(values[row, column]), places)}"
+        f"{rows[row]} with {columns[column]} {written(float(values[row, column]))}"
         for row, column in np.argwhere(framed)
     ]  # fmt: skip
     frames = "" if framed is None else f" Framed: {'; '.join(marked) or 'none'}."
     same = list(rows) == list(columns)
     # Of a table of pairs each value stands twice.
-    return f"Table of values. {_extremes(rows, columns, values, places, same)}.{frames}"
+    return f"{subject}. {_extremes(rows, columns, values, written, same)}.{frames}"
 
 
 def _extremes(
-    rows: Sequence[str], columns: Sequence[str], values: NDArray[np.float64], places: int, pairs: bool
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: NDArray[np.float64],
+    written: Callable[[float], str],
+    pairs: bool,
 ) -> str:
     """The lowest and the highest value with their places; of pairs those above the diagonal."""
     known = [
@@ -93,8 +97,8 @@ def _extremes(
     low, high = min(known, key=lambda one: one[0]), max(known, key=lambda one: one[0])
     middle = float(np.median([value for value, _ in known]))
     return (
-        f"Of {count(len(known), 'value')} the lowest is {decimal(low[0], places)} ({low[1]}), the highest "
-        f"{decimal(high[0], places)} ({high[1]}), the median {decimal(middle, places)}"
+        f"Of {count(len(known), 'value')} the lowest is {written(low[0])} ({low[1]}), the highest {written(high[0])} "
+        f"({high[1]}), the median {written(middle)}"
     )
 
 

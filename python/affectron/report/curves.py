@@ -79,8 +79,8 @@ def estimate_figure(labels: Mapping[str, LabelEstimate]) -> Drawing:
                 )  # fmt: skip
             for axis in (axes.xaxis, axes.yaxis):
                 axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        figure.supxlabel("mean attribution", fontsize=9)
-        figure.supylabel("effect of zeroing the neuron alone", fontsize=9)
+        figure.supxlabel("mean attribution, in units of the metric", fontsize=9)
+        figure.supylabel("effect of zeroing it alone", fontsize=9)
         handles = [
             Line2D([], [], color=VERMILLION, marker="o", linestyle="", markersize=4, label="selected neurons"),
             Line2D([], [], color=GREY, marker="s", linestyle="", markersize=4, label="random neurons"),

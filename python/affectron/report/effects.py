@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,12 +49,15 @@ def methods(result: Methods) -> Section:
         of_task = words.file_name(task)
         labels = list(compared.labels)
         effects = [[compared.labels[label].methods[name].effect for name in names] for label in labels]
-        values = np.array([[_specific_points(effect) for effect in row] for row in effects])
+        values = np.array([[_specific_change(effect) for effect in row] for row in effects])
         specific = np.array([[effect is not None and effect.verdict == SPECIFIC for effect in row] for row in effects])
-        drawing = figures.matrix_figure(labels, names, values, places=1, bound=figures.MOST_POINTS, bold=specific)
+        drawing = figures.matrix_figure(
+            labels, names, values, subject="Change of accuracy on own less others' test sentences, in points",
+            written=words.points, bound=figures.MOST_CHANGE, bold=specific,
+        )  # fmt: skip
         caption = (
             f"{task}: change of accuracy on own less others' test sentences, in points, when each method's neurons are "
-            f"zeroed; framed where the verdict is “specific”. {figures.POINTS_SCALE}"
+            f"zeroed; framed where the verdict is “specific”. {figures.CHANGE_SCALE}"
         )
         section.figures.append(Figure(f"methods-{of_task}", drawing, caption))
         panels = {
@@ -68,7 +72,9 @@ def methods(result: Methods) -> Section:
             )
             section.figures.append(Figure(f"curves-{of_task}", curves.curves_figure(panels), caption))
         agreement = np.array([[np.nan if share is None else share for share in row] for row in compared.agreement])
-        drawing = figures.matrix_figure(names, names, agreement, places=2, bound=1.0)
+        drawing = figures.matrix_figure(
+            names, names, agreement, subject="Mean Jaccard index of two methods", written=words.index, bound=1.0
+        )
         caption = (
             f"{task}: Jaccard index of what two methods select for a label, the mean over labels. The strongest colour "
             "stands for 1."
@@ -98,9 +104,9 @@ def _area_cells(curve: Curve) -> list[object]:
     return [curve.points[-1].masked, curve.area.own, curve.area.others, curve.area.random]
 
 
-def _specific_points(effect: Effect | None) -> float:
-    """The specific change in points; NaN where it was not measured."""
-    return float("nan") if effect is None or effect.specific_delta is None else 100 * effect.specific_delta
+def _specific_change(effect: Effect | None) -> float:
+    """The specific change; NaN where it was not measured."""
+    return float("nan") if effect is None or effect.specific_delta is None else effect.specific_delta
 
 
 def estimate(result: Estimate) -> Section:
@@ -139,16 +145,17 @@ def estimate(result: Estimate) -> Section:
         Column("effect, selected", "number"), Column("effect, random", "number"), Column("ρ", "number"),
         Column("ρ, selected", "number"), Column("effect / attribution", "number"),
     )  # fmt: skip
-    caption = "Effect of single neurons and their attribution; effects are means"
+    caption = "Effect of single neurons and their attribution; effects are means, in units of the metric"
     section.tables.append(Table("estimate", caption, columns, rows, findings_file("estimate")))
     return section
 
 
+#: Sweep -> its axis, with the unit, and its meaning.
 _SWEEPS = {
     "sites": ("part of the sites", "Where the neurons are masked: at all sites, or in one third of them."),
     "alpha": ("α", "All of the label's neurons, attenuated by α."),
-    "share": ("share τ of the label's neurons", "The best of the label's neurons by differential score."),
-    "model_share": ("share of all neurons that the selection takes", "As many neurons as a larger selection gives."),
+    "share": ("share τ of the label's neurons, %", "The best of the label's neurons by differential score."),
+    "model_share": ("share of all neurons that the selection takes, %", "As many neurons as a larger selection gives."),
 }
 
 
@@ -161,7 +168,7 @@ def ablations(result: Ablations) -> Section:
     )
     for sweep, (axis, meaning) in _SWEEPS.items():
         rows = [row for row in result.rows if row.sweep == sweep]
-        settings = list(dict.fromkeys(row.setting for row in rows))
+        settings = list(dict.fromkeys(_setting(row) for row in rows))
         if not settings:
             continue
         by_label = {
@@ -171,9 +178,15 @@ def ablations(result: Ablations) -> Section:
         drawing = figures.sweep_figure(by_label, ticks, axis)
         section.figures.append(Figure(f"ablation-{sweep}", drawing, f"{meaning} {BAND}"))
         columns = (Column("label"), Column(axis), Column("masked", "count"), *EFFECT)
-        cells = [[row.label, row.setting, row.masked, *effect_cells(row.effect)] for row in rows]
+        cells = [[row.label, _setting(row), row.masked, *effect_cells(row.effect)] for row in rows]
         section.tables.append(
-            Table(f"ablation-{sweep}", f"Ablation by {axis}", columns, cells, findings_file("ablations"))
+            Table(
+                f"ablation-{sweep}",
+                f"Ablation by {axis.removesuffix(', %')}",
+                columns,
+                cells,
+                findings_file("ablations"),
+            )
         )
     thirds = _third_means(result.rows)
     if thirds:
@@ -185,6 +198,11 @@ def ablations(result: Ablations) -> Section:
             "which the random sets follow."
         )
     return section
+
+
+def _setting(row: Ablation) -> Any:
+    """The setting in the unit of its axis. A product of a hundred has digits that the share does not have."""
+    return round(100 * row.setting, 10) if row.sweep.endswith("share") else row.setting
 
 
 def _third_means(rows: Sequence[Ablation]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -36,9 +36,9 @@ from affectron.report.drawing import (
 )
 from affectron.report.text import decimal, layer_names
 
-#: Change of accuracy of the darkest colours of a heat map, in points.
-MOST_POINTS = 50.0
-POINTS_SCALE = f"The strongest colours stand for {MOST_POINTS:g} points and more."
+#: Change of accuracy of the darkest colours of a heat map, a fraction.
+MOST_CHANGE = 0.5
+CHANGE_SCALE = f"The strongest colours stand for {100 * MOST_CHANGE:g} points and more."
 MASK_STYLE = {"adaptive": (VERMILLION, "o"), "zero": (BLUE, "s"), "mean": (GREEN, "D")}
 
 
@@ -221,7 +221,7 @@ def induction_figure(curves: Mapping[str, LabelInduction], betas: Sequence[float
     with matplotlib.rc_context(STYLE):
         figure, panels = grid(len(curves), 1.65, 0.75)
         for axes, (label, curve) in zip(panels, curves.items(), strict=True):
-            _curve_panel(axes, label)
+            _curve_panel(axes, label, x)
             axes.axhline(100 * curve.baseline, color="#777777", linewidth=1.2, linestyle=":")
             low, high = 100 * np.array(curve.interval)[order].T
             axes.fill_between(x, low, high, color=SKY, alpha=0.35, linewidth=0)
@@ -249,19 +249,22 @@ def induction_figure(curves: Mapping[str, LabelInduction], betas: Sequence[float
 def fluency_figure(curves: Mapping[str, LabelInduction], betas: Sequence[float]) -> Drawing:
     """Change of the loss of a token under induction, in nats (y), against beta (x), one panel a label."""
     order = np.argsort(betas, kind="stable")
+    x = np.array(betas)[order]
     with matplotlib.rc_context(STYLE):
         figure, panels = grid(len(curves), 1.65, 0.45)
         for axes, (label, curve) in zip(panels, curves.items(), strict=True):
-            _curve_panel(axes, label)
+            _curve_panel(axes, label, x)
             axes.axhline(0, color="#777777", linewidth=0.9, zorder=1)
             values = np.array([np.nan if loss is None else loss for loss in curve.loss_delta])
-            axes.plot(np.array(betas)[order], values[order], color=GREEN, linewidth=1.5, marker="D", markersize=4)
+            axes.plot(x, values[order], color=GREEN, linewidth=1.5, marker="D", markersize=4)
         figure.supxlabel("β", fontsize=9)
         figure.supylabel("change of loss, nats a token", fontsize=9)
         return drawn(figure, alternatives.fluency(curves, betas))
 
 
-def _curve_panel(axes: Axes, label: str) -> None:
+def _curve_panel(axes: Axes, label: str, betas: NDArray[np.float64]) -> None:
+    """Prepare a panel over all ``betas``, also those without a value."""
+    axes.update_datalim([(betas[0], 0), (betas[-1], 0)])
     axes.grid(axis="y")
     axes.set_title(short(label))
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -316,7 +319,8 @@ def matrix_figure(
     columns: Sequence[str],
     values: NDArray[np.float64],
     *,
-    places: int,
+    subject: str,
+    written: Callable[[float], str],
     bound: float,
     bold: NDArray[np.bool_] | None = None,
 ) -> Drawing:
@@ -325,16 +329,16 @@ def matrix_figure(
 
     Args:
         values: [rows, columns]; NaN is shown as a dash.
-        places: decimals.
+        subject: name of the values, with their unit.
+        written: a value as text.
         bound: absolute value of the darkest colours; larger values have them too.
         bold: cells to be framed.
     """
     colors = LinearSegmentedColormap.from_list(
         "orange to blue", ["#7A3300", VERMILLION, "#F3C6A5", "#FFFFFF", "#A9D3EE", BLUE, "#003A5C"]
     )
-    wide = max(0.62, 0.095 * (places + 5))
     with matplotlib.rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = Figure(figsize=(2.4 + wide * len(columns), 1.4 + 0.36 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(2.4 + 0.66 * len(columns), 1.4 + 0.36 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for row in range(len(rows)):
             for column in range(len(columns)):
@@ -345,7 +349,7 @@ def matrix_figure(
                     Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=fill, edgecolor="#DDDDDD", linewidth=0.6)
                 )
                 axes.text(
-                    column, row, "–" if missing else decimal(value, places), ha="center", va="center_baseline",
+                    column, row, "–" if missing else written(value), ha="center", va="center_baseline",
                     color=ink_on(fill), fontsize=8.5,
                 )  # fmt: skip
         for row, column in np.argwhere(bold) if bold is not None else ():
@@ -357,7 +361,7 @@ def matrix_figure(
         axes.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
         axes.set_xlim(-0.5, len(columns) - 0.5)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        return drawn(figure, alternatives.matrix(rows, columns, values, places, bold), heat=True)
+        return drawn(figure, alternatives.matrix(rows, columns, values, subject, written, bold), heat=True)
 
 
 def ranked_figure(

@@ -93,8 +93,8 @@ def _add_task(section: Section, name: str, task: TaskGeneration) -> None:
 
 _COLUMNS = (
     Column("label"), Column("method"), Column("neurons", "count"), Column("layer"), Column("β", "number"),
-    Column("success", "percent"), Column("interval", "percent interval", "under"), Column("rise, nats", "number"),
-    Column("distinct", "number"), Column("second judge", "percent"), Column("without its words", "percent"),
+    Column("success", "percent"), Column("interval", "percent interval", "under"), Column("rise, nats", "change"),
+    Column("distinct", "percent"), Column("second judge", "percent"), Column("without its words", "percent"),
     Column("words"),
 )  # fmt: skip
 _VERSUS = (
@@ -108,7 +108,7 @@ def _cells(found: MethodGeneration) -> list[object]:
     setting, score = found.settings[found.chosen], found.score
     return [
         found.neurons, setting.layer, setting.beta, score.success, found.interval, score.rise, score.distinct,
-        found.second, found.without_words, ", ".join(found.words),
+        found.second, found.without_words, " ".join(found.words),
     ]  # fmt: skip
 
 

@@ -61,7 +61,8 @@ def _stability(result: Stability) -> Section:
         label: [frequency for _, _, frequency in stable.neurons] for label, stable in labels.items() if stable.neurons
     }
     if shares:
-        drawing = figures.ranked_figure(shares, None, "selection frequency", (-0.03, 1.03), 0.5)
+        frequencies = {label: [100 * share for share in of_label] for label, of_label in shares.items()}
+        drawing = figures.ranked_figure(frequencies, None, "selection frequency, %", (-3, 103), 50)
         caption = "How often each selected neuron is selected again under resampling; dotted, one half."
         section.figures.append(Figure("stability", drawing, caption))
     rows = [
@@ -72,8 +73,8 @@ def _stability(result: Stability) -> Section:
         for label, stable in labels.items()
     ]  # fmt: skip
     columns = (
-        Column("label"), Column("task"), Column("selected", "count"), Column("median frequency", "number"),
-        Column("at 0.8 or more", "count"), Column("split-half Jaccard", "number"),
+        Column("label"), Column("task"), Column("selected", "count"), Column("median frequency", "percent"),
+        Column("at 80 % or more", "count"), Column("split-half Jaccard", "number"),
     )  # fmt: skip
     caption = "Stability of each label's neurons"
     section.tables.append(Table("stability", caption, columns, rows, findings_file("stability")))
@@ -171,17 +172,17 @@ def _induction(result: Induction) -> Section:
     section.figures.append(Figure("fluency", figures.fluency_figure(curves, betas), caption))
     columns = (
         Column("label"), Column("β"), Column("without", "percent"), Column("share", "percent"),
-        Column("interval", "percent interval", "under"), Column("random", "percent"), Column("loss Δ, nats", "number"),
+        Column("interval", "percent interval", "under"), Column("random", "percent"), Column("loss Δ, nats", "change"),
     )  # fmt: skip
     rows = [
         [
             label, beta, curve.baseline, curve.share[k], curve.interval[k],
-            curve.random[k] if curve.random else None, curve.loss_delta[k],
+            curve.random and curve.random[k], curve.loss_delta[k],
         ]
         for label, curve in curves.items()
         for k, beta in enumerate(betas)
     ]  # fmt: skip
-    caption = "Induction, predicted as the label"
+    caption = "Share of other labels' sentences predicted as the label, by dose"
     section.tables.append(Table("induction", caption, columns, rows, findings_file("induction")))
     return section
 
@@ -201,12 +202,15 @@ def _cross_signal(result: CrossSignal) -> Section:
         return section
     names = list(labels)
     devices = list(labels[names[0]].devices)
-    values = np.array([[100 * labels[name].devices[device].delta for name in names] for device in devices])
+    values = np.array([[labels[name].devices[device].delta for name in names] for device in devices])
     helps = np.array([[labels[name].devices[device].helps is True for name in names] for device in devices])
-    drawing = figures.matrix_figure(devices, names, values, places=1, bound=figures.MOST_POINTS, bold=helps)
+    drawing = figures.matrix_figure(
+        devices, names, values, subject="Change of accuracy on test, in points", written=words.points,
+        bound=figures.MOST_CHANGE, bold=helps,
+    )  # fmt: skip
     caption = (
         f"Change of accuracy, in points, on the test sentences of each {options.target} (columns) under the "
-        f"signal of each {options.source} (rows); framed where the pair helps. {figures.POINTS_SCALE}"
+        f"signal of each {options.source} (rows); framed where the pair helps. {figures.CHANGE_SCALE}"
     )
     section.figures.append(Figure("cross-signal", drawing, caption))
     columns = (
@@ -245,7 +249,9 @@ def _associations(result: Associations) -> Section:
     for pair in result.pairs:
         i, j = position[pair.first], position[pair.second]
         matrix[i, j] = matrix[j, i] = np.nan if pair.correlation is None else pair.correlation
-    drawing = figures.matrix_figure(labels, labels, matrix, places=2, bound=1.0)
+    drawing = figures.matrix_figure(
+        labels, labels, matrix, subject=f"Correlation of two labels' {score}", written=words.index, bound=1.0
+    )
     caption = (
         f"Correlation of two labels' {score} over all {count(result.neurons, 'neuron')}. The strongest colours stand "
         "for −1 and 1."

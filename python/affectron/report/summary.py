@@ -51,20 +51,20 @@ def _verdicts(validation: Validation) -> Table:
         Column("task"), Column("label"), Column("verdict"), Column("mask", "text", "under"),
         Column("reason", "passage", "detail"), Column("Δ own", "points"),
         Column("interval", "points interval", "under"), Column("adjusted p", "p"), Column("Δ others", "points"),
-        Column("random", "beyond"),
+        Column("others interval", "points interval", "under"), Column("random", "beyond"),
     )  # fmt: skip
     rows: list[list[object]] = []
     for task, of_task in validation.tasks.items():
         for label, result in of_task.in_order():
             if not result.masks:
-                rows.append([task, label, "not tested", *[None] * 7])
+                rows.append([task, label, "not tested", *[None] * 8])
                 continue
             name = words.strongest(result.masks)
             mask = result.masks[name]
             rows.append(
                 [
                     task, label, mask.verdict, name, mask.reason, mask.delta, mask.interval, mask.adjusted_p,
-                    mask.others_delta, mask.random and (mask.random.beyond, mask.random.sets),
+                    mask.others_delta, mask.others_interval, mask.random and (mask.random.beyond, mask.random.sets),
                 ]
             )  # fmt: skip
     return Table("verdicts", "The strongest claim about each label", columns, rows, VALIDATION, grouped=True)
@@ -77,7 +77,7 @@ def results_table(validation: Validation, name: str, caption: str, source: str) 
         Column("task"), Column("label"), Column("baseline", "percent", "under"),
         Column("sentences", "count", "under"), Column("neurons", "count", "detail"), Column("mask"),
         Column("masked neurons", "count", "under"), verdict, replace(reason, place="under"), *measured,
-        Column("loss Δ, nats", "number"),
+        Column("loss Δ, nats", "change"),
     )  # fmt: skip
     rows: list[list[object]] = []
     for task, of_task in validation.tasks.items():
@@ -128,7 +128,7 @@ def _best_dose(curve: LabelInduction) -> int | None:
 
 def _induced(result: Induction) -> Table:
     columns = (
-        Column("task"), Column("label"), Column("β"), Column("loss Δ, nats", "number", "under"),
+        Column("task"), Column("label"), Column("β"), Column("loss Δ, nats", "change", "under"),
         Column("predicted as the label", "percent"), Column("interval", "percent interval", "under"),
         Column("without", "percent"), Column("random", "percent"),
     )  # fmt: skip
@@ -156,7 +156,11 @@ def induced_claim(result: Induction) -> str:
     known = [(curve, dose) for curve, dose in best if dose is not None]
     above = sum(curve.interval[dose][0] > curve.baseline for curve, dose in known)
     drawn = [(curve.interval[dose][0], curve.random[dose]) for curve, dose in known if curve.random is not None]
-    random = f", above that of random neurons for {sum(low > share for low, share in drawn):,}" if drawn else ""
+    random = (
+        f", above that of random neurons for {sum(low > share for low, share in drawn):,} of {len(drawn):,}"
+        if drawn
+        else ""
+    )
     return (
         "Induction: when β times a label's mean activation is added to its neurons, the 95 % interval of the share of "
         f"other labels' sentences predicted as the label lies above the share without it for {above:,} of "

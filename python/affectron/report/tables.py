@@ -14,8 +14,8 @@ from affectron.report import latex
 from affectron.report import text as words
 
 Kind = Literal[
-    "text", "passage", "count", "percent", "points", "number", "p", "interval", "percent interval", "points interval",
-    "beyond",
+    "text", "passage", "count", "percent", "points", "number", "change", "p", "interval", "percent interval",
+    "points interval", "beyond",
 ]  # fmt: skip
 #: Kinds of fractions -> the unit that their numbers are given in; one of it is a hundredth.
 _UNITS: dict[Kind, str] = {
@@ -35,7 +35,8 @@ class Column:
     Attributes:
         name: its heading, without the unit.
         kind: how its values are written. A column of text may hold settings that are numbers, shown as they are; a
-            passage is text of any length; ``beyond`` is a number of random sets and that of all, as ``0 of 219``.
+            passage is text of any length; a change is a number with its sign; ``beyond`` is a number of random sets
+            and that of all, as ``0 of 219``.
         place: in HTML and LaTeX it is a column of its own, or stands ``under`` the values of the column before; a
             ``detail`` stands in the CSV alone.
     """
@@ -213,6 +214,8 @@ def _shown(value: Any, column: Column) -> str:
             return words.signed(value, 1)
         case "number":
             return words.decimal(value, 3)
+        case "change":
+            return words.signed(value, 3)
         case "p":
             return p_value(value)
         case "interval":

@@ -75,6 +75,11 @@ def percent(fraction: float) -> str:
     return f"{decimal(100 * fraction, 1)}\u00a0%"
 
 
+def index(value: float) -> str:
+    """A Jaccard index or a correlation: ``0.62``."""
+    return decimal(value, 2)
+
+
 def span(interval: Interval) -> str:
     """An interval of differences in points: ``−15.1 to −3.4``."""
     return f"{points(interval[0])} to {points(interval[1])}"
