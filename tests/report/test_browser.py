@@ -79,6 +79,13 @@ def test_paper_has_every_table_whole_and_the_verdicts_on_the_first_page(browser:
         f" element.getBoundingClientRect().right > {A4[0]} + 0.5).map(element => element.id)"
     )
     assert wide == []
+    # The longest name of a method has room on one line.
+    fits = (
+        "() => { const cell = document.querySelector('#table-methods-emotion td.text');"
+        " cell.textContent = 'attribution_moderated'; const text = document.createRange();"
+        " text.selectNodeContents(cell); return text.getClientRects().length; }"
+    )
+    assert tab.evaluate(fits) == 1
     assert tab.evaluate("document.querySelector('#table-verdicts').getBoundingClientRect().bottom") < A4[1]
     assert tab.evaluate("Math.max(...[...document.querySelectorAll('svg')].map(figure =>"
                         " figure.getBoundingClientRect().height))") < A4[1]  # fmt: skip

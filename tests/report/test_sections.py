@@ -259,8 +259,8 @@ def test_generated_texts_are_told_and_shown(everything: Path) -> None:
     assert "The model continues 12 beginnings of the test split, 2 texts each, by up to 24 tokens" in page.words
     assert "the judge of words gives 55.0 % of 99 test sentences one of their labels" in page.words
     told = "Success of neurons 5 % is above that of"
-    assert f"{told} residual for 2 of 2 labels and below it for 0." in page.words
-    assert f"{told} prompt for 0 of 2 labels and below it for 0, the others not told apart." in page.words
+    assert f"{told} residual for 2 of 2 labels, below it for 0, not told apart for 0." in page.words
+    assert f"{told} prompt for 0 of 2 labels, below it for 0, not told apart for 2." in page.words
     result = make_generation(TASKS)
     for task, labels in TASKS.items():
         rows = table(everything, f"generation-{task}")

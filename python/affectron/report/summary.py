@@ -215,10 +215,9 @@ def generated_claims(task: TaskGeneration) -> list[str]:
         pairs = [methods[method].versus[other] for methods in task.labels.values() if other in methods[method].versus]
         clear = [one for one in pairs if significant(one.adjusted_p)]
         more, less = (sum(sign * one.difference > 0 for one in clear) for sign in (1, -1))
-        rest = "" if len(clear) == len(pairs) else ", the others not told apart"
         sentences.append(
-            f"Success of {method} is above that of {other} for {more} of {count(len(pairs), 'label')} and below it for "
-            f"{less}{rest}."
+            f"Success of {method} is above that of {other} for {more} of {count(len(pairs), 'label')}, below it for "
+            f"{less}, not told apart for {len(pairs) - len(clear)}."
         )
     return sentences
 
