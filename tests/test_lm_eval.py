@@ -321,3 +321,13 @@ def test_the_command_refuses_in_one_line(
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {told}")
+
+
+def test_the_command_names_the_extra_that_is_missing() -> None:
+    hidden = "import runpy, sys; sys.modules['lm_eval'] = None"
+    code = f"{hidden}; runpy.run_module('affectron.lm_eval', run_name='__main__')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2
+    assert line.startswith("error: affectron.lm_eval needs lm_eval")
+    assert line.endswith("is not installed: pip install 'affectron[lm-eval]'")

@@ -32,9 +32,13 @@ try:
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
 except ImportError as missing:
-    raise InputError(
+    _told = (
         f"affectron.lm_eval needs {missing.name or missing}, which is not installed: pip install 'affectron[lm-eval]'"
-    ) from missing
+    )
+    if __name__ == "__main__":
+        print(f"error: {_told}", file=sys.stderr)
+        raise SystemExit(2) from missing
+    raise InputError(_told) from missing
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
