@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from affectron._internal.artifacts import KINDS
 from affectron.cli import neurons as command
 from affectron.cli import output
 from affectron.experiments.results import Cards
-from affectron.neurons import NeuronSet
+from affectron.neurons import NeuronList, NeuronSet
 from affectron.scores import SCORES, score
 from affectron.stats import FIELDS, ActivationStats
 from tests.cli.test_cli import refuse, run
@@ -176,3 +177,28 @@ def test_cards_are_collected_saved_and_shown(made: Path, tmp_path: Path, monkeyp
     line = refuse("neurons", folder, "--model", "gpt", "--corpus", corpus, "--label", "joy")
     assert "label 'joy' is not in the neuron set" in line
     assert not (folder / "cards.json").exists()
+
+
+def test_neurons_of_another_file_are_shown_and_their_cards_join_the_others(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "run"))
+    known = Cards.load(folder / "cards.json")
+    ((site, index, _), *_) = make_neurons(TASKS)["glad"][10:]
+    assert all((card.site, card.index) != (site, index) for card in known.neurons)
+    other = NeuronSet([NeuronList("glad", "mood", [(site, index, 0.5)])], make_neurons(TASKS).widths, PROVENANCE)
+    other.save(folder / "steering.json")
+    (corpus := tmp_path / "corpus.jsonl").write_text(json.dumps({"text": "w1", "label": "glad"}) + "\n")
+    card = replace(known.neurons[0], site=site, index=index, labels=("glad",))
+    monkeypatch.setattr(affectron, "describe", lambda *_, **__: replace(known, neurons=(card,)), raising=False)
+    monkeypatch.setattr(command, "load_model", lambda name, load: (name, "tokenizer"))
+    steering = ("--neurons", folder / "steering.json")
+    told = json.loads(run("neurons", folder, *steering, "--model", "gpt", "--corpus", corpus, "--json"))
+    assert told["labels"] == {
+        "glad": {"neurons": 1, "sites": {site: 1}, "best": {"site": site, "index": index, "score": 0.5}}
+    }
+    saved = Cards.load(folder / "cards.json")
+    assert list(saved.neurons) == sorted([*known.neurons, card], key=lambda card: (card.site, card.index))
+    assert refuse("neurons", folder, *steering, "--label", "calm").startswith(
+        "error: label 'calm' is not in the neuron set"
+    )

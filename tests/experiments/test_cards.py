@@ -21,6 +21,7 @@ from affectron.experiments.cards import describe
 from affectron.experiments.results import LEVELS, Cards, NeuronCard
 from affectron.experiments.vocabulary import token_text, vocabulary_effects
 from affectron.models.directions import output_directions
+from affectron.models.provenance import made_with
 from affectron.neurons import NeuronList, NeuronSet
 from affectron.screening.screen import screen
 from affectron.stats import ActivationStats
@@ -504,3 +505,36 @@ def test_activations_that_are_read_otherwise_than_the_selecting_ones_are_said() 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         describe(model, TOKENIZER, CORPUS, neurons, tokens="last")
+
+
+def of_model(model: Any, *labels: str) -> NeuronSet:
+    """Some neurons of the labels, with the provenance of the model."""
+    every = some_neurons(site_names("llama"), NEURONS)
+    return NeuronSet([every[label] for label in labels], every.widths, made_with(model, TOKENIZER))
+
+
+def test_cards_of_two_sets_are_those_of_both_together() -> None:
+    model = build("llama")
+    sets = [("glad", "loud"), ("glum",), ("glad", "glum", "loud")]
+    first, second, told = (describe(model, TOKENIZER, CORPUS, of_model(model, *labels)) for labels in sets)
+    of_both = {(card.site, card.index) for card in first.neurons} & {(card.site, card.index) for card in second.neurons}
+    assert of_both
+    joined = second.beside(first)
+    assert [card.labels for card in joined.neurons] == [card.labels for card in told.neurons]
+    for card, expected in zip(joined.neurons, told.neurons, strict=True):
+        assert (card.top, card.bottom) == (expected.top, expected.bottom)
+        # Sums over more neurons at once differ in the last bits.
+        assert [token.token for token in card.promoted] == [token.token for token in expected.promoted]
+        assert card.activation.keys() == expected.activation.keys()
+        for label, spread in card.activation.items():
+            assert spread.quantiles == pytest.approx(expected.activation[label].quantiles, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("change", [{"window": 7}, {"corpus": make_corpus(13)}, {"seed": 1}])
+def test_cards_that_were_collected_otherwise_are_left_out(change: dict[str, Any]) -> None:
+    model = build("llama")
+    other = build("llama", change.get("seed", 0))
+    mine = describe(model, TOKENIZER, CORPUS, of_model(model, "glum"))
+    options = {name: value for name, value in change.items() if name == "window"}
+    theirs = describe(other, TOKENIZER, change.get("corpus", CORPUS), of_model(other, "glad"), **options)
+    assert mine.beside(theirs) == mine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,14 +17,12 @@ from affectron.cli.inputs import load_model, read_corpus
 from affectron.cli.options import JsonOption, SplitOption, TaskOption
 from affectron.cli.output import console, print_json, print_table, save, say
 from affectron.errors import InputError
+from affectron.neurons import NeuronSet
 from affectron.options import Columns, Load, Read
 from affectron.report.card_parts import number, visible
 from affectron.report.cards import CardView, LabelView, card_views, neurons_of
 from affectron.report.pieces import Pieces
 from affectron.report.text import clean, layer_names
-
-if TYPE_CHECKING:
-    from affectron import NeuronSet
 
 #: Neurons that a message names at most.
 _NAMED = 12
@@ -33,6 +31,9 @@ _NAMED = 12
 def neurons(
     run: Annotated[Path, typer.Argument(metavar="RUN", help=f"Folder with {NEURONS} and what else a run makes.")],
     *,
+    file: Annotated[
+        Path | None, typer.Option("--neurons", help=f"Neurons saved by select; default: {NEURONS} in RUN.")
+    ] = None,
     label: Annotated[str | None, typer.Option(help="List the neurons of this label.")] = None,
     site: Annotated[
         str | None, typer.Option(help="Show one neuron: its site, by name or by the number of its layer.")
@@ -49,9 +50,12 @@ def neurons(
 ) -> None:
     """Show the selected neurons of a run: all labels, one label's neurons with their scores, or one neuron's card.
 
-    With --model and --corpus, the texts of the cards are collected first.
+    With --model and --corpus, the texts of the cards are collected first. Cards of other neurons that RUN has are kept
+    where they were collected alike.
     """
     pieces = Pieces.read(run)
+    if file is not None:
+        pieces = replace(pieces, neurons=NeuronSet.load(file))
     selected = neurons_of(pieces)
     chosen = _chosen(selected, label, site, index)
     if (model is None) != (corpus is None):
@@ -62,6 +66,8 @@ def neurons(
         sentences = read_corpus(corpus, columns, task, split)
         given = {"attributions": pieces.attributions, **read.values()}
         cards = affectron.describe(*load_model(model, load), sentences, selected, **given, progress=True)
+        if pieces.cards is not None:
+            cards = cards.beside(pieces.cards)
         save(cards, run / findings_file("cards"))
         say(f"saved to {run / findings_file('cards')}")
         pieces = replace(pieces, cards=cards)

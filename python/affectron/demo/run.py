@@ -146,6 +146,8 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     gradients = attribute(model, tokenizer, emotional.folds(PART)[0], metric="text", progress=progress)
     writers = select(gradients, "emotion", top=SHIFTED, activations=stats)
     writers.save(folder / STEERING)
+    written = describe(model, tokenizer, dev, writers, attributions=attributions, cards=CARDS, progress=progress)
+    written.beside(cards).save(folder / findings_file(cards.kind))
     steered = _steered(model, tokenizer, writers, stats, judge)
 
     begin("report", "tables and figures as one HTML page")

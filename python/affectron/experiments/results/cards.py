@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
+from affectron._internal.artifacts import SAME_MODEL
 from affectron._internal.checks import OneOf
 from affectron._internal.display import Shown
 from affectron._internal.names import TOKEN_RULES
@@ -118,6 +119,16 @@ class NeuronCard(Shown):
     promoted: tuple[VocabularyToken, ...] | None
     suppressed: tuple[VocabularyToken, ...] | None
 
+    def _joined(self, other: NeuronCard) -> NeuronCard:
+        """This card, with the labels that another of the same neuron has."""
+        attribution = {**(other.attribution or {}), **(self.attribution or {})}
+        return replace(
+            self,
+            labels=tuple(dict.fromkeys((*other.labels, *self.labels))),
+            activation={**other.activation, **self.activation},
+            attribution=attribution or None,
+        )
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -145,6 +156,21 @@ class Cards(Findings):
 
     options: CardsOptions
     neurons: tuple[NeuronCard, ...]
+
+    def beside(self, others: Cards) -> Cards:
+        """These cards and ``others``, so that one file has the cards of several neuron sets.
+
+        ``others`` are left out unless they are known to be collected with the same options, from the same model and the
+        same corpus.
+        """
+        mine, theirs = ([cards.provenance.get(key) for key in ("corpus", *SAME_MODEL)] for cards in (self, others))
+        if None in mine or mine != theirs or self.options != others.options:
+            return self
+        joined = {(card.site, card.index): card for card in others.neurons}
+        for card in self.neurons:
+            other = joined.get((card.site, card.index))
+            joined[card.site, card.index] = card if other is None else card._joined(other)
+        return replace(self, neurons=tuple(joined[neuron] for neuron in sorted(joined)))
 
     def _rows(self) -> Iterator[_Row]:
         for card in self.neurons:
