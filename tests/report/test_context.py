@@ -34,7 +34,8 @@ def test_main_table_shows_every_label_mask_and_number_of_the_file(whole: tuple[P
             named = [label, f"{100 * result['baseline']:.1f}", f"{result['sentences']}"]
             for name, mask in result["masks"].items():
                 drawn = mask["random"]
-                loss = f"{mask['loss_delta']:.3f}".replace("-", "−")
+                loss = f"{mask['loss_delta']:+.3f}".replace("-", "−")
+                loss = "0.000" if float(f"{mask['loss_delta']:.3f}") == 0 else loss
                 row = [named, [name, f"{result['masked']}"], [mask["verdict"], *filter(None, [mask["reason"]])]]
                 row += [[written(mask["delta"]), written_pair(mask["interval"])]]
                 row += [[written_p(mask["adjusted_p"]), written_p(mask["p"])]]
@@ -53,8 +54,8 @@ def test_the_first_table_has_a_row_for_each_label_with_its_strongest_mask(whole:
     page = Page(path)
     assert next(iter(page.tables)) == "table-verdicts"
     expected: list[list[list[str]]] = [
-        [["label"], ["verdict", "mask"], ["Δ own, points", "interval, points"], ["adjusted p"], ["Δ others, points"],
-         ["random"]]
+        [["label"], ["verdict", "mask"], ["Δ own, points", "interval, points"], ["adjusted p"],
+         ["Δ others, points", "others interval, points"], ["random"]]
     ]  # fmt: skip
     for task, part in content["tasks"].items():
         expected.append([[task]])
@@ -66,7 +67,8 @@ def test_the_first_table_has_a_row_for_each_label_with_its_strongest_mask(whole:
             drawn = mask["random"]
             expected.append(
                 [[label], [mask["verdict"], name], [written(mask["delta"]), written_pair(mask["interval"])],
-                 [written_p(mask["adjusted_p"])], [written(mask["others_delta"])],
+                 [written_p(mask["adjusted_p"])],
+                 [written(mask["others_delta"]), written_pair(mask["others_interval"])],
                  [f"{drawn['beyond']} of {drawn['sets']}"]]
             )  # fmt: skip
     assert page.tables["table-verdicts"] == expected
