@@ -147,7 +147,7 @@ def run(folder: Path, say: Callable[[str], None], progress: bool) -> Demo:
     writers = select(gradients, "emotion", top=SHIFTED, activations=stats)
     writers.save(folder / STEERING)
     written = describe(model, tokenizer, dev, writers, attributions=attributions, cards=CARDS, progress=progress)
-    written.beside(cards).save(folder / findings_file(cards.kind))
+    cards.beside(written).save(folder / findings_file(cards.kind))
     steered = _steered(model, tokenizer, writers, stats, judge)
 
     begin("report", "tables and figures as one HTML page")
