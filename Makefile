@@ -34,7 +34,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 test: $(VENV)/installed ## run all tests
 	@$(PYTEST)
 
-test-quick: $(VENV)/installed ## run the tests that tests/slow.txt does not name: under two minutes on two cores
+test-quick: $(VENV)/installed ## run the tests that tests/slow.txt does not name: in 2.5 minutes on two cores
 	@OMP_NUM_THREADS=1 $(PYTEST) -m 'not slow'
 
 # A fixture that takes five seconds or more makes its file slow, since the other tests of the file need it too.
