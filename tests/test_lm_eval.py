@@ -169,7 +169,7 @@ def test_every_kind_of_task_is_steered(
 
 
 def by_hand(model: HFLM, text: str) -> str:
-    """What the model writes, read anew for each token, where hooks mask the neurons at written tokens alone."""
+    """Text that the model writes, read anew for each token, where hooks mask the neurons at written tokens alone."""
     ids = model.tokenizer(text, return_tensors="pt").input_ids
     length = ids.shape[1]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +16,10 @@ from affectron.chat.app import Chat
 from affectron.chat.writer import Writer
 from tests.chat.conftest import served
 from tests.chat.test_command import process
+from tests.support.browser import chromium, in_browser
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+pytestmark = in_browser
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def address(demo: Path) -> Iterator[str]:
 
 @pytest.fixture
 def console() -> Iterator[list[str]]:
-    """What the page has written into the console; a test takes out what it expects."""
+    """Messages that the page writes into the console; a test takes out those that it expects."""
     messages: list[str] = []
     yield messages
     assert messages == []
@@ -39,10 +38,8 @@ def console() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[sync_api.Browser]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as running:
+        yield running
 
 
 @contextmanager

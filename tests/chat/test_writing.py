@@ -1,4 +1,4 @@
-"""What the page is told of the texts, against the functions of the package; and that nothing of a request stays."""
+"""Events of a text against the functions of the package; and nothing of a request stays."""
 
 from __future__ import annotations
 

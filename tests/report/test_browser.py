@@ -19,10 +19,9 @@ from affectron.report import build_report
 from affectron.report.drawing import BLUE, GREEN, INK, ORANGE, SKY, VERMILLION
 from tests.report.conftest import TASKS
 from tests.report.reading import Page, contrast, luminance, rgb
+from tests.support.browser import chromium, in_browser
 from tests.support.results import make_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 #: The printable width of A4 between margins of 10 mm and its height between 12 mm, in pixels of CSS.
 A4 = (round(190 / 25.4 * 96), round(273 / 25.4 * 96))
 PHONE = 390
@@ -39,10 +38,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM)
-        yield started
-        started.close()
+    with chromium() as running:
+        yield running
 
 
 def opened(browser: Any, path: Path, width: int, *, scheme: str = "light", media: str = "screen") -> Any:

@@ -215,7 +215,7 @@ def test_one_sentence_of_forty_is_not_dark_whatever_the_other_values_are() -> No
 
 
 def told(page: Path, name: str) -> str:
-    """What a screen reader says of a figure."""
+    """Text of a figure for a screen reader."""
     source = page.read_text(encoding="utf-8").split(f'<figure id="figure-{name}">')[1].split("</figure>")[0]
     tag = re.search(r"<svg[^>]*>", source)
     assert tag is not None

@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "create_pr=1" in self.path
 
     def writable(self, name: str) -> None:
-        """Who is logged in may open a pull request; only the owner may commit."""
+        """Answer a commit: any user that is logged in may open a pull request, only the owner may commit."""
         if self.for_review and self.user is None:
             raise _Refused(403, "Forbidden")
         self.repository(name, write=not self.for_review)

@@ -113,7 +113,7 @@ class Writer:
 
     @staticmethod
     def _piece(sent: list[str], position: int, text: str) -> str:
-        """What a text has grown by. The last character may be the first bytes of one that a later token completes."""
+        """The unsent end of a text. Its last character may be the first bytes of one that a later token completes."""
         whole = text.rstrip("\ufffd")
         if not whole.startswith(sent[position]):
             return ""

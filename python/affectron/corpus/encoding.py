@@ -254,7 +254,7 @@ def _pieces(
 
 
 def _grown(texts: Iterable[str]) -> list[str]:
-    """What each of growing texts has more than the one before; nothing where it ends within a character."""
+    """The piece that each of growing texts adds to the one before; empty where it ends within a character."""
     pieces, done = [], ""
     for text in texts:
         whole = not text.endswith("\ufffd")

@@ -97,7 +97,7 @@ class Extremes:
             kept[..., better] = new.where(is_new, kept[..., better].gather(0, before))
 
     def found(self, assemble: Callable[[Tensor], Tensor]) -> Found:
-        """What was found, on the CPU; ``assemble`` puts the neurons of several processes together."""
+        """The extremes on the CPU; ``assemble`` puts the neurons of several processes together."""
         parts = (self.value, self.row, self.start, self.at, self.length, self.h)
         return Found(*(assemble(part).cpu().numpy() for part in parts))
 

@@ -66,7 +66,7 @@ class Schedule(Shown, Shareable):
 
     @property
     def origin(self) -> Origin | None:
-        """What its programs were made for, as one; None if it is not known."""
+        """Model and neurons that its programs were made for; None if they are not known."""
         return Origin.union(program.origin for program in self._programs())
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -50,7 +50,7 @@ _LATEX = {
     "π": r"$\pi$", "ρ": r"$\rho$", "σ": r"$\sigma$", "τ": r"$\tau$", "φ": r"$\phi$", "χ": r"$\chi$", "ω": r"$\omega$",
     "Δ": r"$\Delta$", "Σ": r"$\Sigma$", "Ω": r"$\Omega$",
 }  # fmt: skip
-#: What would become a dash, a quotation mark or another letter.
+#: Runs of characters that TeX would set as a dash, a quotation mark or another letter.
 _LIGATURES = frozenset(("--", "''", "``", ",,", "!`", "?`"))
 #: Combining mark -> the command that sets it on a letter.
 _ACCENTS = {
