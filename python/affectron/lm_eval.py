@@ -12,7 +12,6 @@ import inspect
 import json
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import affectron
 from affectron.cli.inputs import stats_beside
 from affectron.cli.output import print_table
-from affectron.errors import InputError, Note
+from affectron.errors import InputError
 from affectron.interventions import load_program
 from affectron.interventions.recipes import ProgramName, Recipe
-from affectron.models.provenance import check_made_with, made_with
+from affectron.models.provenance import note_other_weights
 
 try:
     from lm_eval.__main__ import cli_evaluate
@@ -128,12 +127,7 @@ class SteeredLM(HFLM):  # type: ignore[misc] # the harness has no types
     def _note_other_weights(self) -> None:
         origin = None if self.program is None else self.program.origin
         if origin is not None:
-            # The harness may change the tokenizer, as by add_bos_token: only the model is compared.
-            recorded = {field: origin.provenance.get(field) for field in ("model_hash", "weights")}
-            try:
-                check_made_with(made_with(self.model, self.tokenizer), "neurons of the program", recorded)
-            except InputError as other:
-                warnings.warn(str(other), Note, stacklevel=2)
+            note_other_weights(self.model, self.tokenizer, "neurons of the program", origin.provenance)
 
     def _check_positions(self) -> None:
         """Refuse a schedule: the rows of a batch have answers that begin at different tokens, and nothing is written.

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ from typer.testing import CliRunner
 import affectron
 from affectron._internal.files import locked
 from affectron.cli.app import app
+from affectron.errors import Note
 from affectron.interventions import doses
 from affectron.screening import screen as screening
 from tests.support.families import FAMILIES
@@ -520,6 +522,19 @@ def test_a_probability_among_one_label_is_left_out(copy: Path, one_thread: None)
     assert result.exit_code == 0
     assert "P(label) is left out: task 'label' has the labels joy, expected two or more" in result.stderr
     assert "P(label)" not in result.stdout
+
+
+def test_steering_tells_of_neurons_that_were_found_in_other_weights(copy: Path, one_thread: None) -> None:
+    given = ("steer", copy / "model", "--neurons", copy / "neurons.json", "--label", "joy", "--prompt", "w1 w2")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run(*given, "--json")
+    assert not [str(warning.message) for warning in told if "of another model" in str(warning.message)]
+    neurons = json.loads((copy / "neurons.json").read_text())
+    neurons["provenance"]["weights"] = "0f0f"
+    (copy / "neurons.json").write_text(json.dumps(neurons))
+    with pytest.warns(Note, match="the neurons are of another model: weights is 0f0f there and"):
+        run(*given, "--json")
 
 
 def test_steering_says_when_no_text_changed(made: Path, one_thread: None) -> None:

@@ -51,7 +51,7 @@ def chat(
     cards = Cards.beside(neurons.parent, selected, measured, say)
     with listen(host, port) as listening:  # before the model is loaded, which takes longer
         loaded, tokenizer = load_model(model, load)
-        check_model(loaded, selected)
+        check_model(loaded, tokenizer, selected)
         writer = Writer(loaded, tokenizer, selected, measured, questions)
         page = Chat(writer, cards, model, [LOOPBACK, "localhost", in_address(host)])
         at = address(listening, host)

@@ -56,13 +56,16 @@ def stats_beside(neurons: Path, stats: Path | None) -> ActivationStats:
     return affectron.ActivationStats.load(stats)
 
 
-def check_model(model: Any, neurons: NeuronSet) -> None:
-    """Check that a model has the neurons.
+def check_model(model: Any, tokenizer: Any, neurons: NeuronSet) -> None:
+    """Check that a model has the neurons; a note tells of neurons that were found in other weights.
 
     Raises:
         InputError: a site that the model does not have, or a neuron beyond it.
     """
+    from affectron.models.provenance import note_other_weights
+
     neurons.check({site.name: site.neurons for site in affectron.find_sites(model)})
+    note_other_weights(model, tokenizer, "neurons", neurons.provenance)
 
 
 def label_questions(given: Sequence[str], neurons: NeuronSet, file: Path) -> Mapping[str, str]:

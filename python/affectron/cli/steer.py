@@ -110,7 +110,7 @@ def steer(
     programs = [(members, recipe.make(members, value)) for members in lists for value in strengths]
     neutral_texts = _neutral_texts(recipe, lists, loss_budget, strength, corpus, neutral, columns)
     loaded, tokenizer = load_model(model, load)
-    check_model(loaded, selected)
+    check_model(loaded, tokenizer, selected)
     choices: dict[str, BetaChoice] = {}
     if loss_budget is not None:
         for members in lists:

@@ -12,7 +12,8 @@ import transformers
 
 from affectron import __version__
 from affectron._internal.artifacts import SAME_MODEL
-from affectron.errors import InputError
+from affectron._internal.warning import warn
+from affectron.errors import InputError, Note
 from affectron.models.identity import config_hash, fingerprint, tokenizer_hash
 from affectron.models.load import is_hub_name
 
@@ -45,6 +46,18 @@ def check_made_with(made: Mapping[str, Any], name: str, provenance: Mapping[str,
         recorded, value = provenance.get(field), made[field]
         if recorded is not None and recorded != value:
             raise InputError(f"the {name} are of another model: {field} is {recorded} there and {value} here")
+
+
+def note_other_weights(model: Any, tokenizer: Any, name: str, provenance: Mapping[str, Any]) -> None:
+    """Note where what is called ``name`` was made with other weights or another configuration than the model's.
+
+    The tokenizer is not compared: steering does not read it.
+    """
+    recorded = {field: provenance.get(field) for field in ("model_hash", "weights")}
+    try:
+        check_made_with(made_with(model, tokenizer), name, recorded)
+    except InputError as other:
+        warn(str(other), Note)
 
 
 def versions() -> dict[str, str]:
