@@ -16,6 +16,7 @@ from affectron.errors import InputError
 from affectron.interventions import amplify, load_program, schedule
 from affectron.models import load_skeleton
 from affectron.neurons import NeuronList, NeuronSet
+from affectron.runs.cache import Cache
 from affectron.stats import FIELDS, ActivationStats
 
 # Memory that loading may take: for each byte of the file, and for the modules that a first call imports.
@@ -32,6 +33,7 @@ LOADERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "stats": ("stats.safetensors", ActivationStats.load),
     "neurons": ("neurons.json", NeuronSet.load),
     "program": ("program.safetensors", load_program),
+    "record": ("run.json", lambda path: Cache(path.parent)),
     "config": ("config.json", lambda path: load_skeleton(path.parent)),
     "jsonl": ("corpus.jsonl", _read_corpus),
     "csv": ("corpus.csv", _read_corpus),
@@ -51,6 +53,10 @@ def seed(kind: str, folder: Path) -> bytes:
         NeuronSet([NeuronList("anger", "emotion", [("mlp", 1, 0.5)])], {"mlp": 3}, {}).save(path)
     elif kind == "program":
         schedule(amplify([("mlp", 1), ("mlp", 4)], 2.0), start=3, half_life=2).save(path)
+    elif kind == "record":
+        path.unlink(missing_ok=True)
+        path.with_name("neurons.json").write_text("{}")
+        Cache(folder).add("select", "key", ["neurons.json"], 1.5)
     elif kind == "config":
         path.write_text(json.dumps({"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "vocab_size": 9}))
     elif kind == "jsonl":

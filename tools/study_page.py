@@ -53,9 +53,8 @@ class Study:
             InputError: the configuration or a file of the run cannot be used.
         """
         folder = load_config(config).output
-        cache = Cache(folder)
-        entries = cache.record["stages"].items()
-        stages = {stage: (float(entry["seconds"]), int(entry["peak_bytes"])) for stage, entry in entries}
+        finished = Cache(folder).stages.items()
+        stages = {name: (stage.seconds, stage.peak_bytes) for name, stage in finished}
         return cls(config.stem, Pieces.read(folder), stages)
 
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from affectron._internal.checks import shown
 from affectron._internal.files import digest, read_json, write_json
 from affectron._internal.memory import peak_bytes
+from affectron._internal.records import INLINE, from_plain, to_plain
 from affectron.errors import InputError
 
 RECORD = "run.json"
@@ -23,58 +26,94 @@ FORMAT, VERSION = "affectron.run", 1
 _HASHED_BYTES = 1 << 26
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A finished stage.
+
+    Attributes:
+        key: digest of all its inputs.
+        files: output file, relative to the run folder -> its digest.
+        seconds: duration.
+        peak_bytes: the most memory that the process had held by its end.
+    """
+
+    key: str
+    files: dict[str, str]
+    seconds: float
+    peak_bytes: int
+
+    def __post_init__(self) -> None:
+        # A run folder may come from anyone, and the files of a stage that is left out are removed.
+        for name in self.files:
+            path = Path(name)
+            if path.is_absolute() or ".." in path.parts or not name.isprintable():
+                raise InputError(f"files has {shown(name)}, expected paths within the run folder")
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The content of ``run.json``."""
+
+    stages: dict[str, Finished]
+    made_with: Annotated[dict[str, Any], INLINE]
+
+
 class Cache:
     """Record of the finished stages in a run folder.
 
+    Attributes:
+        stages: name -> the stage, of those that are finished.
+        made_with: configuration and versions of the last run, as JSON.
+
     Raises:
-        InputError: the folder has a record that cannot be read.
+        InputError: the folder has a record that cannot be read; says how to begin anew.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.stages: dict[str, Finished] = {}
+        self.made_with: dict[str, Any] = {}
         file = folder / RECORD
-        self.record: dict[str, Any] = (
-            read_json(file, FORMAT, VERSION) if file.is_file() else {"format": FORMAT, "version": VERSION, "stages": {}}
-        )
-        if not isinstance(self.record.get("stages"), dict):
-            raise InputError(f"{file}: stages is {self.record.get('stages')!r}, expected an object")
+        if not file.is_file():
+            return
+        try:
+            content = read_json(file, FORMAT, VERSION)
+            fields = {name: value for name, value in content.items() if name not in ("format", "version")}
+            record = from_plain(_Record, fields, str(file))
+        except InputError as error:
+            raise InputError(f"{error}; without this file, all stages are run anew") from error
+        self.stages, self.made_with = record.stages, record.made_with
 
     def done(self, stage: str, key: str) -> bool:
         """Tell whether the stage was finished with this key and its files are unchanged."""
-        entry = self.record["stages"].get(stage)
-        return entry is not None and entry["key"] == key and self.whole(stage)
-
-    def whole(self, stage: str) -> bool:
-        """Tell whether all files of a recorded stage are there and unchanged."""
-        files: dict[str, str] = self.record["stages"][stage]["files"]
-        return all(
-            (self.folder / name).is_file() and file_digest(self.folder / name) == recorded
-            for name, recorded in files.items()
+        finished = self.stages.get(stage)
+        return (
+            finished is not None
+            and finished.key == key
+            and all(
+                (self.folder / name).is_file() and file_digest(self.folder / name) == recorded
+                for name, recorded in finished.files.items()
+            )
         )
-
-    def seconds(self, stage: str) -> float | None:
-        """Return the duration of the stage's last run, or None if it never ran."""
-        entry = self.record["stages"].get(stage)
-        return None if entry is None else float(entry["seconds"])
 
     def add(self, stage: str, key: str, files: Sequence[str], seconds: float) -> None:
         """Record a finished stage; remove files of an earlier run that it no longer writes."""
         self.drop(stage, keep=files)
         digests = {name: file_digest(self.folder / name) for name in files}
-        entry = {"key": key, "files": digests, "seconds": round(seconds, 3), "peak_bytes": peak_bytes()}
-        self.record["stages"][stage] = entry
+        self.stages[stage] = Finished(key, digests, round(seconds, 3), peak_bytes())
         self.save()
 
     def drop(self, stage: str, keep: Sequence[str] = ()) -> None:
         """Remove a stage from the record, and its files except those in ``keep``."""
-        entry = self.record["stages"].pop(stage, None)
-        for name in entry["files"] if entry else ():
+        finished = self.stages.pop(stage, None)
+        for name in finished.files if finished else ():
             if name not in keep:
                 (self.folder / name).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write the record, atomically."""
-        write_json(self.folder / RECORD, self.record)
+        content = to_plain(_Record(self.stages, self.made_with))
+        write_json(self.folder / RECORD, {"format": FORMAT, "version": VERSION, **content})
 
 
 def stage_key(*parts: Any) -> str:

@@ -54,7 +54,7 @@ def run(
 def _run(session: Session, say: Callable[[str], None]) -> list[Planned]:
     """Run the stages that are not done yet, in a folder that is held."""
     config, cache = session.config, session.cache
-    cache.record |= {"affectron": __version__, "config": config.json(), "versions": versions()}
+    cache.made_with = {"affectron": __version__, "config": config.json(), "versions": versions()}
     done: list[Planned] = []
     for stage in STAGES:
         if stage.options(config) is None:
@@ -97,7 +97,7 @@ def plan(config: Config) -> list[Planned]:
             planned.append(Planned(stage.name, True, "there already", None))
             continue
         again |= set(stage.outputs(config))
-        known = stage.name in session.cache.record["stages"]
+        known = stage.name in session.cache.stages
         reason = f"after {changed[0]}" if changed else "its inputs or files have changed" if known else "not run yet"
         seconds = stage.tokens(session) / session.tokens_per_second if stage.asks_model else 1.0
         planned.append(Planned(stage.name, False, reason, seconds))
