@@ -10,26 +10,44 @@ import pytest
 import typer
 
 import affectron
-from affectron import options
 from affectron._internal.options import Options, default_of, described
 from affectron._internal.records import hints, members
+from affectron.attribution.pairs import attribute_pairs
 from affectron.cli.app import app
+from affectron.corpus.batching import batches
+from affectron.experiments.candidates import examine
+from affectron.experiments.cross_signal import cross_signal_matrix
+from affectron.experiments.induction import induction
+from affectron.experiments.stability import stability
 from affectron.options import (
     Ablate,
+    Ask,
     Associate,
+    Attribute,
+    AttributePairs,
     Candidates,
     Columns,
     CrossSignal,
+    Describe,
+    Estimate,
     Evaluate,
+    Generate,
     Induce,
     Load,
     Methods,
+    Read,
+    Responses,
     Screen,
+    ScreenPairs,
+    ScreenSites,
     Select,
+    SelectTask,
+    Sharded,
     Stability,
     Validate,
 )
 from affectron.runs import config
+from affectron.screening.pairs import screen_pairs
 from tests.support.errors import message
 
 #: Function -> the classes whose options it takes, and those that it has another way to be told of.
@@ -37,21 +55,37 @@ TAKEN: list[tuple[Callable[..., Any], tuple[type[Options], ...], set[str]]] = [
     (affectron.Corpus.from_file, (Columns,), set()),
     (affectron.Corpus.from_records, (Columns,), {"quoting"}),
     (affectron.Corpus.from_dataset, (Columns,), {"quoting"}),
-    (affectron.screen, (Screen,), set()),
+    (affectron.screen, (ScreenSites,), set()),
+    (screen_pairs, (ScreenPairs,), set()),
+    (affectron.attribute, (Ask, Attribute), set()),
+    (attribute_pairs, (AttributePairs,), set()),
+    (batches, (Screen,), {"tokens", "active", *described(Sharded)}),
     (affectron.select, (Select,), set()),
+    (stability, (Stability,), set()),
+    (affectron.describe, (Describe, Read), set()),
+    (examine, (Candidates,), set()),
     (affectron.Exam, (Evaluate,), set()),
     (affectron.validate, (Evaluate, Validate), set()),
+    (affectron.check_estimate, (Estimate,), set()),
+    (affectron.responses, (Responses,), set()),
     (affectron.compare_methods, (Methods,), set()),
     (affectron.ablate, (Ablate,), set()),
+    (induction, (Induce,), set()),
+    (cross_signal_matrix, (CrossSignal,), set()),
 ]
+#: Functions whose docstring refers to another for these options.
+REFER = (affectron.Corpus.from_records, affectron.Corpus.from_dataset, batches)
 COMMANDS = {
-    "screen": (Screen, Columns, Load), "select": (Select,), "validate": (Evaluate, Validate, Columns, Load),
-    "screen-pairs": (options.ScreenPairs, Load), "steer": (Columns, Load),
+    "screen": (ScreenSites, Columns, Load), "attribute": (Ask, Attribute, Columns, Load),
+    "select": (Select, SelectTask), "validate": (Evaluate, Validate, Columns, Load),
+    "screen-pairs": (ScreenPairs, Load), "attribute-pairs": (AttributePairs, Load), "steer": (Columns, Load),
+    "chat": (Load,), "neurons": (Read, Columns, Load),
 }  # fmt: skip
 TABLES = {
-    "columns": Columns, "screen": Screen, "select": Select, "stability": Stability, "candidates": Candidates,
-    "evaluate": Evaluate, "validate": Validate, "methods": Methods, "ablate": Ablate, "induce": Induce,
-    "cross_signal": CrossSignal, "associate": Associate,
+    "columns": Columns, "screen": Screen, "attribute": Attribute, "select": Select, "stability": Stability,
+    "candidates": Candidates, "evaluate": Evaluate, "validate": Validate, "estimate": Estimate, "responses": Responses,
+    "methods": Methods, "ablate": Ablate, "induce": Induce, "generate": Generate, "cross_signal": CrossSignal,
+    "associate": Associate,
 }  # fmt: skip
 
 
@@ -122,6 +156,15 @@ def test_a_wrong_value_is_named(kind: type[Options], values: dict[str, Any], nam
     assert message(lambda: kind(**values)).startswith(named)
 
 
-def test_the_help_of_a_function_describes_its_options() -> None:
-    for name, about in described(Screen).items():
-        assert f"{about.parameter or name}: {about.help[:40]}" in " ".join((affectron.screen.__doc__ or "").split())
+@pytest.mark.parametrize(
+    ("function", "kinds"),
+    [(function, kinds) for function, kinds, _ in TAKEN if function not in REFER],
+    ids=lambda value: getattr(value, "__qualname__", None),
+)
+def test_the_help_of_a_function_describes_its_options(
+    function: Callable[..., Any], kinds: tuple[type[Options], ...]
+) -> None:
+    text = " ".join((function.__doc__ or "").split())
+    for kind in kinds:
+        for name, about in described(kind).items():
+            assert f"{about.parameter or name}: {about.help}" in text

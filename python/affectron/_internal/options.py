@@ -75,11 +75,10 @@ class Options(Shown):
 
     def __post_init__(self) -> None:
         kinds = hints(type(self))
-        for name, about in described(type(self)).items():
+        for name in described(type(self)):
             value = getattr(self, name)
-            if about.bound is None or (value is None and type(None) in get_args(kinds[name])):
-                continue
-            check(about.parameter or name, value, about.bound)
+            if value is not None or type(None) not in get_args(kinds[name]):
+                check_option(type(self), name, value)
         self.check_together()
 
     def check_together(self) -> None:
@@ -94,6 +93,17 @@ class Options(Shown):
 def described(kind: type[Options]) -> dict[str, About]:
     """Field -> its description, in order."""
     return {entry.name: entry.metadata["about"] for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
+
+
+def check_option(kind: type[Options], name: str, value: Any) -> None:
+    """Check that a value is within the bound of the option ``name``.
+
+    Raises:
+        InputError: it is not; gives the option, the value and the bound.
+    """
+    about = described(kind)[name]
+    if about.bound is not None:
+        check(about.parameter or name, value, about.bound)
 
 
 def default_of(kind: type[Options], name: str) -> Any:

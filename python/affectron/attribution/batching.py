@@ -13,9 +13,7 @@ from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch, filled, padded
 from affectron.errors import InputError
 from affectron.evaluation.metrics import Metric, Question
-
-# Sentences that are tokenised at a time and sorted by length.
-_POOL = 8192
+from affectron.options import POOL
 
 
 @dataclass(slots=True)
@@ -54,7 +52,7 @@ def question_batches(
         InputError: a question has rows of several lengths, and the model reads no padding.
     """
     remaining = iter(sentences)
-    while pooled := list(islice(remaining, _POOL)):
+    while pooled := list(islice(remaining, POOL)):
         questions = sorted(metric.questions(pooled), key=lambda question: question.width, reverse=True)
         start = 0
         while start < len(questions):

@@ -26,7 +26,7 @@ def info(
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help=described(Load)["trust_remote_code"].help)
-    ] = False,
+    ] = Load.trust_remote_code,
     as_json: JsonOption = False,
 ) -> None:
     """Versions, which backend serves each op on each device, and the MLP sites of a model. Loads no weights."""

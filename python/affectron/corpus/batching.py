@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affectron._internal.checks import Whole, check
+from affectron._internal.options import check_option
 from affectron.corpus.corpus import Corpus, Sentence
-from affectron.corpus.encoding import PLAIN, Encoded, encode
-from affectron.options import Screen
+from affectron.corpus.encoding import Encoded, encode
+from affectron.options import POOL, Screen
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,11 +52,11 @@ def batches(
     tokenizer: PreTrainedTokenizerBase,
     *,
     batch_tokens: int = Screen.batch_tokens,
-    template: str = PLAIN,
+    template: str = Screen.template,
     count_special: bool = Screen.count_special,
     max_length: int | None = None,
     long_texts: str = Screen.long_texts,
-    pool: int = 8192,
+    pool: int = POOL,
     padding: bool = True,
     sentences: Iterable[Sentence] | None = None,
 ) -> Iterator[Batch]:
@@ -77,7 +78,7 @@ def batches(
         InputError: as :func:`~affectron.corpus.encoding.encode` and iterating the corpus; ``batch_tokens`` or ``pool``
             is out of range. Options are checked before anything is read.
     """
-    check("batch_tokens", batch_tokens, Whole(1))
+    check_option(Screen, "batch_tokens", batch_tokens)
     check("pool", pool, Whole(1))
     encoder = partial(
         encode,

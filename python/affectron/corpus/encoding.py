@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from affectron._internal.checks import OneOf, Whole, check, check_template
-from affectron._internal.names import LONG_TEXTS
+from affectron._internal.checks import Whole, check, check_template
+from affectron._internal.options import check_option
 from affectron.corpus.conversations import Range, render
 from affectron.corpus.corpus import Corpus, Sentence
 from affectron.corpus.special_tokens import Frame, SpecialTokens
@@ -94,7 +94,7 @@ def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None = No
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[Sentence],
-    template: str = PLAIN,
+    template: str = Screen.template,
     count_special: bool = Screen.count_special,
     max_length: int | None = None,
     long_texts: str = Screen.long_texts,
@@ -139,7 +139,7 @@ def encode(
             gives no character offsets; a maximum length that leaves no room for the text.
     """
     before, after = split_template(template, tokenizer)
-    check("long_texts", long_texts, OneOf(LONG_TEXTS))
+    check_option(Screen, "long_texts", long_texts)
     limit = length_limit(tokenizer, max_length)
     if limit is not None:
         check("max_length", limit, Whole(1))

@@ -18,7 +18,7 @@ from affectron.evaluation.resampling import Draws, draw_matched
 from affectron.evaluation.verdicts import Change, Effect, Measured, RandomSets, adjust, judge, significant
 from affectron.interventions import Program, attenuate, mean, relative_change
 from affectron.neurons import NeuronList, NeuronSet
-from affectron.options import Controls
+from affectron.options import DEFAULT_SETS, Controls
 from affectron.scores import SCORES, score
 from affectron.screening.quantiles import magnitude_quantiles
 from affectron.stats import ACTIVATION, FIELDS, ActivationStats, SiteStats
@@ -180,8 +180,8 @@ def usual_sets(random_sets: int | None) -> int:
 
 def most_sets(random_sets: int | None, labels: int) -> int:
     """The most random sets of a mask: as asked for, or as many as p adjusted over the labels needs to reach the level,
-    and no fewer than 99."""
-    return max(99, round(labels / LEVEL) - 1) if random_sets is None else random_sets
+    and no fewer than ``DEFAULT_SETS``."""
+    return max(DEFAULT_SETS, round(labels / LEVEL) - 1) if random_sets is None else random_sets
 
 
 def measure_effects(

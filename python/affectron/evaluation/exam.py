@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from affectron._internal.arguments import EXAM, checked_arguments
 from affectron._internal.display import Shown, Summary
+from affectron._internal.options import documented
 from affectron._internal.overlap import compare
 from affectron._internal.progress import track
 from affectron.corpus import Corpus, Sentence
@@ -32,27 +33,21 @@ from affectron.options import Common, Evaluate
 from affectron.stats import ActivationStats, check_neurons
 
 
+@documented(Evaluate)
 class Exam(Shown):
     """Questions to a model about a labelled corpus.
 
-    An answer is one of the corpus' labels of the task. It is right if the sentence has this label.
+    An answer is one of the corpus' labels of the task. It is right if the sentence has this label. The evaluator may
+    also be an :class:`~affectron.evaluation.evaluators.Evaluator`. Where masks act at other positions than all, it is
+    given schedules, and has to say in each forward which tokens are the text's own
+    (:attr:`affectron.models.Steering.text`).
 
     Args:
         model: a causal language model. Experiments put it in evaluation mode and restore its mode at their end.
         tokenizer: its tokenizer.
         corpus: sentences with splits, not narrowed to one split.
-        evaluator: ``label_likelihood``, ``linear_probe``, or an :class:`~affectron.evaluation.evaluators.Evaluator`.
-        prompts: task -> template, for ``label_likelihood``.
-        calibrate: what ``label_likelihood`` subtracts from each label's score: ``none``, or its mean over texts
-            without content (``content_free``) or over sentences of the train split (``train``).
-        dev: the split on which choices are made.
-        test: the split that is reported.
-        train: the split on which a probe is fitted or labels are calibrated; not read otherwise.
-        limit: most sentences of a label in a split, chosen at random; all if None.
-        where: given tokens at which programs act: ``all``, the ``text``'s own, or those of the ``prompt`` around it. An
-            evaluator is then given schedules, and has to say in each forward which tokens are the text's own
-            (:attr:`affectron.models.Steering.text`).
-        seed: seed of that choice and of the experiments' random draws.
+        {options}
+        seed: of the choice of sentences under ``limit``, and of the experiments' random draws.
         allow_overlap: examine screened sentences too, with a warning, instead of refusing them.
 
     Raises:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from affectron import options
-from affectron._internal.checks import SHARE, check
-from affectron._internal.options import documented
+from affectron._internal.options import check_option, documented
 from affectron.errors import InputError
 from affectron.experiments.results import LabelStability, Stability, StabilityOptions
 from affectron.neurons import NeuronList, NeuronSet
@@ -85,7 +84,7 @@ def keep_stable(neurons: NeuronSet, measured: Stability, min_frequency: float) -
     Raises:
         InputError: ``min_frequency`` is not in (0, 1], or a label is not in the stability.
     """
-    check("min_frequency", min_frequency, SHARE)
+    check_option(options.KeepStable, "min_frequency", min_frequency)
     selection = {**neurons.provenance.get("select", {}), "min_frequency": min_frequency}
     removed = dict(selection.get("removed", {}))
     lists = []

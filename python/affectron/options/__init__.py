@@ -5,6 +5,7 @@ and the notes of the report are made from them.
 """
 
 from affectron.options.experiments import (
+    DEFAULT_SETS,
     Ablate,
     Ask,
     Associate,
@@ -25,6 +26,8 @@ from affectron.options.inputs import Columns, Common, Inputs, Load
 from affectron.options.measures import (
     COUNT,
     METHODS,
+    MOST_SHARDS,
+    POOL,
     TOP,
     Attribute,
     AttributePairs,
@@ -41,7 +44,10 @@ from affectron.options.measures import (
 
 __all__ = [
     "COUNT",
+    "DEFAULT_SETS",
     "METHODS",
+    "MOST_SHARDS",
+    "POOL",
     "TOP",
     "Ablate",
     "Ask",

@@ -63,7 +63,9 @@ class Evaluate(Ask):
     dev: str = option("dev", "Split that choices are made on.", origin=NOTES)
     test: str = option("test", "Split that is reported.", origin=NOTES)
     train: str = option("train", "Split that a probe is fitted on, or the labels are calibrated on.")
-    limit: int | None = option(None, "Sentences of a label in a split at most.", Whole(1))
+    limit: int | None = option(
+        None, "Sentences of a label in a split at most, drawn at random; default: all.", Whole(1)
+    )
     where: str = option(
         "all", "Positions at which masks act: all, the text's own tokens, or the rest of the prompt.", OneOf(POSITIONS)
     )
@@ -81,13 +83,17 @@ class Evaluate(Ask):
         return {"dev": self.dev, "test": self.test} | ({"train": self.train} if trains else {})
 
 
+#: Most random sets of a mask where p adjusted over the labels does not need more.
+DEFAULT_SETS = 99
+
+
 @dataclass(frozen=True)
 class Controls(Options):
     """Controls that an effect is judged by."""
 
     random_sets: int | None = option(
         None, "Most random sets of a mask, matched by site and activity; default: as many as p adjusted over the "
-        "labels needs, 99 or more.", Whole(),
+        f"labels needs, {DEFAULT_SETS} or more.", Whole(),
     )  # fmt: skip
     smallest_effect: float = option(
         0.05, "Change of accuracy, a fraction, that the verdict 'no effect' excludes.", SHARE

@@ -24,6 +24,11 @@ from affectron.errors import InputError
 from affectron.options.inputs import NOTES
 from affectron.scores import SCORES
 
+#: Sentences that are sorted by length and cut into batches together, as many as a shard has by default; and the most
+#: shards that a corpus has by default: enough for many processes, and few enough that their files and their merge cost
+#: nothing beside the forwards.
+POOL, MOST_SHARDS = 8192, 64
+
 
 @dataclass(frozen=True)
 class Read(Options):
@@ -61,7 +66,7 @@ class Sharded(Options):
     """A pass over a corpus in shards, which can be interrupted and shared out."""
 
     shards: int | None = option(
-        None, "Runs of sentences measured apart; default: one for 8192 of them, 64 at most.", Whole(1)
+        None, f"Runs of sentences measured apart; default: one for {POOL} of them, {MOST_SHARDS} at most.", Whole(1)
     )
     checkpoint: Path | None = option(
         None, "Folder that keeps what is done until all is; on the command line OUTPUT.shards by default.", counts=False

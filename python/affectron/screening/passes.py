@@ -14,17 +14,12 @@ from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import Batch
 from affectron.errors import InputError
 from affectron.models import Reader, evaluating, max_length
-from affectron.options import Sharded
+from affectron.options import MOST_SHARDS, POOL, Sharded
 from affectron.screening.checkpoint import ShardFolder
 from affectron.screening.meter import Log, Meter
 from affectron.screening.processes import Processes
 from affectron.screening.shards import Shards, Work
 from affectron.stats import ActivationStats
-
-# A corpus has a shard for as many sentences as are tokenised and sorted together, but no more than this: enough for
-# many processes, and few enough that their files and their merge cost nothing beside the forwards.
-_SENTENCES_A_SHARD = 8192
-_MOST_SHARDS = 64
 
 
 def shards_of(corpus: Corpus, options: Sharded) -> int:
@@ -33,7 +28,7 @@ def shards_of(corpus: Corpus, options: Sharded) -> int:
     Raises:
         InputError: there are more shards than sentences.
     """
-    shards = options.shards or min(-(-len(corpus) // _SENTENCES_A_SHARD), _MOST_SHARDS)
+    shards = options.shards or min(-(-len(corpus) // POOL), MOST_SHARDS)
     if not 1 <= shards <= len(corpus):
         raise InputError(f"shards is {shards}, expected 1 to {len(corpus)}, the number of sentences")
     return shards

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from affectron._internal.checks import OneOf
 from affectron._internal.display import Shown
+from affectron._internal.names import TOKEN_RULES
 from affectron._internal.records import INLINE
 from affectron.errors import InputError
 from affectron.evaluation.verdicts import Count, Interval
@@ -32,7 +33,7 @@ class CandidatesOptions(Shown):
     split: str | None
     score: str
     reads: Annotated[str, OneOf(("rate", "mean"))]
-    tokens: Annotated[str, OneOf(("all", "last", "mean"))]
+    tokens: Annotated[str, OneOf(TOKEN_RULES)]
     active: str
     permutations: Count
     seed: int
