@@ -69,14 +69,14 @@ MODULES = modules()
 
 
 def within(module: str, part: str) -> bool:
-    """Whether a module is ``part`` or in it."""
+    """Tell whether a module is ``part`` or in it."""
     return f"{module}.".startswith(f"{part}.")
 
 
 def imports(module: str, source: str) -> Iterator[str]:
-    """What the source of a module uses of the package, wherever the import stands, without ``affectron.``.
+    """Modules of the package that a source uses, without ``affectron.``, wherever the import stands.
 
-    That is modules, and names that it takes from the package itself, as in ``import affectron; affectron.screen``.
+    Those of names that it takes from the package itself count too, as in ``import affectron; affectron.screen``.
     """
     tree = ast.parse(source)
     home = ["affectron", *module.split(".")]

@@ -44,6 +44,18 @@ def test_guides_name_paths_that_exist(guide: str) -> None:
     assert [path for path in named if not any(ROOT.glob(path.replace("NAME", "*")))] == []
 
 
+def test_modules_have_500_lines_at_most() -> None:
+    sources = [
+        path
+        for folder in ("benchmarks", "csrc", "kernels", "python", "tools")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".pyi", ".cpp", ".cu", ".h") and not path.is_symlink()
+    ]
+    lines = {path: path.read_text(encoding="utf-8").count("\n") for path in sources}
+    assert len(lines) > 200
+    assert {path.relative_to(ROOT).as_posix(): count for path, count in lines.items() if count > 500} == {}
+
+
 def test_the_list_of_slow_tests_names_tests_that_exist() -> None:
     for name in (ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").split():
         file, _, function = name.partition("::")

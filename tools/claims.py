@@ -75,12 +75,12 @@ class Part:
 
     @property
     def shown(self) -> bool:
-        """Whether the sign test shows it, and where it is about every label, none lacks it."""
+        """True if the sign test shows it and, where it is about every label, no label lacks it."""
         return self.p <= LEVEL and self.up > self.down and (not self.every or self.up == len(self.values))
 
     @property
     def opposed(self) -> bool:
-        """Whether the sign test shows the opposite, or a label alone does."""
+        """True if the sign test shows the opposite, or a label alone does."""
         return bool(self.against) or (self.p <= LEVEL and self.down > self.up)
 
     def __str__(self) -> str:

@@ -64,7 +64,7 @@ class PreparedPass(Generic[Of]):
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the result; known after the pass."""
+        """True if this process writes the result; known after the pass."""
         return bool(self.log.summary["rank"] == 0)
 
     def finish(self) -> None:

@@ -181,7 +181,7 @@ class Measured(Shown):
 
     @property
     def below_others(self) -> bool:
-        """Whether accuracy and the share of answers with the label fall more on own sentences than on the others."""
+        """True if accuracy and the share of answers with the label fall more on own sentences than on the others."""
         change = self.change
         if change.specific_delta is None or change.others_answers_delta is None:
             return True
@@ -220,7 +220,7 @@ def adjust(p: Mapping[Key, float | None]) -> dict[Key, float | None]:
 
 
 def significant(p: float | None) -> bool:
-    """Whether an adjusted p allows the claim."""
+    """Tell whether an adjusted p allows the claim."""
     return p is not None and p <= LEVEL + _ROUNDING
 
 

@@ -27,7 +27,7 @@ _FIRST = (0.25, 1.0, 4.0)
 _SWEEPS = 6
 #: A strength is close if its rise is from this share of the budget to the whole.
 _CLOSE = 0.9
-# What is aimed at, between the two.
+# Share of the budget that a new strength aims at, between the two.
 _AIM = 0.95
 # Largest factor between a strength and one that is derived from it.
 _STEP = 64.0

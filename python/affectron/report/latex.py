@@ -225,7 +225,7 @@ class _Part:
 
     @property
     def _rooms(self) -> list[float]:
-        # What fills a column exactly shall not break for a rounding error.
+        # Text that fills a column exactly must not break for a rounding error.
         return [share - _GAP + 1e-9 for share in self.shares]
 
     def _row(self, cells: Sequence[Cell]) -> tuple[str, float]:

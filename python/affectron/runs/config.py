@@ -196,7 +196,7 @@ class Config(Inputs, Common, Load):
 
     @property
     def by_attribution(self) -> bool:
-        """Whether neurons are selected by attributions: unless these are left out or the score is of activations."""
+        """True if neurons are selected by attributions: unless these are left out or the score is of activations."""
         score = self.select.score
         return self.attribute.enabled if score is None else SCORES[score].kind == ATTRIBUTION
 
