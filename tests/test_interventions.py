@@ -523,6 +523,8 @@ def test_the_positions_of_a_schedule(where: str, text: bool, prompt: bool, gener
     [
         ({"start": -1}, "start is -1"),
         ({"start": 4, "stop": 4}, "stop is 4, expected more than start, 4"),
+        ({"where": "generated", "stop": 0}, "stop is 0, expected more than start, 0"),
+        ({"prompt": False, "stop": 0}, "stop is 0, expected more than start, 0"),
         ({"half_life": 0.5}, "half_life is 0.5, expected a finite number of at least 1"),
         ({"where": "label"}, "where is 'label', expected one of all, text, prompt, generated"),
         ({"where": "text", "half_life": 3}, "where is 'text' beside prompt True, start 0, stop None, half_life 3"),

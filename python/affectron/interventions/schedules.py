@@ -168,7 +168,7 @@ def schedule(
 
     Raises:
         InputError: ``where`` is unknown, or is ``text`` or ``prompt`` beside another option; start or stop is negative,
-            stop is not after start (unless both are 0), or half_life is below 1.
+            stop is not after start (unless both are 0 and the program acts on given tokens), or half_life is below 1.
     """
     check("where", where, OneOf((*POSITIONS, "generated")))
     if where in ("text", "prompt"):
@@ -183,7 +183,7 @@ def schedule(
         raise InputError(f"start is {start} and stop is {stop}, expected at least 0")
     if half_life is not None and not (math.isfinite(half_life) and half_life >= 1):
         raise InputError(f"half_life is {half_life}, expected a finite number of at least 1")
-    if stop is not None and stop <= start and stop + start > 0:
+    if stop is not None and stop <= start and (stop + start > 0 or not prompt):
         raise InputError(f"stop is {stop}, expected more than start, {start}")
     pieces: list[tuple[int, Program | None]] = [(0, None)] if start else []
     if half_life is None:
