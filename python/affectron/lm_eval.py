@@ -19,11 +19,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import affectron
-from affectron.cli.inputs import stats_beside
 from affectron.cli.output import print_table
+from affectron.cli.programs import members_of, recipe_of
 from affectron.errors import InputError
 from affectron.interventions import load_program
-from affectron.interventions.recipes import ProgramName, Recipe
+from affectron.interventions.recipes import ProgramName
 from affectron.models.provenance import note_other_weights
 
 try:
@@ -84,13 +84,9 @@ class SteeredLM(HFLM):  # type: ignore[misc] # the harness has no types
             if neurons is None or label is None:
                 raise InputError(f"program is {program!r} without neurons and label, expected both in --model_args")
             file = Path(neurons)
-            members = affectron.NeuronSet.load(file)[str(label)].top(1.0 if share is None else share)
-            if not members:
-                raise InputError(f"label {label!r} has no neurons in {file}, expected a label that has some")
-            recipe = Recipe(
-                ProgramName(program), lambda: stats_beside(file, Path(stats) if stats else None), reference, signal,
-                max_dose,
-            )  # fmt: skip
+            members = members_of(affectron.NeuronSet.load(file), str(label), 1.0 if share is None else share, file)
+            of_stats = Path(stats) if stats else None
+            recipe = recipe_of(ProgramName(program), file, of_stats, reference, signal, max_dose)
             self.program = recipe.make(members, strength)
         else:
             given = {

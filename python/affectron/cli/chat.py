@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import affectron
 from affectron.cli.inputs import check_model, label_questions, load_model, stats_beside
-from affectron.cli.options import LabelPromptOption, ModelArgument, StatsOption
+from affectron.cli.options import LabelPromptOption, ModelArgument, NeuronsOption, StatsOption
 from affectron.cli.output import say
 from affectron.errors import InputError
 from affectron.options import Load
@@ -21,7 +20,7 @@ LOOPBACK = "127.0.0.1"
 
 def chat(
     model: ModelArgument,
-    neurons: Annotated[Path, typer.Option(help="Neurons saved by select.")],
+    neurons: NeuronsOption,
     load: Load,
     stats: StatsOption = None,
     label_prompt: LabelPromptOption = None,

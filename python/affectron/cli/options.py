@@ -26,6 +26,7 @@ CorpusArgument = Annotated[str, typer.Argument(metavar="CORPUS", help=_INPUTS["c
 TaskOption = Annotated[str | None, typer.Option(help=_COMMON["task"].help)]
 SplitOption = Annotated[str | None, typer.Option(help="Read this split only.")]
 SeedOption = Annotated[int, typer.Option(help=_COMMON["seed"].help)]
+NeuronsOption = Annotated[Path, typer.Option(help="Neurons saved by select.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 StatsOption = Annotated[Path | None, typer.Option(help="Statistics; default: stats.safetensors beside NEURONS.")]
 LabelPromptOption = Annotated[

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import affectron
-from affectron._internal.artifacts import STATS
 from affectron._internal.files import read_text
-from affectron._internal.names import MAX, RMS
 from affectron._internal.wording import count
-from affectron.cli.inputs import check_model, label_questions, load_model, read_corpus, stats_beside
-from affectron.cli.options import JsonOption, LabelPromptOption, ModelArgument, StatsOption, template_text
+from affectron.cli.inputs import check_model, label_questions, load_model, read_corpus
+from affectron.cli.options import (
+    JsonOption,
+    LabelPromptOption,
+    ModelArgument,
+    NeuronsOption,
+    StatsOption,
+    template_text,
+)
 from affectron.cli.output import print_json, print_table, say, watched
-from affectron.cli.programs import Steered, Where
+from affectron.cli.programs import (
+    LabelOption,
+    MaxDoseOption,
+    ProgramOption,
+    ReferenceOption,
+    ShareOption,
+    SignalOption,
+    Steered,
+    StrengthOption,
+    Where,
+    WhereOption,
+    found_stats,
+    limited,
+    members_of,
+    recipe_of,
+)
 from affectron.errors import InputError
-from affectron.interventions.recipes import STRENGTHS, ProgramName, Recipe, all_activations
+from affectron.interventions.recipes import ProgramName, Recipe, all_activations
 from affectron.options import Columns, Load
 
 if TYPE_CHECKING:
-    from affectron import NeuronList, NeuronSet, SiteStats
+    from affectron import NeuronList, NeuronSet
     from affectron.corpus import Sentence
     from affectron.experiments.results import BetaChoice
 
 
 def steer(
     model: ModelArgument,
-    neurons: Annotated[Path, typer.Option(help="Neurons saved by select.")],
-    label: Annotated[list[str], typer.Option(help="A label whose neurons are steered. Repeatable: one text for each.")],
+    neurons: NeuronsOption,
+    label: LabelOption,
     load: Load,
     columns: Columns,
     prompt: Annotated[
@@ -41,16 +61,8 @@ def steer(
     prompts: Annotated[Path | None, typer.Option(help="File with a prompt on each line, written in the same way.")] = (
         None
     ),
-    program: Annotated[
-        ProgramName, typer.Option(help="What is done to the neurons; contrast is for neurons by text attribution.")
-    ] = ProgramName.contrast,
-    strength: Annotated[
-        list[float] | None,
-        typer.Option(
-            help="; ".join(f"{kind.value}: {of_kind.name} ({of_kind.usual:g})" for kind, of_kind in STRENGTHS.items())
-            + ". Repeatable: one text for each."
-        ),
-    ] = None,
+    program: ProgramOption = ProgramName.contrast,
+    strength: StrengthOption = None,
     loss_budget: Annotated[
         float | None,
         typer.Option(
@@ -64,26 +76,11 @@ def steer(
     neutral: Annotated[
         str | None, typer.Option(help="Label whose text is neutral; default: text without the label that is steered.")
     ] = None,
-    max_dose: Annotated[
-        float | None,
-        typer.Option(
-            help="Largest shift at a site, relative to the root mean square of the site's activations; a larger one is "
-            "scaled down."
-        ),
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="attenuate: the magnitude of a neuron's activation under the label that alpha is relative to, the "
-            "largest (max) or the root mean square (rms); default: max.",
-            metavar=f"{MAX}|{RMS}",
-        ),
-    ] = None,
-    signal: Annotated[str | None, typer.Option(help="cross-signal: the label whose mean activation is added.")] = None,
-    where: Annotated[
-        Where, typer.Option(help="Tokens that are steered: all, those of the prompt, or the generated ones.")
-    ] = Where.all,
-    share: Annotated[float, typer.Option(help="Share of a label's neurons to steer, best first.")] = 1.0,
+    max_dose: MaxDoseOption = None,
+    reference: ReferenceOption = None,
+    signal: SignalOption = None,
+    where: WhereOption = Where.all,
+    share: ShareOption = 1.0,
     stats: StatsOption = None,
     label_prompt: LabelPromptOption = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the tokenizer's chat template.")] = False,
@@ -96,6 +93,8 @@ def steer(
 ) -> None:
     """Continue each prompt without and with steering, side by side in one batch, as the texts are written.
 
+    Each label is steered with each strength, in a text of its own: both options can be repeated.
+
     P(label) is the probability of the label among those of its task that the unsteered model gives to the texts.
     """
     from affectron.generation import continuations
@@ -103,8 +102,8 @@ def steer(
     texts = _prompts(prompt or [], prompts)
     selected = affectron.NeuronSet.load(neurons)
     questions = label_questions(label_prompt or (), selected, neurons)
-    lists = _lists(selected, label, share, neurons)
-    recipe = Recipe(program, cache(lambda: stats_beside(neurons, stats)), reference, signal, max_dose)
+    lists = [members_of(selected, name, share, neurons) for name in dict.fromkeys(label)]
+    recipe = recipe_of(program, neurons, stats, reference, signal, max_dose)
     strengths: Sequence[float | None] = strength or [None]
     # What needs no model is checked before it is loaded: strengths by making the programs.
     programs = [(members, recipe.make(members, value)) for members in lists for value in strengths]
@@ -117,8 +116,9 @@ def steer(
             make, sentences = partial(recipe.make, members), neutral_texts[members.label]
             choices[members.label] = affectron.choose_beta(loaded, tokenizer, sentences, make, budget=loss_budget)
         programs = [(members, recipe.make(members, choices[members.label].beta)) for members in lists]
-    measured = _total(recipe, neurons, stats)
-    steered = [Steered.of(members, made, where, measured) for members, made in programs]
+    measured = found_stats(recipe, neurons, stats)
+    total = None if measured is None else all_activations(measured)
+    steered = [Steered.of(members, made, limited(made, where), total) for members, made in programs]
     if not as_json:
         for name, choice in choices.items():
             _print_curve(name, choice)
@@ -182,14 +182,6 @@ def _prompts(given: Sequence[str], file: Path | None) -> list[str]:
     return [template_text(text) for text in prompts]
 
 
-def _lists(selected: NeuronSet, labels: Sequence[str], share: float, file: Path) -> list[NeuronList]:
-    lists = [selected[name].top(share) for name in dict.fromkeys(labels)]
-    for members in lists:
-        if not members:
-            raise InputError(f"label {members.label!r} has no neurons in {file}; select more with a larger --top")
-    return lists
-
-
 def _neutral_texts(
     recipe: Recipe,
     lists: Sequence[NeuronList],
@@ -216,13 +208,6 @@ def _neutral_texts(
         )
     sentences = read_corpus(corpus, columns, None)
     return {members.label: neutral_text(sentences, members.label, members.task, neutral=neutral) for members in lists}
-
-
-def _total(recipe: Recipe, neurons: Path, stats: Path | None) -> Mapping[str, SiteStats] | None:
-    """Statistics of all activations, that doses are relative to; None where there are none."""
-    if stats is None and not (neurons.parent / STATS).is_file():  # zero and amplify need none
-        return None
-    return all_activations(recipe.stats())
 
 
 def _probabilities(

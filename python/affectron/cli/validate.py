@@ -14,6 +14,7 @@ from affectron.cli.options import (
     CorpusArgument,
     JsonOption,
     ModelArgument,
+    NeuronsOption,
     SeedOption,
     StatsOption,
     TaskOption,
@@ -26,7 +27,7 @@ from affectron.options import Columns, Common, Evaluate, Load, Validate
 def validate(
     model: ModelArgument,
     corpus: CorpusArgument,
-    neurons: Annotated[Path, typer.Option(help="Neurons saved by select.")],
+    neurons: NeuronsOption,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to save the result to (.json).")],
     evaluate: Evaluate,
     options: Validate,
