@@ -189,6 +189,29 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert "is not a whole safetensors file" in message(lambda: load_program(file))
 
 
+def test_a_server_names_a_program_by_its_file() -> None:
+    names = {"anger.safetensors": "anger", "a/b.c/anger-2.v1_x.safetensors": "anger-2.v1_x", "7.safetensors": "7"}
+    assert {file: storage.served_name(file) for file in names} == names
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("anger", "file of a program is 'anger', expected NAME.safetensors"),
+        ("anger.safetensors/", "file of a program is '', expected NAME.safetensors"),
+        ("anger.SAFETENSORS", "file of a program is 'anger.SAFETENSORS', expected"),
+        (".safetensors", "name of a program is '', expected letters, digits"),
+        ("None.safetensors", "name of a program is 'None', expected"),
+        ("wut/größer.safetensors", "name of a program is 'größer', expected"),
+        ("anger\n.safetensors", r"name of a program is 'anger\n', expected"),
+        ("٣.safetensors", "name of a program is '٣', expected"),
+        ("two words.safetensors", "name of a program is 'two words', expected"),
+    ],
+)
+def test_other_names_are_refused(file: str, told: str) -> None:
+    assert message(lambda: storage.served_name(file)).startswith(told)
+
+
 PROGRAM = {"name": "zero", "sites": ["mlp"], "origin": None}
 SCHEDULE = {"name": "zero", "prompt": 0, "text": None, "generated": [[0, None]]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from affectron._internal.model_card import Description
 from affectron._internal.provenance import Origin
 from affectron._internal.tensor_file import read_arrays, write_arrays
+from affectron.errors import InputError
 
 FORMAT = "affectron.program"
 VERSION = 1
 
-#: Name of a file in a repository.
-FILE = "program.safetensors"
+#: End of the name of a file, and that name in a repository.
+SUFFIX = ".safetensors"
+FILE = f"program{SUFFIX}"
 
 #: Arrays of a site, by name: type.
 ARRAYS: dict[str, type[np.generic]] = {
@@ -37,6 +40,22 @@ class Stored:
     name: str
     sites: Mapping[str, Mapping[str, NDArray[Any]]]
     origin: Origin | None
+
+
+def served_name(path: str | os.PathLike[str]) -> str:
+    """Name by which a request to a server asks for the program of a file: the file's own, without ``SUFFIX``.
+
+    Raises:
+        InputError: the file has another suffix, its name is empty or has other characters than ``[A-Za-z0-9._-]``, or
+            it is None, as clients may write no program.
+    """
+    file = os.path.basename(path)
+    name = file.removesuffix(SUFFIX)
+    if name == file:
+        raise InputError(f"file of a program is {file!r}, expected NAME{SUFFIX}")
+    if not re.fullmatch("[A-Za-z0-9._-]+", name) or name == "None":
+        raise InputError(f"name of a program is {name!r}, expected letters, digits, '.', '_' and '-', and not 'None'")
+    return name
 
 
 def write(path: str | os.PathLike[str], programs: Sequence[Stored], schedule: Mapping[str, Any] | None) -> None:
