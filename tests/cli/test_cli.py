@@ -564,7 +564,7 @@ def test_info_shows_the_experts_of_a_layer_in_one_row(tmp_path: Path) -> None:
     assert "model.layers.1.mlp.1" not in shown
 
 
-COMMANDS = ["demo", "info", "screen", "screen-pairs", "select", "validate", "steer", "run", "report"]
+COMMANDS = ["demo", "info", "screen", "screen-pairs", "select", "validate", "steer", "export", "run", "report"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -23,6 +23,7 @@ from affectron.cli.attribute import attribute
 from affectron.cli.attribute_pairs import attribute_pairs
 from affectron.cli.chat import chat
 from affectron.cli.demo import demo
+from affectron.cli.export import export
 from affectron.cli.info import info
 from affectron.cli.neurons import neurons
 from affectron.cli.options import with_options
@@ -107,7 +108,8 @@ def _affectron(
 
 
 for _command in (
-    demo, info, screen, screen_pairs, attribute, attribute_pairs, select, validate, steer, chat, run, neurons, report,
+    demo, info, screen, screen_pairs, attribute, attribute_pairs, select, validate, steer, chat, export, run, neurons,
+    report,
 ):  # fmt: skip
     app.command()(with_options(_command))
 

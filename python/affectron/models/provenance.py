@@ -45,7 +45,21 @@ def check_made_with(made: Mapping[str, Any], name: str, provenance: Mapping[str,
     for field in SAME_MODEL:
         recorded, value = provenance.get(field), made[field]
         if recorded is not None and recorded != value:
-            raise InputError(f"the {name} are of another model: {field} is {recorded} there and {value} here")
+            types = [side.get("dtype") for side in (provenance, made)]
+            rounded = field == "weights" and None not in types and types[0] != types[1]
+            raise InputError(
+                f"the {name} are of another model: {field} is {recorded} there and {value} here"
+                + (f"; dtype is {types[0]} there and {types[1]} here, which may round the weights" if rounded else "")
+            )
+
+
+def check_weights(made: Mapping[str, Any], name: str, provenance: Mapping[str, Any]) -> None:
+    """Check the weights alone, as :func:`check_made_with` does.
+
+    Raises:
+        InputError: what is called ``name`` was made with other weights.
+    """
+    check_made_with(made, name, {field: provenance.get(field) for field in ("weights", "dtype")})
 
 
 def note_other_weights(model: Any, tokenizer: Any, name: str, provenance: Mapping[str, Any]) -> None:
@@ -53,7 +67,7 @@ def note_other_weights(model: Any, tokenizer: Any, name: str, provenance: Mappin
 
     The tokenizer is not compared: steering does not read it.
     """
-    recorded = {field: provenance.get(field) for field in ("model_hash", "weights")}
+    recorded = {field: provenance.get(field) for field in ("model_hash", "weights", "dtype")}
     try:
         check_made_with(made_with(model, tokenizer), name, recorded)
     except InputError as other:
