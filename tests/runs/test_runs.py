@@ -434,6 +434,18 @@ def test_a_configuration_in_another_encoding_is_named(inputs: Path) -> None:
         ("words = 2", 'beginnings = "none.txt"', "none.txt"),
         ("[evaluate]", '[evaluate]\ntrain = "rest"', "evaluate.train is 'rest', expected one of dev, test, train"),
         ('task = "mood"', 'task = "mood"\ntest = "train"', "54 of the 54 tested sentences were screened"),
+        ('"attribution_moderated"', '"paired_t"', "select.score is 'paired_t', expected one of entropy"),
+        ('"attribution_moderated"', '"text_attribution_t"', "select.score is 'text_attribution_t', expected one of"),
+        (
+            'score = "attribution_moderated"\nfilter_rate = 0',
+            '[attribute]\nmetric = "text"',
+            "attribute.metric is 'text' and select.score is not given, expected the metric 'answer', or a score",
+        ),
+        (
+            CONFIG[CONFIG.index("score =") : CONFIG.index("random_sets = 2\n[ablate]")],
+            '[attribute]\nenabled = false\n[methods]\nmethods = ["lee", "attribution"]\n',
+            "methods.methods[1] is 'attribution', expected one of paper, paper_raw,",
+        ),
     ],
 )
 def test_what_the_corpus_does_not_have_is_named_before_anything_is_run(

@@ -23,6 +23,7 @@ from affectron.evaluation.label_likelihood import default_prompt
 from affectron.models import load_model
 from affectron.models.load import MODEL_FILES, load_skeleton, model_folder
 from affectron.neurons import NeuronSet
+from affectron.options import METHODS
 from affectron.runs.cache import Cache, file_digest, folder_digests
 from affectron.runs.config import Config
 from affectron.scores import SCORES
@@ -138,20 +139,33 @@ class Session:
         self._check_tasks()
         if self.config.generate.enabled:
             self._check_generation()
-        measured = [ACTIVATION, ATTRIBUTION] if self.config.attribute.enabled else [ACTIVATION]
-        for option, name, kinds in (
-            ("select.score", self.config.select.score, measured),
-            ("associate.score", self.config.associate.score, [ACTIVATION]),
-        ):
-            known = [score for score, kind in SCORES.items() if kind.kind in kinds]
-            if name is not None and name not in known:
-                raise InputError(f"{option} is {name!r}, expected one of {', '.join(known)}")
+        self._check_scores()
         _ = self.model_digests
         if not self.config.allow_overlap:
             screened = self.corpus.where(split=self.config.screen.split)
             texts = {"screened": hashed(sentence.text for sentence in screened)}
             for corpus, split in self._tested():
                 compare(corpus.where(split=split), texts, False)
+
+    def _check_scores(self) -> None:
+        config = self.config
+        kinds = [ACTIVATION, ATTRIBUTION] if config.attribute.enabled else [ACTIVATION]
+        # A score of attributions with activations selects neurons to shift, as the stage generate does itself.
+        measured = [name for name, score in SCORES.items() if score.kind in kinds and not score.shifted]
+        for option, name, known in (
+            ("select.score", config.select.score, measured),
+            ("associate.score", config.associate.score, [name for name in measured if SCORES[name].kind == ACTIVATION]),
+        ):
+            if name is not None and name not in known:
+                raise InputError(f"{option} is {name!r}, expected one of {', '.join(known)}")
+        if config.by_attribution and config.select.score is None and config.attribute.metric == "text":
+            raise InputError(
+                "attribute.metric is 'text' and select.score is not given, expected the metric 'answer', or a score"
+            )
+        methods = [name for name, method in METHODS.items() if method.options.score in measured]
+        for number, name in enumerate(config.methods.methods or ()):
+            if config.methods.enabled and name not in methods:
+                raise InputError(f"methods.methods[{number}] is {name!r}, expected one of {', '.join(methods)}")
 
     def _check_splits(self) -> None:
         config = self.config
