@@ -166,11 +166,17 @@ def test_the_probe_s_metric_is_its_margin(neurons: NeuronSet, attributions: Acti
         ("baseline", "mean", "the attributions have baseline 'mean', expected 'zero'"),
         ("evaluator", "linear_probe", "the attributions have evaluator 'linear_probe', expected 'label_likelihood'"),
         ("calibrate", "train", "the attributions have calibrate 'train', expected 'none'"),
+        ("positions", "text", "the attributions have positions 'text', expected 'all'"),
+        (
+            "prompts",
+            {"mood": "{text} is"},
+            "the attributions have the prompt '{text} is' of task 'mood', expected '{bos}{text}'",
+        ),
         ("kind", "activation", "attributions are statistics of activations, expected of attributions"),
     ],
 )
 def test_other_attributions_are_refused(
-    exam: Exam, neurons: NeuronSet, attributions: ActivationStats, field: str, value: str, line: str
+    exam: Exam, neurons: NeuronSet, attributions: ActivationStats, field: str, value: Any, line: str
 ) -> None:
     other = ActivationStats.pooled([attributions], {**attributions.provenance, field: value})
     assert message(lambda: check_estimate(exam, neurons, other)) == line

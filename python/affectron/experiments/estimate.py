@@ -48,8 +48,8 @@ def check_estimate(
         {options}
 
     Raises:
-        InputError: a value out of its range, an evaluator without a metric, attributions of another metric, baseline
-            or evaluator, or as :meth:`Exam.require`.
+        InputError: a value out of its range, an evaluator without a metric, attributions of another metric, baseline,
+            evaluator, calibration, prompt or positions, or as :meth:`Exam.require`.
     """
     options.Estimate(neurons)
     _check(exam, attributions)
@@ -57,8 +57,11 @@ def check_estimate(
     results: dict[str, dict[str, LabelEstimate]] = {name: {} for name in tasks}
     runs = sum(2 * min(neurons, len(selection[label])) for labels in tasks.values() for label in labels)
     with exam.sitting("checking the estimate", runs, progress) as step:
+        every = {name: exam.questions(exam.dev, name) for name in tasks}
+        for name in tasks:
+            _check_prompt(exam, attributions, name)
         for name, labels in tasks.items():
-            asked = exam.questions(exam.dev, name)
+            asked = every[name]
             for label in labels:
                 of_label = attributions.label(label)
                 tested = _tested(selection[label], of_label, neurons, label_rng(exam.seed, name, label))
@@ -90,6 +93,13 @@ def _check(exam: Exam, attributions: ActivationStats) -> None:
     for field, expected in expectations.items():
         if recorded.get(field) not in (None, expected):
             raise InputError(f"the attributions have {field} {recorded[field]!r}, expected {expected!r}")
+
+
+def _check_prompt(exam: Exam, attributions: ActivationStats, task: str) -> None:
+    """Raise InputError where the exam has asked about a task by another prompt than was attributed."""
+    asked, recorded = (made.get("prompts", {}).get(task) for made in (exam.evaluator.options, attributions.provenance))
+    if None not in (asked, recorded) and asked != recorded:
+        raise InputError(f"the attributions have the prompt {recorded!r} of task {task!r}, expected {asked!r}")
 
 
 def _tested(
