@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from affectron import ActivationStats, Corpus, attribute, screen
-from affectron.attribution import work
+from affectron.attribution import recompute as recomputation
 from affectron.errors import Note
 from affectron.evaluation import evaluators
 from affectron.evaluation.linear_probe import LinearProbe
@@ -148,14 +148,14 @@ def test_the_same_bits_come_out_again_also_where_layers_are_computed_again(
     first = run(model)
     for recompute in (None, False, True):
         same_bits(run(model, recompute=recompute), first)
-    monkeypatch.setattr(work, "free_bytes", lambda _device: 1 << 17)
+    monkeypatch.setattr(recomputation, "free_bytes", lambda _device: 1 << 17)
     with pytest.warns(Note, match=r"a batch of \d+ tokens keeps more than .* each layer is computed again"):
         found = run(model)
     same_bits(found, first)
 
 
 def test_memory_that_suffices_is_not_saved(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
-    monkeypatch.setattr(work, "free_bytes", lambda _device: 1 << 30)
+    monkeypatch.setattr(recomputation, "free_bytes", lambda _device: 1 << 30)
     run(build("llama"))
     assert not [one for one in recwarn if issubclass(one.category, Note)]
 

@@ -161,11 +161,28 @@ def test_a_quantised_model() -> None:
 
 
 def test_quantised_activations_that_have_no_gradient_are_refused() -> None:
-    """The gradient would pass the later layers by."""
+    """The gradient would pass the first layers by."""
     quantization = pytest.importorskip("torchao.quantization")
     model = build("llama")
-    quantization.quantize_(model, quantization.Int8DynamicActivationInt8WeightConfig())
-    assert message(lambda: run(model)) == ("LlamaForCausalLM: torch cannot differentiate what model.layers.1.mlp reads")
+    kind = quantization.Int8DynamicActivationInt8WeightConfig()
+    quantization.quantize_(model, kind, lambda _, name: "layers.1.mlp.gate" in name or "layers.1.mlp.up" in name)
+    line = "LlamaForCausalLM: torch cannot differentiate what model.layers.1.mlp reads"
+    assert message(lambda: run(model)) == line
+    model = build("llama")
+    quantization.quantize_(model, kind)
+    assert message(lambda: run(model)).startswith("LlamaForCausalLM: torch cannot differentiate what model.layers.0")
+
+
+@pytest.mark.parametrize("metric", ["answer", "text"])
+def test_an_mlp_whose_output_has_no_gradient_is_refused(metric: str) -> None:
+    """The gradient would pass its own neurons by, which would all seem to do nothing."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model = build("llama")
+    kind = quantization.Int8DynamicActivationInt8WeightConfig()
+    quantization.quantize_(model, kind, lambda _, name: name == "model.layers.1.mlp.down_proj")
+    line = message(lambda: run(model) if metric == "answer" else attribute(model, TOKENIZER, CORPUS, metric="text"))
+    assert line == "LlamaForCausalLM: torch cannot differentiate what model.layers.1.mlp gives"
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def quantise_by_bitsandbytes(model: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm, ttest_1samp
-from torch import Tensor
+from torch import Tensor, nn
 
 from affectron import select
+from affectron.attribution import pairs, recompute
 from affectron.attribution.pairs import attribute_pairs
 from affectron.corpus.pairs import Pair
+from affectron.errors import Note
 from affectron.scores import score
 from tests.attribution.oracle import TOKENIZER, Watch, same_bits, watching_family, watching_tiny
 from tests.support.errors import message
@@ -88,7 +92,14 @@ class Plain:
         return value, {site: h.detach() for site, h in whole.items()}, None
 
 
-def check(stats: Any, plain: Plain, baseline: str, pairs: list[Pair] = PAIRS, sites: list[str] | None = None) -> None:
+def check(
+    stats: Any,
+    plain: Plain,
+    baseline: str,
+    pairs: list[Pair] = PAIRS,
+    sites: list[str] | None = None,
+    tolerance: float = 1e-5,
+) -> None:
     truths = [plain(pair, baseline) for pair in pairs]
     for label in "ab":
         own = [truth for truth, pair in zip(truths, pairs, strict=True) if pair.label == label]
@@ -96,7 +107,7 @@ def check(stats: Any, plain: Plain, baseline: str, pairs: list[Pair] = PAIRS, si
             found = stats.label(label)[site]
             nothing = (np.zeros(stats.widths[site]),) * 2
             value = np.stack([truth.get(site, nothing)[0] for truth in own])
-            bound = 1e-5 * max(truth.get(site, nothing)[1].max() for truth in own) + 1e-12
+            bound = tolerance * max(truth.get(site, nothing)[1].max() for truth in own) + 1e-12
             assert found.count == len(own)
             np.testing.assert_allclose(found.mean, value.mean(0), rtol=0, atol=bound)
             np.testing.assert_allclose(np.sqrt(found.var), value.std(0), rtol=0, atol=bound)
@@ -137,6 +148,58 @@ def test_the_size_of_batches_changes_rounding_alone() -> None:
     for site in one.sites:
         largest = np.abs(one.mean[site]).max()
         np.testing.assert_allclose(one.mean[site], many.mean[site], rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_layers_that_are_computed_again_give_the_same_bits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(family)
+    first = attribute_pairs(model, TOKENIZER, PAIRS, template=TEMPLATE)
+    before = state(model)
+    monkeypatch.setattr(recompute, "free_bytes", lambda _device: 1 << 14)
+    with pytest.warns(Note, match=r"a batch of \d+ tokens keeps more than .* each layer is computed again"):
+        again = attribute_pairs(model, TOKENIZER, PAIRS, template=TEMPLATE)
+    same_bits(again, first)
+    assert state(model) == before
+
+
+@pytest.mark.parametrize(("free", "least", "most"), [(1 << 40, 12, 12), (1 << 14, 1, 2)])
+def test_the_differences_of_all_layers_are_held_only_where_memory_suffices(
+    monkeypatch: pytest.MonkeyPatch, free: int, least: int, most: int
+) -> None:
+    made: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+    apply = pairs._Products.apply
+
+    def counted(h: Tensor, difference: Tensor, *rest: Tensor) -> Tensor:
+        made.append(weakref.ref(difference))
+        held.append(sum(one() is not None for one in made))
+        return apply(h, difference, *rest)
+
+    monkeypatch.setattr(pairs._Products, "apply", counted)
+    monkeypatch.setattr(recompute, "free_bytes", lambda _device: free)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Note)
+        attribute_pairs(build("llama", num_hidden_layers=12), TOKENIZER, PAIRS[:1], template=TEMPLATE)
+    assert least <= max(held) <= most
+
+
+def test_small_gradients_of_a_model_in_float16_do_not_vanish() -> None:
+    """Without a scale they are near the smallest float16."""
+    model = build("llama").to(torch.float16)
+    with torch.no_grad():
+        model.lm_head.weight *= 2.0**-14
+    stats = attribute_pairs(model, TOKENIZER, PAIRS, template=TEMPLATE)
+    check(stats, Plain(model, watching_tiny("llama")), "other", tolerance=8 * torch.finfo(torch.float16).eps)
+
+
+def test_layers_that_have_no_gradient_are_refused() -> None:
+    """The gradient would pass them by, and those before them."""
+    quantization = pytest.importorskip("torchao.quantization")
+    model = build("llama")
+    kind = quantization.Int8DynamicActivationInt8WeightConfig()
+    quantization.quantize_(model, kind, lambda module, name: "layers.1.mlp" in name and isinstance(module, nn.Linear))
+    line = message(lambda: attribute_pairs(model, TOKENIZER, PAIRS, template=TEMPLATE))
+    assert line == "LlamaForCausalLM: torch cannot differentiate what model.layers.1.mlp reads"
 
 
 def test_pairs_are_scored_by_their_differences() -> None:

@@ -22,7 +22,7 @@ from affectron._internal.files import digest
 from affectron._internal.options import documented
 from affectron.attribution.batching import QuestionBatch, question_batches
 from affectron.attribution.text import TextMetric
-from affectron.attribution.work import Attributor, Gradients
+from affectron.attribution.work import Attributor, Gradients, attributing
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
 from affectron.evaluation.batched import most_tokens
@@ -229,9 +229,10 @@ class _Attribution:
         idle = next(read([next(iter(corpus))]))
         work = Attributor(reader, corpus, gradients, self._baseline(task), keeps_gradient, idle)
         what = "attributing" if task is None or len(self.metrics) == 1 else f"attributing {task}"
-        attributing = Pass(what, reader, corpus, options, log, progress)
         provenance = {**self.provenance, **corpus_provenance(corpus)}
-        return attributing.measure(read, work, gradients.attached(), provenance, batch_tokens=self.batch_tokens)
+        return Pass(what, reader, corpus, options, log, progress).measure(
+            read, work, attributing(reader, gradients.kernel), provenance, batch_tokens=self.batch_tokens
+        )
 
     def _baseline(self, task: str | None) -> dict[str, NDArray[np.float32]] | None:
         """Site -> the mean of each neuron over the tokens of the task; a neuron that was never observed has none."""

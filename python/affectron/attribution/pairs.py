@@ -15,7 +15,8 @@ from affectron._internal.arguments import checked_arguments
 from affectron._internal.options import documented
 from affectron._internal.overlap import hashed
 from affectron._internal.progress import track
-from affectron.attribution.work import differentiate, frozen, unreached
+from affectron.attribution.recompute import Recomputation
+from affectron.attribution.work import Start, attributing, differentiate, unreached
 from affectron.corpus import Sentence
 from affectron.corpus.batching import padded
 from affectron.corpus.encoding import template_frame
@@ -23,7 +24,7 @@ from affectron.corpus.pairs import Pair
 from affectron.errors import InputError
 from affectron.evaluation.batched import ProgramBatch
 from affectron.evaluation.label_likelihood import AnswerRows
-from affectron.models import Reader, Routed, Site, attach, check_tokenizer, evaluating, parallel
+from affectron.models import Reader, Routed, Site, check_tokenizer, evaluating, parallel
 from affectron.models.provenance import made_with
 from affectron.options import AttributePairs
 from affectron.screening.accumulate import whole_arrays
@@ -76,8 +77,7 @@ def attribute_pairs(
     with (
         torch.no_grad(),
         evaluating(model),
-        frozen(model),
-        attach(reader.sites, differences.kernel),
+        attributing(reader, differences.kernel),
         track("attributing pairs", len(pairs), progress) as advance,
     ):
         done = 0
@@ -146,6 +146,27 @@ def _batches(prepared: Sequence[_Prepared], batch_tokens: int) -> Iterator[list[
         remaining = remaining[stop:]
 
 
+class _Products(torch.autograd.Function):
+    """Pass h on. The backward pass adds, for each counted row, its difference times its gradient to the sums of its
+    pair.
+
+    Autograd keeps the differences, so that they are not kept where a layer is computed again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, difference: Tensor, counted: Tensor, pairs: Tensor, sums: Tensor) -> Tensor:
+        ctx.save_for_backward(difference, counted, pairs)
+        ctx.sums = sums
+        return h.view_as(h)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        difference, counted, pairs = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])[counted].float()
+        ctx.sums.index_add_(0, pairs, difference * rows)
+        return grad, None, None, None, None
+
+
 class _Differences:
     """The statistics of the attributions of pairs at each site; ``segments`` is the number of labels.
 
@@ -155,6 +176,7 @@ class _Differences:
     def __init__(self, reader: Reader, segments: int, other: bool) -> None:
         self.reader, self.segments, self.other = reader, segments, other
         self.tensor_group = parallel.tensor_group(reader.model)
+        self.start, self.recomputation = Start(reader), Recomputation(reader, None)
         self.buffers: dict[int, ops.StatsBuffers] = {}
         self.sums: dict[int, Tensor] = {}
         self.owner: Tensor  # int64 [2 R T], the pair of each token of the batch; -1 at the padding
@@ -168,7 +190,7 @@ class _Differences:
         ids, mask = padded([row.ids for row in (*texts, *others)], width)
         owner = np.repeat(np.arange(len(batch)), [len(pair.text) for pair in batch])
         self.owner = torch.from_numpy(np.where(mask, np.tile(owner, 2)[:, None], -1).flatten())
-        self.pairs, self.sums = len(batch), {}
+        self.pairs = len(batch)
         passed, device = self.reader.mask(mask), self.reader.model.device
         inputs = ProgramBatch(
             programs=slice(0, 1),
@@ -178,10 +200,17 @@ class _Differences:
             cached=0,
             prefix=(),
         )
-        with torch.enable_grad():
-            scores = rows.scores(inputs, [*texts, *others], np.concatenate([owner, owner + len(batch)]), 2)
-            preferred = (scores[: len(batch), 0] - scores[: len(batch), 1]).sum()
-        differentiate(preferred, self.reader.model)
+
+        def attribute() -> None:
+            self.sums = {}
+            with torch.enable_grad():
+                scores = rows.scores(inputs, [*texts, *others], np.concatenate([owner, owner + len(batch)]), 2)
+                preferred = (scores[: len(batch), 0] - scores[: len(batch), 1]).sum()
+            scale = differentiate(preferred, self.reader.model)
+            for sums in self.sums.values():
+                sums /= scale
+
+        self.recomputation(attribute, ids.size)
         segments = torch.tensor([pair.label for pair in batch])
         for position, site in enumerate(self.reader.sites):
             sums = self.sums.get(position)
@@ -193,10 +222,12 @@ class _Differences:
             ops.neuron_stats(sums, plan, self.buffers[position])
 
     def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
-        """:class:`affectron.models.Kernel`: compute h; the backward pass adds to the sums of each pair."""
-        if not (gate.requires_grad or (up is not None and up.requires_grad)):
-            gate = gate.detach().requires_grad_()
-        h = ops.glu(gate, up, act)
+        """:class:`affectron.models.Kernel`: compute h; the backward pass adds to the sums of each pair.
+
+        Raises:
+            InputError: torch cannot differentiate what the site reads.
+        """
+        h = ops.glu(self.start(position, gate, up, self.sums), up, act)
         rows, owner = h.detach().reshape(-1, h.shape[-1]), self.owner.to(h.device)
         half = len(owner) // 2
         tokens = torch.arange(len(owner), device=h.device) if routed is None else routed.tokens
@@ -207,12 +238,10 @@ class _Differences:
             dense = rows if routed is None else rows.new_zeros(len(owner), rows.shape[1]).index_copy(0, tokens, rows)
             difference = difference - dense[tokens[counted] + half].float()
         sums = self.sums.setdefault(position, torch.zeros(self.pairs, h.shape[-1], device=h.device))
-
-        def add(grad: Tensor) -> None:
-            sums.index_add_(0, owner[tokens[counted]], difference * grad.reshape(rows.shape)[counted].float())
-
-        h.register_hook(add)
-        return h
+        passed: Tensor = _Products.apply(  # type: ignore[no-untyped-call]
+            h, difference, counted, owner[tokens[counted]], sums
+        )
+        return passed
 
     def arrays(self, position: int, site: Site) -> dict[str, Any]:
         """The statistics of a site."""

@@ -14,13 +14,48 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
-from affectron.models import Site, unwrapped
+from affectron._internal.warning import warn
+from affectron.errors import Note
+from affectron.models import Reader, Site, unwrapped
 from affectron.models.layers import layer_lists
 from affectron.models.swapping import swap_forward
+
+# Share of the free memory that a forward may keep for the backward pass.
+_MEMORY = 0.5
 
 
 class TooLarge(Exception):
     """A forward has kept more bytes for the backward pass than it may."""
+
+
+class Recomputation:
+    """Whether layers are computed again in the backward pass: where ``recompute`` says so, or, if it is None, once a
+    forward has kept too many bytes."""
+
+    def __init__(self, reader: Reader, recompute: bool | None) -> None:
+        self._reader, self._recompute = reader, recompute
+
+    def __call__(self, differentiate: Callable[[], None], tokens: int) -> None:
+        """Call a function that runs a forward and a backward pass of ``tokens`` tokens; it may be called twice, the
+        first time without an end."""
+        model = self._reader.model
+        if self._recompute is None:
+            most = int(_MEMORY * free_bytes(model.device))
+            try:
+                with limited(model, most):
+                    differentiate()
+                return
+            except TooLarge:
+                self._recompute = True
+                warn(
+                    f"a batch of {tokens:,} tokens keeps more than {most / 2**30:.1f} GiB for the backward pass: each "
+                    "layer is computed again in it, which takes about a third as long again",
+                    Note,
+                )
+        with ExitStack() as stack:
+            if self._recompute:
+                stack.enter_context(recomputing(model, self._reader.sites))
+            differentiate()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,19 +14,16 @@ from torch import Tensor, nn
 
 from affectron import ops
 from affectron._internal import overlap
-from affectron._internal.warning import warn
 from affectron.attribution.batching import QuestionBatch
-from affectron.attribution.recompute import TooLarge, free_bytes, layers, limited, recomputing
+from affectron.attribution.recompute import Recomputation, layers
 from affectron.corpus import Corpus
 from affectron.corpus.batching import Batch
-from affectron.errors import InputError, Note
+from affectron.errors import InputError
 from affectron.evaluation.batched import ProgramBatch
 from affectron.evaluation.metrics import Metric
-from affectron.models import Reader, Routed, Site, attach, parallel
+from affectron.models import Kernel, Reader, Routed, Site, attach, parallel
 from affectron.screening.accumulate import SiteBuffers
 
-# Share of the free memory that a forward may keep for the backward pass.
-_MEMORY = 0.5
 # Gradients of a mean over many tokens vanish in float16, whose smallest number is 6e-8: m is multiplied by this.
 _HALF_SCALE = 1024.0
 
@@ -47,8 +45,32 @@ def frozen(model: nn.Module) -> Iterator[None]:
             weight.requires_grad_(True)
 
 
-def differentiate(value: Tensor, model: nn.Module) -> None:
+@contextmanager
+def attributing(reader: Reader, kernel: Kernel) -> Iterator[None]:
+    """Compute the sites' activations by a kernel meanwhile, without gradients of weights.
+
+    A forward raises InputError at an MLP whose output has no gradient: its neurons would seem to do nothing.
+    """
+
+    def check(module: nn.Module, _args: Any, output: Any) -> None:
+        outputs = output if isinstance(output, tuple) else (output,)
+        if torch.is_grad_enabled() and not any(isinstance(one, Tensor) and one.requires_grad for one in outputs):
+            site = next(site.name for site in reader.sites if site.module is module)
+            raise InputError(f"{type(reader.model).__name__}: torch cannot differentiate what {site} gives")
+
+    with ExitStack() as undo:
+        undo.enter_context(frozen(reader.model))
+        undo.enter_context(attach(reader.sites, kernel))
+        for module in dict.fromkeys(site.module for site in reader.sites):
+            undo.callback(module.register_forward_hook(check).remove)
+        yield
+
+
+def differentiate(value: Tensor, model: Any) -> float:
     """Run the backward pass of a number of a model.
+
+    Returns:
+        the factor by which the gradients are too large.
 
     Raises:
         InputError: an operation in between has no gradient.
@@ -58,14 +80,45 @@ def differentiate(value: Tensor, model: nn.Module) -> None:
             f"{type(model).__name__}: the metric does not depend on the activation of any MLP through operations that "
             "torch can differentiate"
         )
+    scale = _HALF_SCALE if model.dtype is torch.float16 else 1.0
     with warnings.catch_warnings():
         # Torch would go on as if nothing depended on the operation.
         warnings.filterwarnings("error", message=".*an autograd kernel was not registered")
         try:
-            value.backward()
+            value.backward(value.new_tensor(scale))
         except UserWarning as told:
             operation = str(told).partition(": an autograd")[0]
             raise InputError(f"{type(model).__name__}: torch cannot differentiate {operation}") from told
+    return scale
+
+
+class Start:
+    """The start of the graph that autograd goes back through: the first layer with a site."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._layer = {
+            position: number
+            for number, layer in enumerate(layers(reader.model, reader.sites))
+            for parts in [set(layer.modules())]
+            for position, site in enumerate(reader.sites)
+            if site.module in parts
+        }
+
+    def __call__(self, position: int, gate: Tensor, up: Tensor | None, held: Mapping[int, Tensor]) -> Tensor:
+        """The gate of a site; where nothing before it needs a gradient, detached and with one. ``held`` has the
+        positions of the sites that were called before.
+
+        Raises:
+            InputError: torch cannot differentiate what the site reads.
+        """
+        if gate.requires_grad or (up is not None and up.requires_grad):
+            return gate
+        first = next(iter(held), position)
+        if not torch.is_grad_enabled() or self._layer.get(position) != self._layer.get(first):
+            site = self._reader.sites[position].name
+            raise InputError(f"{type(self._reader.model).__name__}: torch cannot differentiate what {site} reads")
+        return gate.detach().requires_grad_()
 
 
 class Gradients:
@@ -84,47 +137,20 @@ class Gradients:
     """
 
     def __init__(self, reader: Reader, metric: Metric, gradients: bool, recompute: bool | None) -> None:
-        self.reader, self.metric, self.gradients, self.recompute = reader, metric, gradients, recompute
+        self.reader, self.metric, self.gradients = reader, metric, gradients
+        self._recomputation = Recomputation(reader, recompute)
         self.products: dict[int, Tensor] = {}
         self.slopes: dict[int, Tensor] = {}
-        self._layer = {
-            position: number
-            for number, layer in enumerate(layers(reader.model, reader.sites))
-            for parts in [set(layer.modules())]
-            for position, site in enumerate(reader.sites)
-            if site.module in parts
-        }
+        self._start = Start(reader)
         self._rows: Tensor  # the question of each token of the batch, -1 where it is not attributed
         self._questions = 0
         self._plans: dict[torch.device, ops.SegmentPlan] = {}
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Compute the sites' activations by :meth:`kernel` meanwhile, without gradients of weights."""
-        with frozen(self.reader.model), attach(self.reader.sites, self.kernel):
-            yield
 
     def __call__(self, batch: QuestionBatch) -> None:
         """Fill the sums of a batch of questions."""
         rows = np.where(batch.counted, batch.owner[:, None], -1).flatten()
         self._rows, self._questions = torch.from_numpy(rows), len(batch.questions)
-        if self.recompute is None:
-            most = int(_MEMORY * free_bytes(self.reader.model.device))
-            try:
-                with limited(self.reader.model, most):
-                    self._differentiate(batch)
-                return
-            except TooLarge:
-                self.recompute = True
-                warn(
-                    f"a batch of {batch.input_ids.size:,} tokens keeps more than {most / 2**30:.1f} GiB for the "
-                    "backward pass: each layer is computed again in it, which takes about a third as long again",
-                    Note,
-                )
-        with ExitStack() as stack:
-            if self.recompute:
-                stack.enter_context(recomputing(self.reader.model, self.reader.sites))
-            self._differentiate(batch)
+        self._recomputation(lambda: self._differentiate(batch), batch.input_ids.size)
 
     def _differentiate(self, batch: QuestionBatch) -> None:
         self.products, self.slopes, self._plans = {}, {}, {}
@@ -137,14 +163,11 @@ class Gradients:
             cached=0,
             prefix=(),
         )
-        half = self.reader.model.dtype is torch.float16
         with torch.enable_grad():
-            values = self.metric(inputs, batch.questions)
-            total = values.sum() * (_HALF_SCALE if half else 1)
-        differentiate(total, self.reader.model)
-        if half:
-            for sums in (*self.products.values(), *self.slopes.values()):
-                sums /= _HALF_SCALE
+            total = self.metric(inputs, batch.questions).sum()
+        scale = differentiate(total, self.reader.model)
+        for sums in (*self.products.values(), *self.slopes.values()):
+            sums /= scale
 
     def kernel(self, position: int, gate: Tensor, up: Tensor | None, act: str, routed: Routed | None = None) -> Tensor:
         """:class:`affectron.models.Kernel`: compute h; the backward pass adds to the sums.
@@ -153,12 +176,7 @@ class Gradients:
             InputError: torch cannot differentiate what the site reads.
         """
         plan, shape = self._plan(gate.device, routed), (self._questions, gate.shape[-1])
-        if not (gate.requires_grad or (up is not None and up.requires_grad)):
-            first = next(iter(self.products), position)
-            if not torch.is_grad_enabled() or self._layer.get(position) != self._layer.get(first):
-                site = self.reader.sites[position].name
-                raise InputError(f"{type(self.reader.model).__name__}: torch cannot differentiate what {site} reads")
-            gate = gate.detach().requires_grad_()  # nothing before the first layer needs a gradient
+        gate = self._start(position, gate, up, self.products)
         products = self._sums(self.products, position, shape, gate.device)
         slopes = self._sums(self.slopes, position, shape, gate.device) if self.gradients else None
         return ops.glu_attribution(gate, up, products, plan, act, slopes)
