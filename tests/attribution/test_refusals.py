@@ -41,6 +41,15 @@ def refused(model: Any, corpus: Corpus = CORPUS, tokenizer: Any = TOKENIZER, **o
             "calibrate is 'train', which goes with 'label_likelihood'",
         ),
         ({"metric": "text", "baseline": "mean"}, "baseline is 'mean', and the metric 'text' keeps the gradient"),
+        ({"metric": "text", "prompts": PROMPTS}, "prompts is {'kind'"),
+        (
+            {"metric": "text", "evaluator": "linear_probe"},
+            "evaluator is 'linear_probe', which goes with the metric 'answer', and it is 'text'",
+        ),
+        (
+            {"metric": "text", "calibrate": "content_free"},
+            "calibrate is 'content_free', which goes with the metric 'answer', and it is 'text'",
+        ),
         ({"baseline": "mean"}, "baseline is 'mean' and stats is not given; expected stats with 'mean' alone"),
         ({"shards": 10}, "shards is 10, expected 1 to 9"),
         ({"resume": True}, "checkpoint is None and resume is True"),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from affectron._internal import overlap
 from affectron._internal.arguments import checked_arguments
 from affectron._internal.artifacts import SAME_MODEL
+from affectron._internal.checks import shown
 from affectron._internal.files import digest
 from affectron._internal.options import documented
 from affectron.attribution.batching import QuestionBatch, question_batches
@@ -93,7 +94,8 @@ def attribute(
 
     Raises:
         InputError: an option is not one of those named, a task of one label, ``baseline`` is ``mean`` and ``stats`` is
-            not given or of another model, a prompt that cannot be used, or as :func:`affectron.screen`.
+            not given or of another model, a prompt that cannot be used, an option of questions with the metric
+            ``text``, or as :func:`affectron.screen`.
     """
     options = Attribute(
         shards=shards, checkpoint=None if checkpoint is None else Path(checkpoint),
@@ -101,6 +103,11 @@ def attribute(
         batch_tokens=batch_tokens, recompute=recompute,
     )  # fmt: skip
     ask = Ask(evaluator=evaluator, prompts=dict(prompts or {}), calibrate=calibrate)
+    if metric == "text":
+        usual = Ask().values()
+        for name, value in ask.values().items():
+            if value != usual[name]:
+                raise InputError(f"{name} is {shown(value)}, which goes with the metric 'answer', and it is 'text'")
     attribution = _Attribution(model, tokenizer, corpus, options, ask, stats)
     found = attribution.of(corpus, EventLog(log) if isinstance(log, (str, Path)) else log, progress)
     check_finite([found])
