@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
 from affectron import Corpus, screen
 from affectron.stats import ActivationStats
@@ -99,27 +102,85 @@ def test_processes_that_differ_are_refused(sentences: Path, tmp_path: Path) -> N
     assert not (tmp_path / "shards").exists()
 
 
-def test_torchrun_runs_the_command(sentences: Path, tmp_path: Path) -> None:
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_torchrun_runs_the_command(sentences: Path, tmp_path: Path, nodes: int) -> None:
+    """On one node with two processes, and on two nodes with one each, and a folder of shards each."""
     model = tmp_path / "model"
     build("llama").save_pretrained(model)
     make_tokenizer().save_pretrained(model)
     output, log = tmp_path / "out.safetensors", tmp_path / "log.jsonl"
+    where = [
+        "--nnodes", nodes, "--nproc-per-node", 2 // nodes, "--local-addr", "localhost",
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}",
+    ]  # fmt: skip
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "affectron",
-        "screen", model, sentences, "-o", output, "--shards", SHARDS, "--batch-tokens", 64, "--log-json", log, "--json",
+        "-m", "affectron", "screen", model, sentences, "-o", output, "--shards", SHARDS, "--batch-tokens", 64,
+        "--log-json", log, "--json", "--resume", "--checkpoint",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["sentences"] == 100  # a single process prints
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "torch.distributed.run", "--rdzv-conf", f"is_host={node == 0}",
+                *map(str, [*where, *command, tmp_path / f"shards-{node}"]),
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )
+        for node in range(nodes)
+    ]  # fmt: skip
+    try:
+        ended = [node.communicate(timeout=300) for node in started]
+    finally:
+        for node in started:
+            node.terminate()
+    assert [node.returncode for node in started] == [0] * nodes, ended
+    printed = "".join(out for out, _ in ended)
+    assert json.loads(printed)["sentences"] == 100  # a single process prints
     whole = ActivationStats.load(output)
     alone = screen(build("llama"), make_tokenizer(), Corpus.from_file(sentences), batch_tokens=64, shards=SHARDS)
     for site in whole.sites:
         assert (whole.count[site] == alone.count[site]).all()
         assert (whole.active[site] == alone.active[site]).all()
-    assert not (tmp_path / "out.safetensors.shards").exists()
+    assert not [*tmp_path.glob("shards-*")]
     events = [json.loads(line) for line in log.read_text().splitlines()]
     summaries = [event for event in events if event["event"] == "summary"]
     assert sorted(event["rank"] for event in summaries) == [0, 1]
     assert sum(event["sentences"] for event in summaries) == 100
     assert sum(event["event"] == "checkpoint" for event in events) == SHARDS
+
+
+def _measure_as_launched(sentences: Path, port: str, folder: str, output: str, rank: str) -> None:
+    """Measure as one of two processes that torchrun started; the store at ``port`` is that of its agent."""
+    from affectron.screening import processes
+
+    again = Path(folder).exists()
+    os.environ |= {
+        "RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port,
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    if again and rank == "0":
+        time.sleep(1)  # rank 1 finds the addresses of the first start
+    processes.initialise()
+    _measure_or_die(sentences, folder, output, rank, again)
+    processes.finish()
+
+
+def test_processes_that_are_started_again_find_each_other(sentences: Path, alone: bytes, tmp_path: Path) -> None:
+    """The store of torchrun has the addresses of the first start still. Each node counts its own restarts."""
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    arguments = [
+        (sentences, str(store.port), str(tmp_path / f"shards-{rank}"), str(tmp_path / f"{rank}.safetensors"), str(rank))
+        for rank in range(2)
+    ]
+    first, second = (start(_measure_as_launched, *of_rank) for of_rank in arguments)
+    for worker in (first, second):
+        worker.join(120)
+    assert (first.exitcode, second.exitcode) == (1, -signal.SIGKILL)
+    succeed([start(_measure_as_launched, *of_rank) for of_rank in arguments])
+    assert outputs(tmp_path, 2) == [alone] * 2

@@ -8,9 +8,11 @@ groups.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from torch import nn
 from affectron.errors import Incomplete, InputError
 from affectron.models.parallel import is_fully_sharded, tensor_group
 from affectron.screening.checkpoint import RESUME, ShardFolder
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 # The fastest process waits at the end for the slowest, which may have one shard more to read.
 _TIMEOUT = timedelta(days=7)
@@ -32,8 +37,37 @@ def launched() -> bool:
 
 def initialise() -> None:
     """Join the processes that ``torchrun`` started: gloo for host arrays, NCCL for those of GPUs."""
+    # Absent where torch is built without torch.distributed.
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=_TIMEOUT)
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    store.set_timeout(_TIMEOUT)
+    start = PrefixStore(_common_start(store, rank, size), store)
+    dist.init_process_group(backend, store=start, rank=rank, world_size=size, timeout=_TIMEOUT)
+
+
+def _common_start(store: Store, rank: int, size: int) -> str:
+    """Agree on a name for this start of the processes, which no earlier start has.
+
+    torchrun keeps the store when it restarts processes, and with it the addresses of the processes that have ended. The
+    number of restarts does not tell the starts apart: each node counts its own. So rank 0 offers a new name, and the
+    others answer with a name of their own, until rank 0 has listed it.
+    """
+    own = uuid4().hex
+    if rank == 0:
+        store.set("affectron/start", own)
+        names = [store.get(f"affectron/{own}/{other}").decode() for other in range(1, size)]
+        store.set(f"affectron/{own}/answers", " ".join(names))
+        return own
+    while True:
+        offered: str = store.get("affectron/start").decode()  # of an earlier start, until rank 0 has started again
+        store.set(f"affectron/{offered}/{rank}", own)
+        answers = f"affectron/{offered}/answers"
+        if store.check([answers]) and own in store.get(answers).decode().split():
+            return offered
+        time.sleep(0.1)
 
 
 def finish() -> None:
