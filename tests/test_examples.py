@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,10 @@ import transformers
 from nbclient import NotebookClient
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from affectron import ActivationStats, Corpus, load_model, screen
 from tests.report.reading import Page
+from tests.support.tiny import build, make_tokenizer
+from tests.support.workers import write_sentences
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -102,6 +106,30 @@ def test_own_model(run) -> None:
         changes = [float(number) for number in shown[5 + label].split("[")[1].rstrip("]").replace("'", "").split(", ")]
         assert changes[label] > 0.05
         assert all(change < 1e-3 for other, change in enumerate(changes) if other != label)
+
+
+def test_files_of_a_ray_cluster(tmp_path: Path, one_thread: None) -> None:
+    """The task and the merge, without Ray: the counts of the files are those of the whole."""
+    model, whole = tmp_path / "model", write_sentences(tmp_path / "whole.jsonl", 101)
+    build("llama").save_pretrained(model)
+    make_tokenizer().save_pretrained(model)
+    lines = whole.read_text().splitlines(keepends=True)
+    example, parts = runpy.run_path(str(EXAMPLES / "ray_screen.py")), []
+    for number, cut in enumerate((slice(0, 37), slice(37, 101))):
+        file = tmp_path / f"{number}.jsonl"
+        file.write_text("".join(lines[cut]))
+        parts.append(example["screen_file"](str(model), str(file), tmp_path / "parts" / str(number)))
+    output = tmp_path / "out.safetensors"
+    example["merge"](parts, str(output))
+    stats, expected = ActivationStats.load(output), screen(*load_model(model), Corpus.from_file(whole))
+    assert stats.segments == expected.segments
+    for site in expected.sites:
+        assert (stats.count[site] == expected.count[site]).all()
+        assert (stats.active[site] == expected.active[site]).all()
+
+
+def test_the_slurm_script_can_be_read() -> None:
+    subprocess.run(["bash", "-n", str(EXAMPLES / "screen.sbatch")], check=True)
 
 
 def test_neuron_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

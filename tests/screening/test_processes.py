@@ -155,19 +155,35 @@ def test_torchrun_runs_the_command(sentences: Path, tmp_path: Path, nodes: int) 
     assert sum(event["event"] == "checkpoint" for event in events) == SHARDS
 
 
-def _measure_as_launched(sentences: Path, port: str, folder: str, output: str, rank: str) -> None:
-    """Measure as one of two processes that torchrun started; the store at ``port`` is that of its agent."""
+def _launch(rank: int, size: int, port: int, interface: str = "lo") -> None:
+    """Join as one of the processes that torchrun started; the store at ``port`` is that of its agent."""
+    from affectron.screening import processes
+
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": interface,
+    }  # fmt: skip
+    processes.initialise()
+
+
+def _cannot_connect(port: int) -> None:
+    line = message(lambda: _launch(0, 1, port, "none7"))
+    assert "GLOO_SOCKET_IFNAME is none7, expected the network interface" in line
+
+
+def test_processes_that_cannot_connect_name_the_interface() -> None:
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    succeed([start(_cannot_connect, store.port)])
+
+
+def _measure_as_launched(sentences: Path, rank: int, port: int, folder: str, output: str) -> None:
     from affectron.screening import processes
 
     again = Path(folder).exists()
-    os.environ |= {
-        "RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port,
-        "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo",
-    }  # fmt: skip
-    if again and rank == "0":
+    if again and rank == 0:
         time.sleep(1)  # rank 1 finds the addresses of the first start
-    processes.initialise()
-    _measure_or_die(sentences, folder, output, rank, again)
+    _launch(rank, 2, port)
+    _measure_or_die(sentences, folder, output, str(rank), again)
     processes.finish()
 
 
@@ -175,7 +191,7 @@ def test_processes_that_are_started_again_find_each_other(sentences: Path, alone
     """The store of torchrun has the addresses of the first start still. Each node counts its own restarts."""
     store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     arguments = [
-        (sentences, str(store.port), str(tmp_path / f"shards-{rank}"), str(tmp_path / f"{rank}.safetensors"), str(rank))
+        (sentences, rank, store.port, str(tmp_path / f"shards-{rank}"), str(tmp_path / f"{rank}.safetensors"))
         for rank in range(2)
     ]
     first, second = (start(_measure_as_launched, *of_rank) for of_rank in arguments)

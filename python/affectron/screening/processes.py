@@ -36,7 +36,11 @@ def launched() -> bool:
 
 
 def initialise() -> None:
-    """Join the processes that ``torchrun`` started: gloo for host arrays, NCCL for those of GPUs."""
+    """Join the processes that ``torchrun`` started: gloo for host arrays, NCCL for those of GPUs.
+
+    Raises:
+        InputError: the processes cannot connect.
+    """
     # Absent where torch is built without torch.distributed.
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
@@ -45,7 +49,15 @@ def initialise() -> None:
     store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
     store.set_timeout(_TIMEOUT)
     start = PrefixStore(_common_start(store, rank, size), store)
-    dist.init_process_group(backend, store=start, rank=rank, world_size=size, timeout=_TIMEOUT)
+    try:
+        dist.init_process_group(backend, store=start, rank=rank, world_size=size, timeout=_TIMEOUT)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        interface = os.environ.get("GLOO_SOCKET_IFNAME", "not set")
+        raise InputError(
+            f"the processes cannot connect ({reason}): GLOO_SOCKET_IFNAME is {interface}, expected the network "
+            "interface by which the nodes reach each other"
+        ) from error
 
 
 def _common_start(store: Store, rank: int, size: int) -> str:
