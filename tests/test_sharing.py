@@ -214,9 +214,9 @@ def test_a_card_gives_the_test(hub: FakeHub) -> None:
         assert effect.reason.split("(")[0] in verdict
         assert change.replace("\\", "") == f"{written(effect.delta)} {written_pair(list(effect.interval))}"
         assert n == str(validation.results[key[0]].sentences)
-        assert p.removesuffix(" |").replace("\\", "") == (
-            "< 0.001" if effect.adjusted_p < 0.001 else f"{effect.adjusted_p:.3g}"
-        )
+        adjusted = effect.specific_adjusted_p if effect.verdict == "specific" else effect.adjusted_p
+        assert p.removesuffix(" |").replace("\\", "") == ("< 0.001" if adjusted < 0.001 else f"{adjusted:.3g}")
+    assert "specific" in {effect.verdict for effect in expected.values()}
     assert "These splits have 238 sentences; 0 of them were among the texts that the neurons were found on." in card(
         hub
     )

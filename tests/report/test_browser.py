@@ -64,7 +64,7 @@ def test_a_phone_shows_the_tables_of_the_summary_without_scrolling_sideways(brow
     told = tab.evaluate(
         "[...document.querySelectorAll('#table-verdicts td')].map(cell => getComputedStyle(cell, '::before').content)"
     )
-    assert set(told) == {'"verdict"', '"Δ own, points"', '"adjusted p"', '"Δ others, points"', '"random"'}
+    assert set(told) == {'"verdict"', '"Δ own, points"', '"claim adjusted p"', '"Δ others, points"', '"random"'}
     tab.close()
 
 

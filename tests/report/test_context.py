@@ -54,20 +54,24 @@ def test_the_first_table_has_a_row_for_each_label_with_its_strongest_mask(whole:
     page = Page(path)
     assert next(iter(page.tables)) == "table-verdicts"
     expected: list[list[list[str]]] = [
-        [["label"], ["verdict", "mask"], ["Δ own, points", "interval, points"], ["adjusted p"],
-         ["Δ others, points", "others interval, points"], ["random"]]
+        [["label", "sentences"], ["verdict", "mask"], ["Δ own, points", "interval, points"],
+         ["claim adjusted p", "claim p"], ["Δ others, points", "others interval, points"], ["random"]]
     ]  # fmt: skip
     for task, part in content["tasks"].items():
         expected.append([[task]])
         for label in part["labels"]:
-            masks = part["results"][label]["masks"]
-            name, mask = min(
-                masks.items(), key=lambda item: (VERDICTS.index(item[1]["verdict"]), item[1]["adjusted_p"])
-            )
+            result = part["results"][label]
+            ranked = []
+            for name, mask in result["masks"].items():
+                parts = [mask["p"], mask["random"]["p"], mask["specific_p"], mask["answers_p"]]
+                specific = mask["verdict"] == "specific"
+                p = (mask["specific_adjusted_p"], max(parts)) if specific else (mask["adjusted_p"], mask["p"])
+                ranked.append((VERDICTS.index(mask["verdict"]), p, name, mask))
+            _, p, name, mask = min(ranked)
             drawn = mask["random"]
             expected.append(
-                [[label], [mask["verdict"], name], [written(mask["delta"]), written_pair(mask["interval"])],
-                 [written_p(mask["adjusted_p"])],
+                [[label, f"{result['sentences']}"], [mask["verdict"], name],
+                 [written(mask["delta"]), written_pair(mask["interval"])], [*map(written_p, p)],
                  [written(mask["others_delta"]), written_pair(mask["others_interval"])],
                  [f"{drawn['beyond']} of {drawn['sets']}"]]
             )  # fmt: skip

@@ -133,6 +133,19 @@ def test_among_equal_verdicts_the_smaller_p_is_claimed_and_then_the_mask_that_ac
     assert words.strongest({"adaptive": better, "zero": worse}) == "adaptive"
 
 
+def test_a_claim_of_specific_neurons_rests_on_the_largest_of_its_four_p() -> None:
+    whole = mask("specific", p=0.001, adjusted_p=0.002, random=DRAWN, specific_adjusted_p=0.03)
+    assert whole.claim_p == (1 / 220, 0.03)
+    for name in ("p", "specific_p", "answers_p"):
+        assert replace(whole, **{name: 0.02}).claim_p == (0.02, 0.03)
+    assert replace(whole, random=replace(DRAWN, p=0.02)).claim_p == (0.02, 0.03)
+    assert replace(whole, verdict="lowers accuracy").claim_p == (0.001, 0.002)
+    # The smaller McNemar's p is not the better claim.
+    other = replace(whole, p=0.002, adjusted_p=0.004, specific_adjusted_p=0.02)
+    assert words.strongest({"adaptive": whole, "zero": other}) == "zero"
+    assert words.strongest({"adaptive": other, "zero": whole}) == "adaptive"
+
+
 @pytest.mark.parametrize(
     ("p", "shown"),
     [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.001, "0.001"), (1 / 220, "0.00455"), (11 / 220, "0.05"),

@@ -142,7 +142,8 @@ def _tests(described: Description, validation: Tested | None) -> list[str]:
         for name, mask in result.masks.items():
             reason = f": {mask.reason}" if mask.reason else ""
             change = f"{points(mask.delta)} {pair(mask.interval)}"
-            rows.append((label, name, mask.verdict + reason, change, result.sentences, p_value(mask.adjusted_p)))
+            _, adjusted = mask.claim_p
+            rows.append((label, name, mask.verdict + reason, change, result.sentences, p_value(adjusted)))
     tested = made.get("tested") or {}
     screened = tested.get("screened")
     seen = "it is not known how many of them were" if screened is None else f"{screened:,} of them were"
@@ -152,8 +153,8 @@ def _tests(described: Description, validation: Tested | None) -> list[str]:
         f"{_plain(made.get('corpus_splits'))}). These splits have {count(tested.get('sentences', 0), 'sentence')}; "
         f"{seen} among the texts that the neurons were found on. {described.note}".rstrip(),
         _table(("label", "mask", "verdict", "Δ own, points [95 %]", "n", "adjusted p"), rows) or "No label was tested.",
-        "Δ own is the change of accuracy on the label's own n test sentences; p of McNemar's exact test is adjusted "
-        "over the labels (Holm).",
+        "Δ own is the change of accuracy on the label's own n test sentences; p of McNemar's exact test, of “specific” "
+        "the largest of the four p values of its rule, is adjusted over the labels (Holm).",
     ]
 
 

@@ -142,6 +142,14 @@ class Effect(Change):
     verdict: Verdict
     reason: str
 
+    @property
+    def claim_p(self) -> tuple[float, float]:
+        """p that the verdict rests on, by itself and adjusted over the labels: of ``specific`` the largest of its four
+        p values, of any other verdict McNemar's."""
+        if self.verdict != SPECIFIC or self.random is None or self.specific_adjusted_p is None:
+            return self.p, self.adjusted_p
+        return _largest(self, self.random), self.specific_adjusted_p
+
 
 @dataclass(frozen=True)
 class Measured(Shown):
@@ -170,14 +178,12 @@ class Measured(Shown):
     def claim_p(self) -> float | None:
         """p of the claim ``specific`` of this label alone: each part of it has to hold, so it is the largest of theirs
         (intersection-union test, Berger 1982); None without random sets."""
-        if self.random is None:
-            return None
-        return max(self.partial_p, self.random.p)
+        return None if self.random is None else _largest(self.change, self.random)
 
     @property
     def partial_p(self) -> float:
         """The largest p of the parts that need no random sets."""
-        return max(self.change.p, self.change.specific_p or 0.0, self.change.answers_p or 0.0)
+        return _largest(self.change, None)
 
     @property
     def below_others(self) -> bool:
@@ -189,6 +195,11 @@ class Measured(Shown):
 
 
 Key = TypeVar("Key")
+
+
+def _largest(change: Change, random: RandomSets | None) -> float:
+    """The largest p of the parts of ``specific``, of those that were measured."""
+    return max(change.p, change.specific_p or 0.0, change.answers_p or 0.0, random.p if random else 0.0)
 
 
 def judge(measured: Mapping[Key, Measured], smallest_effect: float) -> dict[Key, Effect]:

@@ -48,23 +48,25 @@ def overview_tables(pieces: Pieces) -> dict[str, Table]:
 def _verdicts(validation: Validation) -> Table:
     """The strongest claim about each label."""
     columns = (
-        Column("task"), Column("label"), Column("verdict"), Column("mask", "text", "under"),
-        Column("reason", "passage", "detail"), Column("Δ own", "points"),
-        Column("interval", "points interval", "under"), Column("adjusted p", "p"), Column("Δ others", "points"),
+        Column("task"), Column("label"), Column("sentences", "count", "under"), Column("verdict"),
+        Column("mask", "text", "under"), Column("reason", "passage", "detail"), Column("Δ own", "points"),
+        Column("interval", "points interval", "under"), Column("claim adjusted p", "p"),
+        Column("claim p", "p", "under"), Column("Δ others", "points"),
         Column("others interval", "points interval", "under"), Column("random", "beyond"),
     )  # fmt: skip
     rows: list[list[object]] = []
     for task, of_task in validation.tasks.items():
         for label, result in of_task.in_order():
             if not result.masks:
-                rows.append([task, label, "not tested", *[None] * 8])
+                rows.append([task, label, result.sentences, "not tested", *[None] * 9])
                 continue
             name = words.strongest(result.masks)
             mask = result.masks[name]
+            p, adjusted = mask.claim_p
             rows.append(
                 [
-                    task, label, mask.verdict, name, mask.reason, mask.delta, mask.interval, mask.adjusted_p,
-                    mask.others_delta, mask.others_interval, mask.random and (mask.random.beyond, mask.random.sets),
+                    task, label, result.sentences, mask.verdict, name, mask.reason, mask.delta, mask.interval, adjusted,
+                    p, mask.others_delta, mask.others_interval, mask.random and (mask.random.beyond, mask.random.sets),
                 ]
             )  # fmt: skip
     return Table("verdicts", "The strongest claim about each label", columns, rows, VALIDATION, grouped=True)

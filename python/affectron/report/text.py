@@ -131,12 +131,13 @@ def claims(results: Mapping[str, LabelResult]) -> dict[str, str]:
 
 
 def strongest(masks: Mapping[str, Mask]) -> str:
-    """The mask of the strongest verdict; among masks of the same verdict that of the smallest adjusted p, then of the
-    smallest p, then the one that changes the activations more."""
+    """The mask of the strongest verdict; among masks of the same verdict that of the smallest adjusted p of the claim,
+    then of its smallest p, then of McNemar's, then the one that changes the activations more."""
 
     def rank(name: str) -> tuple[float, ...]:
         mask = masks[name]
-        return VERDICTS.index(mask.verdict), mask.adjusted_p, mask.p, -(mask.relative_change or 0.0)
+        p, adjusted = mask.claim_p
+        return VERDICTS.index(mask.verdict), adjusted, p, mask.p, -(mask.relative_change or 0.0)
 
     return min(masks, key=rank)
 
