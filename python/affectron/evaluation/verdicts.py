@@ -262,7 +262,9 @@ def _blind(measured: Measured) -> list[str]:
     """Reasons for which this mask on this label could not have shown an effect."""
     reasons = []
     change = measured.change.relative_change
-    if change is not None and change < LEAST_CHANGE:
+    if change is None:
+        reasons.append("no masked neuron is active under the label")
+    elif change < LEAST_CHANGE:
         reasons.append(f"the mask changes a typical activation by {100 * change:.2g} % only")
     right, sentences = measured.right, measured.sentences
     if scipy.stats.binomtest(right, sentences, measured.chance, alternative="greater").pvalue > LEVEL:
