@@ -101,7 +101,7 @@ gpu-wheel: ## on a machine without a GPU: build the wheel that `make gpu` instal
 matrix: $(VENV)/installed ## test other versions of torch and transformers; writes docs/compatibility.md
 	@$(BIN)/python tools/matrix.py
 
-calibrate: $(VENV)/installed ## examine selectors and verdicts on planted models; writes docs/calibration.md
+calibrate: $(VENV)/installed ## examine selectors and verdicts on planted models, in 4 minutes on two cores; writes docs/calibration.md
 	@$(BIN)/python -m tools.calibrate
 
 # A run goes on where it was stopped, and stages whose inputs are unchanged are not run again.
