@@ -148,3 +148,12 @@ def test_intervals_of_a_mean_cover_as_often_as_they_say(n: int) -> None:
     assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / trials)
     assert mean_interval(np.array([2.0])) == (-np.inf, np.inf)
     assert mean_interval(np.full(3, 2.0)) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(("n", "share", "covers"), [(20, 0.1, 0.87), (50, 0.1, 0.87), (20, 0.03, 0.46)])
+def test_intervals_of_a_mean_cover_less_where_few_values_change(n: int, share: float, covers: float) -> None:
+    """The interval holds the mean where the number of changes is in reach: a sum of binomial probabilities."""
+    number = np.arange(n + 1)
+    intervals = [mean_interval(np.repeat([-1.0, 0.0], [changed, n - changed])) for changed in number.tolist()]
+    covered = np.array([low <= -share <= high for low, high in intervals])
+    assert scipy.stats.binom.pmf(number, n, share)[covered].sum() == pytest.approx(covers, abs=0.01)

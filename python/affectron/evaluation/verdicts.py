@@ -97,7 +97,7 @@ class Change(Shown):
         answers_delta, others_answers_delta: change of the share of own sentences, and of the others, that are answered
             with the label, right or wrong.
         answers_p: of no difference of these two, two-sided. A program that makes the answer rarer everywhere lowers
-            accuracy on own sentences alone; the answer falls alike on both.
+            accuracy on own sentences alone; the answer falls alike on both where it is as frequent on both.
         relative_change: how far the program changes a typical activation under the label, as a share of it
             (:func:`affectron.interventions.relative_change`).
     """
