@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -75,8 +75,8 @@ def select(
     The screens ``sign``, ``min_effect``, ``fdr`` and ``min_count`` then each remove neurons from a label's list, in any
     combination; none adds any. ``fdr`` is Benjamini-Hochberg over all neurons of the model, for each label, on p values
     that hold whatever the distribution (``permutation_p``). The observations must be sentences (statistics with tokens
-    "mean" or "last", and attributions) or pairs: tokens of a sentence are not independent. With a signed score,
-    ``sign="negative"`` ranks from the lowest value.
+    "mean" or "last", and attributions) or pairs: tokens of a sentence are not independent. Nor are sentences of one
+    text, and a warning tells of them. With a signed score, ``sign="negative"`` ranks from the lowest value.
 
     Attributions (:func:`affectron.attribute`) take a score of theirs, such as ``attribution_t``, and are
     screened by the contrast of label and rest, each sentence an observation. Statistics of contrastive pairs take a
@@ -113,6 +113,8 @@ def select(
             "under a label",
             Note,
         )
+    if fdr is not None:
+        _tell_repeated(stats, list(neurons.tasks))
     return neurons
 
 
@@ -149,6 +151,24 @@ def check_sentences(fdr: float, tokens: Any) -> None:
             "of a sentence are not independent, so there is no error rate over them; screen with tokens mean or last, "
             "take attributions or pairs, or read the p of candidates"
         )
+
+
+def _tell_repeated(stats: ActivationStats, tasks: Sequence[str]) -> None:
+    """Warn of tasks with more sentences than there are texts: there is no error rate over sentences that go together.
+
+    A text may have a sentence in each of several tasks, so that fewer sentences than texts tell nothing.
+    """
+    if stats.screened is None or stats.of_pairs:
+        return
+    texts = len(stats.screened)
+    for task in tasks:
+        rows = list(stats.task_rows(task))
+        sentences = max(int(count[rows].sum()) for count in stats.count.values())
+        if sentences > texts:
+            warn(
+                f"task {task!r}: its {wording.count(sentences, 'sentence')} have {wording.count(texts, 'text')}; fdr "
+                "counts each sentence as one of its own, and holds its rate where each text is there once"
+            )
 
 
 def resolved(options: Select, stats: ActivationStats) -> Select:

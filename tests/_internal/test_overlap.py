@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,12 @@ def test_a_text_is_itself_in_every_form_and_spacing() -> None:
         assert overlap.text_hash(other) == overlap.text_hash(written)
     for other in ("caf\u00e9 au lait, please", "Cafe au lait, please", "Caf\u00e9 au lait, please!"):
         assert overlap.text_hash(other) != overlap.text_hash(written)
+
+
+@given(st.lists(st.sampled_from(["a", " a", "b", "a b", "a  b\n", "c"])))
+def test_repeats_are_the_texts_that_came_before(texts: list[str]) -> None:
+    plain = [" ".join(text.split()) for text in texts]
+    assert overlap.repeats(texts) == sum(text in plain[:place] for place, text in enumerate(plain))
 
 
 @pytest.mark.parametrize("text", ["AAAA", "not base64", None, 3, overlap.encode(np.array([2, 1], np.uint64))])
@@ -167,3 +174,44 @@ def test_candidates_refuse_or_state_what_was_screened() -> None:
     assert clean["provenance"]["tested"] == {
         "sentences": 60, "screened": 0, "texts": overlap.encode(overlap.hashed(TEXTS["test"])),
     }  # fmt: skip
+
+
+def repeating(*splits: str) -> Corpus:
+    """The corpus, with the first sentence of mood in dev once more in each of ``splits``."""
+    records = [
+        {"text": one.text, "label": label, "task": CORPUS.task_of[label], "split": split}
+        for split in CORPUS.splits
+        for one in CORPUS.where(split=split)
+        for label in one.labels
+    ]
+    again = next(record for record in records if (record["split"], record["task"]) == ("dev", "mood"))
+    return Corpus.from_records([*records, *({**again, "split": split} for split in splits)])
+
+
+def test_tested_sentences_of_one_text_are_told_and_counted() -> None:
+    stats = screen(MODEL, TOKENIZER, CORPUS.where(split="train"))
+    neurons = select(stats, top=0.05, filter_rate=None)
+    for splits, number in (((), 0), (("dev",), 1), (("test",), 1), (("dev", "test", "test"), 3)):
+        exam = Exam(MODEL, TOKENIZER, repeating(*splits), prompts=PROMPTS)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            findings = induction(exam, neurons, stats, [1.0], random_sets=0, task="mood")
+        assert findings.provenance["tested"]["repeated"] == number
+        sentences = 72 + number
+        expected = [f"task 'mood': {number} of the {sentences} sentences of splits 'dev' and 'test' have the text of"]
+        assert [str(one.message)[: len(expected[0])] for one in told] == (expected if number else [])
+
+
+@pytest.mark.parametrize("tokens", ["mean", "last"])
+def test_a_false_discovery_rate_over_sentences_of_one_text_is_told(tokens: str) -> None:
+    for splits, number in (((), 0), (("train",) * 3, 3)):
+        stats = screen(MODEL, TOKENIZER, repeating(*splits).where(task="mood"), tokens=tokens)
+        assert stats.screened is not None
+        texts = len(stats.screened)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            select(stats, top=1.0)  # no claim of a rate
+            assert not told
+            select(stats, top=1.0, fdr=0.05)
+        line = f"task 'mood': its {texts + number} sentences have {texts} texts; fdr counts each"
+        assert [str(one.message)[: len(line)] for one in told] == ([line] if number else [])

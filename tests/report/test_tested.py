@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from affectron.report import build_report
+from affectron.report.tested import overlap_notices
 from tests.report.reading import Page
 from tests.support.errors import message
 from tests.support.results import (
@@ -59,3 +60,12 @@ def test_screened_sentences_of_any_file_are_refused_or_stated(tmp_path: Path) ->
     candidates.save(tmp_path / "candidates.json")
     shown = Page(build_report(tmp_path)).words
     assert "sentences that candidates.json and induction.json test were screened too cannot be checked" in shown
+
+
+@pytest.mark.parametrize("repeated", [0, 3])
+def test_tested_sentences_of_one_text_are_stated(repeated: int) -> None:
+    tested = {"sentences": 9, "screened": 0, "texts": "", "repeated": repeated}
+    candidates = replace(make_candidates({}), provenance={**PROVENANCE, "tested": tested})
+    notices = overlap_notices({"candidates.json": candidates}, {}, allow_overlap=False)
+    line = "3 of the sentences that candidates.json tests have the text of another one. Intervals and p values count"
+    assert [notice[: len(line)] for notice in notices] == ([line] if repeated else [])

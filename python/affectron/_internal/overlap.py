@@ -48,6 +48,12 @@ def hashed(texts: Iterable[str]) -> Texts:
     return _distinct(np.fromiter(map(text_hash, texts), dtype=np.uint64))
 
 
+def repeats(texts: Iterable[str]) -> int:
+    """Number of texts that are the same as an earlier one."""
+    every = list(texts)
+    return len(every) - len(hashed(every))
+
+
 def known(records: Iterable[Texts | None]) -> Texts:
     """Unite the known records: those that are not None."""
     return _distinct(np.concatenate([NONE, *(texts for texts in records if texts is not None)]))

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 from affectron._internal.arguments import EXAM, checked_arguments
 from affectron._internal.display import Shown, Summary
 from affectron._internal.options import documented
-from affectron._internal.overlap import compare
+from affectron._internal.overlap import compare, repeats
 from affectron._internal.progress import track
+from affectron._internal.warning import warn
+from affectron._internal.wording import count
 from affectron.corpus import Corpus, Sentence
 from affectron.errors import InputError
 from affectron.evaluation.batched import AS_IT_IS, Integers, Programs, Readout, text_loss
@@ -159,13 +162,26 @@ class Exam(Shown):
                 stats.rows(label)
             for split in self.splits.values():
                 self.corpus.where(split=split, task=name).require([*labels, *self.corpus.tasks[name]])
-        tested = (
-            sentence for name in tasks for split in (self.dev, self.test)
-            for sentence in self.corpus.where(split=split, task=name)
-        )  # fmt: skip
+        tested = {
+            name: [one for split in (self.dev, self.test) for one in self.corpus.where(split=split, task=name)]
+            for name in tasks
+        }
         records = {"neurons": neurons.screened, "statistics": stats.screened}
-        self._tested = compare(tested, records, self.allow_overlap)
+        self._tested = {
+            **compare(chain.from_iterable(tested.values()), records, self.allow_overlap),
+            "repeated": sum(self._repeated(name, sentences) for name, sentences in tested.items()),
+        }
         return tasks
+
+    def _repeated(self, task: str, sentences: Sequence[Sentence]) -> int:
+        """Number of a task's tested sentences that have the text of an earlier one, with a warning."""
+        repeated = repeats(sentence.text for sentence in sentences)
+        if repeated:
+            warn(
+                f"task {task!r}: {repeated} of the {count(len(sentences), 'sentence')} of splits {self.dev!r} and "
+                f"{self.test!r} have the text of another one; intervals and p values count each as one of its own"
+            )
+        return repeated
 
     @contextmanager
     def sitting(self, what: str, runs: int, progress: bool) -> Iterator[Steps]:
@@ -214,8 +230,8 @@ class Exam(Shown):
     def provenance(self, neurons: NeuronSet) -> dict[str, Any]:
         """Provenance of a result, as JSON.
 
-        The model, corpus and neurons with their hashes, the versions in use, and the overlap of tested and screened
-        sentences (:func:`affectron._internal.overlap.compare`).
+        The model, corpus and neurons with their hashes, the versions in use, and under ``tested`` the overlap of tested
+        and screened sentences (:func:`affectron._internal.overlap.compare`) and the number of repeated ones.
         """
         return {
             **self.made,

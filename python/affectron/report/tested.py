@@ -23,11 +23,12 @@ from affectron.stats import ActivationStats
 @dataclass(frozen=True)
 class _Tested:
     """Record of the tested sentences: their number, how many of them were screened (None where that cannot be told),
-    and their hashes (:func:`affectron._internal.overlap.encode`)."""
+    their hashes (:func:`affectron._internal.overlap.encode`), and how many repeat a text of their task."""
 
     sentences: Count
     screened: Count | None
     texts: str
+    repeated: Count = 0
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,21 @@ class _Overlap:
         stated: tested sentences that the result itself says were screened; None where it does not say.
         told: whether the overlap can be told.
         line: the overlap in words.
+        repeated: tested sentences that have the text of an earlier one of their task.
     """
 
     screened: int
     stated: int | None
     told: bool
     line: str
+    repeated: int = 0
 
 
 def overlap_notices(
     tests: Mapping[str, Findings], sources: Mapping[str, ActivationStats | NeuronSet], allow_overlap: bool
 ) -> list[str]:
-    """A notice for each result with tested sentences that were screened, and one for those whose overlap is unknown.
+    """A notice for each result with tested sentences that were screened, one for each with repeated ones, and one for
+    those whose overlap is unknown.
 
     Args:
         tests: file -> result.
@@ -77,6 +81,11 @@ def overlap_notices(
             )
         elif not known.told:
             untold.append(file)
+        if known.repeated:
+            notices.append(
+                f"{known.repeated:,} of the sentences that {file} tests have the text of another one. Intervals and p "
+                "values count each as a sentence of its own: they claim more than the texts show."
+            )
     if untold:
         notices.append(
             f"Whether sentences that {listing(untold)} test were screened too cannot be checked: the files do not tell."
@@ -103,7 +112,7 @@ def _overlap(
         common = int(overlap.are_among(texts, screened).sum())
         most = max(common, tested.screened or 0)
         line = f"{most} of the {tested.sentences} sentences that {file} tests were screened too"
-        return _Overlap(common, tested.screened, tested.screened is not None, line)
+        return _Overlap(common, tested.screened, tested.screened is not None, line, tested.repeated)
     same = _screened_splits(result, provenances)
     line = f"all sentences of {listing(same)} that {file} tests were screened too" if same else ""
     return _Overlap(len(same), None, bool(same), line)
