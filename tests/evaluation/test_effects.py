@@ -161,6 +161,23 @@ def test_the_nearest_are_those_of_the_smallest_margin(most: int) -> None:
     assert without.questions("test", TASK).nearest(rows, most) is rows
 
 
+@pytest.mark.parametrize("target", [0, 1])
+@pytest.mark.parametrize("first", [5, 290])
+def test_random_sets_are_of_similar_activity_under_the_label(target: int, first: int) -> None:
+    stats = make_stats(LABELS, 300)
+    activity = np.sqrt(stats.m2[SITE][target] / 9 + stats.mean[SITE][target] ** 2)
+    neurons = np.argsort(activity)[first : first + 5].tolist()  # of the least or the largest activity
+    exam: Any = None
+    ranked = ranked_of(exam, stats, target, neurons)
+    draws = ranked.draw(ranked.neurons, 50, np.random.default_rng(0))
+    assert draws is not None
+    drawn = draws.by_site[SITE]
+    assert not np.isin(drawn, neurons).any()
+    assert draws.activity == pytest.approx(np.median(activity[drawn]) / np.median(activity[neurons]))
+    assert 0.6 < draws.activity < 1.6
+    assert not 0.3 < np.median(activity) / np.median(activity[neurons]) < 3
+
+
 def test_an_adjusted_p_can_reach_the_level() -> None:
     for labels in (1, 3, 11, 40):
         assert labels / (1 + most_sets(None, labels)) <= LEVEL + 1e-12
