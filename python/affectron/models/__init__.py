@@ -6,7 +6,7 @@ from affectron.models.compaction import compact
 from affectron.models.context_length import max_length
 from affectron.models.discovery.sites import declare_mlp, find_sites
 from affectron.models.forward import Reader, body, evaluating
-from affectron.models.identity import check_tokenizer, config_hash, fingerprint, tokenizer_hash
+from affectron.models.identity import check_tokenizer, config_hash, fingerprint, stored_fingerprint, tokenizer_hash
 from affectron.models.layers import find_layers
 from affectron.models.layout import Site, Structure
 from affectron.models.load import load_model, load_skeleton
@@ -36,6 +36,7 @@ __all__ = [
     "load_model",
     "load_skeleton",
     "max_length",
+    "stored_fingerprint",
     "sweep",
     "tokenizer_hash",
     "unwrapped",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from affectron._internal.arguments import checked_arguments
 from affectron._internal.files import digest
 from affectron.errors import InputError
+from affectron.models.load import stored_weights
 from affectron.models.parallel import named_weights
 
 # Values of a parameter that the fingerprint reads: enough to show what training, pruning or an adapter changes, and so
@@ -26,12 +29,29 @@ def fingerprint(model: nn.Module) -> str:
 
     Weights saved in 16 bits have one fingerprint, whatever the dtype in which they are loaded.
     """
+    return _fingerprint((name, weight, weight.dtype) for name, weight in named_weights(model))
+
+
+def stored_fingerprint(path: str | Path, dtype: str | torch.dtype) -> str:
+    """:func:`fingerprint` of the model that ``load_model(path, dtype)`` gives, from its files: the model is not loaded,
+    and of the weights only the values that count are read.
+
+    Raises:
+        InputError: there is no such model, its config or weights are missing or unusable, dtype is none of float32,
+            bfloat16 and float16, or the parameters are not simply the stored weights in that dtype (stacked experts,
+            quantised weights).
+    """
+    return _fingerprint(stored_weights(path, dtype))
+
+
+def _fingerprint(weights: Iterable[tuple[str, Tensor, torch.dtype]]) -> str:
+    """Fingerprint of (name, weight, dtype in which its values count)."""
     chunks = []
-    for name, weight in named_weights(model):
+    for name, weight, dtype in weights:
         flat = weight.reshape(-1)
         step = max(1, flat.numel() // _FINGERPRINT_VALUES)
         # A copy: NumPy would fix the size of the weight's own storage, which FSDP frees after a backward pass.
-        values = flat[::step][:_FINGERPRINT_VALUES].to("cpu", torch.float32, copy=True)
+        values = flat[::step][:_FINGERPRINT_VALUES].to(dtype).to("cpu", torch.float32, copy=True)
         chunks += [f"{name} {list(weight.shape)}".encode(), values.numpy().tobytes()]
     return digest(*chunks)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, StrictDataclassError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # documented there
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from affectron._internal.files import load_json
@@ -80,8 +82,7 @@ def load_model(
     chosen_dtype = _dtype(dtype)
     chosen_device = _device(device)
     folder = model_folder(path, trust_remote_code)
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(f"{folder} has no weights: expected *.safetensors (pickled weights are not read)")
+    _check_weights(folder)
     if not any(any(folder.glob(pattern)) for pattern in _TOKENIZERS):
         raise InputError(f"{folder} has no tokenizer: expected {' or '.join(_TOKENIZERS[:2])}")
     options: Any = {"trust_remote_code": trust_remote_code, "local_files_only": True}
@@ -126,6 +127,96 @@ def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
         raise InputError(f"cannot read the model in {folder}: {_reason(error, trust_remote_code)}") from error
 
 
+def stored_weights(path: str | Path, dtype: str | torch.dtype) -> list[tuple[str, Tensor, torch.dtype]]:
+    """Map the weights of a model from its files, without loading it: (name, stored weight, dtype of the loaded one) of
+    each parameter that :func:`load_model` would give in ``dtype``, in the order of the model.
+
+    The weights are memory-mapped: only the values that are used are read.
+
+    Raises:
+        InputError: there is no such folder or name, its config or weights are missing or unusable, dtype is none of
+            float32, bfloat16 and float16, or the parameters are not simply the stored weights in that dtype: loading
+            converts them, dequantises them or runs code of the folder.
+    """
+    chosen = _dtype(dtype)
+    if not isinstance(chosen, torch.dtype):
+        raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(name for name in _DTYPES if name != 'auto')}")
+    folder = model_folder(path)
+    _check_weights(folder)
+    try:
+        config = _config(folder, trust_remote_code=False)
+        if _quantised(config):
+            raise InputError("its config has a quantization_config")
+        if getattr(config, "transformers_weights", None):
+            raise InputError(f"its config names {config.transformers_weights} as the weights")
+        config.dtype = chosen
+        skeleton = _skeleton(config)
+        skeleton.tie_weights()  # transformers 5.0 leaves it out on the device meta
+        _check_stored(folder, skeleton)
+        return _map_weights(folder, skeleton, chosen)
+    except _UNUSABLE as error:
+        reason = _first_line(error)
+        raise InputError(f"the weights in {folder} cannot be compared without loading the model: {reason}") from error
+
+
+def _map_weights(folder: Path, skeleton: Any, dtype: torch.dtype) -> list[tuple[str, Tensor, torch.dtype]]:
+    """Map the parameters of a skeleton that was made in ``dtype``."""
+    parameters, there = dict(skeleton.named_parameters(remove_duplicate=False)), skeleton.state_dict()
+    stored: dict[int, list[tuple[str, Tensor]]] = defaultdict(list)  # several, if tied parameters are all stored
+    unread = []
+    for file in _weight_files(folder):
+        with safe_open(file, framework="pt") as opened:
+            for key, name in _names_in_model(skeleton, opened.keys()).items():
+                if name in parameters:
+                    stored[id(parameters[name])].append((key, opened.get_tensor(key)))
+                elif name not in there:
+                    unread.append(name)
+    absent = [name for name, parameter in skeleton.named_parameters() if id(parameter) not in stored]
+    if absent:
+        raise InputError(f"no weight has the name of {count(len(absent), 'parameter')}, among them {absent[0]}")
+    _check_unread(folder, skeleton, unread)
+    # Versions of transformers differ in which of these they keep in float32 under which dtype.
+    kept = *(skeleton._keep_in_fp32_modules or ()), *(skeleton._keep_in_fp32_modules_strict or ())
+    mapped = []
+    for name, parameter in skeleton.named_parameters():
+        (_, weight), *others = stored[id(parameter)]
+        if weight.shape != parameter.shape:
+            raise InputError(f"{name} is stored as {list(weight.shape)}, expected {list(parameter.shape)}")
+        if not all(torch.equal(weight.to(parameter.dtype), other.to(parameter.dtype)) for _, other in others):
+            keys = " and ".join(key for key, _ in stored[id(parameter)])
+            raise InputError(f"{keys} are one parameter of the model, and have different values")
+        if weight.dtype != dtype != torch.float32 and any(re.search(part.replace("*", ".*"), name) for part in kept):
+            raise InputError(f"{name} is stored as {weight.dtype}, and may be kept in float32 in a model in {dtype}")
+        mapped.append((name, weight, parameter.dtype))
+    return mapped
+
+
+def _names_in_model(skeleton: Any, stored: Collection[str]) -> dict[str, str]:
+    """Stored name -> the name by which transformers looks for a place in the model.
+
+    Raises:
+        InputError: it would convert a weight of the model, which then has other values.
+    """
+    if transformers.__version__.startswith("4."):  # converts none, and has no list of what it renames
+        return {key: key for key in stored}
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, rename_source_key
+
+    changes: Any = get_model_conversion_mapping(skeleton)
+    converters = [change for change in changes if isinstance(change, WeightConverter)]
+    renamings = [change for change in changes if not isinstance(change, WeightConverter)]
+    there, prefix = skeleton.state_dict(), skeleton.base_model_prefix
+    names = {}
+    for key in stored:
+        name, converter = rename_source_key(key, renamings, converters, prefix, there)
+        if name not in there and key in there:  # what renames an older name has met a newer one
+            name, converter = rename_source_key(key, [], [], prefix, there)
+        if name in there and converter is not None:
+            raise InputError(f"transformers converts {key} when it loads it")
+        names[key] = name
+    return names
+
+
 def _config(folder: Path, trust_remote_code: bool) -> Any:
     path = folder / "config.json"
     for name, value in _numbers(load_json(path)):  # transformers makes lists of that length
@@ -145,6 +236,12 @@ def _numbers(values: Any) -> Iterator[tuple[str, int]]:
 def _skeleton(config: Any, trust_remote_code: bool = False) -> Any:
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuse a folder without safetensors."""
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"{folder} has no weights: expected *.safetensors (pickled weights are not read)")
 
 
 def _check_size(folder: Path, skeleton: nn.Module) -> None:
