@@ -35,7 +35,7 @@ LAYERS = (
     ("runs",),
     ("demo",),
     ("chat",),
-    ("cli", "lm_eval"),
+    ("cli", "lm_eval", "vllm"),
     ("__main__",),
 )
 #: Of a part that reads what others leave: the only other modules that it may import.

@@ -332,8 +332,11 @@ def _dtype(dtype: str | torch.dtype | None) -> str | torch.dtype:
     return _DTYPES[dtype or "auto"]
 
 
-def model_folder(path: str | Path, trust_remote_code: bool = False, weights: bool = True) -> Path:
-    """The folder of a model: ``path``, or the snapshot of a name on the hub (see :func:`load_model`).
+def model_folder(
+    path: str | Path, trust_remote_code: bool = False, weights: bool = True, revision: str | None = None
+) -> Path:
+    """The folder of a model: ``path``, or the snapshot of a name on the hub (see :func:`load_model`), of its default
+    branch or of another ``revision``.
 
     The snapshot has the files to load the model (Python files only with ``trust_remote_code``), or with
     ``weights=False`` those to read its config.
@@ -347,7 +350,8 @@ def model_folder(path: str | Path, trust_remote_code: bool = False, weights: boo
             reason = "is a file" if there else "does not exist"
             raise InputError(f"model folder {folder} {reason}; expected one with config.json, weights, tokenizer")
         suffixes = [suffix for suffix in MODEL_FILES if trust_remote_code or suffix != ".py"]
-        folder = _snapshot(path, [f"*{suffix}" for suffix in suffixes if weights or suffix in (".json", ".py")])
+        patterns = [f"*{suffix}" for suffix in suffixes if weights or suffix in (".json", ".py")]
+        folder = _snapshot(path, patterns, revision)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} is not a model folder: it has no config.json")
     return folder
@@ -362,12 +366,14 @@ def is_hub_name(text: str) -> bool:
     return True
 
 
-def _snapshot(name: str, patterns: list[str]) -> Path:
+def _snapshot(name: str, patterns: list[str], revision: str | None) -> Path:
     """The folder with a model's files in the hub's cache; missing ones are downloaded."""
+    ignored = list(_OTHER_WEIGHTS)
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=list(_OTHER_WEIGHTS)))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
     except Exception as error:
-        config = try_to_load_from_cache(name, "config.json") if isinstance(error, LocalEntryNotFoundError) else None
+        missing = isinstance(error, LocalEntryNotFoundError)
+        config = try_to_load_from_cache(name, "config.json", revision=revision) if missing else None
         if isinstance(config, str):  # some files are missing, but perhaps none that loading needs
             return Path(config).parent
         raise InputError(f"{name} is no folder here: {refusal(error, name, 'model')}") from error
