@@ -18,6 +18,8 @@ from affectron.vllm.limits import steerable
 from affectron.vllm.rows import Rows
 
 _LINEAR = "vllm.model_executor.layers.linear:RowParallelLinear"
+#: Stands in the place of the layers that another process of a pipeline computes.
+_ELSEWHERE = "vllm.model_executor.models.utils:PPMissingLayer"
 
 
 class SteeredActivation(nn.Module):
@@ -58,16 +60,13 @@ def attach(model: nn.Module, sites: Mapping[str, Site], library: Library, rows: 
             none at all.
     """
     needed = {site for program in library.programs for site, touched in program.sites.items() if len(touched.index)}
-    elsewhere = find("vllm.distributed:get_pp_group")().world_size > 1
-    attached = 0
+    attached = elsewhere = 0
     for name, site in sites.items():
         if not steerable(site):
             continue
-        try:
-            block = model.get_submodule(name)
-        except AttributeError:
-            block = None
-        if block is None and elsewhere:  # a layer of another process of the pipeline
+        block = _submodule(model, name)
+        if isinstance(block, find(_ELSEWHERE)):
+            elsewhere += 1
             continue
         reason = "there is no such module" if block is None else _replace(block, site, library, rows, dtype)
         if reason and name in needed:
@@ -76,6 +75,16 @@ def attach(model: nn.Module, sites: Mapping[str, Site], library: Library, rows: 
     if not attached and not elsewhere:
         raise InputError(f"{type(model).__name__} has no MLP that can be steered")
     return attached
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module | None:
+    """The module of that name, or the one that stands in the place of its layer; None if there is neither."""
+    module: nn.Module | None = model
+    for part in name.split("."):
+        if module is None or isinstance(module, find(_ELSEWHERE)):
+            break
+        module = module._modules.get(part)
+    return module
 
 
 def _replace(block: nn.Module, site: Site, library: Library, rows: Rows, dtype: torch.dtype) -> str:
@@ -124,14 +133,13 @@ def _bypass(block: nn.Module, steered: SteeredActivation, hidden: int, dtype: to
     table, rows = steered.table, steered.rows
     x = torch.linspace(-1, 1, 2 * hidden, device=table.device).to(dtype).view(2, hidden)
     try:
-        first, second = block(x)
+        differs = not torch.equal(*block(x))
         steered.table = torch.zeros_like(table[:1])
         steered.rows = torch.zeros_like(rows[:2])
-        masked_first, masked_second = block(x)
+        masked = torch.equal(*block(x))
     except (RuntimeError, TypeError, ValueError, AttributeError, AssertionError) as error:
-        return f"its forward does not take hidden states alone ({error})"
+        reason = str(error).partition("\n")[0]
+        return f"its forward does not take hidden states [tokens, hidden] and return such ({reason})"
     finally:
         steered.table, steered.rows = table, rows
-    if torch.equal(first, second) or not torch.equal(masked_first, masked_second):
-        return "its output does not come from its activation module alone"
-    return ""
+    return "" if differs and masked else "its output does not come from its activation module alone"

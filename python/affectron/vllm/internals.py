@@ -32,10 +32,10 @@ FRONT_END: Expected = {
 }
 WORKER: Expected = {
     "vllm.distributed:get_tensor_model_parallel_rank": (),
-    "vllm.distributed:get_pp_group": (),
     "vllm.model_executor.layers.activation:SiluAndMul": (),
     "vllm.model_executor.layers.activation:GeluAndMul": ("approximate",),
-    "vllm.model_executor.layers.linear:RowParallelLinear": ("input_size",),
+    "vllm.model_executor.layers.linear:RowParallelLinear": ("input_size", "output_size"),
+    "vllm.model_executor.models.utils:PPMissingLayer": (),
 }
 
 
