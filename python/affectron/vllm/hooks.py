@@ -99,11 +99,10 @@ def _salting(method: Method) -> Method:
 
     @wraps(method)
     def preprocess_add_request(self: Any, request: Any) -> Any:
-        name = _admit(request, self.vllm_config)
-        if name is not None:
-            programs = _library(self.vllm_config)
-            assert programs is not None
-            request.cache_salt = salted(name, programs, request.cache_salt)
+        served = _admit(request, self.vllm_config)
+        if _library(self.vllm_config) is not None:
+            prompt = request.prompt_embeds if request.prompt_token_ids is None else request.prompt_token_ids
+            request.cache_salt = salted(served, len(prompt), request.cache_salt)
         return method(self, request)
 
     return preprocess_add_request
@@ -145,7 +144,7 @@ def _library(config: Any) -> library.Library | None:
     return None if settings is None else library.load(settings)
 
 
-def _admit(request: Any, config: Any) -> str | None:
+def _admit(request: Any, config: Any) -> library.Served | None:
     """The program of an ``EngineCoreRequest``."""
     params = request.sampling_params or request.pooling_params
     if named(params) is None:

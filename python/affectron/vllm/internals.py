@@ -22,7 +22,9 @@ EVERYWHERE: Expected = {
     "vllm.v1.engine.core:EngineCore.preprocess_add_request": ("request",),
     "vllm.v1.engine.input_processor:InputProcessor.__init__": ("vllm_config",),
     "vllm.v1.engine.input_processor:InputProcessor.process_inputs": ("params",),
-    "vllm.v1.engine:EngineCoreRequest": ("sampling_params", "pooling_params", "cache_salt", "resumable"),
+    "vllm.v1.engine:EngineCoreRequest": (
+        *("prompt_token_ids", "prompt_embeds", "sampling_params", "pooling_params", "cache_salt", "resumable"),
+    ),
     "vllm.v1.worker.worker_base:WorkerWrapperBase.init_device": (),
 }
 #: Of requests over HTTP: a beam search loses the name of the program.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from affectron.errors import InputError
-from affectron.vllm.library import Library
+from affectron.vllm.library import Library, Served
 from affectron.vllm.settings import KEY
 
 _MISSING = object()
@@ -26,8 +26,8 @@ def named(params: Any) -> Any:
     return value
 
 
-def admit(params: Any, library: Library | None, *, resumable: bool, optimistic: bool) -> str | None:
-    """The name of a request's program, or None; checks that the request can be steered.
+def admit(params: Any, library: Library | None, *, resumable: bool, optimistic: bool) -> Served | None:
+    """The program of a request, or None; checks that the request can be steered.
 
     Args:
         params: ``SamplingParams`` or ``PoolingParams`` of the request.
@@ -47,20 +47,30 @@ def admit(params: Any, library: Library | None, *, resumable: bool, optimistic: 
         raise InputError(f"{KEY} is {name!r}, expected one of {library.names}")
     if not hasattr(params, "extra_args"):
         raise InputError(f"{KEY} is {name!r} in a pooling request, expected one that generates text")
+    if resumable:  # each part may name another program, and all share the salt of the first
+        raise InputError(f"{KEY} is {name!r} in a request whose prompt grows, expected one with a whole prompt")
     served = library[name]
-    if resumable and not served.constant:
-        raise InputError(f"{KEY} is {name!r}, a schedule, in a request whose prompt grows; expected a program")
     if optimistic and served.windowed:
         raise InputError(
             f"{KEY} is {name!r}, a schedule that changes after some generated tokens, which asynchronous scheduling "
             "with speculative decoding cannot count; expected another program (or --no-async-scheduling)"
         )
-    return name
+    return served
 
 
-def salted(name: str, library: Library, salt: str | None) -> str:
-    """The salt of a steered request's cached keys and values, which no other program and no client shares.
+def salted(served: Served | None, prompt: int, salt: str | None) -> str | None:
+    """The salt of a request's cached keys and values: requests have the same one only if the client's salt is the same
+    and each position of their texts is steered alike.
 
     vLLM finds cached blocks by their tokens and this text. Without it a request would read what another program wrote.
+    A schedule also needs the length of the prompt: in a later prompt, the answer to an earlier one is no longer
+    generated. Salts of unsteered requests are marked too, or a client could write the salt of a program.
+
+    Args:
+        served: program of the request; None for none.
+        prompt: length of its prompt.
+        salt: the client's salt.
     """
-    return f"{KEY}:{library[name].digest}:{salt or ''}"
+    if served is None:
+        return f"{KEY}:::{salt}" if salt else None
+    return f"{KEY}:{served.digest}:{'' if served.constant else prompt}:{salt or ''}"
