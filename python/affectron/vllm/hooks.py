@@ -9,8 +9,9 @@ from typing import Any
 from affectron import __version__
 from affectron._internal.files import digest
 from affectron.errors import InputError
-from affectron.vllm import internals, library, limits
-from affectron.vllm.requests import admit, named, salted
+from affectron.vllm import internals, limits
+from affectron.vllm.library import Library, Served, load
+from affectron.vllm.requests import admit, salted
 from affectron.vllm.runners import steer_runner
 from affectron.vllm.settings import KEY, Settings
 
@@ -32,6 +33,7 @@ def install() -> None:
         ("vllm.config:VllmConfig.compute_hash", _with_version),
         ("vllm.v1.engine.input_processor:InputProcessor.__init__", _checking),
         ("vllm.v1.engine.input_processor:InputProcessor.process_inputs", _admitting),
+        ("vllm.v1.engine.core:EngineCore._initialize_kv_caches", _agreeing),
         ("vllm.v1.engine.core:EngineCore.preprocess_add_request", _salting),
         ("vllm.v1.worker.worker_base:WorkerWrapperBase.init_device", _steering),
     ):
@@ -68,7 +70,7 @@ def _checking(method: Method) -> Method:
 
     @wraps(method)
     def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-        programs = _library(vllm_config)
+        self.affectron = programs = _library(vllm_config)
         if programs is not None:
             internals.check(internals.FRONT_END)
             limits.check_config(vllm_config)
@@ -86,7 +88,7 @@ def _admitting(method: Method) -> Method:
     def process_inputs(self: Any, *args: Any, **kwargs: Any) -> Any:
         request = method(self, *args, **kwargs)
         try:
-            _admit(request, self.vllm_config)
+            _admit(self, request)
         except InputError as error:
             raise _invalid(error) from error
         return request
@@ -94,13 +96,26 @@ def _admitting(method: Method) -> Method:
     return process_inputs
 
 
+def _agreeing(method: Method) -> Method:
+    """EngineCore._initialize_kv_caches: the first that has workers, whose programs must be those of this process."""
+
+    @wraps(method)
+    def _initialize_kv_caches(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
+        self.affectron = programs = _library(vllm_config)
+        if programs is not None and {*self.collective_rpc(_digest)} != {programs.digest}:
+            raise InputError("programs: a worker has read other files than the engine, expected one unchanging folder")
+        return method(self, vllm_config, *args, **kwargs)
+
+    return _initialize_kv_caches
+
+
 def _salting(method: Method) -> Method:
     """EngineCore.preprocess_add_request: requests of every front end pass here, before their tokens are hashed."""
 
     @wraps(method)
     def preprocess_add_request(self: Any, request: Any) -> Any:
-        served = _admit(request, self.vllm_config)
-        if _library(self.vllm_config) is not None:
+        served = _admit(self, request)
+        if self.affectron is not None:
             prompt = request.prompt_embeds if request.prompt_token_ids is None else request.prompt_token_ids
             request.cache_salt = salted(served, len(prompt), request.cache_salt)
         return method(self, request)
@@ -114,11 +129,17 @@ def _steering(method: Method) -> Method:
     @wraps(method)
     def init_device(self: Any) -> None:
         method(self)
-        programs = _library(self.vllm_config)
+        self.affectron = programs = _library(self.vllm_config)
         if programs is not None:
-            steer_runner(self.worker.model_runner, programs)
+            steer_runner(internals.value(self.worker, "model_runner"), programs)
 
     return init_device
+
+
+def _digest(worker: Any) -> str:
+    """The digest of the programs that a worker has read."""
+    read: str = worker.affectron.digest
+    return read
 
 
 @cache
@@ -139,17 +160,16 @@ def _refuse_beam_searches() -> None:
         internals.wrap(path, refusing)
 
 
-def _library(config: Any) -> library.Library | None:
+def _library(config: Any) -> Library | None:
     settings = Settings.of(config)
-    return None if settings is None else library.load(settings)
+    return None if settings is None else load(settings)
 
 
-def _admit(request: Any, config: Any) -> library.Served | None:
-    """The program of an ``EngineCoreRequest``."""
+def _admit(owner: Any, request: Any) -> Served | None:
+    """The program of an ``EngineCoreRequest``, which an ``InputProcessor`` or ``EngineCore`` is given."""
     params = request.sampling_params or request.pooling_params
-    if named(params) is None:
-        return None
-    return admit(params, _library(config), resumable=request.resumable, optimistic=limits.optimistic(config))
+    optimistic = owner.affectron is not None and limits.optimistic(owner.vllm_config)
+    return admit(params, owner.affectron, resumable=request.resumable, optimistic=optimistic)
 
 
 def _invalid(error: InputError) -> Exception:

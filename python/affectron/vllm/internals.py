@@ -19,6 +19,8 @@ Expected = Mapping[str, tuple[str, ...]]
 EVERYWHERE: Expected = {
     "vllm.config:VllmConfig.compute_hash": (),
     "vllm.exceptions:VLLMValidationError": ("message", "parameter", "value"),
+    "vllm.v1.engine.core:EngineCore._initialize_kv_caches": ("vllm_config",),
+    "vllm.v1.engine.core:EngineCore.collective_rpc": ("method",),
     "vllm.v1.engine.core:EngineCore.preprocess_add_request": ("request",),
     "vllm.v1.engine.input_processor:InputProcessor.__init__": ("vllm_config",),
     "vllm.v1.engine.input_processor:InputProcessor.process_inputs": ("params",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from affectron.interventions.storage import SUFFIX, served_name
 from affectron.vllm.settings import Settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Served:
     """A program or schedule that requests may name.
 
@@ -54,7 +54,7 @@ class Served:
         return np.where(generated < 0, np.int32(self.prompt), found)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Library(Mapping[str, Served]):
     """The programs of a folder by name, each different one with a place in the tables.
 
@@ -81,16 +81,22 @@ class Library(Mapping[str, Served]):
     def names(self) -> str:
         return ", ".join(self)
 
+    @property
+    def digest(self) -> str:
+        """Hash of the names and files."""
+        return digest(*(f"{name} {served.digest}".encode() for name, served in self.items()))
 
-@cache
+
 def load(settings: Settings) -> Library:
-    """Read the programs of a folder, once in a process.
+    """Read the programs of a folder.
 
     Raises:
-        InputError: there is no program, a file is no program, a name has other characters than letters, digits,
-            ``.``, ``_`` and ``-``, a program acts on the text's own tokens only, or there are more programs than
-            places.
+        InputError: there is no folder or no program, a file is no program, a name has other characters than letters,
+            digits, ``.``, ``_`` and ``-``, a program acts on the text's own tokens only, or there are more programs
+            than places.
     """
+    if not settings.programs.is_dir():
+        raise InputError(f"programs is {str(settings.programs)!r}, expected a folder of programs")
     files = sorted(settings.programs.glob(f"*{SUFFIX}"))
     if not files:
         raise InputError(

@@ -30,8 +30,6 @@ class Settings:
     def __post_init__(self) -> None:
         if type(self.capacity) is not int or not 1 <= self.capacity <= 1 << 16:
             raise InputError(f"capacity is {self.capacity!r}, expected a whole number from 1 to {1 << 16}")
-        if not self.programs.is_dir():
-            raise InputError(f"programs is {str(self.programs)!r}, expected a folder of programs")
 
     @classmethod
     def of(cls, config: Any) -> Settings | None:
@@ -44,8 +42,9 @@ class Settings:
         if not isinstance(additional, dict) or KEY not in additional:
             return None
         given, known = additional[KEY], [field.name for field in fields(cls)]
-        if not isinstance(given, dict) or not isinstance(given.get("programs"), str) or not {*given} <= {*known}:
+        folder = given.get("programs") if isinstance(given, dict) else None
+        if not isinstance(folder, str) or not folder or not {*given} <= {*known}:
             raise InputError(
                 f'{KEY} is {given!r} in additional_config, expected {{"programs": "FOLDER"}}, perhaps with "capacity"'
             )
-        return cls(**{**given, "programs": Path(given["programs"])})
+        return cls(**{**given, "programs": Path(folder)})
