@@ -23,11 +23,17 @@ def install() -> None:
     """Install the hooks in this process, once.
 
     Under a vLLM that is not supported, they are left out, and a configured engine refuses to start.
+
+    Raises:
+        Unsupported: there is not even a place to refuse it.
     """
     try:
         internals.check(internals.EVERYWHERE)
     except internals.Unsupported as error:
-        internals.wrap("vllm.config:VllmConfig.__post_init__", partial(_refusing, error))
+        try:
+            internals.wrap("vllm.config:VllmConfig.__post_init__", partial(_refusing, error))
+        except (ImportError, AttributeError):
+            raise error from None
         return
     for path, wrapper in (
         ("vllm.config:VllmConfig.compute_hash", _with_version),

@@ -33,6 +33,8 @@ EVERYWHERE: Expected = {
 FRONT_END: Expected = {
     "vllm.entrypoints.openai.completion.protocol:CompletionRequest.to_beam_search_params": (),
     "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.to_beam_search_params": (),
+    "vllm.entrypoints.speech_to_text.transcription.protocol:TranscriptionRequest.to_beam_search_params": (),
+    "vllm.entrypoints.speech_to_text.translation.protocol:TranslationRequest.to_beam_search_params": (),
 }
 WORKER: Expected = {
     "vllm.distributed:get_tensor_model_parallel_rank": (),
