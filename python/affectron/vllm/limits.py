@@ -82,7 +82,6 @@ def check_programs(library: Library, model_config: Any) -> None:
     fingerprints: dict[str, str] = {}
     for name, served in library.items():
         for program in served.programs:
-            _check_weights(name, program, folder, fingerprints)
             for site, touched in program.sites.items():
                 if not len(touched.index):
                     continue
@@ -94,6 +93,7 @@ def check_programs(library: Library, model_config: Any) -> None:
                         "activation silu, gelu or gelu_tanh"
                     )
                 program.table(site, sites[site].neurons)
+            _check_weights(name, program, folder, fingerprints)
 
 
 def _check_weights(name: str, program: Program, folder: Path, fingerprints: dict[str, str]) -> None:
