@@ -105,6 +105,33 @@ def test_likelihoods_of_a_model_that_writes_no_text_are_refused(name: str) -> No
     assert message(lambda: attribute(model, TOKENIZER, CORPUS, metric="text")) == wanted
 
 
+def sees_later_tokens(model: Any) -> bool:
+    ids = torch.tensor([[3, 5, 8, 13], [3, 5, 8, 21]])
+    with torch.no_grad():
+        first, second = model(input_ids=ids).logits[:, 0]
+    return not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "electra", "xlm-roberta", "bart"])
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_an_encoder_in_place_of_a_causal_language_model_is_refused(kind: str, is_decoder: bool) -> None:
+    """What ``AutoModelForCausalLM`` makes of it sees later tokens, unless the config says that it is a decoder."""
+    sizes = {
+        "vocab_size": 97, "hidden_size": 24, "d_model": 24, "intermediate_size": 43, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 43,
+        "max_position_embeddings": 64,
+    }  # fmt: skip
+    config = transformers.AutoConfig.for_model(kind, **sizes, is_decoder=is_decoder)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    wanted = f"model is a {type(model).__name__}, expected a causal language model to read likelihoods from"
+    if sees_later_tokens(model):
+        assert message(lambda: run(model)) == wanted
+        assert message(lambda: attribute(model, TOKENIZER, CORPUS, metric="text")) == wanted
+    else:
+        assert run(model).kind == "attribution"
+    assert sees_later_tokens(model) == (kind != "bart" and not is_decoder)
+
+
 def test_a_model_that_gives_no_final_states_to_probe_is_refused() -> None:
     _, model = make("llama4")
     line = message(lambda: attribute(model, TOKENIZER, CORPUS, evaluator="linear_probe"))

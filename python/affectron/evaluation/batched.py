@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, DynamicCache
 
 from affectron import models
 from affectron.corpus import Sentence
@@ -180,7 +180,10 @@ def output_layer(model: Any) -> nn.Module:
         InputError: the model is none: its logits at a token are not those of the next one.
     """
     head: nn.Module | None = model.get_output_embeddings()
-    if head is None or not model.can_generate() or model.config.is_encoder_decoder:
+    config = model.config
+    # An encoder that transformers loads as a causal language model sees later tokens, unless it is set to be a decoder.
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    if head is None or not model.can_generate() or config.is_encoder_decoder or encoder:
         raise InputError(
             f"model is a {type(model).__name__}, expected a causal language model to read likelihoods from"
         )
