@@ -90,9 +90,8 @@ def test_every_family_has_that_of_the_loaded_model_or_is_refused(name: str, tmp_
         return
     if names(tmp_path) - model.state_dict().keys():  # experts, stored one by one
         assert f"{REFUSAL}transformers converts model." in message(lambda: stored_fingerprint(tmp_path, "bfloat16"))
-    elif name == "gpt_oss":
-        assert "may be kept in float32" in message(lambda: stored_fingerprint(tmp_path, "bfloat16"))
-        assert stored_fingerprint(tmp_path, "float32") == loaded_fingerprint(tmp_path, "float32")
+    elif name == "gpt_oss":  # its norms may be kept in float32
+        assert REFUSAL in message(lambda: stored_fingerprint(tmp_path, "bfloat16"))
     else:
         assert stored_fingerprint(tmp_path, "bfloat16") == fingerprint(model)
 

@@ -206,3 +206,14 @@ def test_a_missing_model_folder_is_refused(folders: dict[str, Path], tmp_path: P
     assert message(lambda: check(program(), there, tmp_path / "programs")) == (
         f"{there} is not a model folder: it has no config.json"
     )
+
+
+def test_a_folder_with_other_weights_beside_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    """vLLM would read the files of the index, or all files, where transformers reads model.safetensors."""
+    copy = Path(shutil.copytree(folders["llama"], tmp_path / "copy"))
+    check(program(), copy, tmp_path)
+    shutil.copy(copy / "model.safetensors", copy / "model-00001-of-00001.safetensors")
+    told = message(lambda: check(program(), copy, tmp_path))
+    assert "has the weights model-00001-of-00001.safetensors, model.safetensors, expected model." in told
+    (copy / "model.safetensors.index.json").write_text("{}")
+    assert "model.safetensors and an index, expected" in message(lambda: check(program(), copy, tmp_path))

@@ -78,6 +78,7 @@ def check_programs(library: Library, model_config: Any) -> None:
         InputError: names the program and the reason.
     """
     folder = _folder(model_config, weights=True)
+    _check_files(folder)
     sites = sites_of(model_config)
     fingerprints: dict[str, str] = {}
     for name, served in library.items():
@@ -94,6 +95,20 @@ def check_programs(library: Library, model_config: Any) -> None:
                     )
                 program.table(site, sites[site].neurons)
             _check_weights(name, program, folder, fingerprints)
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder of which vLLM would read other weights than those that are compared.
+
+    vLLM reads the files of an index where there is one, else every file. transformers prefers ``model.safetensors``.
+    """
+    files = {file.name for file in folder.glob("*.safetensors")}
+    index = (folder / "model.safetensors.index.json").is_file()
+    if files and (index == ("model.safetensors" in files) or not (index or len(files) == 1)):
+        raise InputError(
+            f"{folder} has the weights {', '.join(sorted(files)[:4])}{' and an index' if index else ''}, expected "
+            "model.safetensors alone or the files of model.safetensors.index.json"
+        )
 
 
 def _check_weights(name: str, program: Program, folder: Path, fingerprints: dict[str, str]) -> None:
