@@ -185,6 +185,13 @@ class Residual(GatedMLP):
         return x + super().forward(x)
 
 
+class Idle(GatedMLP):
+    """Its output does not depend on hidden states."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0 * super().forward(x)
+
+
 class Several(GatedMLP):
     """It returns more than hidden states."""
 
@@ -204,6 +211,7 @@ class More(GatedMLP):
     [
         (Elsewhere, "its output does not come from its activation module alone"),
         (Residual, "its output does not come from its activation module alone"),
+        (Idle, "its output does not come from its activation module alone"),
         (Several, "its forward does not take hidden states [tokens, hidden] and return such ("),
         (More, "its forward does not take hidden states [tokens, hidden] and return such ("),
     ],
@@ -262,18 +270,27 @@ def test_a_model_whose_modules_have_other_names_is_refused(tmp_path: Path) -> No
 
 
 @torch.no_grad()
-def test_a_layer_with_an_adapter_is_steered(tmp_path: Path) -> None:
+def test_layers_with_adapters_are_steered(tmp_path: Path) -> None:
     plain = build("llama")
-    model = served(plain)
+    model, rows = served(plain), rows_of([])
 
     class Adapted(nn.Module):
+        """It knows only from the first batch on what to add."""
+
         def __init__(self, base_layer: nn.Module) -> None:
             super().__init__()
-            self.base_layer = base_layer
+            self.base_layer, self.batch = base_layer, False
 
         def forward(self, x: Tensor) -> Any:
+            assert self.batch
             return self.base_layer(x)
 
-    block = model.model.layers[0].mlp
-    block.down_proj = Adapted(block.down_proj)
-    assert attach(model, plain, library(tmp_path, [program()]), rows_of([0])) == LAYERS
+    block, x = model.model.layers[0].mlp, torch.randn(9, HIDDEN)
+    block.gate_up_proj, block.down_proj = adapters = Adapted(block.gate_up_proj), Adapted(block.down_proj)
+    assert attach(model, plain, library(tmp_path, [program()]), rows) == LAYERS
+    assert (block.gate_up_proj, block.down_proj) == adapters
+    for adapter in adapters:
+        adapter.batch = True
+    unsteered = block(x)
+    rows.rows[:4] = 0
+    assert [not torch.equal(*pair) for pair in zip(block(x), unsteered, strict=True)] == [i < 4 for i in range(9)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -105,7 +106,8 @@ def _replace(block: nn.Module, site: Site, library: Library, rows: Rows, dtype: 
     original = block.get_submodule(name)
     steered = SteeredActivation(act, table.to(rows.rows.device), rows.rows)
     setattr(block, name, steered)
-    reason = _bypass(block, steered, down.output_size, dtype)
+    with _without_adapters(block):
+        reason = _bypass(block, steered, down.output_size, dtype)
     if reason:
         setattr(block, name, original)
     return reason
@@ -124,6 +126,17 @@ def _base(module: nn.Module) -> nn.Module:
     """The layer below an adapter."""
     base: nn.Module = getattr(module, "base_layer", module)
     return base
+
+
+@contextmanager
+def _without_adapters(block: nn.Module) -> Iterator[None]:
+    """Adapters read which request each token belongs to, which is not known before the first batch."""
+    adapters = {name: module for name, module in block.named_children() if _base(module) is not module}
+    for name, adapter in adapters.items():
+        setattr(block, name, _base(adapter))
+    yield
+    for name, adapter in adapters.items():
+        setattr(block, name, adapter)
 
 
 @torch.inference_mode()
