@@ -46,7 +46,7 @@ slow-list: $(VENV)/installed ## run all tests, and write those that take a secon
 
 # The tests of tests/vllm/engine start engines on the CPU, one after another. Elsewhere they are skipped.
 test-vllm: $(VLLM)/installed ## run the tests that start vLLM's engine, in an environment of their own (3.5 GB)
-	@OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm/engine
+	@OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm/engine tests/vllm/test_signatures.py
 
 # C++ and CUDA sources, and the texts whose spelling is checked.
 SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')

@@ -14,21 +14,23 @@ from tests.vllm.engine.engines import Model, mixed
 
 
 @pytest.fixture(scope="session", autouse=True)
-def vllm() -> None:
+def installed() -> None:
     """Skip without vLLM, which is not imported for that."""
     if find_spec("vllm") is None:
         pytest.skip("vLLM is not installed here (make test-vllm)")
 
 
 @pytest.fixture(scope="session")
-def demo(vllm: None, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def demo(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(MODEL, tmp_path_factory.mktemp("demo") / "programs")
 
 
 @pytest.fixture(scope="session")
 def prompts(demo: Model) -> list[list[int]]:
-    """Nine prompts. Their texts end in another block of the cache than they begin in, but the last, and their halves are
-    the same words, so that the second half has been seen."""
+    """Nine prompts, the second half of each the same words as the first.
+
+    Texts of 16 tokens after the first eight end in another block of 32 than the prompt.
+    """
     rng = random.Random(0)
     sentences = [row["text"] for row in generate() if row["split"] == "test"]
 

@@ -7,8 +7,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,8 +62,8 @@ class Model:
 
     def write_programs(self) -> None:
         self.programs.mkdir()
-        zero, amplify = self.program("zero", 0.8, scale=0.0), self.program("amplify", 0.5, scale=5.0)
-        shift, damped = self.program("shift", 0.4, shift=1.0), self.program("damped", 0.9, 1.5, damping=2.0, floor=0.1)
+        zero, amplify = self.program("zero", 0.8, 0.0), self.program("amplify", 0.5, 5.0)
+        shift, damped = self.program("shift", 0.4, shift=1.0), self.program("damped", 0.9, 1.5, 2.0, 0.1)
         window = schedule(zero, where="generated", start=2, stop=6)
         fading = schedule(shift, where="generated", half_life=4)
         given = (zero, amplify, shift, damped, window, schedule(amplify, stop=0), fading)
@@ -75,7 +75,6 @@ class Model:
         name: str,
         share: float,
         scale: float = 1.0,
-        *,
         damping: float = 0.0,
         floor: float = -np.inf,
         shift: float = 0.0,
@@ -99,14 +98,24 @@ class Model:
         key = (*prompt, program)
         if key not in self.written:
             given = torch.tensor([prompt])
-            options = {"attention_mask": torch.ones_like(given), "max_new_tokens": TOKENS, "do_sample": False}
-            with (
-                torch.inference_mode(),
-                affectron.intervene(self.model, self.loaded[program]) if program else nullcontext(),
-            ):
-                text = self.model.generate(given, **options, eos_token_id=None, pad_token_id=0)
+            with torch.inference_mode(), self.steered(program) as model:
+                text = model.generate(
+                    given,
+                    attention_mask=torch.ones_like(given),
+                    max_new_tokens=TOKENS,
+                    do_sample=False,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                )
             self.written[key] = text[0, len(prompt) :].tolist()
         return self.written[key]
+
+    @contextmanager
+    def steered(self, program: str | None, model: Any = None) -> Iterator[Any]:
+        """The model, or another one with the same sites, under a program."""
+        model = self.model if model is None else model
+        with affectron.intervene(model, self.loaded[program]) if program else nullcontext():
+            yield model
 
     def engine(self, **options: Any) -> dict[str, Any]:
         """The options of an eager engine with the programs."""
@@ -175,27 +184,19 @@ def batch(requests: Sequence[dict[str, Any]], engine: int = 0, **changes: bool) 
 
 
 def run(
-    folder: Path,
-    engines: Sequence[dict[str, Any]],
-    batches: Sequence[dict[str, Any]],
-    *,
-    interpreted: bool = False,
-    **environment: str,
+    folder: Path, engines: Sequence[dict[str, Any]], batches: Sequence[dict[str, Any]], **environment: str
 ) -> dict[str, Any]:
     """Run a job in a process of its own; return what it writes."""
     job, answer, log = (folder / name for name in ("job.json", "answer.json", "log.txt"))
-    job.write_text(json.dumps({"engines": engines, "batches": batches, "interpreted": interpreted}))
-    # One process, in which the salt can be left out.
-    given = {
-        **os.environ,
-        **ENVIRONMENT,
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    job.write_text(json.dumps({"engines": engines, "batches": batches}))
+    settings = {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, in which the salt can be left out
         "VLLM_CACHE_ROOT": str(folder.parent / "vllm"),
-        **environment,
     }
     command = [sys.executable, "-m", "tests.vllm.engine.process", job, answer]
+    environment = {**os.environ, **ENVIRONMENT, **settings, **environment}
     with log.open("w") as file:
-        ended = subprocess.run(command, env=given, stdout=file, stderr=subprocess.STDOUT, timeout=900, check=False)
+        ended = subprocess.run(command, env=environment, stdout=file, stderr=file, timeout=900, check=False)
     assert ended.returncode == 0, "\n".join(log.read_text().splitlines()[-40:])
     result: dict[str, Any] = json.loads(answer.read_text())
     return result

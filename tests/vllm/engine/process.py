@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 import types
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,12 +19,8 @@ from unittest import mock
 from affectron.vllm.activations import SteeredActivation
 
 
-def interpret() -> None:
-    """Let vLLM believe that Triton compiles for this machine, and Triton run its kernels there by its interpreter.
-
-    vLLM then takes the V2 runner, as it does with a GPU.
-    """
-    os.environ["TRITON_INTERPRET"] = "1"
+def compile_for_the_cpu() -> None:
+    """Let vLLM believe that Triton compiles for this machine, so that it takes the V2 runner, as it does with a GPU."""
     from triton import backends
 
     driver = type("Driver", (), {"is_active": staticmethod(lambda: True)})
@@ -37,6 +34,7 @@ def start(options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     try:
         engine = LLM(**{"dtype": "float32", "block_size": 32, "disable_log_stats": False, **options})
     except Exception as error:
+        traceback.print_exc()
         return None, {"refused": str(error)}
     config = engine.llm_engine.vllm_config
     told = {"v2": config.use_v2_model_runner, "compiled": bool(config.compilation_config.mode)}
@@ -57,7 +55,7 @@ def ask(engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
     requests, before = batch["requests"], _counters(engine)
     with ExitStack() as changed:
         if batch.get("unsalted"):
-            changed.enter_context(mock.patch("affectron.vllm.hooks.salted", lambda name, library, salt: salt))
+            changed.enter_context(mock.patch("affectron.vllm.hooks.salted", lambda served, prompt, salt: salt))
         if batch.get("asynchronous"):
             scheduler = engine.llm_engine.vllm_config.scheduler_config
             changed.enter_context(mock.patch.object(scheduler, "async_scheduling", True))
@@ -65,12 +63,11 @@ def ask(engine: Any, batch: dict[str, Any]) -> dict[str, Any]:
             outputs = engine.generate(
                 [{"prompt_token_ids": one["prompt"], **one["inputs"]} for one in requests],
                 [SamplingParams(**{"temperature": 0, "ignore_eos": True, **one["parameters"]}) for one in requests],
-                lora_request=[
-                    LoRARequest("adapter", 1, one["adapter"]) if one["adapter"] else None for one in requests
-                ],
+                lora_request=[LoRARequest("a", 1, one["adapter"]) if one["adapter"] else None for one in requests],
                 use_tqdm=False,
             )
         except Exception as error:
+            traceback.print_exc()
             return {"refused": str(error), "error": type(error).__name__}
     return {
         "answers": [_answer(output) for output in outputs],
@@ -92,8 +89,8 @@ def _counters(engine: Any) -> dict[str, int]:
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
-    if job["interpreted"]:
-        interpret()
+    if os.environ.get("TRITON_INTERPRET") == "1":  # Triton runs kernels by its interpreter
+        compile_for_the_cpu()
     started: dict[int, tuple[Any, dict[str, Any]]] = {}
 
     def engine(number: int) -> tuple[Any, dict[str, Any]]:

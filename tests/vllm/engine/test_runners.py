@@ -33,7 +33,7 @@ def test_v2_runner(demo: Model, prompts: list[list[int]], tmp_path: Path) -> Non
         tmp_path,
         [demo.engine(max_num_batched_tokens=64, max_num_seqs=8)],
         [batch(requests), batch(requests)],
-        interpreted=True,
+        TRITON_INTERPRET="1",
     )
     assert result["engines"] == [{"v2": True, "compiled": False, "steered": 5}]
     first, second = result["batches"]
