@@ -32,7 +32,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             parts[part.__name__] = type(part.__name__, (part,), {}) if hooked else part
             setattr(module, part.__name__, parts[part.__name__])
     modules["vllm"].__version__ = fakes.VERSION
-    caches = hooks.install, hooks._refuse_beam_searches
+    caches = hooks.install, hooks._refuse_unnamed
     for cached in caches:
         cached.cache_clear()
     yield SimpleNamespace(**parts)

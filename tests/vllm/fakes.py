@@ -161,6 +161,16 @@ class TranslationRequest(_Request):
         return "beams"
 
 
+class ServingGenerativeScoring:
+    async def create_generative_scoring(self, request: Any, raw_request: Any = None) -> Any:
+        return "scores"
+
+
+class ServingStructuredDecisions:
+    async def create_decision(self, request: Any, raw_request: Any = None) -> Any:
+        return "decision"
+
+
 class SiluAndMul(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -312,6 +322,8 @@ VERSION = "0.32.0"
 MODULES: dict[str, tuple[Any, ...]] = {
     "vllm.config": (VllmConfig,),
     "vllm.distributed": (get_tensor_model_parallel_rank,),
+    "vllm.entrypoints.generate.generative_scoring.serving": (ServingGenerativeScoring,),
+    "vllm.entrypoints.generate.structured_decisions.serving": (ServingStructuredDecisions,),
     "vllm.entrypoints.openai.chat_completion.protocol": (ChatCompletionRequest,),
     "vllm.entrypoints.openai.completion.protocol": (CompletionRequest,),
     "vllm.entrypoints.speech_to_text.transcription.protocol": (TranscriptionRequest,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -224,6 +225,8 @@ BEAMS = {
     "TranscriptionRequest": (5,),
     "TranslationRequest": (5, {}),
 }
+SERVING = {"ServingGenerativeScoring": "create_generative_scoring", "ServingStructuredDecisions": "create_decision"}
+UNNAMED = "in a beam search, a scoring or a decision, expected a request that samples"
 
 
 @pytest.mark.parametrize("kind", BEAMS)
@@ -233,13 +236,26 @@ def test_a_beam_search_with_a_program_is_refused(kind: str, vllm: Any, configure
     request = getattr(vllm, kind)
     with pytest.raises(vllm.VLLMValidationError) as error:
         request(vllm_xargs={"affectron": "anger"}).to_beam_search_params(*BEAMS[kind])
-    assert str(error.value) == "affectron: affectron is 'anger' in a beam search, expected a request that samples"
+    assert str(error.value) == f"affectron: affectron is 'anger' {UNNAMED}"
     for args in (None, {}, {"other": 1}):
         assert request(vllm_xargs=args).to_beam_search_params(*BEAMS[kind]) == "beams"
 
 
-def test_every_front_end_request_with_beams_is_tried() -> None:
-    assert {path.rpartition(":")[2].partition(".")[0] for path in internals.FRONT_END} == {*BEAMS}
+@pytest.mark.parametrize("kind", SERVING)
+def test_scorings_and_decisions_with_a_program_are_refused(kind: str, vllm: Any, configured: Any) -> None:
+    """Their requests may have any other field, which vLLM does not read."""
+    vllm.InputProcessor(configured)
+    answer = getattr(getattr(vllm, kind)(), SERVING[kind])
+    for name in ("anger", None):
+        with pytest.raises(vllm.VLLMValidationError) as error:
+            answer(SimpleNamespace(vllm_xargs={"affectron": name}), "raw")
+        assert str(error.value) == f"affectron: affectron is {name!r} {UNNAMED}"
+    for request in (SimpleNamespace(), SimpleNamespace(vllm_xargs="affectron"), SimpleNamespace(vllm_xargs={})):
+        assert asyncio.run(answer(raw_request="raw", request=request)) in ("scores", "decision")
+
+
+def test_each_place_that_loses_the_name_is_tried() -> None:
+    assert {path.rpartition(":")[2].partition(".")[0] for path in internals.FRONT_END} == {*BEAMS, *SERVING}
 
 
 def test_installing_twice_is_harmless(vllm: Any, configured: Any) -> None:

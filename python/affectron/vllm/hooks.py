@@ -81,7 +81,7 @@ def _checking(method: Method) -> Method:
             internals.check(internals.FRONT_END)
             limits.check_config(vllm_config)
             limits.check_programs(programs, vllm_config.model_config)
-            _refuse_beam_searches()
+            _refuse_unnamed()
         method(self, vllm_config, *args, **kwargs)
 
     return __init__
@@ -149,18 +149,24 @@ def _digest(worker: Any) -> str:
 
 
 @cache
-def _refuse_beam_searches() -> None:
-    """A beam search makes requests of its own, without the name of the program: refuse it."""
+def _refuse_unnamed() -> None:
+    """Refuse requests with a program that vLLM answers by other requests, which do not name it."""
 
     def refusing(method: Method) -> Method:
         @wraps(method)
-        def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
-            name = (self.vllm_xargs or {}).get(KEY)
-            if name is not None:
-                raise _invalid(InputError(f"{KEY} is {name!r} in a beam search, expected a request that samples"))
-            return method(self, *args, **kwargs)
+        def answering(*args: Any, **kwargs: Any) -> Any:
+            for one in (*args, *kwargs.values()):
+                given = getattr(one, "vllm_xargs", None)
+                if isinstance(given, dict) and KEY in given:
+                    raise _invalid(
+                        InputError(
+                            f"{KEY} is {given[KEY]!r} in a beam search, a scoring or a decision, expected a request "
+                            "that samples"
+                        )
+                    )
+            return method(*args, **kwargs)
 
-        return to_beam_search_params
+        return answering
 
     for path in internals.FRONT_END:
         internals.wrap(path, refusing)

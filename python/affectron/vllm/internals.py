@@ -29,8 +29,11 @@ EVERYWHERE: Expected = {
     ),
     "vllm.v1.worker.worker_base:WorkerWrapperBase.init_device": (),
 }
-#: Of requests over HTTP: a beam search loses the name of the program.
+#: What answers a request over HTTP by other requests, without the name of the program: beam searches, scorings and
+#: decisions. Each has the request as ``self`` or as an argument.
 FRONT_END: Expected = {
+    "vllm.entrypoints.generate.generative_scoring.serving:ServingGenerativeScoring.create_generative_scoring": (),
+    "vllm.entrypoints.generate.structured_decisions.serving:ServingStructuredDecisions.create_decision": (),
     "vllm.entrypoints.openai.completion.protocol:CompletionRequest.to_beam_search_params": (),
     "vllm.entrypoints.openai.chat_completion.protocol:ChatCompletionRequest.to_beam_search_params": (),
     "vllm.entrypoints.speech_to_text.transcription.protocol:TranscriptionRequest.to_beam_search_params": (),
