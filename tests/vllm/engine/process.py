@@ -85,7 +85,9 @@ def _answer(output: Any) -> dict[str, Any]:
 
 def _counters(engine: Any) -> dict[str, int]:
     """The counters of the engine that was started last."""
-    return {one.name.removeprefix("vllm:"): one.value for one in engine.get_metrics() if hasattr(one, "value")}
+    from vllm.v1.metrics.reader import Counter
+
+    return {one.name.removeprefix("vllm:"): one.value for one in engine.get_metrics() if isinstance(one, Counter)}
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:

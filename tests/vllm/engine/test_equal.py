@@ -11,14 +11,25 @@ from tests.vllm.engine.engines import CHUNK, Model, batch, expected, program_of,
 Requests = list[dict[str, Any]]
 #: The engines of the process, and its batches.
 CHUNKED, SMALL, DRAFTED = range(3)
-ROUNDS, UNSALTED, SALTS = slice(0, 2), 2, slice(3, 9)
-PREEMPTED, SAMPLED, ACCEPTED, REFUSED, ADMITTED = range(9, 14)
+ROUNDS, CONTINUED, SALTS = slice(0, 2), 2, slice(3, 9)
+UNSALTED, PREEMPTED, SAMPLED, ACCEPTED, REFUSED, ADMITTED = range(9, 15)
 NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
 
 
 @pytest.fixture(scope="module")
+def continued(demo: Model, prompts: list[list[int]]) -> Requests:
+    """Requests whose prompts are earlier ones with their answers."""
+    pairs = [(prompts[2], "zero"), (prompts[1], "window"), (prompts[1], "prompt"), (prompts[2], "fading")]
+    return [request([*prompt, *demo.text(prompt, name)], name) for prompt, name in pairs]
+
+
+@pytest.fixture(scope="module")
 def eager(
-    demo: Model, prompts: list[list[int]], requests: Requests, tmp_path_factory: pytest.TempPathFactory
+    demo: Model,
+    prompts: list[list[int]],
+    requests: Requests,
+    continued: Requests,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> list[dict[str, Any]]:
     """The batches of a process with eager engines."""
     last = prompts[8]
@@ -33,11 +44,12 @@ def eager(
         ],
         [
             *(batch(requests, CHUNKED) for _ in range(2)),
-            batch(requests, CHUNKED, unsalted=True),
+            batch(continued, CHUNKED),
             *(
                 batch([request(last, name, inputs={} if salt is None else {"cache_salt": salt})], CHUNKED)
                 for name, salt in salts
             ),
+            batch(requests, CHUNKED, unsalted=True),
             batch(requests, SMALL),
             batch(sampled, SMALL),
             batch(requests, DRAFTED),
@@ -62,6 +74,12 @@ def test_chunked_prompts_and_cached_prefixes(demo: Model, requests: Requests, ea
     assert told(first) == told(second) == expected(demo, requests)
     assert sum(one["cached"] for one in first["answers"]) == 0
     assert all(one["cached"] >= 32 for one in second["answers"])
+
+
+def test_conversations(demo: Model, continued: Requests, eager: list[dict[str, Any]]) -> None:
+    """What a schedule did to generated tokens does not hold for the same tokens in a prompt."""
+    assert told(eager[CONTINUED]) == expected(demo, continued)
+    assert [one["cached"] for one in eager[CONTINUED]["answers"]] == [64, 0, 0, 0]
 
 
 def test_without_the_salt_requests_read_what_other_programs_wrote(

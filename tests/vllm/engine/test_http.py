@@ -163,10 +163,11 @@ def test_beam_searches_with_a_program_are_refused(server: Server, path: str) -> 
     assert len(server.post(path, **searched)["choices"]) == 2
 
 
-def test_endpoints_that_leave_out_the_program_are_refused(server: Server) -> None:
-    body = {"query": [3, 4], "items": [[5], [6]], "label_token_ids": [7, 8]}
-    assert KEY in server.refused("/generative_scoring", {KEY: "zero"}, **body)
-    assert len(server.post("/generative_scoring", **body)["data"]) == 2
+def test_scorings_with_a_program_are_refused(server: Server) -> None:
+    """vLLM makes requests of them that do not name the program."""
+    scored = {"query": [3, 4], "items": [[5], [6]], "label_token_ids": [7, 8]}
+    assert "in a beam search, a scoring" in server.refused("/generative_scoring", {KEY: "zero"}, **scored)
+    assert len(server.post("/generative_scoring", **scored)["data"]) == 2
 
 
 def test_refusals_leave_the_server_as_it_was(server: Server, demo: Model, prompts: list[list[int]]) -> None:

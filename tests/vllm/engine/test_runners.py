@@ -29,16 +29,13 @@ def test_compiled(demo: Model, requests: Requests, tmp_path: Path) -> None:
 
 def test_v2_runner(demo: Model, prompts: list[list[int]], tmp_path: Path) -> None:
     requests = mixed(prompts[:4], 8)
-    result = run(
-        tmp_path,
-        [demo.engine(max_num_batched_tokens=64, max_num_seqs=8)],
-        [batch(requests), batch(requests)],
-        TRITON_INTERPRET="1",
-    )
-    assert result["engines"] == [{"v2": True, "compiled": False, "steered": 5}]
-    first, second = result["batches"]
-    assert told(first) == told(second) == expected(demo, requests)
+    engines = [demo.engine(max_num_batched_tokens=64, max_num_seqs=8), demo.engine(num_gpu_blocks_override=14)]
+    result = run(tmp_path, engines, [batch(requests), batch(requests), batch(requests, 1)], TRITON_INTERPRET="1")
+    assert result["engines"] == [{"v2": True, "compiled": False, "steered": 5}] * 2
+    first, second, preempted = result["batches"]
+    assert told(first) == told(second) == told(preempted) == expected(demo, requests)
     assert all(one["cached"] >= 32 for one in second["answers"])
+    assert preempted["counted"]["num_preemptions"] > 0
 
 
 @pytest.mark.parametrize(
