@@ -162,6 +162,11 @@ def program_of(one: Mapping[str, Any]) -> Any:
     return one["parameters"].get("extra_args", {}).get(KEY)
 
 
+def unsteered(requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The requests without a program."""
+    return [one for one in requests if program_of(one) is None]
+
+
 def mixed(prompts: Sequence[Sequence[int]], tokens: int = TOKENS) -> list[dict[str, Any]]:
     """Four requests of each prompt, without a program and with three of the programs, in a random order.
 

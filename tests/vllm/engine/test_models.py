@@ -29,6 +29,7 @@ from tests.vllm.engine.engines import (
     request,
     run,
     told,
+    unsteered,
 )
 
 Requests = list[dict[str, Any]]
@@ -119,7 +120,7 @@ def world(demo: Model, prompts: list[list[int]], tmp_path_factory: pytest.TempPa
     }
     asked = [(name, requests[name]) for name in ("demo", "others", "demo", "others", *FAMILIES)]
     asked += [("adapted", requests["adapted"]), ("adapted", few), ("adapted", requests["adapted"])]
-    asked += [("plain", _unsteered(few)), ("plain", [request([5, 6], "zero")]), ("plain", _unsteered(few))]
+    asked += [("plain", unsteered(few)), ("plain", [request([5, 6], "zero")]), ("plain", unsteered(few))]
     asked += [("demo", [request([5, 6], extra_args={KEY: value})]) for value in (None, *NO_PROGRAMS)]
     asked += [("bf16", [request(prompts[0], name, 1, prompt_logprobs=0) for name in (None, *PROGRAMS)])]
     numbers = {name: number for number, name in enumerate(engines)}
@@ -128,10 +129,6 @@ def world(demo: Model, prompts: list[list[int]], tmp_path_factory: pytest.TempPa
     for (name, _), answered in zip(asked, result["batches"], strict=True):
         batches[name].append(answered)
     return World(models, requests, batches, dict(zip(engines, result["engines"], strict=True)))
-
-
-def _unsteered(requests: Requests) -> Requests:
-    return [one for one in requests if program_of(one) is None]
 
 
 def test_engines_of_one_process_have_their_own_programs(world: World) -> None:
@@ -165,7 +162,7 @@ def test_without_configuration_requests_for_programs_are_refused(world: World) -
     first, refused, last = world.batches["plain"]
     assert world.engines["plain"]["steered"] == 0
     assert f"{KEY} is 'zero', but the server was started without programs" in refused["refused"]
-    assert told(first) == told(last) == expected(world.models["demo"], _unsteered(world.requests["demo"]))
+    assert told(first) == told(last) == expected(world.models["demo"], unsteered(world.requests["demo"]))
 
 
 def test_offline_requests_for_what_is_no_program_are_refused(world: World) -> None:

@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from tests.vllm.engine.engines import Model, batch, expected, mixed, program_of, run, told
+from tests.vllm.engine.engines import Model, batch, expected, mixed, run, told, unsteered
 
 Requests = list[dict[str, Any]]
 
 
 def test_compiled(demo: Model, requests: Requests, tmp_path: Path) -> None:
     """What was compiled without programs, or in an engine before, is in the cache of compiled code."""
-    compiled, unsteered = demo.engine(enforce_eager=False), [one for one in requests if not program_of(one)]
+    compiled, plain = demo.engine(enforce_eager=False), unsteered(requests)
     result = run(
         tmp_path,
         [{**compiled, "additional_config": {}}, compiled, compiled],
-        [batch(unsteered, 0), batch(requests, 1), batch(requests, 1), batch(requests, 2)],
+        [batch(plain, 0), batch(requests, 1), batch(requests, 1), batch(requests, 2)],
     )
     assert [engine["compiled"] for engine in result["engines"]] == [True] * 3
     assert [engine["steered"] for engine in result["engines"]] == [0, 5, 5]
     first, *others = map(told, result["batches"])
-    assert first == expected(demo, unsteered)
+    assert first == expected(demo, plain)
     assert others == [expected(demo, requests)] * 3
 
 
@@ -58,3 +58,16 @@ def test_unsteered_requests_are_served_as_without_the_plug_in(demo: Model, reque
     result = run(tmp_path, [demo.engine(additional_config={})], [batch(prompts)], VLLM_PLUGINS="")
     assert result["engines"][0]["steered"] == 0
     assert told(result["batches"][0]) == [demo.text(one["prompt"], None) for one in prompts]
+
+
+def test_a_draft_model_changes_no_text(demo: Model, requests: Requests, tmp_path: Path) -> None:
+    """It is the demo model itself, not steered: it drafts what an unsteered request writes."""
+    drafts = {"model": str(demo.folder), "method": "draft_model", "num_speculative_tokens": 3}
+    batches = (requests, unsteered(requests))
+    result = run(tmp_path, [demo.engine(speculative_config=drafts)], [batch(given) for given in batches])
+    rates = []
+    for given, answered in zip(batches, result["batches"], strict=True):
+        assert told(answered) == expected(demo, given)
+        counted = answered["counted"]
+        rates.append(counted["spec_decode_num_accepted_tokens"] / counted["spec_decode_num_draft_tokens"])
+    assert rates[0] < 0.6 < 0.9 < rates[1]
