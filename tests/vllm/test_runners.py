@@ -134,10 +134,11 @@ def test_what_the_model_returns_is_returned(kind: type, config: Any, library: Li
     runner = steered(kind, config, library)
     steps = [Step("a", SamplingParams({"affectron": "anger"}), 2, 0, 2), Step("b", SamplingParams(), 3, 0, 3)]
     outputs = runner.execute_model(steps, 5)
-    assert torch.equal(outputs[0], outputs[1])
-    assert torch.equal(outputs[2], outputs[4])
-    assert not torch.equal(outputs[0], outputs[2])
-    assert torch.equal(runner._dummy_run(5)[0], outputs[2])
+    # A product of matrices may round rows of the same values differently.
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(outputs[2], outputs[4])
+    assert not torch.allclose(outputs[0], outputs[2], rtol=0.01, atol=0.01)
+    torch.testing.assert_close(runner._dummy_run(5)[0], outputs[2])
 
 
 @RUNNERS
