@@ -29,7 +29,7 @@ class TooLarge(Exception):
 
 
 class Recomputation:
-    """Whether layers are computed again in the backward pass: where ``recompute`` says so, or, if it is None, once a
+    """Recomputation of layers in the backward pass: where ``recompute`` says so, or, if it is None, once a
     forward has kept too many bytes."""
 
     def __init__(self, reader: Reader, recompute: bool | None) -> None:

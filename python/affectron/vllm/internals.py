@@ -1,4 +1,4 @@
-"""What the plug-in relies on inside vLLM, and the check that it is there."""
+"""The parts of vLLM that the plug-in relies on, and the check that they are there."""
 
 from __future__ import annotations
 

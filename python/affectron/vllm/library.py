@@ -40,12 +40,12 @@ class Served:
 
     @cached_property
     def constant(self) -> bool:
-        """Whether one place holds for all tokens."""
+        """True if one place holds for all tokens."""
         return bool((self.places == self.prompt).all())
 
     @property
     def windowed(self) -> bool:
-        """Whether the place changes from a generated token to another one."""
+        """True if the place changes from a generated token to another one."""
         return len(self.starts) > 1
 
     def places_at(self, generated: NDArray[np.int64]) -> NDArray[np.int32]:

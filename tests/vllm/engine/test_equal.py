@@ -1,4 +1,4 @@
-"""What an engine writes is what transformers writes under the same program, token by token, in fp32 and greedily."""
+"""An engine writes the texts that transformers writes under the same program, token by token, in fp32 and greedily."""
 
 from __future__ import annotations
 
