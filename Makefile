@@ -166,13 +166,15 @@ $(VENV)/tools $(VLLM)/tools: pyproject.toml $$(call constraints,$$(@D)) $$(call 
 		|| { echo "error: no C++ compiler was found: install one (apt install g++)"; exit 1; }
 	@echo "setting up $(@D) with $(PYTHON), once; $(if $(filter $(VLLM),$(@D)),vLLM is,torch and transformers are) large"
 	@$(PYTHON) -m venv --clear $(@D)
-	@$(@D)/bin/pip install -c $(call constraints,$(@D)) scikit-build-core pybind11 cmake ninja > $(LOG) 2>&1 \
+	@$(@D)/bin/pip install -c $(call constraints,$(@D)) scikit-build-core cmake ninja > $(LOG) 2>&1 \
 		|| $(call failed,$(LOG),pip could not install the build tools: $$(grep -m 1 ERROR $(LOG)))
 	@touch $@
 
-# A failed build is removed: CMake would keep a compiler that does not work.
+# A failed build is removed: CMake would keep a compiler that does not work. Wheels have code for more GPUs, whose drivers
+# translate that of 9.0 here.
 $(VENV)/kernels $(VLLM)/kernels: $$(@D)/tools $(NATIVE) $$(call moved,$$(@D))
-	@$(@D)/bin/pip install --no-build-isolation --no-deps -C build-dir=$(call editable,$(@D)) -e . > $(LOG) 2>&1 \
+	@$(@D)/bin/pip install --no-build-isolation --no-deps -C build-dir=$(call editable,$(@D)) \
+		-C cmake.define.CMAKE_CUDA_ARCHITECTURES='80-real;90-real;90-virtual' -e . > $(LOG) 2>&1 \
 		|| { rm -rf $(call editable,$(@D)); $(call failed,$(LOG),the kernels could not be built: install a C++17 compiler with OpenMP (apt install g++)); }
 	@echo '$(MODULES)' > $(@D)/modules
 	@touch $@

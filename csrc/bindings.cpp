@@ -1,10 +1,13 @@
 // The only file that includes Python's headers. The functions take addresses, numbers, and tuples of these for structs;
 // nothing of torch. python/affectron/ops has checked the values: a wrong one is a fault of that package.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+//
+// Python's stable ABI alone is used, so that one binary serves every Python from 3.10 on.
+#include <Python.h>
 
+#include <string>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "cpu/kernels.h"
 #include "cuda/forms.h"
@@ -33,11 +36,16 @@ template <class T> bool read(PyObject *from, T *&to) {
   to = static_cast<T *>(PyLong_AsVoidPtr(from));
   return to || !PyErr_Occurred();
 }
+bool read(PyObject *from, std::string &to) {
+  const char *text = PyUnicode_Check(from) ? PyUnicode_AsUTF8AndSize(from, nullptr) : nullptr;
+  if (text) to = text;
+  return text;
+}
 template <class T> std::enable_if_t<std::is_class_v<T>, bool> read(PyObject *from, T &to);
 template <class... T> bool read_tuple(PyObject *from, T &...to) {
-  if (!PyTuple_Check(from) || PyTuple_GET_SIZE(from) != Py_ssize_t(sizeof...(T))) return false;
+  if (!PyTuple_Check(from) || PyTuple_Size(from) != Py_ssize_t(sizeof...(T))) return false;
   Py_ssize_t i = 0;
-  return (read(PyTuple_GET_ITEM(from, i++), to) && ...);
+  return (read(PyTuple_GetItem(from, i++), to) && ...);
 }
 template <class T> std::enable_if_t<std::is_class_v<T>, bool> read(PyObject *from, T &to) {
   return std::apply([from](auto &...field) { return read_tuple(from, field...); }, fields(to));
@@ -53,91 +61,147 @@ bool read(PyObject *from, Stats &to) {
   return true;
 }
 
-// An argument of a kernel.
-template <class T> struct Value {
-  T value{};
+// Takes the arguments of a call from Python, in their order; raises TypeError and returns false if it cannot.
+template <class... T> bool read_arguments(PyObject *const *from, Py_ssize_t count, std::tuple<T...> &to) {
+  if (count != Py_ssize_t(sizeof...(T))) {
+    PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", int(sizeof...(T)), count);
+    return false;
+  }
+  Py_ssize_t read_so_far = 0;
+  const bool readable =
+      std::apply([&](T &...value) { return (read(from[read_so_far++], value) && ...); }, to); // stops at the first
+  if (!readable) PyErr_Format(PyExc_TypeError, "argument %zd has the wrong type", read_so_far);
+  return readable;
+}
+
+template <class T> std::enable_if_t<std::is_integral_v<T>, PyObject *> to_python(T number) {
+  return std::is_same_v<T, bool> ? PyBool_FromLong(number) : PyLong_FromLongLong(number);
+}
+PyObject *to_python(const char *text) { return PyUnicode_FromString(text); }
+PyObject *to_python(const std::string &text) { return to_python(text.c_str()); }
+PyObject *to_python(const std::vector<std::string> &texts) {
+  PyObject *list = PyList_New(0);
+  for (const std::string &text : texts) {
+    PyObject *item = to_python(text);
+    PyList_Append(list, item);
+    Py_DecRef(item);
+  }
+  return list;
+}
+
+// Lets other threads of Python run until its end.
+struct Unlocked {
+  PyThreadState *state = PyEval_SaveThread();
+  ~Unlocked() { PyEval_RestoreThread(state); }
 };
 
-// A CPU kernel of the level in use, as a function that Python can call.
-template <class... A> auto bound(void (*Kernels::*kernel)(A...)) {
-  return [kernel](Value<A>... arguments) {
-    pybind11::gil_scoped_release release;
-    (kernels().*kernel)(arguments.value...);
-  };
+// Calls a CPU kernel of the level in use.
+template <class... A> PyObject *call(void (*Kernels::*kernel)(A...), PyObject *const *from, Py_ssize_t count) {
+  std::tuple<A...> arguments{};
+  if (!read_arguments(from, count, arguments)) return nullptr;
+  {
+    Unlocked unlocked;
+    std::apply(kernels().*kernel, arguments);
+  }
+  return Py_NewRef(Py_None);
 }
 
-// A function of the CUDA kernels. It keeps Python's lock: two launches of one call follow one another, with none of
-// another thread between them.
-template <class R, class... A> auto bound(R (*function)(A...)) {
-  return [function](Value<A>... arguments) { return function(arguments.value...); };
+// Calls any other function, the CUDA kernels too. Python's lock is kept: two launches of one call follow one another,
+// with none of another thread between them.
+template <class R, class... A> PyObject *call(R (*function)(A...), PyObject *const *from, Py_ssize_t count) {
+  std::tuple<std::decay_t<A>...> arguments{};
+  if (!read_arguments(from, count, arguments)) return nullptr;
+  if constexpr (std::is_void_v<R>) {
+    std::apply(function, arguments);
+    return Py_NewRef(Py_None);
+  } else {
+    return to_python(std::apply(function, arguments));
+  }
 }
+
+// F as Python calls it. An exception of C++ becomes one of Python.
+template <auto F> PyObject *method(PyObject *, PyObject *const *from, Py_ssize_t count) {
+  try {
+    return call(F, from, count);
+  } catch (const std::bad_alloc &) {
+    return PyErr_NoMemory();
+  } catch (const std::invalid_argument &error) {
+    PyErr_SetString(PyExc_ValueError, error.what());
+  } catch (const std::exception &error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+// F by its name, with the parameters that Python shows; python/affectron/_native.pyi has their types.
+template <auto F> PyMethodDef define(const char *name, const char *signature) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(method<F>)), METH_FASTCALL, signature};
+}
+#define AFFECTRON_DEFINE(name, function, parameters) define<function>(#name, #name "(" parameters ")\n--\n\n")
+
+PyMethodDef methods[] = {
+    AFFECTRON_DEFINE(isa_levels, &isa_levels, ""),
+    AFFECTRON_DEFINE(isa_level, &isa_level, ""),
+    AFFECTRON_DEFINE(set_isa_level, &set_isa_level, "name, /"),
+    AFFECTRON_DEFINE(glu, &Kernels::glu, "out, gate, up, shape, dtype, act, threads, /"),
+    AFFECTRON_DEFINE(glu_backward, &Kernels::glu_backward,
+                     "grad_gate, grad_up, grad, gate, up, shape, plan, sums, gradients, dtype, act, threads, /"),
+    AFFECTRON_DEFINE(glu_stats, &Kernels::glu_stats,
+                     "out, gate, up, shape, plan, stats, dtype, act, product, threads, /"),
+    AFFECTRON_DEFINE(glu_steer, &Kernels::glu_steer, "out, gate, up, shape, programs, dtype, act, threads, /"),
+    AFFECTRON_DEFINE(masked_mlp, &Kernels::masked_mlp, "out, x, weights, shape, programs, dtype, act, threads, /"),
+    AFFECTRON_DEFINE(neuron_stats, &Kernels::neuron_stats, "h, gate, shape, plan, stats, dtype, threads, /"),
+#ifdef AFFECTRON_CUDA
+    AFFECTRON_DEFINE(cuda_use_device, &cuda::use_device, "device, /"),
+    AFFECTRON_DEFINE(cuda_error_name, &cuda::error_name, "status, /"),
+    AFFECTRON_DEFINE(cuda_error_text, &cuda::error_text, "status, /"),
+    AFFECTRON_DEFINE(cuda_exchange_form, &cuda::exchange_form, "name, chosen, /"),
+    AFFECTRON_DEFINE(cuda_workspace_size, &cuda::workspace_size, "shape, num_tiles, num_segments, dtype, /"),
+    AFFECTRON_DEFINE(cuda_backward_workspace_size, &cuda::backward_workspace_size, "neurons, num_tiles, sums, /"),
+    AFFECTRON_DEFINE(cuda_mlp_workspace_size, &cuda::mlp_workspace_size, "shape, dtype, by_neuron, /"),
+    AFFECTRON_DEFINE(cuda_glu, &cuda::glu, "out, gate, up, shape, dtype, act, stream, /"),
+    AFFECTRON_DEFINE(cuda_glu_backward, &cuda::glu_backward,
+                     "grad_gate, grad_up, grad, gate, up, shape, plan, sums, gradients, dtype, act, workspace, stream, "
+                     "/"),
+    AFFECTRON_DEFINE(cuda_glu_stats, &cuda::glu_stats,
+                     "out, gate, up, shape, plan, stats, dtype, act, product, workspace, stream, /"),
+    AFFECTRON_DEFINE(cuda_glu_steer, &cuda::glu_steer, "out, gate, up, shape, programs, dtype, act, stream, /"),
+    AFFECTRON_DEFINE(cuda_masked_mlp, &cuda::masked_mlp,
+                     "out, x, weights, shape, programs, dtype, act, workspace, stream, /"),
+    AFFECTRON_DEFINE(cuda_neuron_stats, &cuda::neuron_stats,
+                     "h, gate, shape, plan, stats, dtype, workspace, stream, /"),
+#endif
+    {},
+};
+
+int add_constants(PyObject *module) {
+#ifdef AFFECTRON_CUDA
+  PyObject *const built = Py_True;
+  const int toolkit = cuda::toolkit();
+#else
+  PyObject *const built = Py_False;
+  const int toolkit = 0;
+#endif
+  const bool failed = PyModule_AddIntConstant(module, "TILE_ROWS", kTileRows) ||
+                      PyModule_AddIntConstant(module, "MLP_ROWS", kMlpRows) ||
+                      PyModule_AddObjectRef(module, "CUDA_BUILT", built) ||
+                      PyModule_AddIntConstant(module, "CUDA_TOOLKIT", toolkit);
+  return failed ? -1 : 0;
+}
+
+PyModuleDef_Slot slots[] = {{Py_mod_exec, reinterpret_cast<void *>(add_constants)}, {}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT,
+                          "_native",
+                          "CPU and CUDA kernels; see csrc/. Called through affectron.ops.",
+                          0,
+                          methods,
+                          slots,
+                          nullptr,
+                          nullptr,
+                          nullptr};
 
 } // namespace
 
 } // namespace affectron
 
-template <class T> struct pybind11::detail::type_caster<affectron::Value<T>> {
-  PYBIND11_TYPE_CASTER(affectron::Value<T>, const_name<std::is_class_v<T>>("tuple", "int"));
-  bool load(handle source, bool) {
-    const bool readable = affectron::read(source.ptr(), value.value);
-    if (!readable) PyErr_Clear();
-    return readable;
-  }
-};
-
-namespace affectron {
-
-PYBIND11_MODULE(_native, m) {
-  using namespace pybind11::literals;
-  m.doc() = "CPU and CUDA kernels; see csrc/. Called through affectron.ops.";
-  m.attr("TILE_ROWS") = kTileRows;
-  m.attr("MLP_ROWS") = kMlpRows;
-  m.def("isa_levels", &isa_levels);
-  m.def("isa_level", &isa_level);
-  m.def("set_isa_level", &set_isa_level, "name"_a);
-
-  m.def("glu", bound(&Kernels::glu), "out"_a, "gate"_a, "up"_a, "shape"_a, "dtype"_a, "act"_a, "threads"_a);
-  m.def("glu_backward", bound(&Kernels::glu_backward), "grad_gate"_a, "grad_up"_a, "grad"_a, "gate"_a, "up"_a,
-        "shape"_a, "plan"_a, "sums"_a, "gradients"_a, "dtype"_a, "act"_a, "threads"_a);
-  m.def("glu_stats", bound(&Kernels::glu_stats), "out"_a, "gate"_a, "up"_a, "shape"_a, "plan"_a, "stats"_a, "dtype"_a,
-        "act"_a, "product"_a, "threads"_a);
-  m.def("glu_steer", bound(&Kernels::glu_steer), "out"_a, "gate"_a, "up"_a, "shape"_a, "programs"_a, "dtype"_a, "act"_a,
-        "threads"_a);
-  m.def("masked_mlp", bound(&Kernels::masked_mlp), "out"_a, "x"_a, "weights"_a, "shape"_a, "programs"_a, "dtype"_a,
-        "act"_a, "threads"_a);
-  m.def("neuron_stats", bound(&Kernels::neuron_stats), "h"_a, "gate"_a, "shape"_a, "plan"_a, "stats"_a, "dtype"_a,
-        "threads"_a);
-
-#ifdef AFFECTRON_CUDA
-  m.attr("CUDA_BUILT") = true;
-  m.attr("CUDA_TOOLKIT") = cuda::toolkit();
-  m.def("cuda_use_device", &cuda::use_device, "device"_a);
-  m.def("cuda_error_name", &cuda::error_name, "status"_a);
-  m.def("cuda_error_text", &cuda::error_text, "status"_a);
-  // For the tests and benchmarks that decide between two forms of a kernel: see cuda/forms.h.
-  pybind11::class_<cuda::Forms>(m, "CudaForms")
-      .def_readwrite("short_silu", &cuda::Forms::short_silu)
-      .def_readwrite("single_pass", &cuda::Forms::single_pass);
-  m.attr("cuda_forms") = pybind11::cast(&cuda::forms, pybind11::return_value_policy::reference);
-
-  m.def("cuda_workspace_size", bound(&cuda::workspace_size), "shape"_a, "num_tiles"_a, "num_segments"_a, "dtype"_a);
-  m.def("cuda_backward_workspace_size", bound(&cuda::backward_workspace_size), "neurons"_a, "num_tiles"_a, "sums"_a);
-  m.def("cuda_mlp_workspace_size", bound(&cuda::mlp_workspace_size), "shape"_a, "dtype"_a, "by_neuron"_a);
-  m.def("cuda_glu", bound(&cuda::glu), "out"_a, "gate"_a, "up"_a, "shape"_a, "dtype"_a, "act"_a, "stream"_a);
-  m.def("cuda_glu_backward", bound(&cuda::glu_backward), "grad_gate"_a, "grad_up"_a, "grad"_a, "gate"_a, "up"_a,
-        "shape"_a, "plan"_a, "sums"_a, "gradients"_a, "dtype"_a, "act"_a, "workspace"_a, "stream"_a);
-  m.def("cuda_glu_stats", bound(&cuda::glu_stats), "out"_a, "gate"_a, "up"_a, "shape"_a, "plan"_a, "stats"_a, "dtype"_a,
-        "act"_a, "product"_a, "workspace"_a, "stream"_a);
-  m.def("cuda_glu_steer", bound(&cuda::glu_steer), "out"_a, "gate"_a, "up"_a, "shape"_a, "programs"_a, "dtype"_a,
-        "act"_a, "stream"_a);
-  m.def("cuda_masked_mlp", bound(&cuda::masked_mlp), "out"_a, "x"_a, "weights"_a, "shape"_a, "programs"_a, "dtype"_a,
-        "act"_a, "workspace"_a, "stream"_a);
-  m.def("cuda_neuron_stats", bound(&cuda::neuron_stats), "h"_a, "gate"_a, "shape"_a, "plan"_a, "stats"_a, "dtype"_a,
-        "workspace"_a, "stream"_a);
-#else
-  m.attr("CUDA_BUILT") = false;
-  m.attr("CUDA_TOOLKIT") = 0;
-#endif
-}
-
-} // namespace affectron
+PyMODINIT_FUNC PyInit__native() { return PyModuleDef_Init(&affectron::definition); }

@@ -2,6 +2,10 @@
 // says which result keeps which form. The other form is then deleted, and its line here with it.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+#include <utility>
+
 namespace affectron::cuda {
 
 struct Forms {
@@ -10,5 +14,12 @@ struct Forms {
 };
 
 inline Forms forms;
+
+// Chooses whether the form `name` runs, and returns the choice before. Called by tests and benchmarks.
+inline bool exchange_form(const std::string &name, bool chosen) {
+  if (name == "short_silu") return std::exchange(forms.short_silu, chosen);
+  if (name == "single_pass") return std::exchange(forms.single_pass, chosen);
+  throw std::invalid_argument("no form of a CUDA kernel is named '" + name + "'");
+}
 
 } // namespace affectron::cuda

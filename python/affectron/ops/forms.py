@@ -19,10 +19,18 @@ FORMS = {"native": ("short_silu", "single_pass") if _native.CUDA_BUILT else (), 
 @contextmanager
 def use_form(backend: str, name: str, chosen: bool) -> Iterator[None]:
     """Run the form ``name`` of ``backend`` inside the ``with`` block if ``chosen``, else its alternative."""
-    holder = _native.cuda_forms if backend == "native" else import_module("affectron.kernels.forms")
-    before = getattr(holder, name)
-    setattr(holder, name, chosen)
+    before = _exchange(backend, name, chosen)
     try:
         yield
     finally:
-        setattr(holder, name, before)
+        _exchange(backend, name, before)
+
+
+def _exchange(backend: str, name: str, chosen: bool) -> bool:
+    """Choose whether the form runs, and return the choice before."""
+    if backend == "native":
+        return _native.cuda_exchange_form(name, chosen)
+    forms = import_module("affectron.kernels.forms")
+    before: bool = getattr(forms, name)
+    setattr(forms, name, chosen)
+    return before
