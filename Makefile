@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick slow-list test-vllm lint format docs bench fuzz sanitize gpu gpu-wheel matrix calibrate studies wheel clean another
+.PHONY: help demo test test-quick slow-list test-vllm lint format docs bench fuzz sanitize gpu matrix calibrate studies wheel repaired wheels clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -75,32 +75,11 @@ bench: $(VENV)/installed ## time the kernels and the screening against plain tor
 		--benchmark-json=benchmarks/results/cpu-$$(date +%F).json --benchmark-columns=min,median,rounds
 
 # This target uses the Python that has torch for this machine's GPU, not .venv, and downloads nothing. That Python needs
-# torch, Triton, transformers and pytest, and without a wheel of gpu-wheel also the build tools. See docs/gpu.md.
+# torch, Triton, transformers and pytest, and without the wheel of `make wheel` also the build tools. See docs/gpu.md.
 gpu: ## on a machine with a GPU: install, run the GPU tests and benchmarks (PARTS="tests ops mlp"), end in a table
 	@python=$$(for p in $(PYTHON) python3 python; do $$p -c 'import torch' 2> /dev/null && echo $$p && break; done) \
 		|| { echo "error: no Python with torch was found: name one (make gpu PYTHON=...)"; exit 1; }; \
 	$$python tools/gpu.py $(PARTS)
-
-# The build is isolated: it needs only Python, the CUDA compiler and the C++ compiler. A wheel without CUDA kernels is an
-# error.
-GPU_PYTHON ?= $(shell for p in python3.12 $$HOME/.pyenv/versions/3.12*/bin/python3.12; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2> /dev/null && echo $$p && break; done)
-GPU_WHEEL := build/gpu312
-
-gpu-wheel: ## on a machine without a GPU: build the wheel that `make gpu` installs (Python 3.12, nvcc 12 or 13)
-	@[ -n "$(GPU_PYTHON)" ] || { echo "error: no Python 3.12 was found: install one or name it (make gpu-wheel GPU_PYTHON=...)"; exit 1; }
-	@$(GPU_PYTHON) -c 'import os, pip, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2> /dev/null \
-		|| { echo "error: $(GPU_PYTHON) has no pip or no C headers: install them (apt install python3-pip python3-dev)"; exit 1; }
-	@[ -n "$$(type -P $${CXX:-c++ g++ clang++})" ] || { echo "error: no C++ compiler was found: install one (apt install g++)"; exit 1; }
-	@[ -n "$$(type -P $${CUDACXX:-nvcc})" ] || { echo "error: nvcc was not found: install the CUDA toolkit, 12 or 13, or name it (CUDACXX=...)"; exit 1; }
-	@rm -rf $(GPU_WHEEL) && mkdir -p $(GPU_WHEEL)
-	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(GPU_PYTHON) -m pip wheel --no-deps -w $(GPU_WHEEL) . > $(GPU_WHEEL)/build.log 2>&1 \
-		|| $(call failed,$(GPU_WHEEL)/build.log,the wheel could not be built)
-	@cd $(GPU_WHEEL) && $(GPU_PYTHON) -m zipfile -e *.whl unpacked && cd unpacked/affectron \
-		&& $(GPU_PYTHON) -c 'import sys, _native; sys.exit(not _native.CUDA_BUILT)' && rm -rf ../../unpacked \
-		|| $(call failed,$(GPU_WHEEL)/build.log,the wheel has no CUDA kernels: nvcc does not work with this C++ compiler)
-	@$(GPU_PYTHON) tools/gpu.py --sources > $(GPU_WHEEL)/sources.sha256
-	@ls -s --block-size=KiB $(GPU_WHEEL)/*.whl
 
 matrix: $(VENV)/installed ## test other versions of torch and transformers; writes docs/compatibility.md
 	@$(BIN)/python tools/matrix.py
@@ -136,16 +115,30 @@ sanitize: $(VENV)/installed ## run the tests of csrc/ with AddressSanitizer, UBS
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -S -m pytest -p no:cacheprovider $(TESTS)
 
-# The wheel is built from the source archive, so that a file missing there is missing in the wheel, and noticed.
-wheel: $(VENV)/installed ## build a wheel in isolation, repair it, and try it in an empty environment
+# The wheel is built in isolation from the source archive, so that a file missing there is missing in the wheel, and
+# noticed. The date of the commit makes two builds equal. `make gpu` compares the sources with those in sources.sha256.
+wheel: $(VENV)/installed ## build the release (dist/): a source archive and a wheel, tried in an empty environment
 	@rm -rf dist build/wheel && mkdir -p build/wheel
-	@$(BIN)/python -m build --outdir build/wheel . > build/wheel/build.log 2>&1 \
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2> /dev/null || date +%s) PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
+		$(BIN)/python -m build --outdir build/wheel . > build/wheel/build.log 2>&1 \
 		|| $(call failed,build/wheel/build.log,the wheel could not be built)
-	@PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 -w dist build/wheel/*.whl 2>&1 | tail -1
+	@$(MAKE) -s repaired WHEEL="$$(echo build/wheel/*.whl)" FOLDER=dist
+	@cp build/wheel/*.tar.gz dist
+	@$(BIN)/twine check --strict dist/* > build/wheel/check.log || $(call failed,build/wheel/check.log,the metadata is wrong)
+	@$(BIN)/python tools/gpu.py --sources > dist/sources.sha256
 	@$(BIN)/python -m venv build/wheel/empty
 	@build/wheel/empty/bin/pip install -c constraints.txt dist/*.whl > build/wheel/install.log 2>&1 \
 		|| $(call failed,build/wheel/install.log,the wheel could not be installed)
 	@cd build/wheel && empty/bin/python $(CURDIR)/tools/wheel_smoke.py
+	@ls -s --block-size=KiB dist/*.whl dist/*.tar.gz
+
+# torch brings libgomp, and two of them would compete for the cores.
+repaired:
+	@PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --plat manylinux_2_28_$$(uname -m) --exclude libgomp.so.1 \
+		-w $(FOLDER) $(WHEEL) 2>&1 | tail -n 1
+
+wheels: wheel ## try the wheel on every Python at hand, with the oldest and the newest dependencies (downloads 20 GB)
+	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tools.wheels
 
 clean: ## remove the files that these targets made
 	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks

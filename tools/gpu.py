@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-WHEELS = ROOT / "build" / f"gpu{sys.version_info[0]}{sys.version_info[1]}"
+DIST = ROOT / "dist"
 # Time limit of each part in seconds. The tests and the first two benchmarks fit into 290 s, the others into 290 s more.
 LIMITS = {"tests": 165, "ops": 65, "mlp": 35, "screen": 85, "attribution": 35, "decode": 100, "sanitize": 70}
 SECONDS = 285  # for everything together
@@ -114,8 +114,8 @@ def sources() -> str:
 
 
 def install(runner: Runner) -> Outcome:
-    """Install the wheel of ``make gpu-wheel`` if it is for this Python and these sources, else build the package."""
-    wheels, stamp = sorted(WHEELS.glob("*.whl")), WHEELS / "sources.sha256"
+    """Install the wheel of ``make wheel`` if it was built from these sources, else build the package."""
+    wheels, stamp = sorted(DIST.glob("*.whl")), DIST / "sources.sha256"
     fresh = bool(wheels) and stamp.is_file() and stamp.read_text().strip() == sources()
     if wheels and not fresh:
         print(f"{wheels[-1].name} was built from other sources: building anew", flush=True)

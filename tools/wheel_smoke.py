@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import torch
 
 import affectron
-from affectron import ops
+from affectron import _native, ops
 from affectron.demo import MODEL
 
 package = Path(affectron.__file__).parent
@@ -28,6 +29,17 @@ expected = files(source) | {f"kernels/{name}" for name in files(kernels)}
 assert files(package) == expected, files(package) ^ expected
 assert not [name for name in files(package) if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))]
 assert ops.backend_for("glu_stats", "cpu")[0] == "native"
+
+# No file has a path of the machine that built the wheel.
+for path in package.rglob("*"):
+    if path.is_file() and path.suffix != ".pyc":
+        for place in (root, Path.home()):
+            assert str(place).encode() not in path.read_bytes(), (path, place)
+
+# The licence and what is linked in are told beside the package.
+about = {Path(file).name for file in distribution("affectron").files or ()}
+assert {"LICENSE", "THIRD-PARTY.md"} <= about, about
+assert ("affectron.cdx.json" in about) == _native.CUDA_BUILT, about
 
 # The compiled kernels and plain torch give the same output and the same counts.
 torch.manual_seed(0)
@@ -50,9 +62,10 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
     assert ((native.mean - reference.mean).abs() <= bound).all()
 
 # Only torch's OpenMP runtime is loaded: two runtimes would compete for the cores.
-maps = Path("/proc/self/maps").read_text()
-runtimes = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line or "libomp" in line}
-assert len(runtimes) == 1, runtimes
+if sys.platform == "linux":
+    maps = Path("/proc/self/maps").read_text()
+    runtimes = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line or "libomp" in line}
+    assert len(runtimes) == 1, runtimes
 
 model, tokenizer = affectron.load_model(MODEL)
 assert len(affectron.find_sites(model)) == model.config.num_hidden_layers
@@ -61,4 +74,5 @@ help_text = subprocess.run(
     [Path(sys.executable).parent / "affectron", "--help"], check=True, capture_output=True, text=True
 ).stdout
 assert all(command in help_text for command in ("demo", "info", "screen", "select", "validate", "steer", "report"))
-print(f"the wheel works: affectron {affectron.__version__} with torch {torch.__version__}")
+cuda = f"CUDA {_native.CUDA_TOOLKIT / 1000:.1f}" if _native.CUDA_BUILT else "no CUDA"
+print(f"the wheel works: affectron {affectron.__version__} ({cuda}) with torch {torch.__version__}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from pathlib import Path
+
+import psutil
 
 
 def peak_bytes() -> int:
@@ -15,4 +16,4 @@ def peak_bytes() -> int:
 
 def resident_bytes() -> int:
     """Return the resident memory of this process in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(psutil.Process().memory_info().rss)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -101,12 +102,12 @@ def limited(model: nn.Module, most: int) -> Iterator[None]:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of the device, in bytes: on a CPU what this process may still take, as one of its kind on the
-    machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(fields["MemAvailable"].split()[0]) * 1024
+    """Free memory of the device, in bytes. On a CPU, and on a GPU that shares its memory, it is what this process may
+    still take, as one of its kind on the machine."""
+    module = torch.get_device_module(device)
+    if hasattr(module, "mem_get_info"):
+        return int(module.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
         most = int((group / "memory.max").read_text())
