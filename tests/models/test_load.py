@@ -69,7 +69,7 @@ def test_the_shared_models_load(shared: Path) -> None:
 @pytest.mark.parametrize("gpu", [False, True])
 def test_auto_takes_a_gpu_that_is_there(monkeypatch: pytest.MonkeyPatch, gpu: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # no GPU is asked
+    monkeypatch.setattr(torch, "zeros", lambda *_, **__: torch.ones(1))  # no GPU is asked
     assert load._device("auto") == torch.device("cuda" if gpu else "cpu")
     assert load._device(None) == torch.device("cpu")
 
@@ -262,11 +262,16 @@ def test_a_model_without_an_mlp_is_refused(tmp_path: Path) -> None:
         ({"device": ""}, "device is '', which is not there"),
         ({"device": "automatic"}, "device is 'automatic', which is not there"),
         ({"device": "cuda:99"}, "device is 'cuda:99', which is not there"),
+        ({"device": "mps"}, "device is 'mps', which is not there: .*MPS"),
+        ({"device": "xpu"}, "device is 'xpu', which is not there: .*XPU"),
+        ({"device": "hpu"}, "device is 'hpu', which is not there: .*hpu"),
+        ({"device": "meta"}, "device is 'meta', which is not there: .*meta"),
     ],
 )
 def test_bad_options_are_named(saved: Path, options, message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as refused:
         load_model(saved, **options)
+    assert len(str(refused.value)) < 300
 
 
 def test_code_in_the_folder_runs_only_when_trusted(folder: Path) -> None:

@@ -76,8 +76,9 @@ def load_model(
 
     Raises:
         InputError: the folder, its config, weights or tokenizer is missing or unusable, weights are incomplete or
-            stored as integers or 8-bit floats that the config does not explain, the model has no known MLP, or dtype
-            or device is not one that is there; there is no model of that name, no access to it, or no network.
+            stored as integers or 8-bit floats that the config does not explain, the model has no known MLP, dtype or
+            device is not one that is there, or the device cannot hold the model; there is no model of that name, no
+            access to it, or no network.
     """
     chosen_dtype = _dtype(dtype)
     chosen_device = _device(device)
@@ -110,7 +111,11 @@ def load_model(
         model.name_or_path, model.config._commit_hash = "/".join(store[1:]), folder.name
     if chosen_dtype == "auto" and chosen_device.type == "cpu" and _slow_at_16_bits(model.dtype):
         model.float()  # every 16-bit value is a float32 value: only the arithmetic changes
-    return model.to(chosen_device).eval(), tokenizer
+    try:
+        model.to(chosen_device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"cannot put the model in {folder} on {chosen_device}: {_first_line(error)}") from error
+    return model.eval(), tokenizer
 
 
 def load_skeleton(path: str | Path, trust_remote_code: bool = False) -> Any:
@@ -389,9 +394,10 @@ def _device(device: str | torch.device | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device("cpu" if device is None else device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device is {str(device)!r}, which is not there: {_first_line(error)}") from error
+        torch.zeros(1, device=chosen).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = _first_line(error).partition(". ")[0]
+        raise InputError(f"device is {str(device)!r}, which is not there: {reason}") from error
     return chosen
 
 

@@ -91,7 +91,7 @@ class Load(Options):
 
     dtype: str = option("auto", "Type of the weights; auto: as saved, but float32 on a CPU that is slow at 16 bits.",
                         OneOf(DTYPES))  # fmt: skip
-    device: str = option("auto", "Where the model runs: cpu, cuda, cuda:1; auto: a GPU if there is one.")
+    device: str = option("auto", "Where the model runs: cpu, cuda, cuda:1, xpu, mps; auto: cuda if there is one.")
     trust_remote_code: bool = option(False, "Let Python code in the model's folder run.")
 
 
