@@ -39,7 +39,9 @@ def info(
     from affectron.ops._backends import KERNELS
     from affectron.ops.backends import native
 
-    devices = ["cpu"] + [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    devices, accelerator = ["cpu"], torch.accelerator.current_accelerator()
+    if accelerator is not None:
+        devices += [f"{accelerator.type}:{number}" for number in range(torch.accelerator.device_count())]
     backends = {
         device: {op: dict(zip(("backend", "reason"), backend_for(op, device), strict=True)) for op in KERNELS}
         for device in devices

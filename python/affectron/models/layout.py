@@ -150,6 +150,6 @@ def device_of(site: Site) -> torch.device:
     for module in (*last.modules(), site.module):
         device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
         if device is not None:
-            return torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+            return torch.device(device)  # a number is that of the accelerator
     weight = next(last.parameters(), None)
     return next(site.module.parameters()).device if weight is None else weight.device

@@ -30,8 +30,8 @@ class Meter:
     - ``progress``, every ten seconds, and ``summary``, at the end: ``sentences`` and ``tokens`` read by this process in
       this run, ``tokens_per_second``, ``padding`` (share of all positions), ``waiting`` (share of the time in which no
       batch was ready, since reading and tokenising were too slow), ``memory_bytes`` resident now,
-      ``memory_peak_bytes``, ``device_peak_bytes`` of a GPU, and number and duration of the checkpoints
-      (``checkpoints``, ``checkpoint_seconds``).
+      ``memory_peak_bytes``, ``device_peak_bytes`` of a GPU (0 where torch does not measure it, on Apple's), and number
+      and duration of the checkpoints (``checkpoints``, ``checkpoint_seconds``).
     - ``checkpoint``: ``bytes`` of one file and the seconds that it ``took``.
 
     Args:
@@ -95,10 +95,15 @@ class Meter:
             "memory_bytes": held,
             # The kernel adds each thread's pages to the peak with a delay, so that it can be below the present size.
             "memory_peak_bytes": max(held, peak_bytes()),
-            "device_peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0,
+            "device_peak_bytes": _device_peak_bytes(),
             "checkpoints": self.checkpoints,
             "checkpoint_seconds": round(self.checkpointing, 3),
         }
+
+
+def _device_peak_bytes() -> int:
+    measured = getattr(torch.get_device_module(), "max_memory_allocated", None)
+    return 0 if measured is None else int(measured())
 
 
 class EventLog:
