@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from affectron.runs.session import Session
 from affectron.runs.stages import Generate, Stage
 from affectron.screening.accumulate import Accumulator
 from affectron.stats import ActivationStats
+from tests.support.devices import pretended_device
 from tests.support.errors import message
 from tests.support.planted import PROMPTS, TOKENIZER, make_corpus, make_model
 
@@ -155,6 +157,26 @@ def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 assert set(json.loads((output / "run.json").read_text())["stages"] if ran else []) == set(ran)
     assert ran == ALL  # each stage once more and no other, however often the run was stopped
     return output
+
+
+def test_a_run_on_a_device_without_float64_finds_the_same(inputs: Path, whole: Path, tmp_path: Path) -> None:
+    with pretended_device("mps", float64=False):
+        run(dataclasses.replace(load_config(inputs / "config.toml"), output=tmp_path, device="mps"))
+    files = sorted(path.name for path in whole.glob("*.json") if path.name != "run.json")
+    assert {"validation.json", "generation.json", "estimate.json"} < set(files)
+    for file in files:
+        expected, found = (dict(numbers(json.loads((folder / file).read_text()))) for folder in (whole, tmp_path))
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-6), file
+
+
+def numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """(place, number) of each number in nested JSON but for times."""
+    if isinstance(value, (int, float)):
+        if "seconds" not in place:
+            yield place, float(value)
+    elif isinstance(value, (list, dict)):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(one, f"{place}/{key}")
 
 
 def renewed(inputs: Path, output: Path, **changes: Any) -> list[str]:

@@ -198,9 +198,9 @@ class Gradients:
 
 def unreached(site: Site, rows: int, buffers: ops.StatsBuffers | None) -> Tensor:
     """The attributions in ``rows`` sentences at an expert that no token of them reached: 0, float32 [rows, F], where
-    the expert's statistics are, or would be."""
+    the expert's activations are."""
     if buffers is not None:
-        return torch.zeros(rows, buffers.neurons, device=buffers.count.device)
+        return torch.zeros(rows, buffers.neurons, device=buffers.device)
     return torch.zeros(rows, site.neurons, device=next(site.module.parameters()).device)
 
 

@@ -226,7 +226,7 @@ def token_loss(model: Any, texts: Sequence[tuple[Sequence[int], Sequence[bool]]]
 
         def read(batch: ProgramBatch) -> None:
             counted = filled([selected[row][1] for row in batch.rows], batch.ids.shape[1])[:, 1:]
-            nats = token_losses(model, batch).double().cpu()
+            nats = token_losses(model, batch).cpu().double()
             sums[batch.programs, batch.rows] = np.where(counted, nats.numpy(), 0.0).sum(-1)
 
         batched.run([ids for ids, _ in selected], programs, read, text=[counted for _, counted in selected])

@@ -25,6 +25,7 @@ from affectron.errors import InputError, Note
 from affectron.evaluation.batched import AS_IT_IS, BatchedModel, Integers, ProgramBatch, Programs, output_layer
 from affectron.evaluation.labels import best_label, label_matrix
 from affectron.evaluation.metrics import Question, log_probability
+from affectron.ops.float64 import in_float64
 from affectron.options import Ask
 
 # Fewest tokens with which all prompts begin for their keys and values to be computed once and handed to every batch.
@@ -335,8 +336,9 @@ def _answer_parts(
         for step, token in enumerate(answer)
     ]
     line, step, token, label, length = np.array(table).T
-    lines, steps, tokens, lengths = torch.from_numpy(np.stack([line, step, token, length])).to(likelihood.device)
-    return likelihood[:, lines, steps, tokens].double() / lengths, line, label
+    lines, steps, tokens = torch.from_numpy(np.stack([line, step, token])).to(likelihood.device)
+    of_tokens = in_float64(likelihood[:, lines, steps, tokens])
+    return of_tokens / torch.from_numpy(length).to(of_tokens.device), line, label
 
 
 def _label_rows(

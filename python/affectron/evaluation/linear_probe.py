@@ -19,6 +19,7 @@ from affectron.errors import InputError
 from affectron.evaluation.batched import AS_IT_IS, BatchedModel, Integers, ProgramBatch, Programs, Readout
 from affectron.evaluation.labels import best_label, label_matrix
 from affectron.evaluation.metrics import Question, margin
+from affectron.ops.float64 import in_float64
 
 # Ridge penalties to choose from, in units of the mean eigenvalue of the features' scatter matrix.
 _PENALTIES = tuple(float(penalty) for penalty in np.logspace(2, -6, 17))
@@ -210,6 +211,6 @@ def _mean_hidden(body: Any, batch: ProgramBatch, averaged: Sequence[Sequence[boo
     hidden = getattr(batch.forward(body), "last_hidden_state", None)
     if hidden is None:
         raise InputError(f"{type(body).__name__} does not give the final hidden states that a probe reads")
+    hidden = in_float64(hidden).view(-1, *mask.shape, hidden.shape[-1])
     weights = torch.from_numpy(mask / np.maximum(mask.sum(1, keepdims=True), 1)).to(hidden.device)
-    hidden = hidden.double().view(-1, *mask.shape, hidden.shape[-1])
     return torch.einsum("bt,pbth->pbh", weights, hidden)

@@ -22,6 +22,7 @@ from affectron.models.chain import Routed
 from affectron.models.discovery.sites import find_sites
 from affectron.models.forward import Reader, evaluating
 from affectron.models.layout import Site
+from affectron.ops.float64 import in_float64
 
 # Tokens that are read to see what the layers do.
 _TOKENS = 3
@@ -140,7 +141,7 @@ def _run(reader: Reader, writers: Sequence[_Writer]) -> None:
     added = [_noise(writer.output) * size[position] for position, writer in enumerate(writers)]
 
     def compare(position: int, h: Tensor, gate: Tensor | None, routed: Routed | None = None) -> Tensor:
-        change, given = (h[position + 1, -1] - h[0, -1]).double(), added[position].to(h.device).double()
+        change, given = map(in_float64, (h[position + 1, -1] - h[0, -1], added[position].to(h.device)))
         factor = float(change @ given / (given @ given))
         error = max(_ERROR, _ROUNDING * torch.finfo(h.dtype).eps)
         if factor and float((change - factor * given).norm()) <= error * abs(factor) * float(given.norm()):

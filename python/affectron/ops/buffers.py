@@ -1,4 +1,5 @@
-"""StatsBuffers: the accumulators of one site (docs/method.md), on the device where the model runs."""
+"""StatsBuffers: the accumulators of one site (docs/method.md), on the device where the model runs, or on the CPU where
+that has no float64."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from affectron._internal.display import Shown, Summary
 from affectron._internal.names import ACTIVE_RULES
 from affectron._internal.wording import count
 from affectron.ops._checks import as_rows
+from affectron.ops.float64 import float64_device
 from affectron.ops.segments import SegmentPlan, plan_for
 
 
@@ -41,7 +43,7 @@ class StatsBuffers(Shown):
         segments: S, at least 1.
         neurons: F, at least 1.
         active: ``gate`` counts a row as active where act(gate) > 0, ``product`` where h > 0.
-        device: where the accumulators live, the device of the activations.
+        device: the device of the activations. The accumulators live there, or on the CPU where it has no float64.
 
     Raises:
         ValueError: a number is below 1, or ``active`` is neither rule.
@@ -55,7 +57,8 @@ class StatsBuffers(Shown):
         if active not in ACTIVE_RULES:
             raise ValueError(f"active is {active!r}, expected one of {', '.join(ACTIVE_RULES)}")
         self.segments, self.neurons, self.active_rule = segments, neurons, active
-        shape = (2, segments, neurons)
+        self.device = torch.empty(0, device=device).device  # with its index
+        shape, device = (2, segments, neurons), float64_device(self.device)
         self.count = torch.zeros(segments, dtype=torch.int64, device=device)
         self.tally = torch.zeros(shape, dtype=torch.int64, device=device)  # active, nonfinite
         self.moments = torch.zeros(shape, dtype=torch.float64, device=device)  # mean, m2
@@ -88,7 +91,7 @@ class StatsBuffers(Shown):
         rows = as_rows("gate", value)
         if rows.shape[1] != self.neurons:
             raise ValueError(f"the activation has {rows.shape[1]} neurons, expected the {self.neurons} of stats")
-        return plan_for(segments, rows, self.count, self.segments, "stats")
+        return plan_for(segments, rows, self.device, self.segments, "stats")
 
     def finalize(self) -> FinalStats:
         """The statistics so far; accumulation can go on afterwards."""

@@ -108,6 +108,6 @@ def glu_attribution(
         check_like("gradients", gradients, sums, sums.shape)
         if gradients is sums:
             raise ValueError("gradients is the tensor of sums, expected another one")
-    plan = plan_for(segments, rows, sums, sums.shape[0], "sums")
+    plan = plan_for(segments, rows, sums.device, sums.shape[0], "sums")
     h = _glu_attribution(rows, up_rows, plan.order, plan.tiles, sums, gradients, act)
     return h if gate.dim() == 2 else h.view(gate.shape)

@@ -72,16 +72,16 @@ class SegmentPlan(Shown):
 
 
 def plan_for(
-    segments: Tensor | SegmentPlan, rows: Tensor, target: Tensor, num_segments: int, target_name: str
+    segments: Tensor | SegmentPlan, rows: Tensor, device: torch.device, num_segments: int, target_name: str
 ) -> SegmentPlan:
-    """The plan of ``segments`` for an activation's ``rows`` [N, F], checked to fit them and ``target``, which
-    accumulates ``num_segments`` segments."""
+    """The plan of ``segments`` for an activation's ``rows`` [N, F], checked to fit them and a target, which
+    accumulates ``num_segments`` segments of activations on ``device``."""
     plan = segments if isinstance(segments, SegmentPlan) else SegmentPlan(segments, num_segments)
     if plan.num_segments != num_segments:
         raise ValueError(f"segments is planned for {plan.num_segments} segments, {target_name} has {num_segments}")
     if plan.rows != rows.shape[0]:
         raise ValueError(f"segments has {plan.rows} rows, expected the {rows.shape[0]} of the activation")
-    if plan.order.device != rows.device or target.device != rows.device:
-        devices = f"{rows.device}, {plan.order.device} and {target.device}"
+    if plan.order.device != rows.device or device != rows.device:
+        devices = f"{rows.device}, {plan.order.device} and {device}"
         raise ValueError(f"activation, segments and {target_name} are on {devices}, expected one device")
     return plan

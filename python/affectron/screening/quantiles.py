@@ -17,6 +17,7 @@ from affectron.corpus import Corpus, Sentence
 from affectron.corpus.batching import batches
 from affectron.errors import InputError
 from affectron.models import Reader, Routed, evaluating, max_length, parallel
+from affectron.ops.float64 import float64_device
 from affectron.options import Read
 
 #: Bytes of the activations that are kept.
@@ -114,7 +115,7 @@ class _Largest:
         site, kept = self.sites[position], self.kept[position]
         if kept is None or not len(kept[0]):  # an expert that no token was routed to
             return np.zeros(site.neurons, dtype=np.float32)
-        values, seen = kept
+        values, seen = (part.to(float64_device(part.device)) for part in kept)
         # Descending from the largest value, at rank 0, the quantile is at this rank, between two values.
         last = (seen - 1).clamp(min=0).double()
         rank = last - self.quantile * last

@@ -1,6 +1,6 @@
 """The ops in plain torch, for any device: the oracle of the kernels' tests, and the backend where no kernel was built.
 
-Sums are taken in fp64. The files of the ops have checked the arguments.
+Sums are taken in fp64, on the CPU where the device has none. The files of the ops have checked the arguments.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from affectron.ops.float64 import in_float64
 
 
 def activate(gate: Tensor, act: str) -> Tensor:
@@ -57,13 +59,13 @@ def glu_backward(
     the row's segment, where they are given."""
     grad_gate, grad_up = activation_gradients(gate, up, act, grad)
     if order is not None and tiles is not None:
-        dh = grad.double()
-        by_segment = rows_by_segment(order, tiles)
-        for target, terms in ((sums, glu(gate, up, act).double() * dh), (gradients, dh)):
+        dh = in_float64(grad)
+        by_segment = rows_by_segment(order.to(dh.device), tiles)
+        for target, terms in ((sums, in_float64(glu(gate, up, act)) * dh), (gradients, dh)):
             if target is None:
                 continue
             for segment, rows in by_segment.items():
-                target[segment] = (target[segment].double() + terms[rows].sum(0)).float()
+                target[segment] = (in_float64(target[segment]) + terms[rows].sum(0)).float().to(target.device)
     return grad_gate.contiguous(), gate.new_empty(0) if grad_up is None else grad_up.contiguous()
 
 
@@ -111,6 +113,11 @@ def neuron_stats(
     count: Tensor, tally: Tensor, moments: Tensor, extrema: Tensor,
 ) -> None:  # fmt: skip
     """Merge the statistics of ``h`` into the accumulators."""
+    if h.device != count.device:  # it has no float64, so that StatsBuffers are on the CPU: its kernel takes copies
+        h, order, tiles = (tensor.to(count.device) for tensor in (h, order, tiles))
+        gate = None if gate is None else gate.to(count.device)
+        torch.ops.affectron.neuron_stats(h, gate, order, tiles, count, tally, moments, extrema)
+        return
     active = (h if gate is None else gate) > 0
     for segment, rows in rows_by_segment(order, tiles).items():
         values, finite = h[rows].double(), h[rows].isfinite()
