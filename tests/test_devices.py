@@ -22,6 +22,7 @@ from affectron.cli.app import app
 from affectron.corpus.pairs import Pair
 from affectron.generation import continuations
 from affectron.models import load_model
+from affectron.models.directions import output_directions
 from affectron.screening.pairs import screen_pairs
 from affectron.screening.quantiles import magnitude_quantiles
 from tests.gpu.test_models import program
@@ -95,6 +96,19 @@ def test_quantiles_are_those_of_the_cpu(kind: str, float64: bool, family: str) -
     expected, found = on_both(lambda model: magnitude_quantiles(model, TOKENIZER, CORPUS, 0.97), family, kind, float64)
     for site in site_names(family):
         assert np.array_equal(found[site], expected[site])
+
+
+@DEVICES
+@pytest.mark.parametrize("family", FAMILIES)
+def test_output_directions_are_those_of_the_cpu(kind: str, float64: bool, family: str) -> None:
+    neurons = {site: np.arange(0, 40, 7) for site in site_names(family)}
+
+    def directions(model: Any) -> dict[str, torch.Tensor]:
+        return {site: rows.cpu() for site, rows in output_directions(model, neurons).items()}
+
+    expected, found = on_both(directions, family, kind, float64)
+    assert list(expected) == site_names(family)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @DEVICES
