@@ -4,7 +4,6 @@
 // time.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -151,125 +150,104 @@ inline void to_f16(uint16_t *p, Reg a) {
 }
 inline Reg round_f16(Reg a) { return _mm256_cvtph_ps(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
 
-#else // portable: loops of fixed length, which compilers vectorise for their target
+#else // portable: the vector notation of GCC and Clang, which they compile for any processor
 
-template <class F> struct Lanes {
+using Floats = float __attribute__((vector_size(16)));
+using Bits = uint32_t __attribute__((vector_size(16)));
+
+struct RegBits {
+  Bits low, high;
+};
+struct Reg {
   static constexpr int64_t width = 8;
-  F lane[width];
-};
-struct RegMask : Lanes<int32_t> {};
-struct Reg : Lanes<float> {
+  Floats low, high;
   Reg() = default;
-  explicit Reg(float value) {
-    for (float &x : lane) x = value;
-  }
+  Reg(Floats low, Floats high) : low(low), high(high) {}
+  Reg(Bits low, Bits high) : low(Floats(low)), high(Floats(high)) {}
+  explicit Reg(float value) : low{value, value, value, value}, high(low) {}
 };
-template <class R, class F> inline R each(F f) {
-  R r;
-  for (int64_t i = 0; i < R::width; ++i) r.lane[i] = f(i);
-  return r;
-}
-inline float lane_of_bits(uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
-inline uint32_t bits_of_lane(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  return bits;
-}
+using RegMask = RegBits; // all ones or all zeros in each lane
 
-inline Reg operator+(Reg a, Reg b) {
-  return each<Reg>([&](int64_t i) { return a.lane[i] + b.lane[i]; });
+inline Reg operator+(Reg a, Reg b) { return {a.low + b.low, a.high + b.high}; }
+inline Reg operator-(Reg a, Reg b) { return {a.low - b.low, a.high - b.high}; }
+inline Reg operator*(Reg a, Reg b) { return {a.low * b.low, a.high * b.high}; }
+inline Reg operator/(Reg a, Reg b) { return {a.low / b.low, a.high / b.high}; }
+inline Reg operator-(Reg a) { return {-a.low, -a.high}; }
+inline RegMask operator<(Reg a, Reg b) { return {Bits(a.low < b.low), Bits(a.high < b.high)}; }
+inline RegMask operator==(Reg a, Reg b) { return {Bits(a.low == b.low), Bits(a.high == b.high)}; }
+inline RegMask operator!=(Reg a, Reg b) { return {Bits(a.low != b.low), Bits(a.high != b.high)}; }
+inline Bits magnitude_bits(Floats a) { return Bits(a) & 0x7fffffffu; }
+inline Bits sign_bits(Floats a) { return Bits(a) & 0x80000000u; }
+inline Reg abs(Reg a) { return {magnitude_bits(a.low), magnitude_bits(a.high)}; }
+inline Reg copysign(Reg magnitude, Reg sign) {
+  return {magnitude_bits(magnitude.low) | sign_bits(sign.low), magnitude_bits(magnitude.high) | sign_bits(sign.high)};
 }
-inline Reg operator-(Reg a, Reg b) {
-  return each<Reg>([&](int64_t i) { return a.lane[i] - b.lane[i]; });
+inline Reg exp2_below(Reg shifted) { return {(Bits(shifted.low) + 126u) << 23, (Bits(shifted.high) + 126u) << 23}; }
+inline Bits select(Bits m, Bits a, Bits b) { return (m & a) | (~m & b); }
+inline Reg select(RegMask m, Reg a, Reg b) {
+  return {select(m.low, Bits(a.low), Bits(b.low)), select(m.high, Bits(a.high), Bits(b.high))};
 }
-inline Reg operator*(Reg a, Reg b) {
-  return each<Reg>([&](int64_t i) { return a.lane[i] * b.lane[i]; });
+inline Reg zero_unless(RegMask m, Reg a) { return {m.low & Bits(a.low), m.high & Bits(a.high)}; }
+template <class T> inline T load_as(const void *p) {
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
 }
-inline Reg operator/(Reg a, Reg b) {
-  return each<Reg>([&](int64_t i) { return a.lane[i] / b.lane[i]; });
-}
-inline Reg operator-(Reg a) {
-  return each<Reg>([&](int64_t i) { return -a.lane[i]; });
-}
-inline RegMask operator<(Reg a, Reg b) {
-  return each<RegMask>([&](int64_t i) { return int32_t(a.lane[i] < b.lane[i]); });
-}
-inline RegMask operator==(Reg a, Reg b) {
-  return each<RegMask>([&](int64_t i) { return int32_t(a.lane[i] == b.lane[i]); });
-}
-inline RegMask operator!=(Reg a, Reg b) {
-  return each<RegMask>([&](int64_t i) { return int32_t(a.lane[i] != b.lane[i]); });
-}
+inline Reg reg_load_float(const float *p) { return {load_as<Floats>(p), load_as<Floats>(p + 4)}; }
+inline void store_float(float *p, Reg a) { std::memcpy(p, &a, sizeof a); }
+
+// As on x86: b where either is NaN or both are 0.
+inline Reg min(Reg a, Reg b) { return {a.low < b.low ? a.low : b.low, a.high < b.high ? a.high : b.high}; }
+inline Reg max(Reg a, Reg b) { return {a.low > b.low ? a.low : b.low, a.high > b.high ? a.high : b.high}; }
 // Not std::fma, a slow library call without a fused instruction. A product and a sum are within 1 ulp of it.
 inline Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
-inline Reg min(Reg a, Reg b) { // as on x86: b where either is NaN
-  return each<Reg>([&](int64_t i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; });
+// Conversions of eight values together: GCC 12 compiles those of four one by one.
+using Words = uint16_t __attribute__((vector_size(16)));
+using WideWords = uint32_t __attribute__((vector_size(32)));
+inline RegBits load_wide(const uint16_t *p) {
+  const WideWords wide = __builtin_convertvector(load_as<Words>(p), WideWords);
+  return load_as<RegBits>(&wide);
 }
-inline Reg max(Reg a, Reg b) {
-  return each<Reg>([&](int64_t i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; });
+inline void store_narrow(uint16_t *p, RegBits a) {
+  WideWords wide;
+  std::memcpy(&wide, &a, sizeof a);
+  const Words words = __builtin_convertvector(wide, Words);
+  std::memcpy(p, &words, sizeof words);
 }
-inline Reg abs(Reg a) {
-  return each<Reg>([&](int64_t i) { return std::fabs(a.lane[i]); });
-}
-inline Reg exp2_below(Reg shifted) {
-  return each<Reg>([&](int64_t i) { return lane_of_bits((bits_of_lane(shifted.lane[i]) + 126) << 23); });
-}
-inline Reg select(RegMask m, Reg a, Reg b) {
-  return each<Reg>([&](int64_t i) { return m.lane[i] ? a.lane[i] : b.lane[i]; });
-}
-inline Reg zero_unless(RegMask m, Reg a) {
-  return each<Reg>([&](int64_t i) { return m.lane[i] ? a.lane[i] : 0.0f; });
-}
-inline Reg copysign(Reg magnitude, Reg sign) {
-  return each<Reg>([&](int64_t i) { return std::copysign(magnitude.lane[i], sign.lane[i]); });
-}
-inline Reg reg_load_float(const float *p) {
-  return each<Reg>([&](int64_t i) { return p[i]; });
-}
-inline void store_float(float *p, Reg a) { std::memcpy(p, a.lane, sizeof a.lane); }
-
-inline Reg reg_from_bf16(const uint16_t *p) {
-  return each<Reg>([&](int64_t i) { return lane_of_bits(uint32_t(p[i]) << 16); });
-}
-inline Reg round_bf16(Reg a) {
-  return each<Reg>([&](int64_t i) {
-    uint32_t bits = bits_of_lane(a.lane[i]);
-    return lane_of_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u);
-  });
-}
-inline void to_bf16(uint16_t *p, Reg a, Reg b) {
-  const Reg rounded[2] = {round_bf16(a), round_bf16(b)};
-  for (int64_t i = 0; i < 2 * Reg::width; ++i) {
-    p[i] = uint16_t(bits_of_lane(rounded[i / Reg::width].lane[i % Reg::width]) >> 16);
-  }
-}
-inline float half_to_float(uint16_t h) {
-  uint32_t sign = uint32_t(h & 0x8000) << 16, rest = uint32_t(h & 0x7fff) << 13;
-  if (rest >= 0x0f800000u) return lane_of_bits(sign | 0x70000000u | rest); // infinite or NaN
+inline Floats float_of_half(Bits half) {
+  const Bits sign = (half & 0x8000u) << 16, rest = (half & 0x7fffu) << 13;
   // The exponent is too small by 112: a multiplication by 2^112 corrects it, for subnormal halves too.
-  return std::copysign(lane_of_bits(rest) * lane_of_bits(0x77800000u), lane_of_bits(sign | 0x3f800000u));
+  const Bits finite = Bits(Floats(rest) * 0x1p112f), special = rest | 0x70000000u;
+  return Floats(sign | select(Bits(Floats(rest) < 0x1p-96f), finite, special));
 }
-inline uint16_t float_to_half(float x) {
-  uint32_t bits = bits_of_lane(x), sign = (bits >> 16) & 0x8000, rest = bits & 0x7fffffff;
-  if (rest > 0x7f800000u) return uint16_t(sign | 0x7e00);
-  if (rest >= 0x477ff000u) return uint16_t(sign | 0x7c00); // rounds past 65504
-  if (rest < 0x38800000u) { // a subnormal half: adding 0.5 aligns its last bit with the float's, and rounds
-    return uint16_t(sign | (bits_of_lane(lane_of_bits(rest) + 0.5f) - 0x3f000000u));
-  }
-  return uint16_t(sign | ((rest - 0x38000000u + 0xfff + ((rest >> 13) & 1)) >> 13));
+inline Bits half_of_float(Floats a) {
+  const Bits rest = magnitude_bits(a);
+  const Floats size = Floats(rest);
+  // A subnormal half: adding 0.5 aligns its last bit with the float's, and rounds.
+  const Bits subnormal = Bits(size + 0.5f) - 0x3f000000u;
+  const Bits normal = (rest - 0x38000000u + 0xfffu + ((rest >> 13) & 1u)) >> 13;
+  const Bits finite = select(Bits(size < 0x1p-14f), subnormal, normal);
+  const Bits special = 0x7c00u | (Bits(size != size) & 0x0200u); // 65520 and more round to infinity
+  return (sign_bits(a) >> 16) | select(Bits(size < 65520.0f), finite, special);
 }
 inline Reg reg_from_f16(const uint16_t *p) {
-  return each<Reg>([&](int64_t i) { return half_to_float(p[i]); });
+  const RegBits half = load_wide(p);
+  return {float_of_half(half.low), float_of_half(half.high)};
 }
-inline void to_f16(uint16_t *p, Reg a) {
-  for (int64_t i = 0; i < Reg::width; ++i) p[i] = float_to_half(a.lane[i]);
+inline void to_f16(uint16_t *p, Reg a) { store_narrow(p, {half_of_float(a.low), half_of_float(a.high)}); }
+inline Reg round_f16(Reg a) { return {float_of_half(half_of_float(a.low)), float_of_half(half_of_float(a.high))}; }
+
+inline Reg reg_from_bf16(const uint16_t *p) {
+  const RegBits wide = load_wide(p);
+  return {wide.low << 16, wide.high << 16};
 }
-inline Reg round_f16(Reg a) {
-  return each<Reg>([&](int64_t i) { return half_to_float(float_to_half(a.lane[i])); });
+// Bits rounded to nearest even in the upper halves. A NaN that came from bf16 operands has a zero lower half, so the
+// addition cannot carry out of it.
+inline Bits bf16_bits(Floats a) { return Bits(a) + (((Bits(a) >> 16) & 1u) + 0x7fffu); }
+inline Reg round_bf16(Reg a) { return {bf16_bits(a.low) & 0xffff0000u, bf16_bits(a.high) & 0xffff0000u}; }
+inline void to_bf16(uint16_t *p, Reg a, Reg b) {
+  store_narrow(p, {bf16_bits(a.low) >> 16, bf16_bits(a.high) >> 16});
+  store_narrow(p + Reg::width, {bf16_bits(b.low) >> 16, bf16_bits(b.high) >> 16});
 }
 
 #endif
