@@ -168,7 +168,7 @@ $(VENV)/tools $(VLLM)/tools: pyproject.toml $$(call constraints,$$(@D)) $$(call 
 $(VENV)/kernels $(VLLM)/kernels: $$(@D)/tools $(NATIVE) $$(call moved,$$(@D))
 	@$(@D)/bin/pip install --no-build-isolation --no-deps -C build-dir=$(call editable,$(@D)) \
 		-C cmake.define.CMAKE_CUDA_ARCHITECTURES='80-real;90-real;90-virtual' -e . > $(LOG) 2>&1 \
-		|| { rm -rf $(call editable,$(@D)); $(call failed,$(LOG),the kernels could not be built: install a C++17 compiler with OpenMP (apt install g++)); }
+		|| { rm -rf $(call editable,$(@D)); $(call failed,$(LOG),the kernels could not be built: install a C++17 compiler (apt install g++)); }
 	@echo '$(MODULES)' > $(@D)/modules
 	@touch $@
 

@@ -175,6 +175,11 @@ PyMethodDef methods[] = {
 };
 
 int add_constants(PyObject *module) {
+#ifdef AFFECTRON_OPENMP
+  PyObject *const openmp = Py_True;
+#else
+  PyObject *const openmp = Py_False;
+#endif
 #ifdef AFFECTRON_CUDA
   PyObject *const built = Py_True;
   const int toolkit = cuda::toolkit();
@@ -184,6 +189,7 @@ int add_constants(PyObject *module) {
 #endif
   const bool failed = PyModule_AddIntConstant(module, "TILE_ROWS", kTileRows) ||
                       PyModule_AddIntConstant(module, "MLP_ROWS", kMlpRows) ||
+                      PyModule_AddObjectRef(module, "OPENMP", openmp) ||
                       PyModule_AddObjectRef(module, "CUDA_BUILT", built) ||
                       PyModule_AddIntConstant(module, "CUDA_TOOLKIT", toolkit);
   return failed ? -1 : 0;

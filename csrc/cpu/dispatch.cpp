@@ -5,6 +5,10 @@
 
 #include "level.h"
 
+#ifdef AFFECTRON_X86_LEVELS
+#include <cpuid.h>
+#endif
+
 namespace affectron {
 
 namespace {
@@ -19,13 +23,22 @@ struct Level {
   Kernels kernels;
 };
 
+#ifdef AFFECTRON_X86_LEVELS
+// Whether a bit of register ecx is set: __builtin_cpu_supports of Clang 14 knows neither f16c nor lzcnt.
+bool has_feature(unsigned leaf, unsigned bit) {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(leaf, &eax, &ebx, &ecx, &edx) && (ecx >> bit & 1);
+}
+#endif
+
 std::vector<Level> find_levels() {
   std::vector<Level> levels{{"baseline", AFFECTRON_TABLE(baseline)}};
 #ifdef AFFECTRON_X86_LEVELS
   __builtin_cpu_init();
+  const bool f16c = has_feature(1, 29), lzcnt = has_feature(0x80000001, 5);
   // The features of -march=x86-64-v3 and -v4 that the kernels use.
-  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-              __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt");
+  bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c &&
+              __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && lzcnt;
   bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512vl");

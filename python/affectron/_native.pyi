@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 TILE_ROWS: int
 MLP_ROWS: int
+OPENMP: bool  # without it, the CPU kernels run in one thread
 CUDA_BUILT: bool  # without it, the functions cuda_* are absent
 CUDA_TOOLKIT: int  # 13000 for 13.0, 0 without CUDA kernels
 

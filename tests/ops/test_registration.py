@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from affectron import ops
+from affectron import _native, ops
 from affectron.ops import _registry, backend_for
 from affectron.ops._backends import BACKENDS, KERNELS
 from affectron.ops._checks import as_rows
@@ -152,7 +152,10 @@ def without(monkeypatch: pytest.MonkeyPatch, *backends: str) -> None:
 
 @pytest.mark.parametrize("op", KERNELS)
 def test_backend_choice(monkeypatch, op):
+    monkeypatch.setattr(_native, "OPENMP", True)
     assert backend_for(op, "cpu") == ("native", "compiled for this processor")
+    monkeypatch.setattr(_native, "OPENMP", False)
+    assert backend_for(op, "cpu") == ("native", "compiled for this processor without OpenMP: one thread")
     without(monkeypatch)
     assert backend_for(op, "cuda") == ("triton", "the first choice for this op")
     without(monkeypatch, "triton")
