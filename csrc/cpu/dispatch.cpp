@@ -32,7 +32,11 @@ bool has_feature(unsigned leaf, unsigned bit) {
 #endif
 
 std::vector<Level> find_levels() {
+#ifdef AFFECTRON_NEON_LEVEL
+  std::vector<Level> levels{{"neon", AFFECTRON_TABLE(neon)}};
+#else
   std::vector<Level> levels{{"baseline", AFFECTRON_TABLE(baseline)}};
+#endif
 #ifdef AFFECTRON_X86_LEVELS
   __builtin_cpu_init();
   const bool f16c = has_feature(1, 29), lzcnt = has_feature(0x80000001, 5);

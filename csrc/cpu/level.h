@@ -29,5 +29,6 @@ inline void *at(MutableRows rows, int64_t n, int64_t f, int64_t size) {
 AFFECTRON_DECLARE_LEVEL(baseline)
 AFFECTRON_DECLARE_LEVEL(avx2)
 AFFECTRON_DECLARE_LEVEL(avx512)
+AFFECTRON_DECLARE_LEVEL(neon)
 
 } // namespace affectron

@@ -12,6 +12,8 @@
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "../common/types.h"
@@ -150,7 +152,7 @@ inline void to_f16(uint16_t *p, Reg a) {
 }
 inline Reg round_f16(Reg a) { return _mm256_cvtph_ps(_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)); }
 
-#else // portable: the vector notation of GCC and Clang, which they compile for any processor
+#else // NEON and the portable level, in the vector notation of GCC and Clang; their differences are below
 
 using Floats = float __attribute__((vector_size(16)));
 using Bits = uint32_t __attribute__((vector_size(16)));
@@ -158,6 +160,7 @@ using Bits = uint32_t __attribute__((vector_size(16)));
 struct RegBits {
   Bits low, high;
 };
+// As wide as with AVX2, so that NEON sums in the same order.
 struct Reg {
   static constexpr int64_t width = 8;
   Floats low, high;
@@ -196,7 +199,33 @@ template <class T> inline T load_as(const void *p) {
 inline Reg reg_load_float(const float *p) { return {load_as<Floats>(p), load_as<Floats>(p + 4)}; }
 inline void store_float(float *p, Reg a) { std::memcpy(p, &a, sizeof a); }
 
-// As on x86: b where either is NaN or both are 0.
+// min and max are those of x86: b where either is NaN or both are 0.
+#if defined(__aarch64__)
+
+// Clang 14 compiles a choice between x and 0 to fmax, which loses the sign of -0, unless it cannot see the comparison.
+inline RegMask hidden(RegMask m) {
+  asm("" : "+w"(m.low), "+w"(m.high));
+  return m;
+}
+inline Reg min(Reg a, Reg b) { return select(hidden(a < b), a, b); }
+inline Reg max(Reg a, Reg b) { return select(hidden(b < a), a, b); }
+inline Reg fma(Reg a, Reg b, Reg c) { return {vfmaq_f32(c.low, a.low, b.low), vfmaq_f32(c.high, a.high, b.high)}; }
+inline RegBits load_wide(const uint16_t *p) {
+  const uint16x8_t a = vld1q_u16(p);
+  return {vmovl_u16(vget_low_u16(a)), vmovl_high_u16(a)};
+}
+inline void store_narrow(uint16_t *p, RegBits a) { vst1q_u16(p, vmovn_high_u32(vmovn_u32(a.low), a.high)); }
+inline Reg reg_from_f16(const uint16_t *p) {
+  const float16x8_t a = vreinterpretq_f16_u16(vld1q_u16(p));
+  return {vcvt_f32_f16(vget_low_f16(a)), vcvt_high_f32_f16(a)};
+}
+inline void to_f16(uint16_t *p, Reg a) {
+  vst1q_u16(p, vreinterpretq_u16_f16(vcvt_high_f16_f32(vcvt_f16_f32(a.low), a.high)));
+}
+inline Reg round_f16(Reg a) { return {vcvt_f32_f16(vcvt_f16_f32(a.low)), vcvt_f32_f16(vcvt_f16_f32(a.high))}; }
+
+#else
+
 inline Reg min(Reg a, Reg b) { return {a.low < b.low ? a.low : b.low, a.high < b.high ? a.high : b.high}; }
 inline Reg max(Reg a, Reg b) { return {a.low > b.low ? a.low : b.low, a.high > b.high ? a.high : b.high}; }
 // Not std::fma, a slow library call without a fused instruction. A product and a sum are within 1 ulp of it.
@@ -236,6 +265,8 @@ inline Reg reg_from_f16(const uint16_t *p) {
 }
 inline void to_f16(uint16_t *p, Reg a) { store_narrow(p, {half_of_float(a.low), half_of_float(a.high)}); }
 inline Reg round_f16(Reg a) { return {float_of_half(half_of_float(a.low)), float_of_half(half_of_float(a.high))}; }
+
+#endif
 
 inline Reg reg_from_bf16(const uint16_t *p) {
   const RegBits wide = load_wide(p);

@@ -5,17 +5,13 @@ libgomp is not compiled for ThreadSanitizer, which does not see its barriers; op
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-SOURCES = [*sorted((HERE.parents[1] / "csrc" / "cpu").glob("*.cpp")), *sorted(HERE.glob("*.cpp"))]
-# A sanitizer that is preloaded into this process must not be loaded into these programs.
-ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+from tests.cpu.programs import ENVIRONMENT, compile_program
 
 
 @pytest.fixture(scope="module")
@@ -23,20 +19,13 @@ def races(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("g++ is absent")
-    folder = tmp_path_factory.mktemp("races")
-    options = ["-std=c++17", "-O0", "-g1", "-fopenmp", "-fsanitize=thread", "-ffp-contract=off", "-Wno-unknown-pragmas"]
-    compiling = [
-        subprocess.Popen(
-            [compiler, *options, "-DAFFECTRON_ISA=baseline", "-c", source, "-o", folder / f"{source.stem}.o"],
-            env=ENVIRONMENT,
-        )
-        for source in SOURCES
-    ]
-    assert [process.wait() for process in compiling] == [0] * len(SOURCES)
-    program = folder / "races"
-    # Without -fopenmp, so that libgomp is not linked.
-    subprocess.run([compiler, "-fsanitize=thread", *folder.glob("*.o"), "-o", program], check=True, env=ENVIRONMENT)
-    return program
+    return compile_program(
+        [compiler],
+        ["-O0", "-g1", "-fopenmp", "-fsanitize=thread", "-DAFFECTRON_ISA=baseline"],
+        ["races.cpp", "openmp.cpp"],
+        tmp_path_factory.mktemp("races") / "program",
+        ["-fsanitize=thread"],  # without -fopenmp, so that libgomp is not linked
+    )
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
