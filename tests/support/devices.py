@@ -32,6 +32,8 @@ def pretended_device(kind: str, float64: bool) -> Iterator[torch.device]:
     try:
         with pytest.MonkeyPatch.context() as patch, PretendedDevice(kind, float64) as pretended:
             patch.setattr(torch, "Event", _Event)  # transformers makes them on mps
+            if hasattr(module := torch.get_device_module(kind), "mem_get_info"):
+                patch.setattr(module, "mem_get_info", lambda _device: (1 << 30, 1 << 30))  # free, in all
             yield pretended.device
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
