@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick slow-list test-vllm lint format docs bench fuzz sanitize gpu matrix calibrate studies wheel repaired wheels clean another
+.PHONY: help demo test test-quick slow-list test-vllm lint format docs bench fuzz sanitize gpu matrix calibrate studies wheel repair wheels platform-wheel audit clean another
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -122,7 +122,7 @@ wheel: $(VENV)/installed ## build the release (dist/): a source archive and a wh
 	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2> /dev/null || date +%s) PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
 		$(BIN)/python -m build --outdir build/wheel . > build/wheel/build.log 2>&1 \
 		|| $(call failed,build/wheel/build.log,the wheel could not be built)
-	@$(MAKE) -s repaired WHEEL="$$(echo build/wheel/*.whl)" FOLDER=dist
+	@$(MAKE) -s repair WHEEL="$$(echo build/wheel/*.whl)" FOLDER=dist
 	@cp build/wheel/*.tar.gz dist
 	@$(BIN)/twine check --strict dist/* > build/wheel/check.log || $(call failed,build/wheel/check.log,the metadata is wrong)
 	@$(BIN)/python tools/gpu.py --sources > dist/sources.sha256
@@ -132,13 +132,20 @@ wheel: $(VENV)/installed ## build the release (dist/): a source archive and a wh
 	@cd build/wheel && empty/bin/python $(CURDIR)/tools/wheel_smoke.py
 	@ls -s --block-size=KiB dist/*.whl dist/*.tar.gz
 
-# torch brings libgomp, and two of them would compete for the cores.
-repaired:
-	@PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --plat manylinux_2_28_$$(uname -m) --exclude libgomp.so.1 \
-		-w $(FOLDER) $(WHEEL) 2>&1 | tail -n 1
+repair: ## mark a wheel (WHEEL=...) as one for every Linux with glibc 2.28, in a folder (FOLDER=...)
+	@PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --plat manylinux_2_28_$$(uname -m) -w $(FOLDER) $(WHEEL) 2>&1 | tail -n 1
 
 wheels: wheel ## try the wheel on every Python at hand, with the oldest and the newest dependencies (downloads 20 GB)
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tools.wheels
+
+# The settings are those of pyproject.toml. On Linux it needs Docker, for the oldest system that the wheel is for.
+platform-wheel: $(VENV)/tools ## build and try the wheel of this machine's platform as it is published, with cibuildwheel
+	@$(BIN)/pip install -q cibuildwheel
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/cibuildwheel --output-dir dist
+
+audit: $(VENV)/tools ## look for known vulnerabilities of the pinned versions
+	@$(BIN)/pip install -q pip-audit
+	@$(BIN)/pip-audit --disable-pip --no-deps -r constraints.txt
 
 clean: ## remove the files that these targets made
 	rm -rf $(VENV) $(VLLM) build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks

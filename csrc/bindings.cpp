@@ -12,6 +12,7 @@
 #include "cpu/kernels.h"
 #include "cuda/forms.h"
 #include "cuda/kernels.h"
+#include "openmp.h"
 
 namespace affectron {
 
@@ -143,6 +144,7 @@ PyMethodDef methods[] = {
     AFFECTRON_DEFINE(isa_levels, &isa_levels, ""),
     AFFECTRON_DEFINE(isa_level, &isa_level, ""),
     AFFECTRON_DEFINE(set_isa_level, &set_isa_level, "name, /"),
+    AFFECTRON_DEFINE(openmp, &openmp, ""),
     AFFECTRON_DEFINE(glu, &Kernels::glu, "out, gate, up, shape, dtype, act, threads, /"),
     AFFECTRON_DEFINE(glu_backward, &Kernels::glu_backward,
                      "grad_gate, grad_up, grad, gate, up, shape, plan, sums, gradients, dtype, act, threads, /"),
@@ -175,11 +177,6 @@ PyMethodDef methods[] = {
 };
 
 int add_constants(PyObject *module) {
-#ifdef AFFECTRON_OPENMP
-  PyObject *const openmp = Py_True;
-#else
-  PyObject *const openmp = Py_False;
-#endif
 #ifdef AFFECTRON_CUDA
   PyObject *const built = Py_True;
   const int toolkit = cuda::toolkit();
@@ -189,7 +186,6 @@ int add_constants(PyObject *module) {
 #endif
   const bool failed = PyModule_AddIntConstant(module, "TILE_ROWS", kTileRows) ||
                       PyModule_AddIntConstant(module, "MLP_ROWS", kMlpRows) ||
-                      PyModule_AddObjectRef(module, "OPENMP", openmp) ||
                       PyModule_AddObjectRef(module, "CUDA_BUILT", built) ||
                       PyModule_AddIntConstant(module, "CUDA_TOOLKIT", toolkit);
   return failed ? -1 : 0;

@@ -34,7 +34,7 @@ assert ops.backend_for("glu_stats", "cpu")[0] == "native"
 for path in package.rglob("*"):
     if path.is_file() and path.suffix != ".pyc":
         for place in (root, Path.home()):
-            assert str(place).encode() not in path.read_bytes(), (path, place)
+            assert f"{place}/".encode() not in path.read_bytes(), (path, place)
 
 # The licence and what is linked in are told beside the package.
 about = {Path(file).name for file in distribution("affectron").files or ()}
@@ -61,11 +61,12 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
     bound = 2e-6 * scale + float(torch.finfo(dtype).eps) / 64
     assert ((native.mean - reference.mean).abs() <= bound).all()
 
-# Only torch's OpenMP runtime is loaded: two runtimes would compete for the cores.
+# The CPU kernels run in the threads of torch's OpenMP runtime. A second runtime would compete for the cores.
 if sys.platform == "linux":
     maps = Path("/proc/self/maps").read_text()
     runtimes = {line.split()[-1] for line in maps.splitlines() if "libgomp" in line or "libomp" in line}
     assert len(runtimes) == 1, runtimes
+    assert _native.openmp()
 
 model, tokenizer = affectron.load_model(MODEL)
 assert len(affectron.find_sites(model)) == model.config.num_hidden_layers

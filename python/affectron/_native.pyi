@@ -7,7 +7,6 @@ from typing import TypeAlias
 
 TILE_ROWS: int
 MLP_ROWS: int
-OPENMP: bool  # without it, the CPU kernels run in one thread
 CUDA_BUILT: bool  # without it, the functions cuda_* are absent
 CUDA_TOOLKIT: int  # 13000 for 13.0, 0 without CUDA kernels
 
@@ -22,6 +21,7 @@ MlpShape: TypeAlias = tuple[int, int, int, int]  # rows N, inputs K, neurons F, 
 def isa_levels() -> list[str]: ...
 def isa_level() -> str: ...
 def set_isa_level(name: str, /) -> None: ...
+def openmp() -> bool: ...  # whether the CPU kernels run in threads, those of torch's OpenMP
 def glu(out: Rows, gate: Rows, up: Rows, shape: Shape, dtype: int, act: int, threads: int, /) -> None: ...
 def glu_backward(
     grad_gate: Rows,

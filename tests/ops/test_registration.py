@@ -152,9 +152,9 @@ def without(monkeypatch: pytest.MonkeyPatch, *backends: str) -> None:
 
 @pytest.mark.parametrize("op", KERNELS)
 def test_backend_choice(monkeypatch, op):
-    monkeypatch.setattr(_native, "OPENMP", True)
+    monkeypatch.setattr(_native, "openmp", lambda: True)
     assert backend_for(op, "cpu") == ("native", "compiled for this processor")
-    monkeypatch.setattr(_native, "OPENMP", False)
+    monkeypatch.setattr(_native, "openmp", lambda: False)
     assert backend_for(op, "cpu") == ("native", "compiled for this processor without OpenMP: one thread")
     without(monkeypatch)
     assert backend_for(op, "cuda") == ("triton", "the first choice for this op")

@@ -63,7 +63,7 @@ def backend_for(op: str, device: torch.device | str) -> tuple[str, str]:
             raise RuntimeError(f"the {_forced} backend was asked for, and cannot serve: {absence}")
         return _forced, "asked for"
     if kind == "cpu":
-        return "native", "compiled for this processor" + ("" if _native.OPENMP else " without OpenMP: one thread")
+        return "native", "compiled for this processor" + ("" if _native.openmp() else " without OpenMP: one thread")
     absent: list[str] = []
     for backend in BACKENDS:
         absence = absence_of(backend, kind)

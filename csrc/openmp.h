@@ -1,0 +1,10 @@
+// Threads of the CPU kernels.
+#pragma once
+
+namespace affectron {
+
+// Whether the CPU kernels run in threads: if they were compiled with GCC's OpenMP and torch, which is loaded by then,
+// has a runtime for it.
+bool openmp();
+
+} // namespace affectron
