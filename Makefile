@@ -28,21 +28,23 @@ help: ## list the targets
 demo: $(VENV)/installed ## find, test and steer the neurons of the embedded model; ends in a table and an HTML report
 	@$(BIN)/affectron demo
 
-# Four processes at most, since some tests start as many of their own. The tests of a file run in one process.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Four processes at most, since some tests start as many of their own; each has one thread, but where a test sets more. The
+# tests of a file run in one process, and the slowest files first (tests/conftest.py).
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed ## run all tests
 	@$(PYTEST)
 
 test-quick: $(VENV)/installed ## run the tests that tests/slow.txt does not name: in 2.5 minutes on two cores
-	@OMP_NUM_THREADS=1 $(PYTEST) -m 'not slow'
+	@$(PYTEST) -m 'not slow'
 
 # A fixture that takes five seconds or more makes its file slow, since the other tests of the file need it too.
-slow-list: $(VENV)/installed ## run all tests, and write those that take a second or more to tests/slow.txt
+slow-list: $(VENV)/installed ## run all tests, and write those that take a second or more to tests/slow.txt, slowest first
 	@mkdir -p build
 	@$(PYTEST) --durations=0 --durations-min=1 | tee build/durations.log
-	@awk '$$2 == "call" && $$1 + 0 >= 1 { sub(/\[.*/, "", $$3); print $$3 } \
-		$$2 == "setup" && $$1 + 0 >= 5 { sub(/::.*/, "", $$3); print $$3 }' build/durations.log | sort -u > tests/slow.txt
+	@awk '$$2 == "call" && $$1 + 0 >= 1 { sub(/\[.*/, "", $$3); seconds[$$3] += $$1 } \
+		$$2 == "setup" && $$1 + 0 >= 5 { sub(/::.*/, "", $$3); seconds[$$3] += $$1 } \
+		END { for (name in seconds) print seconds[name], name }' build/durations.log | sort -rn | cut -d ' ' -f 2 > tests/slow.txt
 
 # The tests of tests/vllm/engine start engines on the CPU, one after another. Elsewhere they are skipped.
 test-vllm: $(VLLM)/installed ## run the tests that start vLLM's engine, in an environment of their own (3.5 GB)

@@ -16,12 +16,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SLOW = Path(__file__).with_name("slow.txt")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that slow.txt names as slow: a test function or a whole file a line."""
-    slow = set(SLOW.read_text(encoding="utf-8").split())
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that slow.txt names as slow: a test function or a whole file a line. Several processes begin with
+    the files of its first lines, so that none is left with a long file at the end."""
+    place = {name: number for number, name in enumerate(SLOW.read_text(encoding="utf-8").split())}
     for item in items:
-        if {item.nodeid.partition("[")[0], item.nodeid.partition("::")[0]} & slow:
+        if {item.nodeid.partition("[")[0], _file(item.nodeid)} & place.keys():
             item.add_marker(pytest.mark.slow)
+    if hasattr(config, "workerinput"):
+        first: dict[str, int] = {}
+        for name, number in place.items():
+            first.setdefault(_file(name), number)
+        items.sort(key=lambda item: first.get(_file(item.nodeid), len(place)))
+
+
+def _file(name: str) -> str:
+    return name.partition("::")[0]
 
 
 @pytest.fixture(scope="session")
