@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
+from packaging.version import Version
 from torch import Tensor, nn
 
 import affectron
@@ -81,7 +82,7 @@ class Family:
     layers: int = LAYERS
     extra: dict[str, Any] = field(default_factory=dict)
     since: int = 4  # the major version of transformers from which it is as described here
-    broken: str | None = None  # what the versions begin with that cannot run it as it was trained
+    broken: tuple[str, str] | None = None  # the first version that cannot run it as it was trained, the first that can
 
     def build(self) -> Any:
         torch.manual_seed(0)
@@ -239,7 +240,7 @@ FAMILIES = {
             "pad_token_id": 0,
         },
         "transformer.blocks.{}.ffn.experts",
-        broken="5.0.",  # takes a width for the other, and multiplies what is not transposed
+        broken=("5.0", "5.16"),  # takes a width for the other; 5.0 also multiplies what is not transposed
     ),
     "longcat": _followed(
         "LongcatFlash",
@@ -322,9 +323,9 @@ FAMILIES = {
 def available(name: str) -> bool:
     """Tell whether this version of transformers has the family in the form described here."""
     family = FAMILIES[name]
-    major = int(transformers.__version__.partition(".")[0])
-    broken = family.broken is not None and transformers.__version__.startswith(family.broken)
-    return major >= family.since and not broken and hasattr(transformers, family.model + family.head)
+    version = Version(transformers.__version__)
+    broken = family.broken is not None and Version(family.broken[0]) <= version < Version(family.broken[1])
+    return version.major >= family.since and not broken and hasattr(transformers, family.model + family.head)
 
 
 def inputs(family: Family, rows: int = 3, length: int = 7) -> dict[str, Tensor]:
