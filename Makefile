@@ -118,18 +118,21 @@ sanitize: $(VENV)/installed ## run the tests of csrc/ with AddressSanitizer, UBS
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/python -S -m pytest -p no:cacheprovider $(TESTS)
 
 # The wheel is built in isolation from the source archive, so that a file missing there is missing in the wheel, and
-# noticed. The date of the commit makes two builds equal. `make gpu` compares the sources with those in sources.sha256.
+# noticed. Two builds of a commit in one folder are equal: archives have its date, and nvcc names kernels after their
+# file's path. `make gpu` compares the sources with those in sources.sha256.
+wheel: export SOURCE_DATE_EPOCH = $(shell git log -1 --format=%ct 2> /dev/null || date +%s)
+wheel: export PIP_CONSTRAINT = $(CURDIR)/constraints.txt
 wheel: $(VENV)/installed ## build the release (dist/): a source archive and a wheel, tried in an empty environment
-	@rm -rf dist build/wheel && mkdir -p build/wheel
-	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct 2> /dev/null || date +%s) PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
-		$(BIN)/python -m build --outdir build/wheel . > build/wheel/build.log 2>&1 \
+	@rm -rf dist build/wheel && mkdir -p build/wheel/source
+	@{ $(BIN)/python -m build --sdist --outdir build/wheel . && tar -xzf build/wheel/*.tar.gz -C build/wheel/source && \
+		$(BIN)/python -m build --wheel --outdir build/wheel build/wheel/source/*; } > build/wheel/build.log 2>&1 \
 		|| $(call failed,build/wheel/build.log,the wheel could not be built)
 	@$(MAKE) -s repair WHEEL="$$(echo build/wheel/*.whl)" FOLDER=dist
 	@cp build/wheel/*.tar.gz dist
 	@$(BIN)/twine check --strict dist/* > build/wheel/check.log || $(call failed,build/wheel/check.log,the metadata is wrong)
 	@$(BIN)/python tools/gpu.py --sources > dist/sources.sha256
 	@$(BIN)/python -m venv build/wheel/empty
-	@build/wheel/empty/bin/pip install -c constraints.txt dist/*.whl > build/wheel/install.log 2>&1 \
+	@build/wheel/empty/bin/pip install dist/*.whl > build/wheel/install.log 2>&1 \
 		|| $(call failed,build/wheel/install.log,the wheel could not be installed)
 	@cd build/wheel && empty/bin/python $(CURDIR)/tools/wheel_smoke.py
 	@ls -s --block-size=KiB dist/*.whl dist/*.tar.gz

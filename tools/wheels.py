@@ -11,13 +11,16 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "wheels"
-EXTRAS = "[chat,data,report]"  # those of README's install line
-#: How uv is to choose each dependency of the wheel; what these depend on is the newest in either case.
+EXTRAS = ("chat", "data", "report")  # those of README's install line
+#: How uv is to choose what the wheel depends on. What that depends on in turn is the newest in either case.
 VERSIONS = {"oldest": "lowest-direct", "newest": "highest"}
 # Prints the versions that the summary shows.
 SHOWN = """
@@ -63,9 +66,19 @@ def candidates(minor: str) -> Iterator[Path]:
     yield from Path("/opt/python").glob(f"{tag}-{tag}/bin/python")
 
 
+def dependencies(wheel: Path) -> list[str]:
+    """What the wheel asks for, with the extras: uv chooses by the resolution only what it is asked for by name."""
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        lines = archive.read(metadata).decode().splitlines()
+    required = [Requirement(line.partition(":")[2]) for line in lines if line.startswith("Requires-Dist:")]
+    extras = [f'extra == "{extra}"' for extra in EXTRAS]
+    return [f"{need.name}{need.specifier}" for need in required if need.marker is None or str(need.marker) in extras]
+
+
 def attempt(wheel: Path, python: Path, resolution: str, folder: Path) -> tuple[str, str]:
     """Install and try the wheel in an environment of its own; return the verdict and the versions installed."""
-    log = folder.with_suffix(".log")
+    log = folder.with_name(f"{folder.name}.log")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log.unlink(missing_ok=True)
@@ -74,7 +87,7 @@ def attempt(wheel: Path, python: Path, resolution: str, folder: Path) -> tuple[s
     install: list[str | Path] = ["uv", "pip", "install", "--python", inside, "--only-binary", ":all:"]
     steps: dict[str, list[str | Path]] = {
         "no environment": ["uv", "venv", "-q", "--no-project", "--python", python, environment],
-        "NOT INSTALLED": [*install, "--resolution", resolution, f"{wheel}{EXTRAS}"],
+        "NOT INSTALLED": [*install, "--resolution", resolution, f"{wheel}[{','.join(EXTRAS)}]", *dependencies(wheel)],
         "FAILED the smoke test": [inside, ROOT / "tools" / "wheel_smoke.py"],
         "FAILED in the demo": [environment / "bin" / "affectron", "demo"],
     }
