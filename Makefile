@@ -140,7 +140,7 @@ wheel: $(VENV)/installed ## build the release (dist/): a source archive and a wh
 repair: ## mark a wheel (WHEEL=...) as one for every Linux with glibc 2.28, in a folder (FOLDER=...)
 	@PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --plat manylinux_2_28_$$(uname -m) -w $(FOLDER) $(WHEEL) 2>&1 | tail -n 1
 
-wheels: wheel ## try the wheel on every Python at hand, with the oldest and the newest dependencies (downloads 20 GB)
+wheels: wheel ## try the wheel on every Python at hand, with the oldest and the newest dependencies (28 GB of disk)
 	@PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/python -m tools.wheels
 
 # The settings are those of pyproject.toml. On Linux it needs Docker, for the oldest system that the wheel is for.
