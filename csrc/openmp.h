@@ -3,7 +3,7 @@
 
 namespace affectron {
 
-// Whether the CPU kernels run in threads: if they were compiled with GCC's OpenMP and torch, which is loaded by then,
+// True if the CPU kernels run in threads: they were compiled with GCC's OpenMP and torch, which is loaded by then,
 // has a runtime for it.
 bool openmp();
 

@@ -42,7 +42,7 @@ PROMPTS = {"t": "{bos}{text} w1"}
 
 
 def on_both(measure: Callable[[Any], Any], family: str, kind: str, float64: bool) -> tuple[Any, Any]:
-    """What ``measure`` gives of a model on the CPU, by plain torch, and of the same model on the device."""
+    """The results of ``measure`` on a model on the CPU, by plain torch, and on the same model on the device."""
     with ops.use_backend("reference"):
         expected = measure(build(family))
     with pretended_device(kind, float64) as device:

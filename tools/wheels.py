@@ -67,7 +67,7 @@ def candidates(minor: str) -> Iterator[Path]:
 
 
 def dependencies(wheel: Path) -> list[str]:
-    """What the wheel asks for, with the extras: uv chooses by the resolution only what it is asked for by name."""
+    """The requirements of the wheel and its extras. uv applies the resolution only to packages asked for by name."""
     with zipfile.ZipFile(wheel) as archive:
         [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         lines = archive.read(metadata).decode().splitlines()

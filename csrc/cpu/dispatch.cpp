@@ -24,7 +24,7 @@ struct Level {
 };
 
 #ifdef AFFECTRON_X86_LEVELS
-// Whether a bit of register ecx is set: __builtin_cpu_supports of Clang 14 knows neither f16c nor lzcnt.
+// Tells if a bit of register ecx is set: __builtin_cpu_supports of Clang 14 knows neither f16c nor lzcnt.
 bool has_feature(unsigned leaf, unsigned bit) {
   unsigned eax, ebx, ecx, edx;
   return __get_cpuid(leaf, &eax, &ebx, &ecx, &edx) && (ecx >> bit & 1);
